@@ -1,0 +1,166 @@
+"""The `xp` dispatch: one question (`array_module`) and the few doors where backends differ.
+
+Every formula in xpnet is written once on a module called `xp`. On the CPU `xp` is NumPy, on
+an NVIDIA GPU it is CuPy. CuPy is looked for only when a device is asked for by name, so a
+NumPy user never imports it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, TypeAlias
+
+import numpy
+
+from xpnet.errors import BackendUnavailable, ConfigError, DeviceMismatch
+
+Array: TypeAlias = Any
+"""An array of whichever module computes: `numpy.ndarray` or `cupy.ndarray`."""
+
+HostArray: TypeAlias = "numpy.typing.NDArray[Any]"
+"""An array in the host's memory: always NumPy's."""
+
+_ALIGNMENT = 64
+_NO_DEVICE = 100  # cudaErrorNoDevice: CuPy has no name for it
+_known: tuple[tuple[type, Any], ...] = ((numpy.ndarray, numpy),)
+
+
+def add_array_module(array_type: type, module: Any) -> None:
+    """Let `array_module` answer `module` for arrays of `array_type`."""
+    global _known
+    if (array_type, module) not in _known:
+        _known = (*_known, (array_type, module))
+
+
+def array_module(*arrays: Array) -> Any:
+    """The module (NumPy or CuPy) that all `arrays` belong to.
+
+    Raises `DeviceMismatch`, naming both, when they belong to two, and `TypeError` when one
+    of them is no array.
+    """
+    module = _module_of(arrays[0])
+    for array in arrays[1:]:
+        other = _module_of(array)
+        if other is not module:
+            raise DeviceMismatch(
+                f"arrays of {module.__name__} and of {other.__name__} met in one operation: "
+                f"move one of them with Backend.asarray() or Backend.to_host()"
+            )
+    return module
+
+
+def _module_of(array: Array) -> Any:
+    for array_type, module in _known:
+        if isinstance(array, array_type):
+            return module
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and isinstance(array, cupy.ndarray):
+        add_array_module(cupy.ndarray, cupy)
+        return cupy
+    raise TypeError(
+        f"expected a NumPy or CuPy array, found {type(array).__name__}: "
+        f"convert it with Backend.asarray()"
+    )
+
+
+class Backend:
+    """A place to compute: `"cpu"`, `"cuda"`, `"cuda:1"`, or `"auto"`.
+
+    `auto` is the only word that may choose: the first CUDA device that works, else the CPU;
+    `device` then says which. `.xp` is the array module. Raises `BackendUnavailable` where
+    CUDA was asked for and CuPy, the driver or the device is missing, and `ConfigError` for
+    any other word.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        if device == "auto":
+            try:
+                _import_cupy(0)
+                device = "cuda"
+            except BackendUnavailable:
+                device = "cpu"
+        self.device = device
+        kind, _, number = device.partition(":")
+        if device == "cpu":
+            self.xp: Any = numpy
+        elif kind == "cuda" and (number.isdecimal() or device == "cuda"):
+            self.xp = _import_cupy(int(number or 0))
+        else:
+            raise ConfigError(f"unknown device {device!r}: use cpu, cuda, cuda:N or auto")
+
+    @classmethod
+    def of(cls, array_or_module: Any) -> Backend:
+        """The backend that an array lives on, or that an array module in use computes on."""
+        module = array_or_module
+        if not any(module is known for _, known in _known):
+            module = array_module(array_or_module)
+        backend = cls()
+        if module is not numpy:
+            backend.device, backend.xp = "cuda", module
+        return backend
+
+    def __repr__(self) -> str:
+        return f"Backend({self.device!r})"
+
+    def asarray(self, array: Any, dtype: Any = None) -> Array:
+        """`array` (host array, sequence or number) on this device: the door host → device."""
+        return self.xp.asarray(array, dtype=dtype)
+
+    def to_host(self, array: Array) -> HostArray:
+        """`array` as a NumPy array: the door device → host, which waits for the device."""
+        return array if isinstance(array, numpy.ndarray) else numpy.asarray(array.get())
+
+    def zeros(self, size: int, dtype: Any) -> Array:
+        """A vector of `size` zeros that begins at an address divisible by 64."""
+        if self.xp is not numpy:
+            return self.xp.zeros(size, dtype=dtype)
+        itemsize = numpy.dtype(dtype).itemsize
+        raw = numpy.zeros(size * itemsize + _ALIGNMENT, dtype=numpy.uint8)
+        start = -raw.ctypes.data % _ALIGNMENT
+        return raw[start : start + size * itemsize].view(dtype)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that it was given."""
+        if self.xp is not numpy:
+            self.xp.cuda.get_current_stream().synchronize()
+
+
+def gather(source: Array, indices: Array, out: Array) -> Array:
+    """Rows `source[indices]` written into `out`: one of the doors where the two differ.
+
+    NumPy's default mode copies `out` to be able to undo an error; `clip` does not. CuPy has
+    no modes. Neither reports an index that is out of range, so indices are made by us.
+    """
+    xp = array_module(source, indices, out)
+    if xp is numpy:
+        return source.take(indices, axis=0, out=out, mode="clip")
+    return xp.take(source, indices, axis=0, out=out)
+
+
+def _import_cupy(number: int) -> Any:
+    try:
+        import cupy
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"device cuda needs CuPy, which cannot be imported here ({error}): "
+            f"pip install 'xpnet[cuda13]' (or 'xpnet[cuda12]' for a CUDA 12 driver)"
+        ) from error
+    runtime = cupy.cuda.runtime
+    try:
+        count = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        if error.status == _NO_DEVICE:
+            count = 0
+        else:
+            raise BackendUnavailable(
+                f"device cuda needs an NVIDIA driver, and CuPy found none that it can use "
+                f"({error}): install or update the NVIDIA driver, or use --device cpu"
+            ) from error
+    if number >= count:
+        raise BackendUnavailable(
+            f"device cuda:{number} does not exist, this machine shows {count} CUDA device(s): "
+            f"check nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu"
+        )
+    cupy.cuda.Device(number).use()
+    add_array_module(cupy.ndarray, cupy)
+    return cupy

@@ -1,0 +1,51 @@
+"""Arrays that are made on the first batch of a shape and used again for every later one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from xpnet.backend import Array
+
+
+class Workspace:
+    """Named scratch arrays of one owner (a layer, a loss, an optimizer).
+
+    An array is made when its name is first asked for, and made anew only when it must grow or
+    change its dtype. A smaller shape gets a view of the same memory, so a short last batch
+    costs no allocation and memory never grows with the number of batch sizes.
+    """
+
+    def __init__(self) -> None:
+        self._memory: dict[tuple[Any, str], Array] = {}
+        self._views: dict[tuple[Any, str], Array] = {}
+
+    def array(self, xp: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """The contiguous array called `name`; it holds whatever was last written to it."""
+        key = (xp, name)
+        view = self._views.get(key)
+        if view is not None and view.shape == shape and view.dtype == dtype:
+            return view
+        size, memory = math.prod(shape), self._memory.get(key)
+        if memory is None or memory.dtype != dtype or len(memory) < size:
+            memory = self._memory[key] = xp.empty(size, dtype=dtype)
+        view = self._views[key] = memory[:size].reshape(shape)
+        return view
+
+    def ones(self, xp: Any, size: int, dtype: Any) -> Array:
+        """A vector of `size` ones: `ones @ a` sums the rows of `a` as one GEMV."""
+        memory = self._memory.get((xp, "ones"))
+        if memory is None or memory.dtype != dtype or len(memory) < size:
+            memory = self._memory[xp, "ones"] = xp.ones(size, dtype=dtype)
+        return memory[:size]
+
+    def numbers(self, xp: Any, size: int, dtype: Any) -> Array:
+        """The vector `0, 1, …, size − 1`."""
+        memory = self._memory.get((xp, "numbers"))
+        if memory is None or memory.dtype != dtype or len(memory) < size:
+            memory = self._memory[xp, "numbers"] = xp.arange(size, dtype=dtype)
+        return memory[:size]
+
+    def __reduce__(self) -> tuple[type[Workspace], tuple[()]]:
+        """A copy or a pickle begins empty: what is in here can always be made again."""
+        return Workspace, ()
