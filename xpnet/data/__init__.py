@@ -1,0 +1,29 @@
+"""Data sets: readers, the catalogue of known ones, splits and normalisation.
+
+All of it is host work on NumPy arrays; what a reader hands over has been checked.
+pandas and pooch are imported when a file asks for them, not before.
+"""
+
+from __future__ import annotations
+
+from xpnet.data.catalogue import load_dataset, read_samples
+from xpnet.data.csv import read_csv
+from xpnet.data.dataset import Dataset, Normalisation, Source, Splits, one_hot
+from xpnet.data.idx import read_idx, read_idx_folder
+from xpnet.data.npz import read_npz
+from xpnet.data.splits import split
+
+__all__ = [
+    "Dataset",
+    "Normalisation",
+    "Source",
+    "Splits",
+    "load_dataset",
+    "one_hot",
+    "read_csv",
+    "read_idx",
+    "read_idx_folder",
+    "read_npz",
+    "read_samples",
+    "split",
+]

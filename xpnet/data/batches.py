@@ -1,0 +1,81 @@
+"""Samples on the device: the only door host → device, and batches gathered behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from xpnet.backend import Array, Backend, HostArray, array_module, gather
+from xpnet.data.dataset import Dataset, Normalisation
+from xpnet.errors import DataError
+from xpnet.workspace import Workspace
+
+
+class DeviceData:
+    """A dataset on a device, kept in the dtype it came in (pixels stay uint8).
+
+    `x`: host `(N, features)`; `target`: host `(N,)` labels (or any targets, one row a sample);
+    `dtype`: of the batches. A batch is a gather and one multiplication,
+    `x · scale + shift`, into buffers that the next batch writes over.
+    """
+
+    def __init__(
+        self,
+        x: HostArray,
+        target: HostArray,
+        *,
+        backend: Backend,
+        dtype: object,
+        normalisation: Normalisation | None = None,
+    ) -> None:
+        if x.ndim != 2 or len(x) != len(target) or len(x) == 0:
+            raise DataError(
+                f"x must be (N, features) with one target a row and N above 0, found x "
+                f"{x.shape} and targets {target.shape}"
+            )
+        self.backend, self.dtype = backend, backend.xp.dtype(dtype)
+        self.normalisation = normalisation or Normalisation(1.0, 0.0)
+        self.x = backend.asarray(x)
+        is_float = target.dtype.kind == "f"
+        self.target = backend.asarray(target, dtype=self.dtype if is_float else None)
+        self.workspace = Workspace()
+
+    @classmethod
+    def of(
+        cls, dataset: Dataset, normalisation: Normalisation, *, backend: Backend, dtype: object
+    ) -> DeviceData:
+        """The labelled `dataset` on `backend`. Raises `DataError` if it has no labels."""
+        if dataset.labels is None:
+            raise DataError("the data has no labels, so nothing can be trained or tested on it")
+        return cls(
+            dataset.x, dataset.labels, backend=backend, dtype=dtype, normalisation=normalisation
+        )
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batch(self, indices: Array) -> tuple[Array, Array]:
+        """Samples `indices` `(B,)`: `x (B, features)` normalised, and their targets."""
+        xp = array_module(self.x, indices)
+        count = len(indices)
+        rows = self.workspace.array(xp, "rows", (count, self.x.shape[1]), self.x.dtype)
+        shape = (count, *self.target.shape[1:])
+        target = self.workspace.array(xp, "target", shape, self.target.dtype)
+        gather(self.x, indices, out=rows)
+        gather(self.target, indices, out=target)
+        return self._normalised(rows), target
+
+    def blocks(self, size: int) -> Iterator[tuple[Array, Array]]:
+        """All samples in order, `size` at a time (the last block may be short)."""
+        for start in range(0, len(self), size):
+            rows = slice(start, start + size)
+            yield self._normalised(self.x[rows]), self.target[rows]
+
+    def _normalised(self, rows: Array) -> Array:
+        xp, how = array_module(rows), self.normalisation
+        if rows.dtype == self.dtype and how.scale == 1 and how.shift == 0:
+            return rows
+        x = self.workspace.array(xp, "x", rows.shape, self.dtype)
+        xp.multiply(rows, how.scale, out=x, dtype=self.dtype, casting="same_kind")
+        if how.shift:
+            xp.add(x, how.shift, out=x)
+        return x

@@ -1,0 +1,193 @@
+"""Data sets by name or by path; what is known by name is held against its SHA-256."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from xpnet.data.csv import read_csv, read_csv_source
+from xpnet.data.dataset import Dataset, Source
+from xpnet.data.idx import (
+    IDX_FILES,
+    check_idx_file,
+    find_idx_file,
+    read_idx_folder,
+    read_idx_images,
+)
+from xpnet.data.npz import read_npz, read_npz_samples
+from xpnet.errors import DataError
+
+NAMES = ("digits", "mnist")
+"""The data sets that are known by name."""
+
+DIGITS_SHA256 = "2799cf5251ece821e1038a4880fc5bf8b996d4873c16fb50e36d9b7a89d99adc"
+MNIST_SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+"""Digests of the decompressed files, so that any mirror's compression will do."""
+
+_MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+_DIGITS_FILE = "mnist_5k.csv.gz"
+_CSV = (".csv", ".csv.gz", ".csv.zip")
+_KINDS = "a folder of IDX files, a .csv, .csv.gz or .csv.zip file, or an .npz file"
+
+
+def load_dataset(name_or_path: str | Path) -> Source:
+    """The data set of that name, or in that file or folder.
+
+    Names: `digits`, the 5,000 MNIST digits that come with xpnet; `mnist`, looked for in
+    `$XPNET_DATA/mnist`, `$XPNET_DATA`, the user's cache, then downloaded into the cache. A
+    name comes before a path: write `./mnist` for a folder that is called so. Paths: a folder
+    of IDX files, a CSV file (plain, `.gz`, `.zip`), an `.npz` file. Labels with gaps give
+    classes up to the largest label.
+
+    Raises `DataError`, naming the file, for whatever is missing, damaged, or not what its
+    SHA-256 says.
+    """
+    name = str(name_or_path)
+    if name == "digits":
+        return _digits()
+    if name == "mnist":
+        return _mnist()
+    path = Path(name).expanduser()
+    lowered = path.name.lower()
+    if not name.strip() or not path.exists():
+        if name == "fashion-mnist":
+            raise DataError(
+                "fashion-mnist is not known by name, for want of checksums to verify it by: "
+                "download its four IDX files and give the path of their folder"
+            )
+        raise DataError(
+            f"unknown data set {name!r}: no such name (known: {', '.join(NAMES)}) and no such "
+            f"path ({_KINDS})"
+        )
+    if path.is_dir():
+        return read_idx_folder(path)
+    if lowered.endswith(_CSV):
+        return read_csv_source(path)
+    if lowered.endswith(".npz"):
+        return read_npz(path)
+    raise DataError(
+        f"{path} is of no kind that can be read: give {_KINDS}, or a name ({', '.join(NAMES)})"
+    )
+
+
+def read_samples(path: str | Path) -> Dataset:
+    """The samples of one file, for prediction; `labels` is None where the file has none.
+
+    An IDX file of images (plain or `.gz`), a CSV file (plain, `.gz`, `.zip`), or an `.npz`
+    file with `x`, else `x_test`, else `x_train`. Raises `DataError`, naming the file.
+    """
+    path = Path(path).expanduser()
+    lowered = path.name.lower()
+    if lowered.endswith(_CSV):
+        return read_csv(path)
+    if lowered.endswith(".npz"):
+        return read_npz_samples(path)
+    if "idx" in lowered:
+        return read_idx_images(path)
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file")
+    raise DataError(
+        f"{path} is of no kind that can be read: give an IDX file of images (its name has 'idx' "
+        f"in it), a .csv, .csv.gz or .csv.zip file, or an .npz file"
+    )
+
+
+def _digits() -> Source:
+    # Beside this module in an installed package, in data/ at the top of a checkout.
+    here = Path(__file__).resolve()
+    places = (here.with_name(_DIGITS_FILE), here.parents[2] / "data" / _DIGITS_FILE)
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise DataError(
+            f"the embedded digits are missing: found neither {places[0]} nor {places[1]}; install "
+            f"xpnet again, or make the file with data/make_mnist_5k.py"
+        )
+    source = read_csv_source(path)
+    if source.sha256 != DIGITS_SHA256:
+        raise DataError(
+            f"{path}: SHA-256 of the decompressed content is {source.sha256}, expected "
+            f"{DIGITS_SHA256}: install xpnet again, or make the file with data/make_mnist_5k.py"
+        )
+    return dataclasses.replace(source, name="digits")
+
+
+def _mnist() -> Source:
+    for folder in _own_folders():
+        # A folder that holds some of the four is told about, not passed over.
+        if any(find_idx_file(folder, name) for name in IDX_FILES):
+            break
+    else:
+        folder = _cached_mnist()
+    source = read_idx_folder(folder, sha256=MNIST_SHA256)
+    return dataclasses.replace(source, name="mnist")
+
+
+def _own_folders() -> tuple[Path, ...]:
+    value = os.environ.get("XPNET_DATA", "").strip()
+    if not value:
+        return ()
+    folder = Path(value).expanduser()
+    return (folder / "mnist", folder)
+
+
+def _cached_mnist() -> Path:
+    import pooch
+
+    folder = Path(pooch.os_cache("xpnet")) / "mnist"
+    missing = [name for name in IDX_FILES if find_idx_file(folder, name) is None]
+    if missing:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"the cache {folder} cannot be made ({error.strerror}): put the four files of "
+                f"mnist into a folder called mnist and set XPNET_DATA to the folder that holds it"
+            ) from error
+        for name in missing:
+            _download(name, folder)
+    return folder
+
+
+def _download(name: str, folder: Path) -> None:
+    """Put `name`.gz into `folder` from the first mirror that gives the right content."""
+    failures = []
+    for mirror in _MIRRORS:
+        try:
+            _download_from(mirror, name, folder)
+            return
+        except (OSError, DataError) as error:
+            reason = (str(error).splitlines() or [""])[0].replace(f"{folder}{os.sep}", "")
+            shown = reason if len(reason) <= 240 else reason[:237] + "..."
+            failures.append(f"{urlsplit(mirror).hostname}: {type(error).__name__}: {shown}")
+    raise DataError(
+        f"mnist could not be downloaded ({name}.gz; {'; '.join(failures)}): put its four files "
+        f"({', '.join(IDX_FILES)}; plain or .gz) into a folder called mnist and set XPNET_DATA to "
+        f"the folder that holds it, or use the data set digits"
+    )
+
+
+def _download_from(mirror: str, name: str, folder: Path) -> None:
+    # Moved into place only when whole and verified, so that the cache never holds half a file.
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        path = Path(scratch) / f"{name}.gz"
+        _fetch(f"{mirror}{name}.gz", path)
+        check_idx_file(path, MNIST_SHA256[name])
+        path.replace(folder / path.name)
+
+
+def _fetch(url: str, path: Path) -> None:
+    """Download `url` to `path` with a progress bar on stderr; the one door to the network."""
+    import pooch
+
+    pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 16)(url, str(path), None)

@@ -1,0 +1,225 @@
+"""What every reader hands over: samples and labels in host memory, checked once, here."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+
+from xpnet.backend import HostArray
+from xpnet.errors import DataError
+
+MAX_CLASSES = 65_536
+"""More classes than this are taken for a mistake in the labels, not for a task."""
+
+_ROWS_AT_ONCE = 4096
+_DTYPES = (numpy.uint8, numpy.float32, numpy.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Samples, one a row, and their labels.
+
+    `x`: `(N, features)`, uint8 (pixels) or float32 / float64, finite; N and features are at
+    least 1. `labels`: `(N,)` integers in `0..len(classes) - 1`, kept as int64, or None where
+    the data is unlabelled. `classes`: the name of each label. `image_shape`: `(height,
+    width)` with `height * width == features`, or None where a row is no picture.
+
+    Raises `DataError`, naming the field, when one of these does not hold.
+    """
+
+    x: HostArray
+    labels: HostArray | None
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.x, numpy.ndarray) or self.x.dtype not in _DTYPES:
+            raise DataError(
+                f"x is {_kind(self.x)}: give a NumPy array of uint8, float32 or float64"
+            )
+        if self.x.ndim != 2 or 0 in self.x.shape:
+            raise DataError(
+                f"x has shape {self.x.shape}: give (samples, features), each at least 1"
+            )
+        # A gather of rows is fast only where a row is one piece of memory.
+        object.__setattr__(self, "x", numpy.ascontiguousarray(self.x))
+        check_finite(self.x, "x")
+        if self.labels is not None:
+            object.__setattr__(self, "labels", self._checked_labels(self.labels))
+        if self.image_shape is not None and math.prod(self.image_shape) != self.features:
+            raise DataError(
+                f"image_shape {self.image_shape} does not hold the {self.features} features of x"
+            )
+
+    def _checked_labels(self, labels: HostArray) -> HostArray:
+        if not isinstance(labels, numpy.ndarray) or labels.dtype.kind not in "iu":
+            raise DataError(f"labels is {_kind(labels)}: give a NumPy array of integers")
+        if labels.shape != (len(self),):
+            raise DataError(
+                f"labels has shape {labels.shape} where x has {len(self)} rows: give one each"
+            )
+        wrong = (labels < 0) | (labels >= len(self.classes))
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise DataError(
+                f"labels[{row}] is {labels[row]}, which is not in 0..{len(self.classes) - 1} "
+                f"({len(self.classes)} classes)"
+            )
+        return labels.astype(numpy.int64)
+
+    def __len__(self) -> int:
+        return int(self.x.shape[0])
+
+    @property
+    def features(self) -> int:
+        """How many numbers one sample has."""
+        return int(self.x.shape[1])
+
+    def take(self, indices: HostArray) -> Dataset:
+        """The samples at `indices`, `(n,)` integers, in that order, as a copy."""
+        labels = None if self.labels is None else self.labels[indices]
+        return Dataset(self.x[indices], labels, self.classes, self.image_shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A data set as its files give it.
+
+    `name`: the catalogue's name, or the name of the file or folder. `test`: the part that
+    the files set aside for testing, or None. `sha256`: one hex digest of the decompressed
+    content. Raises `DataError` when the two parts differ in features or
+    classes, or when only one of them is labelled.
+    """
+
+    name: str
+    train: Dataset
+    test: Dataset | None
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if self.test is None:
+            return
+        if self.test.features != self.train.features:
+            raise DataError(
+                f"{self.name}: a test sample has {self.test.features} features, a training "
+                f"sample {self.train.features}"
+            )
+        if self.test.classes != self.train.classes:
+            raise DataError(f"{self.name}: the test part has other classes than the training part")
+        if (self.test.labels is None) != (self.train.labels is None):
+            raise DataError(f"{self.name}: one of the training and test parts has no labels")
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """The parts of one experiment; `validation` is None where none was asked for."""
+
+    train: Dataset
+    validation: Dataset | None
+    test: Dataset
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """The map `x * scale + shift` that takes stored values to what a network is given."""
+
+    scale: float
+    shift: float
+
+    @classmethod
+    def unit(cls, dataset: Dataset) -> Normalisation:
+        """Pixels (uint8) to 0..1; floats are left as they are."""
+        return cls(1 / 255 if dataset.x.dtype == numpy.uint8 else 1.0, 0.0)
+
+    @classmethod
+    def standard(cls, dataset: Dataset) -> Normalisation:
+        """Mean 0 and standard deviation 1 over all values of `dataset`, the training part.
+
+        Two scalars, the same for every feature, computed in float64. Raises `DataError` when
+        all values are equal.
+        """
+        # By blocks of rows: float64 copies of 60,000 images would take 380 MB.
+        blocks = range(0, len(dataset), _ROWS_AT_ONCE)
+        x = dataset.x
+        mean = (
+            math.fsum(float(x[i : i + _ROWS_AT_ONCE].sum(dtype=numpy.float64)) for i in blocks)
+            / x.size
+        )
+        variance = (
+            math.fsum(
+                float(numpy.square(x[i : i + _ROWS_AT_ONCE] - numpy.float64(mean)).sum())
+                for i in blocks
+            )
+            / x.size
+        )
+        deviation = math.sqrt(variance)
+        if x.min() == x.max() or deviation == 0.0 or not math.isfinite(deviation):
+            raise DataError(
+                f"the training values cannot be standardised: mean {mean:g}, standard "
+                f"deviation {deviation:g}: use unit normalisation"
+            )
+        return cls(1 / deviation, -mean / deviation)
+
+    def apply(self, x: HostArray, dtype: Any = numpy.float32) -> HostArray:
+        """`x * scale + shift` on the host, any shape, as a new array of `dtype`."""
+        out = x.astype(dtype)
+        out *= self.scale
+        out += self.shift
+        return out
+
+
+def one_hot(labels: HostArray, classes: int, dtype: Any = numpy.float32) -> HostArray:
+    """`(N,)` integer labels as `(N, classes)`: 1 at each row's label, 0 elsewhere.
+
+    Raises `DataError` for a label that is not in `0..classes - 1`.
+    """
+    labels = numpy.asarray(labels)
+    if labels.ndim != 1 or (labels.dtype.kind not in "iu" and labels.size):
+        raise DataError(
+            f"labels is {_kind(labels)} of shape {labels.shape}: give integers of shape (N,)"
+        )
+    if labels.size and (labels.min() < 0 or labels.max() >= classes):
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise DataError(f"label {wrong} is not in 0..{classes - 1} ({classes} classes)")
+    out = numpy.zeros((labels.size, classes), dtype=dtype)
+    out[numpy.arange(labels.size), labels.astype(numpy.intp)] = 1
+    return out
+
+
+def numbered_classes(*parts: HostArray | None) -> tuple[str, ...]:
+    """The names `"0"`..`"max"` for the largest label in any of `parts`.
+
+    A label that never occurs below the largest one is a class all the same: `{0, 2}` gives
+    three classes, `1..10` eleven. Raises `DataError` when there would be more than
+    `MAX_CLASSES`.
+    """
+    largest = max((int(part.max()) for part in parts if part is not None), default=-1)
+    if largest >= MAX_CLASSES:
+        raise DataError(f"label {largest} is larger than {MAX_CLASSES - 1}, the largest allowed")
+    return tuple(str(label) for label in range(largest + 1))
+
+
+def square_shape(features: int) -> tuple[int, int] | None:
+    """`(side, side)` where `features` is a perfect square, such as 784; else None."""
+    side = math.isqrt(features)
+    return (side, side) if side * side == features else None
+
+
+def check_finite(x: HostArray, name: str) -> None:
+    """Raise `DataError`, naming the first place in `x`, unless every value is finite."""
+    # The extremes need no temporary of the size of x, and a NaN becomes both of them.
+    if x.dtype.kind != "f" or (numpy.isfinite(x.min()) and numpy.isfinite(x.max())):
+        return
+    place = numpy.argwhere(~numpy.isfinite(x))[0]
+    raise DataError(
+        f"{name}[{', '.join(map(str, place))}] is {x[tuple(place)]}: every value has to be finite"
+    )
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, numpy.ndarray):
+        return f"an array of {value.dtype}"
+    return f"of type {type(value).__name__}"
