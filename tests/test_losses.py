@@ -1,0 +1,257 @@
+"""Losses: worked numbers, gradients, PyTorch, extreme logits, weights, bad shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cases
+import numpy as np
+import pytest
+import strict_cupy
+import torch
+from cases import LossCase, error, place, tensor
+
+from xpnet.backend import Backend
+from xpnet.errors import ConfigError, ShapeError
+from xpnet.gradcheck import numerical_gradient, relative_error
+from xpnet.losses import (
+    L2Penalty,
+    Loss,
+    MeanSquaredError,
+    SigmoidBinaryCrossEntropy,
+    SoftmaxCrossEntropy,
+)
+
+every_loss = pytest.mark.parametrize("case", **cases.by_id(cases.LOSSES))
+SHAPES = [(1, 4), (7, 4), (33, 2)]
+
+
+def draw(case: LossCase, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(shape[0])
+    logits = rng.standard_normal(shape) * 3
+    return logits, case.target(rng, shape), rng.random(shape[0]) + 0.1
+
+
+def value(backend: Backend, loss: Loss, *arguments: object) -> float:
+    return float(backend.to_host(loss.forward(*arguments)))
+
+
+@every_loss
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_value_and_gradient_agree_with_torch(
+    case: LossCase,
+    shape: tuple[int, int],
+    weighted: bool,
+    backend: Backend,
+    compared: Callable[[str], None],
+) -> None:
+    logits, target, weights = draw(case, shape)
+    loss = case.make()
+    w = place(backend, weights) if weighted else None
+    found = value(backend, loss, place(backend, logits), place(backend, target), w)
+    gradient = backend.to_host(loss.backward()).copy()
+
+    z = tensor(logits).requires_grad_()
+    elements = case.torch(z, tensor(target))
+    samples = elements if elements.ndim == 1 else elements.mean(dim=1)
+    share = (
+        tensor(weights) / weights.sum()
+        if weighted
+        else torch.full((len(z),), 1 / len(z), dtype=torch.float64)
+    )
+    expected = (samples * share).sum()
+    expected.backward()
+    assert error(found, expected.detach()) <= 1e-12
+    assert error(gradient, z.grad) <= 1e-12
+    compared(f"{case.id}.forward")
+    compared(f"{case.id}.backward")
+
+
+@every_loss
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gradient_is_the_derivative(case: LossCase, weighted: bool, backend: Backend) -> None:
+    logits, target, weights = draw(case, (6, 3))
+    z, t = place(backend, logits), place(backend, target)
+    w = place(backend, weights) if weighted else None
+    loss = case.make()
+    numeric = numerical_gradient(lambda: value(backend, loss, z, t, w), z)
+    loss.forward(z, t, w)
+    assert relative_error(loss.backward(), numeric) <= 1e-7
+
+
+@every_loss
+@pytest.mark.parametrize("weighted", [False, True])
+def test_scale_multiplies_the_gradient_and_backward_can_be_repeated(
+    case: LossCase, weighted: bool, backend: Backend
+) -> None:
+    logits, target, weights = draw(case, (5, 3))
+    loss = case.make()
+    w = place(backend, weights) if weighted else None
+    loss.forward(place(backend, logits), place(backend, target), w)
+    once = backend.to_host(loss.backward()).copy()
+    assert np.array_equal(backend.to_host(loss.backward()), once)
+    assert error(backend.to_host(loss.backward(scale=-0.25)), -0.25 * once) <= 1e-15
+
+
+@every_loss
+def test_equal_weights_are_no_weights(case: LossCase, backend: Backend) -> None:
+    logits, target, _ = draw(case, (7, 4))
+    loss, other = case.make(), case.make()
+    z, t = place(backend, logits), place(backend, target)
+    plain = value(backend, loss, z, t)
+    assert value(backend, other, z, t, place(backend, np.full(7, 3.0))) == pytest.approx(plain)
+    assert error(backend.to_host(other.backward()), backend.to_host(loss.backward())) <= 1e-14
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dtype_is_kept_and_backends_agree(case: LossCase, dtype: str, backend: Backend) -> None:
+    tolerance = 1e-5 if dtype == "float32" else 1e-13
+    here, there = case.make(), case.make()
+    for rows in (7, 5, 7):
+        logits, target, _ = draw(case, (rows, 4))
+        kind = dtype if target.dtype.kind == "f" else None
+        found = here.forward(place(backend, logits, dtype), place(backend, target, kind))
+        wanted = there.forward(logits.astype(dtype), target.astype(kind or target.dtype))
+        assert found.shape == ()
+        assert found.dtype == np.dtype(dtype)
+        assert error(backend.to_host(found), wanted) <= tolerance
+        gradient = here.backward()
+        assert gradient.dtype == np.dtype(dtype)
+        assert error(backend.to_host(gradient), there.backward()) <= tolerance
+
+
+@every_loss
+def test_a_steady_step_touches_neither_host_nor_allocator(case: LossCase, double: Backend) -> None:
+    logits, target, weights = draw(case, (7, 4))
+    z, t, w = (place(double, part) for part in (logits, target, weights))
+    loss = case.make()
+    for weighting in (None, w):
+        loss.forward(z, t, weighting)
+        loss.backward()
+    with strict_cupy.forbid("sync", "h2d", "d2h", "alloc"):
+        for weighting in (None, w):
+            loss.forward(z, t, weighting)
+            loss.backward()
+            loss.forward(z[:5], t[:5], None)
+            loss.backward()
+
+
+def test_softmax_cross_entropy_by_hand(backend: Backend) -> None:
+    loss = SoftmaxCrossEntropy()
+    logits = backend.asarray(np.array([[0.0, np.log(3)], [1.0, 1.0]]))
+    found = value(backend, loss, logits, backend.asarray(np.array([0, 1])))
+    assert found == pytest.approx((np.log(4) + np.log(2)) / 2, rel=1e-15)
+    gradient = backend.to_host(loss.backward())
+    assert gradient == pytest.approx(np.array([[-0.75, 0.75], [0.5, -0.5]]) / 2, rel=1e-15)
+
+
+def test_softmax_cross_entropy_with_weights_by_hand(backend: Backend) -> None:
+    loss = SoftmaxCrossEntropy()
+    logits = backend.asarray(np.array([[0.0, np.log(3)], [1.0, 1.0]]))
+    weights = backend.asarray(np.array([3.0, 1.0]))
+    found = value(backend, loss, logits, backend.asarray(np.array([0, 1])), weights)
+    assert found == pytest.approx((3 * np.log(4) + np.log(2)) / 4, rel=1e-15)
+    expected = np.array([[-0.75 * 3, 0.75 * 3], [0.5, -0.5]]) / 4
+    assert backend.to_host(loss.backward()) == pytest.approx(expected, rel=1e-15)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_softmax_cross_entropy_at_extreme_logits(dtype: str, backend: Backend) -> None:
+    loss = SoftmaxCrossEntropy()
+    logits = place(backend, [[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4]], dtype)
+    found = value(backend, loss, logits, backend.asarray(np.array([1, 2])))
+    assert found == pytest.approx((2e4 + np.log(2)) / 2, rel=1e-6)
+    gradient = backend.to_host(loss.backward())
+    assert gradient == pytest.approx(np.array([[0.5, -0.5, 0.0], [0.0, 0.25, -0.25]]), abs=1e-7)
+    assert gradient.sum(axis=1) == pytest.approx(0.0, abs=1e-7)
+
+
+def test_sigmoid_binary_cross_entropy_by_hand_and_far_out(backend: Backend) -> None:
+    loss = SigmoidBinaryCrossEntropy()
+    logits, target = np.array([0.0, 50.0, -50.0, -1e4]), np.array([1.0, 1.0, 1.0, 0.0])
+    found = value(backend, loss, place(backend, logits), place(backend, target))
+    assert found == pytest.approx((np.log(2) + np.exp(-50.0) + 50.0 + 0.0) / 4, rel=1e-15)
+    gradient = backend.to_host(loss.backward())
+    assert gradient == pytest.approx(np.array([-0.5, 0.0, -1.0, 0.0]) / 4, abs=1e-15)
+    one = value(backend, loss, place(backend, [[50.0]]), place(backend, [[1.0]]))
+    assert one == pytest.approx(np.exp(-50.0), rel=1e-12), "the small loss of a sure hit is lost"
+
+
+def test_mean_squared_error_by_hand(backend: Backend) -> None:
+    loss = MeanSquaredError()
+    found = value(backend, loss, place(backend, [1.0, 3.0]), place(backend, [0.0, 1.0]))
+    assert found == 2.5
+    assert backend.to_host(loss.backward()).tolist() == [1.0, 2.0]
+
+
+def test_l2_penalty_agrees_with_torch(backend: Backend, compared: Callable[[str], None]) -> None:
+    rng = np.random.default_rng(0)
+    w, g = rng.standard_normal(30), rng.standard_normal(30)
+    penalty = L2Penalty(0.7, samples=50)
+    values, gradients = place(backend, w), place(backend, g)
+    found = float(backend.to_host(penalty.forward(values)))
+    penalty.backward(values, gradients)
+    t = tensor(w).requires_grad_()
+    expected = 0.7 / (2 * 50) * (t**2).sum()
+    expected.backward()
+    assert found == pytest.approx(expected.item(), rel=1e-14)
+    assert error(backend.to_host(gradients), g + t.grad.numpy()) <= 1e-15
+    numeric = numerical_gradient(lambda: float(backend.to_host(penalty.forward(values))), values)
+    assert error(backend.to_host(numeric), t.grad) <= 1e-7
+    compared("L2Penalty.forward")
+    compared("L2Penalty.backward")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_l2_penalty_keeps_dtype_and_memory(dtype: str, double: Backend) -> None:
+    values = place(double, np.ones(9), dtype)
+    gradients, penalty = place(double, np.ones(9), dtype), L2Penalty(0.1, 3)
+    penalty.backward(values, gradients)
+    assert penalty.forward(values).dtype == np.dtype(dtype)
+    with strict_cupy.forbid("sync", "h2d", "d2h", "alloc"):
+        penalty.forward(values)
+        penalty.backward(values, gradients)
+
+
+@pytest.mark.parametrize(
+    ("loss", "logits", "target", "words"),
+    [
+        (SoftmaxCrossEntropy(), (3, 4), np.zeros(2, int), r"\(3, 4\) and \(2,\)"),
+        (SoftmaxCrossEntropy(), (3,), np.zeros(3, int), r"\(3,\) and \(3,\)"),
+        (
+            SoftmaxCrossEntropy(),
+            (3, 4),
+            np.zeros(3),
+            "labels must be integers, found dtype float64",
+        ),
+        (MeanSquaredError(), (3, 1), np.zeros(3), r"\(3, 1\) and \(3,\)"),
+        (SigmoidBinaryCrossEntropy(), (3, 1), np.zeros((3, 2)), r"\(3, 1\) and \(3, 2\)"),
+    ],
+)
+def test_wrong_shapes_are_named(
+    loss: Loss, logits: tuple[int, ...], target: np.ndarray, words: str, backend: Backend
+) -> None:
+    with pytest.raises(ShapeError, match=words):
+        loss.forward(place(backend, np.zeros(logits)), place(backend, target))
+
+
+def test_wrong_weights_are_named(backend: Backend) -> None:
+    z, t = place(backend, np.zeros((3, 2))), place(backend, np.zeros((3, 2)))
+    with pytest.raises(
+        ShapeError, match=r"one number per sample, shape \(3,\), found shape \(2,\)"
+    ):
+        MeanSquaredError().forward(z, t, place(backend, np.ones(2)))
+
+
+def test_negative_l2_is_named() -> None:
+    with pytest.raises(ConfigError, match="l2 must be a number of 0 or more, found -1"):
+        L2Penalty(-1.0, 10)
+
+
+def test_the_base_refuses_to_compute() -> None:
+    with pytest.raises(TypeError, match="no forward"):
+        Loss().forward(np.zeros(1), np.zeros(1))
+    with pytest.raises(TypeError, match="no backward"):
+        Loss().backward()

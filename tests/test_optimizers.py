@@ -1,0 +1,210 @@
+"""Optimizers: PyTorch over many steps, hand-worked updates, decay, parity, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import cases
+import numpy as np
+import pytest
+import strict_cupy
+import torch
+from cases import OptimizerCase, error, place, tensor
+
+from xpnet import schedules
+from xpnet.backend import Backend
+from xpnet.errors import ConfigError, ShapeError
+from xpnet.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
+
+every_optimizer = pytest.mark.parametrize("case", **cases.by_id(cases.OPTIMIZERS))
+STEPS, SIZE = 60, 23
+
+
+def gradients(step: int, size: int = SIZE) -> np.ndarray:
+    rng = np.random.default_rng(step)
+    return rng.standard_normal(size) * 10.0 ** rng.integers(-3, 2, size)
+
+
+def start(size: int = SIZE) -> np.ndarray:
+    return np.random.default_rng(99).standard_normal(size)
+
+
+@every_optimizer
+def test_many_steps_agree_with_torch(
+    case: OptimizerCase, backend: Backend, compared: Callable[[str], None]
+) -> None:
+    optimizer, values = case.make(), place(backend, start())
+    parameter = torch.nn.Parameter(tensor(start()))
+    peer = case.torch([parameter])
+    for step in range(STEPS):
+        optimizer.step(values, place(backend, gradients(step)))
+        parameter.grad = tensor(gradients(step))
+        peer.step()
+        assert error(backend.to_host(values), parameter.detach()) <= 1e-12, f"step {step}"
+    compared(f"{case.id}.step")
+
+
+@every_optimizer
+@pytest.mark.parametrize("decays", [None, 9, 0])
+def test_weight_decay_is_decoupled_and_spares_what_does_not_decay(
+    case: OptimizerCase, decays: int | None, backend: Backend
+) -> None:
+    optimizer, values = case.make(weight_decay=0.3), place(backend, start())
+    parameter = torch.nn.Parameter(tensor(start()))
+    peer = case.torch([parameter])
+    for group in peer.param_groups:
+        group["weight_decay"] = 0.0
+    for step in range(STEPS):
+        optimizer.step(values, place(backend, gradients(step)), decays=decays)
+        with torch.no_grad():
+            parameter[:decays] *= 1 - peer.param_groups[0]["lr"] * 0.3
+        parameter.grad = tensor(gradients(step))
+        peer.step()
+    assert error(backend.to_host(values), parameter.detach()) <= 1e-12
+
+
+@every_optimizer
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dtype_is_kept_and_backends_agree(
+    case: OptimizerCase, dtype: str, backend: Backend
+) -> None:
+    here, there = case.make(weight_decay=0.1), case.make(weight_decay=0.1)
+    values, wanted = place(backend, start(), dtype), start().astype(dtype)
+    for step in range(STEPS):
+        here.step(values, place(backend, gradients(step), dtype))
+        there.step(wanted, gradients(step).astype(dtype))
+    assert values.dtype == np.dtype(dtype)
+    assert set(here.state) == set(here.state_names)
+    for name, state in here.state.items():
+        assert state.dtype == np.dtype(dtype)
+        assert error(backend.to_host(state), there.state[name]) <= 1e-5
+    assert error(backend.to_host(values), wanted) <= (1e-5 if dtype == "float32" else 1e-13)
+    assert here.steps == STEPS
+
+
+@every_optimizer
+def test_uploaded_scalars_give_the_same_bits(case: OptimizerCase, backend: Backend) -> None:
+    eager, planned = case.make(weight_decay=0.2), case.make(weight_decay=0.2)
+    for optimizer in (eager, planned):
+        optimizer.learning_rate = schedules.WarmUp(schedules.Cosine(0.05, 20), 5)
+    a, b = place(backend, start(), "float32"), place(backend, start(), "float32")
+    table = planned.table(range(8), backend, "float32")
+    for step in range(8):
+        g = place(backend, gradients(step), "float32")
+        eager.step(a, g)
+        planned.step(b, g, scalars=table[step])
+    assert np.array_equal(backend.to_host(a), backend.to_host(b))
+
+
+@every_optimizer
+def test_a_steady_step_touches_neither_host_nor_allocator(
+    case: OptimizerCase, double: Backend
+) -> None:
+    optimizer = case.make(weight_decay=0.1)
+    values, g = place(double, start(), "float32"), place(double, gradients(0), "float32")
+    table = optimizer.table(range(3), double, "float32")
+    optimizer.step(values, g, scalars=table[0])
+    optimizer.step(values, g)
+    with strict_cupy.forbid("sync", "h2d", "d2h", "alloc"):
+        optimizer.step(values, g, scalars=table[1])
+        optimizer.step(values, g)
+
+
+@every_optimizer
+def test_a_schedule_agrees_with_torch(case: OptimizerCase, backend: Backend) -> None:
+    optimizer, values = case.make(), place(backend, start())
+    rates = schedules.OneCycle(0.05, STEPS)
+    optimizer.learning_rate = rates
+    parameter = torch.nn.Parameter(tensor(start()))
+    peer = case.torch([parameter])
+    for group in peer.param_groups:
+        group["weight_decay"] = 0.0
+    optimizer.weight_decay = 0.0
+    for step in range(STEPS):
+        for group in peer.param_groups:
+            group["lr"] = rates(step)
+        optimizer.step(values, place(backend, gradients(step)))
+        parameter.grad = tensor(gradients(step))
+        peer.step()
+    assert error(backend.to_host(values), parameter.detach()) <= 1e-12
+
+
+def one_step(backend: Backend, optimizer: Optimizer, value: float, gradient: float) -> float:
+    values = place(backend, [value])
+    optimizer.step(values, place(backend, [gradient]))
+    return float(backend.to_host(values)[0])
+
+
+def test_first_steps_by_hand(backend: Backend) -> None:
+    assert one_step(backend, SGD(0.1), 1.0, 2.0) == pytest.approx(0.8)
+    assert one_step(backend, SGD(0.1, momentum=0.5, nesterov=True), 1.0, 2.0) == pytest.approx(0.7)
+    # Bias correction makes Adam's first step the whole rate, whatever the gradient's size.
+    assert one_step(backend, Adam(0.1), 1.0, 1e-3) == pytest.approx(0.9, abs=2e-6)
+    expected = 1.0 - 0.1 * 2 / ((0.01 * 4) ** 0.5 + 1e-8)
+    assert one_step(backend, RMSprop(0.1), 1.0, 2.0) == pytest.approx(expected)
+    expected = 1.0 * (1 - 0.1 * 0.01) - 0.1
+    assert one_step(backend, AdamW(0.1), 1.0, 2.0) == pytest.approx(expected, abs=1e-8)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.9])
+def test_adam_without_memory(beta: float, backend: Backend) -> None:
+    adam = Adam(0.1, beta1=beta, beta2=0.0)
+    assert one_step(backend, adam, 1.0, -3.0) == pytest.approx(1.1)
+
+
+def test_adam_scalars_keep_their_digits_at_large_steps() -> None:
+    rate, _, epsilon = Adam(1.0, beta2=1 - 1e-12).scalars(0)
+    assert rate == pytest.approx(1.0, rel=1e-4)
+    assert epsilon == pytest.approx(1e-8, rel=1e-4)
+
+
+def test_the_bits_do_not_depend_on_how_the_store_is_cut(backend: Backend) -> None:
+    whole, part = Adam(0.01), Adam(0.01)
+    a, b = place(backend, start(), "float32"), place(backend, start()[:11], "float32")
+    for step in range(5):
+        whole.step(a, place(backend, gradients(step), "float32"))
+        part.step(b, place(backend, gradients(step)[:11], "float32"))
+    assert np.array_equal(backend.to_host(a)[:11], backend.to_host(b))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: SGD(-0.1), "learning_rate must be a number of 0 or more, found -0.1"),
+        (lambda: SGD(float("nan")), "learning_rate"),
+        (lambda: SGD("fast"), "learning_rate must be a number of 0 or more, found 'fast'"),
+        (lambda: SGD(0.1, momentum=1.0), r"momentum must be a number in \[0, 1\), found 1.0"),
+        (lambda: SGD(0.1, nesterov=True), "nesterov needs a momentum"),
+        (lambda: SGD(0.1, weight_decay=-1), "weight_decay"),
+        (lambda: RMSprop(decay_rate=1.5), "decay_rate"),
+        (lambda: RMSprop(momentum=-0.5), "momentum"),
+        (lambda: RMSprop(epsilon=-1.0), "epsilon"),
+        (lambda: Adam(beta1=1.0), "beta1"),
+        (lambda: Adam(beta2=-0.1), "beta2"),
+        (lambda: AdamW(epsilon=float("inf")), "epsilon"),
+    ],
+)
+def test_hyperparameters_out_of_range_are_named(make: Callable[[], Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make()
+
+
+@pytest.mark.parametrize(("size", "other"), [((3,), (4,)), ((2, 2), (2, 2))])
+def test_arrays_that_are_not_flat_or_not_alike_are_named(
+    size: tuple[int, ...], other: tuple[int, ...], backend: Backend
+) -> None:
+    with pytest.raises(ShapeError, match="flat and of one size"):
+        SGD().step(place(backend, np.ones(size)), place(backend, np.ones(other)))
+
+
+def test_one_optimizer_serves_one_network(backend: Backend) -> None:
+    optimizer = Adam()
+    optimizer.step(place(backend, np.ones(3)), place(backend, np.ones(3)))
+    with pytest.raises(ShapeError, match=r"after \(3,\)"):
+        optimizer.step(place(backend, np.ones(4)), place(backend, np.ones(4)))
+
+
+def test_the_base_refuses_to_update() -> None:
+    with pytest.raises(TypeError, match="no update"):
+        Optimizer(0.1).step(np.ones(2), np.ones(2))

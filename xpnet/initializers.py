@@ -1,0 +1,125 @@
+"""Initial weights: drawn on the host from a generator, placed on the device by the network.
+
+Each initializer is called with a NumPy `Generator` and a shape `(fan_out, fan_in)` (or
+`(features,)` for a bias or gain) and returns float64 draws of that shape. They are cast to the
+network's dtype afterwards, so float32 and float64 networks start from the same numbers.
+
+All keep the variance of signals constant from layer to layer. For `y = W x` with independent
+zero-mean entries, `Var(y) = fan_in · Var(W) · E[x²]`, and backwards
+`Var(dx) = fan_out · Var(W) · E[dy²]`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from xpnet.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Initializer:
+    """Base: `initializer(generator, shape) -> (fan_out, fan_in) float64`."""
+
+    def __call__(self, generator: Any, shape: tuple[int, ...]) -> Any:
+        """Draw an array of `shape` from `generator` (`numpy.random.Generator`)."""
+        raise TypeError(f"{type(self).__name__} is no initializer: choose one of its subclasses")
+
+
+def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
+    fan_out, fan_in = shape if len(shape) == 2 else (shape[0], shape[0])
+    return fan_in, fan_out
+
+
+class HeNormal(Initializer):
+    """Normal with variance `2 / fan_in`: half of a ReLU's inputs are cut off, hence the 2.
+
+    He, Zhang, Ren, Sun, "Delving deep into rectifiers", ICCV 2015, eq. 10. The deviation is
+    `√(2 / fan_in)`; a common slip takes that root for the variance.
+    """
+
+    def __call__(self, generator: Any, shape: tuple[int, ...]) -> Any:
+        """Draw float64 of `shape` `(fan_out, fan_in)`."""
+        return generator.normal(0.0, math.sqrt(2 / _fans(shape)[0]), shape)
+
+
+class HeUniform(Initializer):
+    """Uniform on ±`√(6 / fan_in)`, whose variance (bound² / 3) is `HeNormal`'s."""
+
+    def __call__(self, generator: Any, shape: tuple[int, ...]) -> Any:
+        """Draw float64 of `shape` `(fan_out, fan_in)`."""
+        bound = math.sqrt(6 / _fans(shape)[0])
+        return generator.uniform(-bound, bound, shape)
+
+
+class GlorotNormal(Initializer):
+    """Normal with variance `2 / (fan_in + fan_out)`: forward and backward in balance.
+
+    Also called Xavier. Glorot, Bengio, "Understanding the difficulty of training deep
+    feedforward neural networks", AISTATS 2010, eq. 12.
+    """
+
+    def __call__(self, generator: Any, shape: tuple[int, ...]) -> Any:
+        """Draw float64 of `shape` `(fan_out, fan_in)`."""
+        return generator.normal(0.0, math.sqrt(2 / sum(_fans(shape))), shape)
+
+
+class GlorotUniform(Initializer):
+    """Uniform on ±`√(6 / (fan_in + fan_out))` (Glorot, Bengio 2010, eq. 16)."""
+
+    def __call__(self, generator: Any, shape: tuple[int, ...]) -> Any:
+        """Draw float64 of `shape` `(fan_out, fan_in)`."""
+        bound = math.sqrt(6 / sum(_fans(shape)))
+        return generator.uniform(-bound, bound, shape)
+
+
+class LeCunNormal(Initializer):
+    """Normal with variance `1 / fan_in`, for units that are linear around zero.
+
+    LeCun, Bottou, Orr, Müller, "Efficient BackProp", 1998, section 4.6.
+    """
+
+    def __call__(self, generator: Any, shape: tuple[int, ...]) -> Any:
+        """Draw float64 of `shape` `(fan_out, fan_in)`."""
+        return generator.normal(0.0, math.sqrt(1 / _fans(shape)[0]), shape)
+
+
+class LeCunUniform(Initializer):
+    """Uniform on ±`√(3 / fan_in)`, whose variance is `LeCunNormal`'s."""
+
+    def __call__(self, generator: Any, shape: tuple[int, ...]) -> Any:
+        """Draw float64 of `shape` `(fan_out, fan_in)`."""
+        bound = math.sqrt(3 / _fans(shape)[0])
+        return generator.uniform(-bound, bound, shape)
+
+
+@dataclass(frozen=True)
+class Uniform(Initializer):
+    """Uniform on ±`bound`, whatever the shape."""
+
+    bound: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.bound) and self.bound > 0):
+            raise ConfigError(f"bound must be a number above 0, found {self.bound!r}")
+
+    def __call__(self, generator: Any, shape: tuple[int, ...]) -> Any:
+        """Draw float64 of `shape`."""
+        return generator.uniform(-self.bound, self.bound, shape)
+
+
+class Zeros(Initializer):
+    """All zeros: for biases. (Weights of zeros would give every unit the same gradient.)"""
+
+    def __call__(self, generator: Any, shape: tuple[int, ...]) -> Any:
+        """Zeros of `shape`, drawing nothing from `generator`."""
+        return generator.uniform(0.0, 0.0, shape)
+
+
+class Ones(Initializer):
+    """All ones: for the gains of normalisation layers."""
+
+    def __call__(self, generator: Any, shape: tuple[int, ...]) -> Any:
+        """Ones of `shape`."""
+        return generator.uniform(1.0, 1.0, shape)

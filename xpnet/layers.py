@@ -1,0 +1,330 @@
+"""Layers with parameters or state: `Linear`, `Dropout`, `BatchNorm`, `LayerNorm`.
+
+Shapes: `x`, `dx`: `(N, in)`; `y`, `dy`: `(N, out)`; float32 or float64. `1` is a vector of
+ones, so `1ᵀ A` sums the rows of `A` and is one matrix-vector product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from xpnet import random
+from xpnet.backend import Array, Backend, array_module
+from xpnet.errors import ConfigError
+from xpnet.initializers import HeNormal, Initializer, Ones, Zeros
+from xpnet.layer import Layer, Parameter, require_features
+
+
+def _require_count(layer: str, name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{name} of {layer} must be a whole number above 0, found {value!r}")
+
+
+@dataclass(eq=False)
+class Linear(Layer):
+    """Affine map `Y = X Wᵀ + 1 bᵀ`, with `W: (out, in)` and `b: (out,)`.
+
+    In components `y_nj = Σ_i x_ni w_ji + b_j`. The loss sees `w_ji` through `y_nj` of every
+    sample, so `∂L/∂w_ji = Σ_n dy_nj x_ni`, that is `dW = dYᵀ X`; likewise `db = 1ᵀ dY`, and
+    `dx_ni = Σ_j dy_nj w_ji`, that is `dX = dY W`. With `dY` of the mean loss, the sums over `n`
+    are means already. Rumelhart, Hinton, Williams, "Learning representations by
+    back-propagating errors", Nature 1986.
+
+    Raises `ConfigError` for sizes below 1.
+    """
+
+    in_features: int
+    out_features: int
+    weight_initializer: Initializer = field(default_factory=HeNormal)
+    bias_initializer: Initializer = field(default_factory=Zeros)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_count("Linear", "in_features", self.in_features)
+        _require_count("Linear", "out_features", self.out_features)
+
+    def parameters(self) -> dict[str, Parameter]:
+        """`weight: (out, in)` and `bias: (out,)`."""
+        return {
+            "weight": Parameter(
+                (self.out_features, self.in_features), self.weight_initializer, decays=True
+            ),
+            "bias": Parameter((self.out_features,), self.bias_initializer),
+        }
+
+    def output_features(self, features: int | None) -> int:
+        """`out_features`."""
+        require_features(self, self.in_features, features)
+        return self.out_features
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        """`(N, in) -> (N, out)`."""
+        weight = self.values["weight"]
+        xp = array_module(x, weight)
+        self.x = x
+        y = self.workspace.array(xp, "y", (len(x), self.out_features), weight.dtype)
+        xp.dot(x, weight.T, out=y)
+        return xp.add(y, self.values["bias"], out=y)
+
+    def backward(self, dy: Array) -> Array:
+        """`(N, out) -> (N, in)`; writes the gradients of `weight` and `bias`."""
+        self.backward_parameters(dy)
+        xp = array_module(dy)
+        return xp.dot(dy, self.values["weight"], out=self.like(self.x, "dx"))
+
+    def backward_parameters(self, dy: Array) -> None:
+        """Only `dW` and `db`: saves the largest product of the first layer."""
+        xp = array_module(dy, self.x)
+        xp.dot(dy.T, self.x, out=self.gradients["weight"])
+        ones = self.workspace.ones(xp, len(dy), dy.dtype)
+        xp.dot(ones, dy, out=self.gradients["bias"])
+
+
+@dataclass(eq=False)
+class Dropout(Layer):
+    """Inverted dropout: in training each unit is 0 with probability `rate`, else `x / (1 − rate)`.
+
+    `y = x · m` with `m = [kept] / (1 − rate)`, so `E[y] = x` and prediction needs no change; for a
+    given mask the layer is linear, `dx = dy · m`. Srivastava, Hinton, Krizhevsky, Sutskever,
+    Salakhutdinov, "Dropout", JMLR 2014, section 10 (the inverted form).
+
+    The mask is a pure function of (seed, layer, number of the training sample, unit): see
+    `xpnet.random`. It is the same on every backend, and however samples are cut into batches.
+    """
+
+    rate: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.rate < 1:
+            raise ConfigError(f"rate of Dropout must lie in [0, 1), found {self.rate!r}")
+        self.seed(0, 0)
+
+    def seed(self, seed: int, position: int) -> None:
+        """Masks follow from the network's seed and the layer's position in it."""
+        self._seed, self._purpose = seed, f"dropout {position}"
+        self.seek(0)
+
+    def seek(self, samples: int) -> None:
+        """The next row is that of training sample number `samples` since the start."""
+        self._samples = samples
+        self._counters: Array | None = None
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        """`(N, F) -> (N, F)`; the identity unless `training`."""
+        if not training:
+            return x
+        xp = array_module(x)
+        bits = self._bits(x)
+        kept = self.workspace.array(xp, "kept", x.shape, bool)
+        xp.greater_equal(bits, min(round(self.rate * 2**32), 2**32 - 1), out=kept)
+        self.mask = self.like(x, "mask")
+        xp.multiply(kept, 1 / (1 - self.rate), out=self.mask, dtype=x.dtype)
+        return xp.multiply(x, self.mask, out=self.like(x, "y"))
+
+    def backward(self, dy: Array) -> Array:
+        """`(N, F) -> (N, F)`, through the mask of the last forward pass."""
+        xp = array_module(dy, self.mask)
+        return xp.multiply(dy, self.mask, out=self.like(dy, "dx"))
+
+    def _bits(self, x: Array) -> Array:
+        """32 random bits for every element of `x`; moves on to the next `N` samples."""
+        xp, (count, features), workspace = array_module(x), x.shape, self.workspace
+        if self._counters is None or len(self._units) != features:
+            self._place(x)
+        numbers = workspace.numbers(xp, count, xp.uint64)
+        rows = workspace.array(xp, "rows", (count,), xp.uint64)
+        spare_rows = workspace.array(xp, "spare rows", (count,), xp.uint64)
+        narrow = workspace.array(xp, "narrow", (count, 1), xp.uint32)
+        xp.add(numbers, self._counters, out=rows)
+        random.hash_rows(rows, out=rows, scratch=spare_rows)
+        xp.right_shift(rows, 32, out=rows)
+        xp.copyto(narrow, rows.reshape(count, 1), casting="same_kind")
+        xp.add(self._counters, count, out=self._counters)
+        bits = workspace.array(xp, "bits", x.shape, xp.uint32)
+        spare = workspace.array(xp, "spare", x.shape, xp.uint32)
+        return random.hash_bits(narrow, self._units, out=bits, scratch=spare)
+
+    def _place(self, x: Array) -> None:
+        """Upload what the masks start from: the counter of the next row, a word per unit."""
+        backend = Backend.of(x)
+        start = (random.key(self._seed, self._purpose) + self._samples) % 2**64
+        self._counters = backend.asarray([start], dtype=backend.xp.uint64)
+        words = random.unit_keys(self._seed, f"{self._purpose} units", x.shape[1])
+        self._units = backend.asarray(words)
+
+
+@dataclass(eq=False)
+class BatchNorm(Layer):
+    """Normalises each feature over the batch: `y = γ x̂ + β`, `x̂ = (x − μ) / √(σ² + ε)`.
+
+    In training `μ_j`, `σ²_j` are the mean and the (biased) variance of feature `j` over the `N`
+    rows; the running statistics used in prediction move towards them,
+    `running ← (1 − momentum) · running + momentum · batch`, the variance there unbiased
+    (`N / (N − 1)`), as in PyTorch. Ioffe, Szegedy, "Batch normalization", ICML 2015, algorithm 1.
+
+    Gradient, per feature, with `s = 1 / √(σ² + ε)` and `g = dy · γ`:
+    `dγ = Σ_n dy_n x̂_n`, `dβ = Σ_n dy_n`. `x̂_n` depends on `x_m` directly (`s [n = m]`), through
+    `μ` (`−s / N`) and through `σ²` (`−s x̂_n x̂_m / N`, as `∂σ²/∂x_m = 2 (x_m − μ) / N`). Summing
+    over `n`: `dx_m = s (g_m − mean(g) − x̂_m mean(g x̂))`, the means over the batch.
+
+    Raises `ConfigError` at construction, and for a training batch of one row, whose variance
+    is no estimate of anything.
+    """
+
+    features: int
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_count("BatchNorm", "features", self.features)
+        if not 0 < self.momentum <= 1:
+            raise ConfigError(f"momentum of BatchNorm must lie in (0, 1], found {self.momentum!r}")
+        if not self.epsilon > 0:
+            raise ConfigError(f"epsilon of BatchNorm must be above 0, found {self.epsilon!r}")
+
+    def parameters(self) -> dict[str, Parameter]:
+        """`weight` (γ) and `bias` (β): `(features,)`, begun at 1 and 0."""
+        shape = (self.features,)
+        return {"weight": Parameter(shape, Ones()), "bias": Parameter(shape, Zeros())}
+
+    def buffers(self) -> dict[str, Parameter]:
+        """`running_mean` and `running_var`: `(features,)`, begun at 0 and 1."""
+        shape = (self.features,)
+        return {"running_mean": Parameter(shape, Zeros()), "running_var": Parameter(shape, Ones())}
+
+    def output_features(self, features: int | None) -> int:
+        """`features`."""
+        require_features(self, self.features, features)
+        return self.features
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        """`(N, F) -> (N, F)`, by the batch's statistics in training, else by the running ones."""
+        xp = array_module(x, self.values["weight"])
+        mean = self.workspace.array(xp, "mean", (self.features,), x.dtype)
+        scale = self.workspace.array(xp, "scale", (self.features,), x.dtype)
+        normal, y = self.like(x, "normal"), self.like(x, "y")
+        if training:
+            count = len(x)
+            if count < 2:
+                raise ConfigError(
+                    "BatchNorm cannot train on a batch of 1 row: use a larger batch_size, one "
+                    "that leaves no single row over, or LayerNorm"
+                )
+            ones = self.workspace.ones(xp, count, x.dtype)
+            xp.dot(ones, x, out=mean)
+            xp.divide(mean, count, out=mean)
+            xp.subtract(x, mean, out=normal)
+            xp.multiply(normal, normal, out=y)
+            xp.dot(ones, y, out=scale)
+            xp.divide(scale, count, out=scale)
+            self._run("running_mean", mean, 1.0)
+            self._run("running_var", scale, count / (count - 1))
+        else:
+            xp.subtract(x, self.statistics["running_mean"], out=normal)
+            xp.copyto(scale, self.statistics["running_var"])
+        xp.add(scale, self.epsilon, out=scale)
+        xp.sqrt(scale, out=scale)
+        xp.divide(1, scale, out=scale)
+        xp.multiply(normal, scale, out=normal)
+        self.normal, self.scale = normal, scale
+        xp.multiply(normal, self.values["weight"], out=y)
+        return xp.add(y, self.values["bias"], out=y)
+
+    def _run(self, name: str, batch: Array, factor: float) -> None:
+        running = self.statistics[name]
+        xp = array_module(running, batch)
+        share = self.like(running, "share")
+        xp.multiply(running, 1 - self.momentum, out=running)
+        xp.multiply(batch, self.momentum * factor, out=share)
+        xp.add(running, share, out=running)
+
+    def backward(self, dy: Array) -> Array:
+        """`(N, F) -> (N, F)`; writes the gradients of `weight` and `bias`."""
+        xp = array_module(dy, self.normal)
+        dweight, dbias = self.gradients["weight"], self.gradients["bias"]
+        mean = self.workspace.array(xp, "mean", (self.features,), dy.dtype)
+        ones = self.workspace.ones(xp, len(dy), dy.dtype)
+        dx = self.like(dy, "dx")
+        xp.multiply(dy, self.normal, out=dx)
+        xp.dot(ones, dx, out=dweight)
+        xp.dot(ones, dy, out=dbias)
+        # mean(g) = γ dβ / N and mean(g x̂) = γ dγ / N, so γ and s leave the bracket together:
+        # dx = γ s (dy − dβ / N − x̂ dγ / N).
+        xp.divide(dweight, len(dy), out=mean)
+        xp.multiply(self.normal, mean, out=dx)
+        xp.subtract(dy, dx, out=dx)
+        xp.divide(dbias, len(dy), out=mean)
+        xp.subtract(dx, mean, out=dx)
+        xp.multiply(self.values["weight"], self.scale, out=mean)
+        return xp.multiply(dx, mean, out=dx)
+
+
+@dataclass(eq=False)
+class LayerNorm(Layer):
+    """Normalises each row over its features: `y = γ x̂ + β`, `x̂ = (x − μ) / √(σ² + ε)`.
+
+    `μ_n`, `σ²_n` are the mean and the biased variance of row `n`; training and prediction do
+    the same, and a batch of one row is fine. Ba, Kiros, Hinton, "Layer normalization", 2016,
+    eq. 4.
+
+    Gradient as in `BatchNorm` with rows and columns exchanged: `dγ_j = Σ_n dy_nj x̂_nj`,
+    `dβ_j = Σ_n dy_nj`, and per row, with `g = dy · γ`, `s = 1 / √(σ² + ε)`:
+    `dx = s (g − mean(g) − x̂ mean(g x̂))`, the means over the features.
+    """
+
+    features: int
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_count("LayerNorm", "features", self.features)
+        if not self.epsilon > 0:
+            raise ConfigError(f"epsilon of LayerNorm must be above 0, found {self.epsilon!r}")
+
+    def parameters(self) -> dict[str, Parameter]:
+        """`weight` (γ) and `bias` (β): `(features,)`, begun at 1 and 0."""
+        shape = (self.features,)
+        return {"weight": Parameter(shape, Ones()), "bias": Parameter(shape, Zeros())}
+
+    def output_features(self, features: int | None) -> int:
+        """`features`."""
+        require_features(self, self.features, features)
+        return self.features
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        """`(N, F) -> (N, F)`."""
+        xp = array_module(x, self.values["weight"])
+        mean = self.workspace.array(xp, "mean", (len(x), 1), x.dtype)
+        scale = self.workspace.array(xp, "scale", (len(x), 1), x.dtype)
+        normal, y = self.like(x, "normal"), self.like(x, "y")
+        xp.mean(x, axis=1, keepdims=True, out=mean)
+        xp.subtract(x, mean, out=normal)
+        xp.multiply(normal, normal, out=y)
+        xp.mean(y, axis=1, keepdims=True, out=scale)
+        xp.add(scale, self.epsilon, out=scale)
+        xp.sqrt(scale, out=scale)
+        xp.divide(1, scale, out=scale)
+        xp.multiply(normal, scale, out=normal)
+        self.normal, self.scale = normal, scale
+        xp.multiply(normal, self.values["weight"], out=y)
+        return xp.add(y, self.values["bias"], out=y)
+
+    def backward(self, dy: Array) -> Array:
+        """`(N, F) -> (N, F)`; writes the gradients of `weight` and `bias`."""
+        xp = array_module(dy, self.normal)
+        mean = self.workspace.array(xp, "mean", (len(dy), 1), dy.dtype)
+        ones = self.workspace.ones(xp, len(dy), dy.dtype)
+        dx, part = self.like(dy, "dx"), self.like(dy, "part")
+        xp.multiply(dy, self.normal, out=part)
+        xp.dot(ones, part, out=self.gradients["weight"])
+        xp.dot(ones, dy, out=self.gradients["bias"])
+        xp.multiply(dy, self.values["weight"], out=dx)
+        xp.multiply(dx, self.normal, out=part)
+        xp.mean(part, axis=1, keepdims=True, out=mean)
+        xp.multiply(self.normal, mean, out=part)
+        xp.mean(dx, axis=1, keepdims=True, out=mean)
+        xp.subtract(dx, mean, out=dx)
+        xp.subtract(dx, part, out=dx)
+        return xp.multiply(dx, self.scale, out=dx)

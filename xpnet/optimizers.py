@@ -1,0 +1,269 @@
+"""Optimizers: whole-array updates of a network's flat store.
+
+`values`, `gradients` and all state: `(P,)`, one dtype, one backend; there is no loop over
+parameters. Updates are written with `out=` and read what changes from step to step (rate,
+bias correction) from one small array on the device, `scalars`, so a step allocates nothing,
+waits for nothing, and can be recorded.
+
+Rates and defaults follow PyTorch, with one exception that holds throughout: `weight_decay` is
+decoupled, `W ← W − rate · weight_decay · W` before the update (Loshchilov, Hutter, "Decoupled
+weight decay regularization", ICLR 2019), and touches only matrices. The decay that goes
+through the gradient is `losses.L2Penalty`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from xpnet.backend import Array, Backend, array_module
+from xpnet.errors import ConfigError, ShapeError
+from xpnet.schedules import Constant, Schedule
+from xpnet.workspace import Workspace
+
+
+class Optimizer:
+    """Base of all optimizers: `step(values, gradients)` changes `values` in place.
+
+    `learning_rate`: a number or a `Schedule`. `steps` counts the updates made; `state` holds
+    arrays shaped like `values`, by name. Raises `ConfigError` for a hyperparameter out of its
+    range and `ShapeError` when a later step brings arrays of another size.
+    """
+
+    state_names: tuple[str, ...] = ()
+
+    def __init__(self, learning_rate: float | Schedule, weight_decay: float = 0.0) -> None:
+        if not isinstance(learning_rate, Schedule):
+            _require("learning_rate", learning_rate, 0, math.inf)
+            learning_rate = Constant(learning_rate)
+        self.learning_rate = learning_rate
+        self.weight_decay = _require("weight_decay", weight_decay, 0, math.inf)
+        self.steps = 0
+        self.state: dict[str, Array] = {}
+        self.workspace = Workspace()
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        """What update number `step` (from 0) multiplies by, in float64: rate, decay, ...
+
+        The first is the rate as `update` uses it, the second `1 − rate · weight_decay`.
+        """
+        rate = self.learning_rate(step)
+        return rate, 1 - rate * self.weight_decay
+
+    def update(self, values: Array, gradients: Array, scalars: Array) -> None:
+        """The formula itself: change `values` and the state, reading `scalars` on the device."""
+        raise TypeError(f"{type(self).__name__} defines no update")
+
+    def step(
+        self,
+        values: Array,
+        gradients: Array,
+        *,
+        decays: int | None = None,
+        scalars: Array | None = None,
+    ) -> None:
+        """One update of `values` by `gradients`, both `(P,)`.
+
+        `decays`: only the first so many values shrink by `weight_decay` (all, if None); a
+        network passes the number of its matrices' entries. `scalars`: this step's
+        `self.scalars(self.steps)` if it lies on the device already.
+        """
+        self._prepare(values, gradients)
+        if scalars is None:
+            scalars = self._upload(values)
+        if self.weight_decay:
+            matrices = values[:decays]
+            array_module(matrices).multiply(matrices, scalars[1:2], out=matrices)
+        self.update(values, gradients, scalars)
+        self.steps += 1
+
+    def _prepare(self, values: Array, gradients: Array) -> None:
+        xp = array_module(values, gradients)
+        held = next(iter(self.state.values()), values)
+        if values.ndim != 1 or values.shape != gradients.shape or values.shape != held.shape:
+            raise ShapeError(
+                f"values and gradients must be flat and of one size, found {values.shape} and "
+                f"{gradients.shape} after {held.shape}: one optimizer serves one network"
+            )
+        if not self.state:
+            self.state = {
+                name: xp.zeros(values.shape, dtype=values.dtype) for name in self.state_names
+            }
+
+    def _upload(self, values: Array) -> Array:
+        xp, numbers = array_module(values), self.scalars(self.steps)
+        scalars = self.workspace.array(xp, "scalars", (len(numbers),), values.dtype)
+        for place, number in enumerate(numbers):
+            scalars[place : place + 1].fill(number)
+        return scalars
+
+    def table(self, steps: Sequence[int], backend: Backend, dtype: object) -> Array:
+        """The scalars of many steps at once, on the device: `(len(steps), S)`."""
+        return backend.asarray([self.scalars(step) for step in steps], dtype=dtype)
+
+    def _scratch(self, values: Array, name: str = "scratch") -> Array:
+        return self.workspace.array(array_module(values), name, values.shape, values.dtype)
+
+
+class SGD(Optimizer):
+    """Gradient descent, plain, with momentum, or with Nesterov's momentum.
+
+    `v ← μ v + g`, `w ← w − rate · v` (Polyak, 1964, with the rate outside, as in PyTorch); with
+    `nesterov`, `w ← w − rate · (g + μ v)` (Sutskever, Martens, Dahl, Hinton, "On the importance of
+    initialization and momentum", ICML 2013). `μ = 0`: `w ← w − rate · g`. Whether a step is
+    stochastic, mini-batch or full-batch is the caller's choice of batch.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | Schedule = 1e-3,
+        *,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(learning_rate, weight_decay)
+        self.momentum = _require("momentum", momentum, 0, 1)
+        self.nesterov = nesterov
+        if nesterov and not momentum:
+            raise ConfigError("nesterov needs a momentum above 0: set momentum=0.9, say")
+        self.state_names = ("momentum",) if momentum else ()
+
+    def update(self, values: Array, gradients: Array, scalars: Array) -> None:
+        """`v ← μ v + g`, `w ← w − rate · v`."""
+        xp, change, direction = array_module(values), self._scratch(values), gradients
+        if self.momentum:
+            velocity = self.state["momentum"]
+            xp.multiply(velocity, self.momentum, out=velocity)
+            xp.add(velocity, gradients, out=velocity)
+            direction = velocity
+        if self.nesterov:
+            xp.multiply(direction, self.momentum, out=change)
+            xp.add(change, gradients, out=change)
+            direction = change
+        xp.multiply(direction, scalars[0:1], out=change)
+        xp.subtract(values, change, out=values)
+
+
+class RMSprop(Optimizer):
+    """Gradient descent divided by a running root mean square of the gradient.
+
+    `s ← ρ s + (1 − ρ) g²`, `d = g / (√s + ε)`; then `w ← w − rate · d`, or with momentum
+    `v ← μ v + d`, `w ← w − rate · v`. ε lies outside the root, as in PyTorch (TensorFlow has it
+    inside). `ρ` is `decay_rate`. Tieleman, Hinton, "Lecture 6.5: RMSProp", Coursera, 2012.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | Schedule = 1e-2,
+        *,
+        decay_rate: float = 0.99,
+        epsilon: float = 1e-8,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(learning_rate, weight_decay)
+        self.decay_rate = _require("decay_rate", decay_rate, 0, 1)
+        self.epsilon = _require("epsilon", epsilon, 0, math.inf)
+        self.momentum = _require("momentum", momentum, 0, 1)
+        self.state_names = ("square", "momentum") if momentum else ("square",)
+
+    def update(self, values: Array, gradients: Array, scalars: Array) -> None:
+        """`s ← ρ s + (1 − ρ) g²`, `w ← w − rate · g / (√s + ε)`."""
+        xp, square, change = array_module(values), self.state["square"], self._scratch(values)
+        xp.multiply(square, self.decay_rate, out=square)
+        xp.multiply(gradients, gradients, out=change)
+        xp.multiply(change, 1 - self.decay_rate, out=change)
+        xp.add(square, change, out=square)
+        xp.sqrt(square, out=change)
+        xp.add(change, self.epsilon, out=change)
+        xp.divide(gradients, change, out=change)
+        if self.momentum:
+            velocity = self.state["momentum"]
+            xp.multiply(velocity, self.momentum, out=velocity)
+            xp.add(velocity, change, out=velocity)
+            xp.copyto(change, velocity)
+        xp.multiply(change, scalars[0:1], out=change)
+        xp.subtract(values, change, out=values)
+
+
+class Adam(Optimizer):
+    """RMSprop with momentum and without the bias of moments that start at 0.
+
+    `m ← β₁ m + (1 − β₁) g`, `v ← β₂ v + (1 − β₂) g²`, and in step `t = 1, 2, …`
+    `w ← w − rate · m̂ / (√v̂ + ε)` with `m̂ = m / (1 − β₁ᵗ)`, `v̂ = v / (1 − β₂ᵗ)`: a moment that
+    started at 0 has weights that sum to `1 − βᵗ` only. Kingma, Ba, "Adam", ICLR 2015, algorithm 1.
+
+    Held are the sums without their factors, `M = m / (1 − β₁)` and `V = v / (1 − β₂)`, which saves
+    two passes over memory: `M ← β₁ M + g`, `V ← β₂ V + g²`. With `c = √((1 − β₂ᵗ) / (1 − β₂))`,
+    `√v̂ = √V / c`, so `w ← w − a M / (√V + ε c)`, `a = rate · c (1 − β₁) / (1 − β₁ᵗ)`; `a` and
+    `ε c` are the step's scalars.
+    """
+
+    state_names = ("first", "second")
+
+    def __init__(
+        self,
+        learning_rate: float | Schedule = 1e-3,
+        *,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(learning_rate, weight_decay)
+        self.beta1 = _require("beta1", beta1, 0, 1)
+        self.beta2 = _require("beta2", beta2, 0, 1)
+        self.epsilon = _require("epsilon", epsilon, 0, math.inf)
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        """`a`, `1 − rate · weight_decay`, `ε c` of update number `step` (from 0)."""
+        rate, decay = super().scalars(step)
+        # 1 − βᵗ as −expm1(t log β) keeps its digits when β is close to 1.
+        first = -math.expm1((step + 1) * math.log(self.beta1)) if self.beta1 else 1.0
+        second = -math.expm1((step + 1) * math.log(self.beta2)) if self.beta2 else 1.0
+        c = math.sqrt(second / (1 - self.beta2))
+        return rate * c * (1 - self.beta1) / first, decay, self.epsilon * c
+
+    def update(self, values: Array, gradients: Array, scalars: Array) -> None:
+        """`M ← β₁ M + g`, `V ← β₂ V + g²`, `w ← w − a M / (√V + ε c)`."""
+        xp, first, second = array_module(values), self.state["first"], self.state["second"]
+        change = self._scratch(values)
+        xp.multiply(first, self.beta1, out=first)
+        xp.add(first, gradients, out=first)
+        xp.multiply(gradients, gradients, out=change)
+        xp.multiply(second, self.beta2, out=second)
+        xp.add(second, change, out=second)
+        xp.sqrt(second, out=change)
+        xp.add(change, scalars[2:3], out=change)
+        xp.divide(first, change, out=change)
+        xp.multiply(change, scalars[0:1], out=change)
+        xp.subtract(values, change, out=values)
+
+
+class AdamW(Adam):
+    """Adam whose decoupled weight decay is on by default: `weight_decay = 0.01`.
+
+    Loshchilov, Hutter, "Decoupled weight decay regularization", ICLR 2019, algorithm 2.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | Schedule = 1e-3,
+        *,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__(
+            learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon, weight_decay=weight_decay
+        )
+
+
+def _require(name: str, value: float, low: float, high: float) -> float:
+    """`value`, if it is a finite number in `[low, high)`; else a `ConfigError` that names it."""
+    if not (isinstance(value, (int, float)) and math.isfinite(value) and low <= value < high):
+        span = f"in [{low}, {high})" if math.isfinite(high) else f"of {low} or more"
+        raise ConfigError(f"{name} must be a number {span}, found {value!r}")
+    return value

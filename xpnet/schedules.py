@@ -1,0 +1,131 @@
+"""Learning-rate schedules: pure functions `step -> rate`, steps counted from 0.
+
+A rate is computed on the host in Python floats (float64); training uploads the rates of a
+whole epoch at a time. A plain number is accepted wherever a schedule is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from xpnet.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Base: `schedule(step) -> learning rate`."""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Schedule):
+                continue
+            if item.name in ("steps", "every"):
+                if not isinstance(value, int) or value < 1:
+                    raise ConfigError(
+                        f"{item.name} of {type(self).__name__} must be a whole number above 0, "
+                        f"found {value!r}"
+                    )
+            elif not (math.isfinite(value) and value >= 0):
+                raise ConfigError(
+                    f"{item.name} of {type(self).__name__} must be a number of 0 or more, "
+                    f"found {value!r}"
+                )
+
+    def __call__(self, step: int) -> float:
+        """The learning rate of update number `step` (the first is 0)."""
+        raise TypeError(f"{type(self).__name__} is no schedule: choose one of its subclasses")
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """`rate` at every step."""
+
+    rate: float
+
+    def __call__(self, step: int) -> float:
+        """`rate`."""
+        return self.rate
+
+
+@dataclass(frozen=True)
+class StepDecay(Schedule):
+    """`rate · factor^⌊step / every⌋`."""
+
+    rate: float
+    every: int
+    factor: float = 0.1
+
+    def __call__(self, step: int) -> float:
+        """`rate · factor^⌊step / every⌋`."""
+        return float(self.rate * self.factor ** (step // self.every))
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a cosine from `rate` at step 0 down to `final` at step `steps`, and `final` after.
+
+    `final + ½ (rate − final) (1 + cos(π step / steps))`: Loshchilov, Hutter, "SGDR", ICLR 2017,
+    eq. 5, without restarts.
+    """
+
+    rate: float
+    steps: int
+    final: float = 0.0
+
+    def __call__(self, step: int) -> float:
+        """The rate at `step`."""
+        return _half_cosine(self.rate, self.final, step / self.steps)
+
+
+@dataclass(frozen=True)
+class OneCycle(Schedule):
+    """Up from `rate / divisor` to `rate` in the first `rise` of `steps`, then down to almost 0.
+
+    Both ways along half a cosine; the last step has `rate / (divisor · final_divisor)`. Smith,
+    Topin, "Super-convergence", 2018; defaults and end points as PyTorch's `OneCycleLR`.
+    """
+
+    rate: float
+    steps: int
+    rise: float = 0.3
+    divisor: float = 25.0
+    final_divisor: float = 1e4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.rise < 1:
+            raise ConfigError(f"rise of OneCycle must lie between 0 and 1, found {self.rise!r}")
+        if not (self.divisor > 0 and self.final_divisor > 0):
+            raise ConfigError("divisor and final_divisor of OneCycle must be above 0")
+
+    def __call__(self, step: int) -> float:
+        """The rate at `step`."""
+        top, last = self.rise * self.steps - 1, self.steps - 1
+        start = self.rate / self.divisor
+        if step < top:
+            return _half_cosine(start, self.rate, step / top)
+        return _half_cosine(self.rate, start / self.final_divisor, (step - top) / (last - top))
+
+
+@dataclass(frozen=True)
+class WarmUp(Schedule):
+    """Linear rise to `then(0)` over `steps` steps, and `then` from its own step 0 after that.
+
+    Step `t < steps` has `then(0) · (t + 1) / (steps + 1)`: never 0, and no plateau at the top.
+    Goyal et al., "Accurate, large minibatch SGD", 2017, section 2.2.
+    """
+
+    then: Schedule
+    steps: int
+
+    def __call__(self, step: int) -> float:
+        """The rate at `step`."""
+        if step < self.steps:
+            return self.then(0) * (step + 1) / (self.steps + 1)
+        return self.then(step - self.steps)
+
+
+def _half_cosine(start: float, end: float, fraction: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * min(fraction, 1.0))) / 2
