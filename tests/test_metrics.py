@@ -1,0 +1,93 @@
+"""Metrics: by hand, against plain NumPy, without transfers until somebody asks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import strict_cupy
+from cases import place
+
+from xpnet.backend import Backend
+from xpnet.errors import ConfigError
+from xpnet.metrics import Accuracy, ConfusionMatrix, MeanLoss, class_scores
+
+
+def draw(seed: int, rows: int, classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((rows, classes)), rng.integers(0, classes, rows)
+
+
+@pytest.mark.parametrize("top", [1, 2, 5])
+def test_accuracy_counts_over_batches(top: int, backend: Backend) -> None:
+    metric, hits, samples = Accuracy(backend, top), 0, 0
+    for seed, rows in enumerate((40, 7, 40)):
+        logits, labels = draw(seed, rows)
+        metric.update(place(backend, logits), place(backend, labels))
+        order = np.argsort(-logits, axis=1)[:, :top]
+        hits += int((order == labels[:, None]).any(axis=1).sum())
+        samples += rows
+    assert metric.result() == hits / samples
+    metric.reset()
+    metric.update(place(backend, np.eye(5)), place(backend, np.arange(5)))
+    assert metric.result() == 1.0
+
+
+def test_accuracy_of_equal_logits_takes_the_first(backend: Backend) -> None:
+    metric = Accuracy(backend)
+    metric.update(place(backend, np.zeros((4, 3))), place(backend, np.array([0, 0, 1, 2])))
+    assert metric.result() == 0.5
+    with pytest.raises(ConfigError, match="top must be"):
+        Accuracy(backend, top=0)
+
+
+def test_mean_loss_weighs_batches_by_their_size(backend: Backend) -> None:
+    metric = MeanLoss(backend)
+    for value, samples in ((1.0, 3), (5.0, 1)):
+        metric.update(place(backend, np.array([value]), "float32").reshape(()), samples)
+    assert metric.result() == 2.0
+    metric.reset()
+    metric.update(place(backend, np.array([7.0])).reshape(()), 2)
+    assert metric.result() == 7.0
+
+
+def test_mean_loss_adds_in_float64(backend: Backend) -> None:
+    metric, loss = MeanLoss(backend), place(backend, np.array([0.1]), "float32").reshape(())
+    for _ in range(1000):
+        metric.update(loss, 60_000)
+    assert metric.result() == pytest.approx(float(np.float32(0.1)), rel=1e-12)
+
+
+def test_confusion_counts_true_in_rows(backend: Backend) -> None:
+    matrix = ConfusionMatrix(backend, 5)
+    expected = np.zeros((5, 5), int)
+    for seed, rows in enumerate((40, 7, 40)):
+        logits, labels = draw(seed, rows)
+        matrix.update(place(backend, logits), place(backend, labels))
+        np.add.at(expected, (labels, logits.argmax(axis=1)), 1)
+    assert matrix.result().dtype == np.int64
+    assert matrix.result().tolist() == expected.tolist()
+
+
+def test_class_scores_by_hand() -> None:
+    scores = class_scores(np.array([[8, 2, 0], [1, 9, 0], [0, 0, 0]]))
+    assert (scores[0].precision, scores[0].recall, scores[0].support) == (8 / 9, 0.8, 10)
+    assert scores[0].f1 == pytest.approx(2 * (8 / 9) * 0.8 / (8 / 9 + 0.8))
+    assert (scores[1].precision, scores[1].recall) == (9 / 11, 0.9)
+    assert (scores[2].precision, scores[2].recall, scores[2].f1, scores[2].support) == (0, 0, 0, 0)
+
+
+def test_counting_touches_neither_host_nor_allocator(double: Backend) -> None:
+    logits, labels = draw(0, 20)
+    z, t = place(double, logits, "float32"), place(double, labels)
+    loss = place(double, np.array([0.5]), "float32").reshape(())
+    metrics = [Accuracy(double), Accuracy(double, 3), ConfusionMatrix(double, 5)]
+    mean = MeanLoss(double)
+
+    def count() -> None:
+        for metric in metrics:
+            metric.update(z, t)
+        mean.update(loss, 20)
+
+    count()
+    with strict_cupy.forbid("sync", "h2d", "d2h", "alloc"):
+        count()

@@ -1,0 +1,267 @@
+"""`Sequential`: layers in a row, over one flat store of values and one of gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from xpnet import activations, layers, random
+from xpnet.activations import softmax
+from xpnet.backend import Array, Backend, array_module
+from xpnet.errors import CheckpointError, ConfigError, ShapeError
+from xpnet.layer import Layer, Parameter
+
+PREDICTION_ROWS = 1024
+"""Rows that a prediction takes at a time: enough for a GEMM, few enough for the cache."""
+
+LAYERS: dict[str, type[Layer]] = {
+    name: layer
+    for module in (layers, activations)
+    for name, layer in vars(module).items()
+    if isinstance(layer, type) and issubclass(layer, Layer) and layer is not Layer
+}
+
+
+class Sequential:
+    """A feed-forward network: each layer's output is the next one's input.
+
+    `layers`: at least one. `backend`: where it lives (`"cpu"`, `"cuda"`, ..., or a `Backend`).
+    `dtype`: float32 or float64. `seed`: of the initial weights and the dropout masks.
+
+    **The store.** `values`, `gradients`: `(P,)`, contiguous and 64-byte-aligned; matrices come
+    first (`values[:decays]`), biases and gains after them. `buffers`: the running statistics
+    that no gradient moves. Layers hold views of all three. Names and shapes (`0.weight` as
+    `(out, in)`, `0.bias`, ...) are those of `torch.nn.Sequential`.
+
+    Raises `ShapeError` when one layer does not fit the one before, `ConfigError` for no layers
+    or another dtype, `BackendUnavailable` for a device that is not there.
+    """
+
+    def __init__(
+        self,
+        layers: Iterable[Layer],
+        *,
+        backend: Backend | str = "cpu",
+        dtype: str = "float32",
+        seed: int = 0,
+    ) -> None:
+        self.layers = list(layers)
+        self.backend = Backend(backend) if isinstance(backend, str) else backend
+        if str(dtype) not in ("float32", "float64"):
+            raise ConfigError(f"dtype must be float32 or float64, found {dtype!r}")
+        self.dtype = self.backend.xp.dtype(dtype)
+        self.seed = seed
+        self.metadata: dict[str, Any] = {}
+        self.in_features, self.out_features = self._chain()
+        self._allot()
+
+    def _chain(self) -> tuple[int, int]:
+        if not self.layers:
+            raise ConfigError("a network needs at least one layer")
+        if len({id(layer) for layer in self.layers}) < len(self.layers):
+            raise ConfigError("the same layer object stands twice in the network: make two")
+        features: int | None = None
+        entrance: int | None = None
+        for position, layer in enumerate(self.layers):
+            try:
+                after = layer.output_features(features)
+            except ShapeError as error:
+                raise ShapeError(f"layer {position}: {error}") from None
+            if features is None and after is not None:
+                entrance = layer.hyperparameters().get("in_features", after)
+            features = after
+        if features is None or entrance is None:
+            raise ConfigError("no layer of the network says how many features it takes")
+        return entrance, features
+
+    def _allot(self) -> None:
+        wanted: dict[str, Parameter] = {}
+        statistics: dict[str, Parameter] = {}
+        for position, layer in enumerate(self.layers):
+            layer.seed(self.seed, position)
+            wanted |= {f"{position}.{n}": p for n, p in layer.parameters().items()}
+            statistics |= {f"{position}.{n}": p for n, p in layer.buffers().items()}
+        matrices = {name: p for name, p in wanted.items() if p.decays}
+        others = {name: p for name, p in wanted.items() if not p.decays}
+        self.values, values = self._store(matrices | others, draw=True)
+        self.gradients, gradients = self._store(matrices | others, draw=False)
+        self.buffers, buffers = self._store(statistics, draw=True)
+        self.decays = sum(values[name].size for name in matrices)
+        self._values = {name: values[name] for name in wanted}
+        self._gradients = {name: gradients[name] for name in wanted}
+        self._buffers = buffers
+        for position, layer in enumerate(self.layers):
+            own = [_of_layer(views, position) for views in (values, gradients, buffers)]
+            layer.bind(*own)
+        trainable = [p for p, layer in enumerate(self.layers) if layer.parameters()]
+        self._first_trainable = trainable[0] if trainable else len(self.layers)
+
+    def _store(
+        self, parameters: dict[str, Parameter], draw: bool
+    ) -> tuple[Array, dict[str, Array]]:
+        """One flat array and named views of it, filled by the initializers if `draw`."""
+        sizes = {name: _size(p.shape) for name, p in parameters.items()}
+        flat = self.backend.zeros(sum(sizes.values()), self.dtype)
+        views, start = {}, 0
+        for name, parameter in parameters.items():
+            view = flat[start : start + sizes[name]].reshape(parameter.shape)
+            if draw:
+                generator = random.generator(self.seed, f"parameter {name}")
+                drawn = parameter.initializer(generator, parameter.shape)
+                view[...] = self.backend.asarray(drawn, dtype=self.dtype)
+            views[name] = view
+            start += sizes[name]
+        return flat, views
+
+    def forward(self, x: Array, *, training: bool = False) -> Array:
+        """Logits for `x`: `(N, in_features) -> (N, out_features)`.
+
+        In training the result is a buffer that the next call writes over; in prediction it is
+        an array of the caller's own, and any number of rows is worked off in blocks. `x` of
+        another dtype is converted. Raises `ShapeError` and `DeviceMismatch`.
+        """
+        x = self._checked(x)
+        if training:
+            return self._through(x, training=True)
+        xp = array_module(x)
+        logits = xp.empty((len(x), self.out_features), dtype=self.dtype)
+        for start in range(0, len(x), PREDICTION_ROWS):
+            rows = slice(start, start + PREDICTION_ROWS)
+            logits[rows] = self._through(x[rows], training=False)
+        return logits
+
+    def _checked(self, x: Array) -> Array:
+        array_module(x, self.values)
+        if x.ndim != 2 or x.shape[1] != self.in_features:
+            raise ShapeError(
+                f"the network takes x of shape (N, {self.in_features}), found {x.shape}"
+            )
+        if x.dtype != self.dtype:
+            x = x.astype(self.dtype)
+        return x
+
+    def _through(self, x: Array, *, training: bool) -> Array:
+        for layer in self.layers:
+            x = layer.forward(x, training=training)
+        return x
+
+    def backward(self, dlogits: Array, *, input_gradient: bool = False) -> Array | None:
+        """Write all gradients, given `∂L/∂logits` of the last training forward pass.
+
+        Goes back no further than the first layer with parameters, whose `dx` is not worked
+        out, unless `input_gradient` asks for `∂L/∂x`: `(N, in_features)`.
+        """
+        gradient = dlogits
+        for position in reversed(range(len(self.layers))):
+            layer = self.layers[position]
+            if position > self._first_trainable or input_gradient:
+                gradient = layer.backward(gradient)
+            elif position == self._first_trainable:
+                layer.backward_parameters(gradient)
+        return gradient if input_gradient else None
+
+    def predict(self, x: Array) -> Array:
+        """The most likely class of each row: `(N, in_features) -> (N,)` int64."""
+        logits = self.forward(x)
+        return array_module(logits).argmax(logits, axis=1)
+
+    def predict_probabilities(self, x: Array) -> Array:
+        """Softmax of the logits: `(N, in_features) -> (N, out_features)`, rows sum to 1."""
+        p = self.forward(x)
+        xp = array_module(p)
+        total = xp.empty((len(p), 1), dtype=p.dtype)
+        return softmax(xp, p, axis=1, shifted=p, total=total, out=p)
+
+    def seek(self, samples: int) -> None:
+        """Let layers that draw go on at training sample number `samples`."""
+        for layer in self.layers:
+            layer.seek(samples)
+
+    def parameters(self) -> dict[str, Array]:
+        """Views of all parameters by name, in layer order; writing to one trains the network."""
+        return dict(self._values)
+
+    def parameter_gradients(self) -> dict[str, Array]:
+        """Views of all gradients, under the names of `parameters()`."""
+        return dict(self._gradients)
+
+    def state_dict(self) -> dict[str, Array]:
+        """Views of parameters and running statistics, by the names of PyTorch."""
+        return self._values | self._buffers
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy host arrays in, by name. Raises `CheckpointError` unless all and only ours fit."""
+        own = self.state_dict()
+        if own.keys() != state.keys():
+            missing, extra = own.keys() - state.keys(), state.keys() - own.keys()
+            raise CheckpointError(
+                f"the state does not belong to this network: missing {sorted(missing)}, "
+                f"not known {sorted(extra)}"
+            )
+        for name, view in own.items():
+            if tuple(state[name].shape) != view.shape:
+                raise CheckpointError(
+                    f"{name} has shape {tuple(state[name].shape)}, this network's is {view.shape}"
+                )
+        for name, view in own.items():
+            view[...] = self.backend.asarray(state[name], dtype=self.dtype)
+
+    def architecture(self) -> list[dict[str, Any]]:
+        """The layers as plain data, which `from_architecture` takes."""
+        return [{"type": type(x).__name__} | x.hyperparameters() for x in self.layers]
+
+    @classmethod
+    def from_architecture(cls, architecture: list[dict[str, Any]], **options: Any) -> Sequential:
+        """A fresh network of the layers in `architecture`; `options` as for `Sequential`."""
+        made = []
+        for position, entry in enumerate(architecture):
+            try:
+                settings = dict(entry)
+                made.append(LAYERS[settings.pop("type")](**settings))
+            except (KeyError, TypeError, ValueError) as error:
+                raise CheckpointError(f"layer {position} is not known: {entry!r}") from error
+        return cls(made, **options)
+
+    def summary(self) -> str:
+        """A table of layers, output shapes and parameter counts."""
+        rows, features = [("layer", "output shape", "parameters")], self.in_features
+        for position, layer in enumerate(self.layers):
+            features = layer.output_features(features) or features
+            count = sum(_size(p.shape) for p in layer.parameters().values())
+            rows.append((f"{position} {layer}", f"(N, {features})", f"{count:,}"))
+        rows.append(("all", f"(N, {self.out_features})", f"{self.values.size:,}"))
+        wide = [max(len(row[column]) for row in rows) for column in range(3)]
+        lines = [f"{a:<{wide[0]}}  {b:<{wide[1]}}  {c:>{wide[2]}}" for a, b, c in rows]
+        rule = "─" * len(lines[0])
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = {name: self.backend.to_host(v) for name, v in self.state_dict().items()}
+        device, dtype = self.backend.device, str(self.dtype)
+        return _restored, (self.architecture(), device, dtype, self.seed, state, self.metadata)
+
+
+def _restored(
+    architecture: list[dict[str, Any]],
+    device: str,
+    dtype: str,
+    seed: int,
+    state: dict[str, Any],
+    metadata: dict[str, Any],
+) -> Sequential:
+    network = Sequential.from_architecture(architecture, backend=device, dtype=dtype, seed=seed)
+    network.load_state_dict(state)
+    network.metadata = metadata
+    return network
+
+
+def _of_layer(views: dict[str, Array], position: int) -> dict[str, Array]:
+    prefix = f"{position}."
+    return {n.removeprefix(prefix): v for n, v in views.items() if n.startswith(prefix)}
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
