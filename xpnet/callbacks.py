@@ -1,0 +1,168 @@
+"""What may be hooked into `fit()`: progress, early stopping, and whatever a user writes."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, TextIO
+
+from xpnet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from xpnet.training import Record, Run
+
+
+class Callback:
+    """Five hooks, each of which does nothing. `run.stop = True` ends training after the step."""
+
+    def on_train_begin(self, run: Run) -> None:
+        """Before the first epoch."""
+
+    def on_epoch_begin(self, run: Run) -> None:
+        """Before the first batch of an epoch."""
+
+    def on_step_end(self, run: Run) -> None:
+        """After each update; reading an array here makes the device wait."""
+
+    def on_record(self, run: Run, record: Record) -> None:
+        """After each new line of the history."""
+
+    def on_train_end(self, run: Run) -> None:
+        """After training, also when it ended early or by an exception."""
+
+
+class Progress(Callback):
+    """A live bar for each epoch and one line for each record, on a terminal; elsewhere lines."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream
+        self.bar: Any = None
+
+    def on_train_begin(self, run: Run) -> None:
+        """Look where the output goes."""
+        self.out = sys.stdout if self.stream is None else self.stream
+        self.live = self.out.isatty()
+
+    def on_epoch_begin(self, run: Run) -> None:
+        """Begin a bar, unless the epoch is a single step."""
+        self._clear()
+        if self.live and run.steps_per_epoch > 1:
+            from tqdm import tqdm
+
+            self.bar = tqdm(
+                total=run.steps_per_epoch,
+                desc=f"epoch {run.epoch}/{run.epochs}",
+                unit="batch",
+                leave=False,
+                file=self.out,
+                dynamic_ncols=True,
+            )
+
+    def on_step_end(self, run: Run) -> None:
+        """Move the bar on."""
+        if self.bar is not None:
+            self.bar.update()
+
+    def on_record(self, run: Run, record: Record) -> None:
+        """Print the line, above the bar if the epoch goes on."""
+        if record.step == run.epoch * run.steps_per_epoch:
+            self._clear()
+        if self.bar is not None:
+            self.bar.clear()
+        print(describe(run, record), file=self.out, flush=True)
+
+    def on_train_end(self, run: Run) -> None:
+        """Leave no bar behind."""
+        self._clear()
+
+    def _clear(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def describe(run: Run, record: Record) -> str:
+    """`epoch 3/10  loss 0.21  acc 93.9 %  val loss 0.24  val acc 93.1 %  1.2 s`."""
+    width = len(str(run.epochs))
+    parts = [f"epoch {record.epoch:>{width}}/{run.epochs}"]
+    if record.step != record.epoch * run.steps_per_epoch:
+        parts.append(f"iteration {record.step}/{run.epochs * run.steps_per_epoch}")
+    parts.append(f"loss {record.loss:.4f}")
+    if record.accuracy is not None:
+        parts.append(f"acc {100 * record.accuracy:5.2f} %")
+    if record.val_loss is not None:
+        parts.append(f"val loss {record.val_loss:.4f}")
+    if record.val_accuracy is not None:
+        parts.append(f"val acc {100 * record.val_accuracy:5.2f} %")
+    return "  ".join([*parts, f"{record.seconds:.1f} s"])
+
+
+class EarlyStopping(Callback):
+    """Stop when the validation loss has not fallen for `patience` records; keep the best weights.
+
+    The best values and running statistics are copied on the device whenever the validation
+    loss falls, and put back at the end, however training ends. `best`: that record, or None.
+    Prechelt, "Early stopping — but when?", 1998.
+    """
+
+    def __init__(self, patience: int) -> None:
+        if not isinstance(patience, int) or patience < 1:
+            raise ConfigError(f"patience must be a whole number above 0, found {patience!r}")
+        self.patience = patience
+        self.best: Record | None = None
+
+    def on_train_begin(self, run: Run) -> None:
+        """Forget an earlier training."""
+        self.best, self.waited = None, 0
+
+    def on_record(self, run: Run, record: Record) -> None:
+        """Compare with the best so far."""
+        if record.val_loss is None:
+            raise ConfigError("early stopping (patience) needs a validation part: set validation")
+        lowest = self.best.val_loss if self.best is not None else None
+        if record.val_loss < (math.inf if lowest is None else lowest):
+            self.best, self.waited = record, 0
+            network = run.network
+            self._kept = [(a, a.copy()) for a in (network.values, network.buffers)]
+        else:
+            self.waited += 1
+            run.stop = run.stop or self.waited >= self.patience
+
+    def on_train_end(self, run: Run) -> None:
+        """Put the best weights back."""
+        if self.best is not None:
+            for array, best in self._kept:
+                array[...] = best
+
+
+class StopAtInterrupt(Callback):
+    """Let Ctrl-C (SIGINT) wait until the update under way is whole, then raise it.
+
+    Without this, Python raises `KeyboardInterrupt` between any two lines, and the weights could
+    be half of one update and half of the next. A second Ctrl-C does not wait.
+    """
+
+    def on_train_begin(self, run: Run) -> None:
+        """Listen (only the main thread may)."""
+        self.asked = False
+        self.before: Any = None
+        if threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGINT, self._ask)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def on_step_end(self, run: Run) -> None:
+        """Now is the time."""
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def on_train_end(self, run: Run) -> None:
+        """Listen no longer."""
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
+            self.before = None

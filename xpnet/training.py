@@ -1,0 +1,334 @@
+"""`fit()`: the training loop, its `History`, and when the device is asked for numbers.
+
+A step never touches the host. Loss and hits accumulate on the device and are read once per
+record (an epoch, unless `log_every` says otherwise); that read is also where training that
+left the finite numbers is noticed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from xpnet import random
+from xpnet.backend import Array, HostArray
+from xpnet.callbacks import Callback
+from xpnet.checkpoint import write_atomically
+from xpnet.data.batches import DeviceData
+from xpnet.errors import ConfigError, DataError, DivergenceError
+from xpnet.losses import L2Penalty, Loss, SoftmaxCrossEntropy
+from xpnet.metrics import Accuracy, ConfusionMatrix, MeanLoss
+from xpnet.network import PREDICTION_ROWS, Sequential
+from xpnet.optimizers import Optimizer
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of the history.
+
+    `loss` and `accuracy` are means over the training batches since the line before, measured
+    while training (each batch before its own update, dropout on, L2 included); `val_loss` and
+    `val_accuracy` are of the whole validation part at this moment, None without one.
+    `learning_rate` is that of the last step; `seconds` is the time since the line before.
+    """
+
+    epoch: int
+    step: int
+    learning_rate: float
+    loss: float
+    accuracy: float | None
+    val_loss: float | None
+    val_accuracy: float | None
+    seconds: float
+
+
+@dataclass
+class History:
+    """The records of a training run, oldest first."""
+
+    records: list[Record] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def column(self, name: str) -> list[Any]:
+        """One field of all records."""
+        return [getattr(record, name) for record in self.records]
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write one line a record, full precision, empty where there is no value."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        names = [item.name for item in fields(Record)]
+        writer.writerow(names)
+        writer.writerows([getattr(record, name) for name in names] for record in self.records)
+        write_atomically(Path(path), text.getvalue().encode())
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss, accuracy and confusion counts `(C, C)` of a network on labelled data."""
+
+    loss: float
+    accuracy: float
+    confusion: HostArray
+
+
+@dataclass
+class Run:
+    """What a callback may look at, and `stop`, which it may set."""
+
+    network: Sequential
+    optimizer: Optimizer
+    history: History
+    epochs: int
+    steps_per_epoch: int
+    epoch: int = 0
+    step: int = 0
+    stop: bool = False
+
+
+def train_step(
+    network: Sequential,
+    loss: Loss,
+    optimizer: Optimizer,
+    x: Array,
+    target: Array,
+    *,
+    penalty: L2Penalty | None = None,
+    scalars: Array | None = None,
+) -> tuple[Array, Array]:
+    """One forward pass, one backward pass, one update; returns `(loss (), logits (N, C))`.
+
+    Both are buffers on the device. In a steady state nothing here allocates, transfers or
+    waits.
+    """
+    logits = network.forward(x, training=True)
+    value = loss.forward(logits, target)
+    network.backward(loss.backward())
+    if penalty is not None:
+        matrices = network.values[: network.decays]
+        network.backend.xp.add(value, penalty.forward(matrices), out=value)
+        penalty.backward(matrices, network.gradients[: network.decays])
+    optimizer.step(network.values, network.gradients, decays=network.decays, scalars=scalars)
+    return value, logits
+
+
+def fit(
+    network: Sequential,
+    train: DeviceData | tuple[Any, Any],
+    validation: DeviceData | tuple[Any, Any] | None = None,
+    *,
+    optimizer: Optimizer,
+    loss: Loss | None = None,
+    epochs: int,
+    batch_size: int | None = 128,
+    l2: float = 0.0,
+    seed: int = 0,
+    log_every: int | str = 1,
+    callbacks: Sequence[Callback] = (),
+    history: History | None = None,
+) -> History:
+    """Train `network` in place and return its `History`.
+
+    `train`, `validation`: `DeviceData`, or a pair of host arrays `x (N, features)`, labels `(N,)`.
+    `batch_size`: samples per update, None for all of them (full batch); the last batch of an
+    epoch may be short. `l2`: λ of `losses.L2Penalty`, N being the number of training samples.
+    `seed`: of the order in which samples come. `log_every`: a record every so many epochs
+    (`1`, `"50 epochs"`) or updates (`"500 iterations"`), and at the end. `history`: a list to
+    go on with, so that the records survive an exception.
+
+    Raises `DivergenceError` at the first record whose loss is not finite, `ConfigError` and
+    `DataError` for arguments that cannot be, before anything is trained.
+    """
+    loss = SoftmaxCrossEntropy() if loss is None else loss
+    history = History() if history is None else history
+    data, held_out = _on_device(network, train, "train"), None
+    if validation is not None:
+        held_out = _on_device(network, validation, "validation")
+    every, by_step = parse_log_every(log_every)
+    for name, value in (("epochs", epochs), ("batch_size", batch_size or 1)):
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{name} must be a whole number above 0, found {value!r}")
+    size = min(batch_size or len(data), len(data))
+    penalty = L2Penalty(l2, len(data)) if l2 else None
+    run = Run(network, optimizer, history, epochs, -(-len(data) // size))
+    meter = _Meter(run, loss, held_out)
+    network.seek(0)
+    _tell(callbacks, "on_train_begin", run)
+    try:
+        with numpy.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            for x, target, scalars in _batches(run, data, size, seed, callbacks):
+                value, logits = train_step(
+                    network, loss, optimizer, x, target, penalty=penalty, scalars=scalars
+                )
+                meter.update(value, logits, target)
+                run.step += 1
+                ends_epoch = run.step == run.epoch * run.steps_per_epoch
+                last = ends_epoch and run.epoch == epochs
+                count = run.step if by_step else run.epoch
+                if last or ((by_step or ends_epoch) and count % every == 0):
+                    _tell(callbacks, "on_record", run, meter.record())
+                _tell(callbacks, "on_step_end", run)
+                if run.stop:
+                    break
+    except KeyboardInterrupt:
+        meter.record_partial()
+        raise
+    finally:
+        _tell(callbacks, "on_train_end", run)
+    return history
+
+
+def _batches(
+    run: Run, data: DeviceData, size: int, seed: int, callbacks: Sequence[Callback]
+) -> Iterator[tuple[Array, Array, Array]]:
+    """Every batch of every epoch with the optimizer's scalars for it, all on the device."""
+    backend, optimizer, steps = data.backend, run.optimizer, run.steps_per_epoch
+    whole = data.batch(backend.asarray(numpy.arange(len(data)))) if steps == 1 else None
+    for epoch in range(1, run.epochs + 1):
+        run.epoch = epoch
+        _tell(callbacks, "on_epoch_begin", run)
+        first = optimizer.steps
+        table = optimizer.table(range(first, first + steps), backend, data.dtype)
+        if whole is not None:
+            yield *whole, table[0]
+            continue
+        order = backend.asarray(random.permutation(seed, run.epoch, len(data)))
+        for step in range(steps):
+            yield *data.batch(order[step * size : (step + 1) * size]), table[step]
+
+
+class _Meter:
+    """Means since the last record, and the record made of them."""
+
+    def __init__(self, run: Run, loss: Loss, held_out: DeviceData | None) -> None:
+        self.run, self.loss, self.held_out = run, loss, held_out
+        self.mean = MeanLoss(run.network.backend)
+        self.counts = isinstance(loss, SoftmaxCrossEntropy)
+        self.accuracy = Accuracy(run.network.backend)
+        self.began = time.perf_counter()
+        # The loss has buffers of its own for validation, whose batches have another size.
+        self.held_out_loss = type(loss)()
+
+    def update(self, value: Array, logits: Array, target: Array) -> None:
+        self.mean.update(value, len(target))
+        if self.counts:
+            self.accuracy.update(logits, target)
+
+    def record(self) -> Record:
+        run = self.run
+        loss = self.mean.result()
+        if not math.isfinite(loss):
+            raise DivergenceError(
+                f"training diverged in epoch {run.epoch} (by step {run.step}): the loss is "
+                f"{loss} at learning rate {self._rate():g}: use a smaller learning_rate"
+            )
+        accuracy = self.accuracy.result() if self.counts else None
+        held_out: tuple[float | None, float | None] = (None, None)
+        if self.held_out is not None:
+            held_out = _mean_loss(run.network, self.held_out, self.held_out_loss, self.counts)
+        return self._append(loss, accuracy, *held_out)
+
+    def record_partial(self) -> None:
+        """What an interrupted stretch has measured so far, without a validation pass."""
+        if self.mean.samples and math.isfinite(loss := self.mean.result()):
+            accuracy = self.accuracy.result() if self.counts else None
+            self._append(loss, accuracy, None, None)
+
+    def _append(
+        self,
+        loss: float,
+        accuracy: float | None,
+        val_loss: float | None,
+        val_accuracy: float | None,
+    ) -> Record:
+        run, now = self.run, time.perf_counter()
+        record = Record(
+            epoch=run.epoch,
+            step=run.step,
+            learning_rate=self._rate(),
+            loss=loss,
+            accuracy=accuracy,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            seconds=now - self.began,
+        )
+        run.history.records.append(record)
+        self.mean.reset()
+        self.accuracy.reset()
+        self.began = now
+        return record
+
+    def _rate(self) -> float:
+        return self.run.optimizer.learning_rate(max(self.run.optimizer.steps - 1, 0))
+
+
+def _mean_loss(
+    network: Sequential, data: DeviceData, loss: Loss, counts: bool
+) -> tuple[float, float | None]:
+    mean, accuracy = MeanLoss(network.backend), Accuracy(network.backend)
+    for x, target in data.blocks(PREDICTION_ROWS):
+        logits = network.forward(x, training=False)
+        mean.update(loss.forward(logits, target), len(target))
+        if counts:
+            accuracy.update(logits, target)
+    return mean.result(), accuracy.result() if counts else None
+
+
+def evaluate(network: Sequential, data: DeviceData | tuple[Any, Any]) -> Evaluation:
+    """Loss, accuracy and confusion counts of a classifier on labelled data."""
+    data = _on_device(network, data, "data")
+    mean, loss = MeanLoss(network.backend), SoftmaxCrossEntropy()
+    confusion = ConfusionMatrix(network.backend, network.out_features)
+    for x, labels in data.blocks(PREDICTION_ROWS):
+        logits = network.forward(x, training=False)
+        mean.update(loss.forward(logits, labels), len(labels))
+        confusion.update(logits, labels)
+    counts = confusion.result()
+    return Evaluation(mean.result(), float(counts.trace() / counts.sum()), counts)
+
+
+def parse_log_every(value: int | str) -> tuple[int, bool]:
+    """`(count, True if it counts iterations)` of `5`, `"5 epochs"` or `"500 iterations"`."""
+    number, _, unit = str(value).strip().partition(" ")
+    units = {"": False, "epoch": False, "epochs": False, "iteration": True, "iterations": True}
+    if number.isdecimal() and int(number) > 0 and unit.strip() in units:
+        return int(number), units[unit.strip()]
+    raise ConfigError(
+        f"log_every must be a number of epochs or of iterations, such as 10, '10 epochs' or "
+        f"'500 iterations', found {value!r}"
+    )
+
+
+def _on_device(network: Sequential, data: DeviceData | tuple[Any, Any], name: str) -> DeviceData:
+    """`data` on the network's device, its labels checked on the host where they come in."""
+    if not isinstance(data, DeviceData):
+        x, target = (numpy.asarray(part) for part in data)
+        data = DeviceData(x, target, backend=network.backend, dtype=network.dtype)
+    if data.x.shape[1] != network.in_features:
+        raise DataError(
+            f"{name} has {data.x.shape[1]} features a sample, the network takes "
+            f"{network.in_features}"
+        )
+    if data.target.dtype.kind in "iu" and data.target.ndim == 1:
+        labels = network.backend.to_host(data.target)
+        if labels.min() < 0 or labels.max() >= network.out_features:
+            raise DataError(
+                f"{name} has labels {labels.min()} to {labels.max()}, the network gives "
+                f"{network.out_features} classes, 0 to {network.out_features - 1}"
+            )
+    return data
+
+
+def _tell(callbacks: Iterable[Callback], hook: str, *arguments: Any) -> None:
+    for callback in callbacks:
+        getattr(callback, hook)(*arguments)
