@@ -1,0 +1,281 @@
+"""Every setting of a training run, declared once: CLI flags, TOML keys and checks follow.
+
+pydantic turns the declaration below into validation with messages, and pydantic-settings into
+command-line flags; both are used because they do all three from one typed class.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from xpnet.errors import ConfigError
+
+Activation = Literal["relu", "leaky_relu", "sigmoid", "tanh", "gelu"]
+InitializerName = Literal[
+    "he_normal",
+    "he_uniform",
+    "glorot_normal",
+    "glorot_uniform",
+    "xavier_normal",
+    "xavier_uniform",
+    "lecun_normal",
+    "lecun_uniform",
+    "uniform",
+    "zeros",
+]
+
+_ONLY_WITH = {
+    "initializer_bound": ("initializer", ("uniform",)),
+    "step_every": ("schedule", ("step",)),
+    "step_factor": ("schedule", ("step",)),
+    "momentum": ("optimizer", ("sgd", "rmsprop")),
+    "nesterov": ("optimizer", ("sgd",)),
+    "beta1": ("optimizer", ("adam", "adamw")),
+    "beta2": ("optimizer", ("adam", "adamw")),
+    "decay_rate": ("optimizer", ("rmsprop",)),
+    "epsilon": ("optimizer", ("adam", "adamw", "rmsprop")),
+}
+
+
+class TrainConfig(BaseModel):
+    """Train a classifier and leave behind all that a person wants to see.
+
+    With no flags: the 5,000 digits that come with xpnet, offline, in under a minute.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    dataset: str = "digits"
+    """digits (embedded), mnist, or a path: folder of IDX files, .csv[.gz|.zip], .npz"""
+    normalise: Literal["unit", "standard"] = "unit"
+    """unit: pixels / 255; standard: zero mean and unit deviation over the training part"""
+    validation: float | None = Field(None, ge=0)
+    """fraction or number of samples kept for validation (default: as many as for the test)"""
+    test: float | None = Field(None, gt=0)
+    """fraction or number of samples kept for the test, all parts pooled [default: the
+    dataset's own test part, or a fifth]"""
+
+    hidden: tuple[int, ...] = (512, 256)
+    """units of each hidden layer, such as 512,256"""
+    activation: tuple[Activation, ...] = ("relu",)
+    """of the hidden layers: one for all or one for each"""
+    initializer: InitializerName = "he_normal"
+    """of the weights"""
+    bias_initializer: Literal["zeros", "uniform"] = "zeros"
+    """of the biases"""
+    initializer_bound: float = Field(0.5, gt=0)
+    """the a of the initializer 'uniform', which draws from -a to a"""
+    dropout: float = Field(0.4, ge=0, lt=1)
+    """probability that a hidden unit is dropped in training"""
+
+    optimizer: Literal["sgd", "rmsprop", "adam", "adamw"] = "adam"
+    """how gradients become updates"""
+    learning_rate: float = Field(2e-3, ge=0)
+    """the highest learning rate of the schedule"""
+    schedule: Literal["constant", "step", "cosine", "one_cycle"] = "cosine"
+    """how the learning rate goes from there"""
+    warm_up: float = Field(0.05, ge=0, lt=1)
+    """fraction of all updates over which the rate first rises (one_cycle has its own)"""
+    step_every: int = Field(10, ge=1)
+    """epochs between two drops of schedule 'step'"""
+    step_factor: float = Field(0.1, gt=0, le=1)
+    """what schedule 'step' multiplies the rate by"""
+    momentum: float = Field(0.0, ge=0, lt=1)
+    """of sgd and rmsprop"""
+    nesterov: bool = False
+    """Nesterov's form of sgd's momentum"""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """of adam and adamw: decay of the first moment"""
+    beta2: float = Field(0.999, ge=0, lt=1)
+    """of adam and adamw: decay of the second moment"""
+    decay_rate: float = Field(0.99, ge=0, lt=1)
+    """of rmsprop: decay of the squared gradient"""
+    epsilon: float = Field(1e-8, ge=0)
+    """of adam, adamw and rmsprop: keeps the division finite"""
+    l2: float = Field(0.0, ge=0)
+    """lambda of the penalty lambda/2N sum W^2 in the loss, N training samples"""
+    weight_decay: float = Field(0.0, ge=0)
+    """decoupled decay of the weights, times the learning rate, each step"""
+
+    epochs: int = Field(20, ge=1)
+    """passes over the training part"""
+    batch_size: int | Literal["full"] = 64
+    """samples an update, or full"""
+    patience: int | None = Field(None, ge=1)
+    """stop after so many records without a lower validation loss, keep the best weights
+    [default: never]"""
+    log_every: str = "1 epoch"
+    """when to record: '10 epochs', '500 iterations'"""
+    seed: int = Field(0, ge=0)
+    """of weights, split, order of samples and dropout"""
+
+    device: str = "cpu"
+    """cpu, cuda, cuda:N, or auto"""
+    dtype: Literal["float32", "float64"] = "float32"
+    """of all parameters and arithmetic"""
+    threads: int | None = Field(None, ge=1)
+    """threads of the BLAS [default: as many as it takes by itself]"""
+    run: Path | None = None
+    """folder to make for the results [default: runs/DATASET-001, then -002, ...]"""
+
+    @field_validator("hidden", "activation", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        if isinstance(value, (list, tuple)):
+            return tuple(part for part in value if part != "")
+        return (value,) if isinstance(value, int) else value
+
+    @field_validator("log_every", mode="before")
+    @classmethod
+    def _number_means_epochs(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("log_every")
+    @classmethod
+    def _log_every(cls, value: str) -> str:
+        from xpnet.training import parse_log_every
+
+        try:
+            parse_log_every(value)
+        except ConfigError as error:
+            raise ValueError(str(error).removeprefix("log_every ")) from None
+        return value
+
+    @model_validator(mode="after")
+    def _together(self) -> TrainConfig:
+        if any(width < 1 for width in self.hidden):
+            raise ValueError(f"hidden: every width must be above 0, found {list(self.hidden)}")
+        if len(self.activation) not in (1, len(self.hidden)):
+            raise ValueError(
+                f"activation: give one, or one for each of the {len(self.hidden)} hidden "
+                f"layers, found {len(self.activation)}"
+            )
+        if isinstance(self.batch_size, int) and self.batch_size < 1:
+            raise ValueError(f"batch_size: must be above 0 or 'full', found {self.batch_size}")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov: needs a momentum above 0, found momentum 0")
+        if self.patience is not None and self.validation == 0:
+            raise ValueError("patience: needs a validation part, found validation = 0")
+        for name, (setting, values) in _ONLY_WITH.items():
+            given, default = getattr(self, name), type(self).model_fields[name].default
+            if given != default and getattr(self, setting) not in values:
+                raise ValueError(
+                    f"{name}: works only with {setting} {' or '.join(values)}, found {setting} "
+                    f"{getattr(self, setting)}: leave {name} out"
+                )
+        for name in ("validation", "test"):
+            part = getattr(self, name)
+            if part is not None and part >= 1 and part != math.floor(part):
+                raise ValueError(
+                    f"{name}: give a fraction below 1 or a whole number of samples, found {part}"
+                )
+        return self
+
+    def to_toml(self) -> str:
+        """The settings as a TOML file; a key that is not set is left out, and so is `run`."""
+        lines = [
+            f"{name} = {_toml(value)}"
+            for name, value in self.model_dump(exclude={"run"}).items()
+            if value is not None
+        ]
+        return "\n".join([*lines, ""])
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    if isinstance(value, str):
+        # JSON's string escapes are a subset of TOML's.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The keys of a TOML file. Raises `ConfigError` that names the file."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML ({error})") from None
+
+
+def make(values: dict[str, Any], source: str = "") -> TrainConfig:
+    """A checked `TrainConfig`. Raises `ConfigError`: one line, all that is wrong in it."""
+    try:
+        return TrainConfig(**values)
+    except ValidationError as error:
+        raise ConfigError(source + explain(error)) from None
+
+
+def explain(error: ValidationError) -> str:
+    """Pydantic's findings as one line: which setting, what is wrong, what was found."""
+    parts: dict[str, str] = {}
+    for finding in error.errors():
+        where = str(finding["loc"][0]) if finding["loc"] else ""
+        message = finding["msg"].removeprefix("Value error, ")
+        if finding["type"] == "extra_forbidden":
+            known = ", ".join(TrainConfig.model_fields)
+            message = f"is no setting; there are {known}"
+        elif where and "found" not in message:
+            message = f"{message[:1].lower()}{message[1:]}, found {finding['input']!r}"
+        # A union (a number or 'full') reports each of its kinds: the first will do, joined.
+        parts[where] = f"{parts[where]}; or {message}" if where in parts else message
+    return "; ".join(f"{where}: {text}" if where else text for where, text in parts.items())
+
+
+def from_command_line(argv: list[str], command: str) -> TrainConfig:
+    """Flags over the TOML file of `--config` over the defaults; `--help` prints and exits.
+
+    Raises `ConfigError` in one line for an unknown flag, key or value.
+    """
+    from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
+
+    class Flags(TrainConfig, BaseSettings):
+        __doc__ = TrainConfig.__doc__
+
+        model_config = SettingsConfigDict(
+            cli_kebab_case=True,
+            cli_implicit_flags=True,
+            cli_avoid_json=True,
+            cli_exit_on_error=False,
+            cli_prog_name=command,
+        )
+
+        config: Path | None = None
+        """a TOML file of these settings, which flags override"""
+
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: Any, init_settings: Any, *environment: Any, **more: Any
+        ) -> tuple[Any, ...]:
+            # A setting comes from a flag, a file or the default, never from the environment.
+            return (init_settings,)
+
+    first = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+    first.add_argument("--config", type=Path)
+    try:
+        path = first.parse_known_args(argv)[0].config
+        values = read_toml(path) if path else {}
+        if path:
+            make(values, source=f"{path}: ")
+        flags = CliApp.run(Flags, cli_args=argv, **values)
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from None
+    except (SettingsError, argparse.ArgumentError) as error:
+        text = str(error).removeprefix("error parsing CLI: ")
+        raise ConfigError(f"{text}: see {command} --help") from None
+    return make(flags.model_dump(exclude={"config"}, exclude_unset=True))
