@@ -1,0 +1,52 @@
+"""The sessions that continuous integration runs, and the ones for a machine with a GPU."""
+
+from __future__ import annotations
+
+import nox
+
+nox.options.sessions = ["lint", "types", "tests", "parity"]
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_existing_virtualenvs = True
+
+PARITY = ["layers", "losses", "optimizers", "network", "training", "metrics", "backend"]
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The whole suite: the command that the README gives."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def parity(session: nox.Session) -> None:
+    """The same formulas on all backends: NumPy and the strict CuPy double, or a real GPU.
+
+    `nox -s parity -- --device cuda` adds real CuPy (extra `cuda13`).
+    """
+    extras = "test,cuda13" if "cuda" in session.posargs else "test"
+    session.install("-e", f".[{extras}]")
+    files = [f"tests/test_{name}.py" for name in PARITY]
+    session.run("python", "-m", "pytest", *files, "tests/test_cupy_contract.py", *session.posargs)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Skip every line of mathematics in turn; each must turn the suite red (about 10 minutes)."""
+    session.install("-e", ".[test]")
+    session.run("python", "tests/mutants.py", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and format."""
+    session.install("-e", ".[test]")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Strict types of the package."""
+    session.install("-e", ".[test]")
+    session.run("mypy")
