@@ -188,7 +188,7 @@ except BackendUnavailable as error:
 def test_cuda_without_cupy_and_three_failures_differ(devices):
     message = python(WITHOUT_CUPY)
     assert "CuPy" in message
-    assert "pip install 'xpnet[cuda13]'" in message
+    assert "pip install 'cupy-cuda13x[ctk]'" in message
     assert "\n" not in message
     devices(status=OLD_DRIVER)
     no_driver = why_no_cuda()

@@ -14,7 +14,7 @@ from cases import FEATURES, ROWS, LayerCase, error, place, tensor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xpnet import BatchNorm, Dropout, LayerNorm, Linear, ReLU, Sequential, Sigmoid
+from xpnet import BatchNorm, Dropout, LayerNorm, Linear, ReLU, Sequential, Sigmoid, random
 from xpnet.backend import Backend
 from xpnet.errors import ConfigError, DeviceMismatch, ShapeError
 from xpnet.gradcheck import check_network, numerical_gradient, relative_error
@@ -265,6 +265,27 @@ def test_dropout_keeps_what_lies_at_its_rate_or_above(
     layer._bits = lambda x: bits  # type: ignore[method-assign]
     y = layer.forward(place(backend, np.ones((1, 4))), training=True)
     assert (backend.to_host(y) != 0).tolist() == [[False, False, True, True]]
+
+
+def test_dropout_masks_are_those_of_the_formula_in_whole_numbers(backend: Backend) -> None:
+    def mixed(word: int, bits: int, steps: list[tuple[int, int]]) -> int:
+        for shift, factor in steps:
+            word = (word ^ (word >> shift)) * factor % 2**bits
+        return word
+
+    def row_word(counter: int) -> int:
+        steps = [(30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)]
+        return mixed(counter * 0x9E3779B97F4A7C15 % 2**64, 64, steps) >> 32
+
+    def unit_word(word: int) -> int:
+        return mixed(word, 32, [(16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)])
+
+    start = random.key(5, "dropout 2") + 40
+    units = random.unit_keys(5, "dropout 2 units", 6).tolist()
+    words = [[unit_word(row_word(start + row) ^ unit) for unit in units] for row in range(8)]
+    layer = seeded(0.25, seed=5, position=2)
+    layer.seek(40)
+    assert ((masks(layer, backend, 8, 6) != 0) == (np.array(words) >= 2**30)).all()
 
 
 def test_dropout_counts_samples_in_a_circle(backend: Backend) -> None:

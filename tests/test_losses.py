@@ -94,6 +94,21 @@ def test_scale_multiplies_the_gradient_and_backward_can_be_repeated(
     assert error(backend.to_host(loss.backward(scale=-0.25)), -0.25 * once) <= 1e-15
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("make", [SigmoidBinaryCrossEntropy, MeanSquaredError])
+def test_a_vector_of_outputs_is_a_matrix_of_one_column(
+    make: Callable[[], Loss], weighted: bool, backend: Backend
+) -> None:
+    rng = np.random.default_rng(8)
+    logits, target, weights = rng.standard_normal(5), rng.random(5), rng.random(5) + 0.1
+    vector, column = make(), make()
+    w = place(backend, weights) if weighted else None
+    found = value(backend, vector, place(backend, logits), place(backend, target), w)
+    z, t = place(backend, logits[:, None]), place(backend, target[:, None])
+    assert found == pytest.approx(value(backend, column, z, t, w), rel=1e-15)
+    assert error(backend.to_host(vector.backward()), backend.to_host(column.backward())[:, 0]) == 0
+
+
 @every_loss
 def test_equal_weights_are_no_weights(case: LossCase, backend: Backend) -> None:
     logits, target, _ = draw(case, (7, 4))

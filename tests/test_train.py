@@ -163,6 +163,9 @@ def test_early_stopping_says_what_it_kept(capsys: pytest.CaptureFixture[str]) ->
         losses = [float(row["val_loss"]) for row in csv.DictReader(file)]
     assert len(losses) < 60
     assert len(losses) == losses.index(min(losses)) + 3
+    metrics = json.loads(Path("runs/digits-001/metrics.json").read_text())
+    assert metrics["validation_loss"] == min(losses)
+    assert metrics["kept_epoch"] == losses.index(min(losses)) + 1
 
 
 def idx_folder(images: bytes, labels: bytes) -> str:

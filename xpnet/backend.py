@@ -96,7 +96,9 @@ class Backend:
             module = array_module(array_or_module)
         backend = cls()
         if module is not numpy:
-            backend.device, backend.xp = "cuda", module
+            number = getattr(getattr(array_or_module, "device", None), "id", 0)
+            backend.device = f"cuda:{number}" if number else "cuda"
+            backend.xp = module
         return backend
 
     def __repr__(self) -> str:
@@ -143,7 +145,7 @@ def _import_cupy(number: int) -> Any:
     except ImportError as error:
         raise BackendUnavailable(
             f"device cuda needs CuPy, which cannot be imported here ({error}): "
-            f"pip install 'xpnet[cuda13]' (or 'xpnet[cuda12]' for a CUDA 12 driver)"
+            f"pip install 'cupy-cuda13x[ctk]' (or 'cupy-cuda12x[ctk]' for a CUDA 12 driver)"
         ) from error
     runtime = cupy.cuda.runtime
     try:

@@ -1,0 +1,102 @@
+"""From settings to objects: what each key of `TrainConfig` is made into."""
+
+from __future__ import annotations
+
+from xpnet import initializers, optimizers, schedules
+from xpnet.activations import GELU, LeakyReLU, ReLU, Sigmoid, Tanh
+from xpnet.backend import Backend
+from xpnet.config import TrainConfig
+from xpnet.data.batches import DeviceData
+from xpnet.data.dataset import Dataset, Normalisation
+from xpnet.layer import Layer
+from xpnet.layers import Dropout, Linear
+from xpnet.network import Sequential
+
+ACTIVATIONS: dict[str, type[Layer]] = {
+    "relu": ReLU,
+    "leaky_relu": LeakyReLU,
+    "sigmoid": Sigmoid,
+    "tanh": Tanh,
+    "gelu": GELU,
+}
+INITIALIZERS: dict[str, type[initializers.Initializer]] = {
+    "he_normal": initializers.HeNormal,
+    "he_uniform": initializers.HeUniform,
+    "glorot_normal": initializers.GlorotNormal,
+    "glorot_uniform": initializers.GlorotUniform,
+    "xavier_normal": initializers.GlorotNormal,
+    "xavier_uniform": initializers.GlorotUniform,
+    "lecun_normal": initializers.LeCunNormal,
+    "lecun_uniform": initializers.LeCunUniform,
+    "zeros": initializers.Zeros,
+}
+
+
+def fit_normalisation(config: TrainConfig, data: Dataset) -> Normalisation:
+    """The normalisation that `config.normalise` names, from the training part alone."""
+    if config.normalise == "standard":
+        return Normalisation.standard(data)
+    return Normalisation.unit(data)
+
+
+def to_device(network: Sequential, data: Dataset, normalisation: Normalisation) -> DeviceData:
+    """`data` where the network is, in the network's dtype."""
+    return DeviceData.of(data, normalisation, backend=network.backend, dtype=network.dtype)
+
+
+def build_network(config: TrainConfig, data: Dataset, backend: Backend) -> Sequential:
+    """Linear, activation and dropout for each hidden layer, and a linear layer of logits."""
+    uniform = initializers.Uniform(config.initializer_bound)
+    named = INITIALIZERS.get(config.initializer)
+    weights = named() if named else uniform
+    biases = uniform if config.bias_initializer == "uniform" else initializers.Zeros()
+    activations = config.activation * (len(config.hidden) // len(config.activation) or 1)
+    layers: list[Layer] = []
+    features = data.features
+    for width, activation in zip(config.hidden, activations, strict=False):
+        layers += [Linear(features, width, weights, biases), ACTIVATIONS[activation]()]
+        if config.dropout:
+            layers.append(Dropout(config.dropout))
+        features = width
+    layers.append(Linear(features, len(data.classes), weights, biases))
+    return Sequential(layers, backend=backend, dtype=config.dtype, seed=config.seed)
+
+
+def build_schedule(config: TrainConfig, steps_per_epoch: int) -> schedules.Schedule:
+    """The learning rate over all updates of the run."""
+    rate, steps = config.learning_rate, config.epochs * steps_per_epoch
+    if config.schedule == "one_cycle":
+        return schedules.OneCycle(rate, steps)
+    rising = round(config.warm_up * steps)
+    made: dict[str, schedules.Schedule] = {
+        "constant": schedules.Constant(rate),
+        "step": schedules.StepDecay(rate, config.step_every * steps_per_epoch, config.step_factor),
+        "cosine": schedules.Cosine(rate, max(steps - rising, 1)),
+    }
+    schedule = made[config.schedule]
+    return schedules.WarmUp(schedule, rising) if rising else schedule
+
+
+def build_optimizer(config: TrainConfig, rate: schedules.Schedule) -> optimizers.Optimizer:
+    """The optimizer that `config.optimizer` names, with its own hyperparameters."""
+    decay = config.weight_decay
+    if config.optimizer == "sgd":
+        return optimizers.SGD(
+            rate, momentum=config.momentum, nesterov=config.nesterov, weight_decay=decay
+        )
+    if config.optimizer == "rmsprop":
+        return optimizers.RMSprop(
+            rate,
+            decay_rate=config.decay_rate,
+            epsilon=config.epsilon,
+            momentum=config.momentum,
+            weight_decay=decay,
+        )
+    kind = optimizers.Adam if config.optimizer == "adam" else optimizers.AdamW
+    return kind(
+        rate,
+        beta1=config.beta1,
+        beta2=config.beta2,
+        epsilon=config.epsilon,
+        weight_decay=decay,
+    )

@@ -1,0 +1,137 @@
+"""What a run says of itself: on the screen, in `metrics.json`, and in pictures."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from xpnet.backend import Backend
+from xpnet.config import TrainConfig
+from xpnet.data.dataset import Dataset, Normalisation, Source, Splits
+from xpnet.metrics import class_scores
+from xpnet.network import Sequential
+from xpnet.training import Evaluation, History, Record
+
+DRAWN_SAMPLES = 25
+"""Test samples in the picture of predictions."""
+
+
+def describe_data(source: Source, splits: Splits) -> str:
+    """What was read: name, sizes, shapes, and how the classes are balanced."""
+    parts = {"training": splits.train, "validation": splits.validation, "test": splits.test}
+    data, some = splits.train, splits.train.x
+    shape = f" ({data.image_shape[0]}×{data.image_shape[1]})" if data.image_shape else ""
+    lines = [
+        f"data      {source.name}: {data.features} features{shape} {some.dtype}, values "
+        f"{some.min():g} to {some.max():g}, {len(data.classes)} classes",
+    ]
+    wide = max(6, *(len(name) for name in data.classes))
+    lines.append(f"{'class':<10}{'':>8}  " + " ".join(f"{c:>{wide}}" for c in data.classes))
+    for name, part in parts.items():
+        if part is not None and part.labels is not None:
+            counts = numpy.bincount(part.labels, minlength=len(data.classes))
+            row = " ".join(f"{count:>{wide},}" for count in counts)
+            lines.append(f"{name:<10}{len(part):>8,}  {row}")
+    return "\n".join(lines)
+
+
+def describe_test(tested: Evaluation, classes: tuple[str, ...]) -> str:
+    """Test accuracy and a line for each class."""
+    wide = max(5, *(len(name) for name in classes))
+    lines = [
+        f"test accuracy {100 * tested.accuracy:.2f} %   test loss {tested.loss:.4f}",
+        f"{'class':>{wide}}  precision  recall      F1  samples",
+    ]
+    for name, score in zip(classes, class_scores(tested.confusion), strict=True):
+        lines.append(
+            f"{name:>{wide}}  {100 * score.precision:7.2f} %  {100 * score.recall:5.1f} %  "
+            f"{score.f1:6.4f}  {score.support:7,}"
+        )
+    return "\n".join(lines)
+
+
+def collect_metrics(
+    config: TrainConfig,
+    backend: Backend,
+    source: Source,
+    splits: Splits,
+    network: Sequential,
+    history: History,
+    kept: Record,
+    tested: Evaluation,
+) -> dict[str, Any]:
+    """What `metrics.json` holds; accuracies are fractions, and belong to the weights kept."""
+    last = history.records[-1]
+    scores = class_scores(tested.confusion)
+    named = zip(splits.test.classes, scores, strict=True)
+    return {
+        "test_accuracy": tested.accuracy,
+        "test_loss": tested.loss,
+        "train_accuracy": kept.accuracy,
+        "train_loss": kept.loss,
+        "validation_accuracy": kept.val_accuracy,
+        "validation_loss": kept.val_loss,
+        "classes": {name: vars(score) for name, score in named},
+        "confusion": tested.confusion.tolist(),
+        "epochs": last.epoch,
+        "steps": last.step,
+        "kept_epoch": kept.epoch,
+        "seconds": sum(history.column("seconds")),
+        "parameters": int(network.values.size),
+        "samples": {
+            "train": len(splits.train),
+            "validation": len(splits.validation) if splits.validation is not None else 0,
+            "test": len(splits.test),
+        },
+        "dataset": {"name": source.name, "sha256": source.sha256},
+        "seed": config.seed,
+        "device": backend.device,
+        "dtype": config.dtype,
+        "threads": config.threads,
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Python, the platform, and the packages that arithmetic depends on, if installed."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in ("xpnet", "numpy", "cupy-cuda12x", "cupy-cuda13x"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def draw(
+    folder: Path,
+    network: Sequential,
+    history: History,
+    tested: Evaluation,
+    data: Dataset,
+    normalisation: Normalisation,
+) -> None:
+    """The pictures of a run: curves, confusion matrix, sample predictions, first weights."""
+    from xpnet import plots
+
+    plots.training_metrics(history, folder / "training_metrics.png")
+    plots.confusion_matrix(tested.confusion, data.classes, folder / "confusion_matrix.png")
+    if data.image_shape is None or data.labels is None:
+        return
+    backend = network.backend
+    x = backend.asarray(normalisation.apply(data.x, network.dtype))
+    probabilities = backend.to_host(network.predict_probabilities(x))
+    chosen = plots.choose_samples(probabilities, data.labels, DRAWN_SAMPLES, network.seed)
+    plots.sample_predictions(
+        data.x[chosen].reshape(-1, *data.image_shape),
+        probabilities[chosen],
+        data.labels[chosen],
+        data.classes,
+        folder / "sample_predictions.png",
+    )
+    weight = backend.to_host(network.parameters()["0.weight"])
+    plots.first_layer_weights(weight, data.image_shape, folder / "weights.png")
