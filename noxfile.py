@@ -11,10 +11,16 @@ nox.options.reuse_existing_virtualenvs = True
 PARITY = ["layers", "losses", "optimizers", "network", "training", "metrics", "backend"]
 
 
+def install(session: nox.Session, extras: str = "test") -> None:
+    """Xpnet and what it is tested with; with `--no-venv` the environment is as it is."""
+    if session.virtualenv.is_sandboxed:
+        session.install("-e", f".[{extras}]")
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
     """The whole suite: the command that the README gives."""
-    session.install("-e", ".[test]")
+    install(session)
     session.run("python", "-m", "pytest", *session.posargs)
 
 
@@ -25,7 +31,7 @@ def parity(session: nox.Session) -> None:
     `nox -s parity -- --device cuda` adds real CuPy (extra `cuda13`).
     """
     extras = "test,cuda13" if "cuda" in session.posargs else "test"
-    session.install("-e", f".[{extras}]")
+    install(session, extras)
     files = [f"tests/test_{name}.py" for name in PARITY]
     session.run("python", "-m", "pytest", *files, "tests/test_cupy_contract.py", *session.posargs)
 
@@ -33,14 +39,14 @@ def parity(session: nox.Session) -> None:
 @nox.session
 def mutants(session: nox.Session) -> None:
     """Skip every line of mathematics in turn; each must turn the suite red (about 10 minutes)."""
-    session.install("-e", ".[test]")
+    install(session)
     session.run("python", "tests/mutants.py", *session.posargs)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style and format."""
-    session.install("-e", ".[test]")
+    install(session)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
 
@@ -48,5 +54,5 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Strict types of the package."""
-    session.install("-e", ".[test]")
+    install(session)
     session.run("mypy")

@@ -16,8 +16,8 @@ from PIL import Image
 
 from xpnet import plots
 from xpnet.errors import ShapeError, XpnetError
+from xpnet.history import History, Record
 from xpnet.random import generator
-from xpnet.training import History, Record
 
 DIGITS = tuple("0123456789")
 

@@ -25,12 +25,12 @@ from xpnet import (
     Sequential,
 )
 from xpnet.backend import Backend
-from xpnet.callbacks import StopAtInterrupt, describe
+from xpnet.callbacks import Run, StopAtInterrupt, describe
 from xpnet.data import Normalisation
 from xpnet.errors import ConfigError, DataError, DivergenceError
+from xpnet.history import Record, parse_log_every
 from xpnet.losses import MeanSquaredError, SoftmaxCrossEntropy
 from xpnet.schedules import Cosine
-from xpnet.training import Record, Run, parse_log_every
 
 
 def blobs(rows: int = 120, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -12,11 +12,12 @@ from xpnet.callbacks import Callback, EarlyStopping, Progress
 from xpnet.checkpoint import load, save
 from xpnet.data.batches import DeviceData
 from xpnet.errors import XpnetError
+from xpnet.history import History
 from xpnet.layers import BatchNorm, Dropout, LayerNorm, Linear
 from xpnet.losses import MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
 from xpnet.network import Sequential
 from xpnet.optimizers import SGD, Adam, AdamW, RMSprop
-from xpnet.training import History, evaluate, fit
+from xpnet.training import evaluate, fit
 
 __version__ = "0.1.0"
 

@@ -6,12 +6,27 @@ import math
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, TextIO
+from dataclasses import dataclass
+from typing import Any, TextIO
 
 from xpnet.errors import ConfigError
+from xpnet.history import History, Record
+from xpnet.network import Sequential
+from xpnet.optimizers import Optimizer
 
-if TYPE_CHECKING:
-    from xpnet.training import Record, Run
+
+@dataclass
+class Run:
+    """What a callback may look at, and `stop`, which it may set."""
+
+    network: Sequential
+    optimizer: Optimizer
+    history: History
+    epochs: int
+    steps_per_epoch: int
+    epoch: int = 0
+    step: int = 0
+    stop: bool = False
 
 
 class Callback:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from xpnet.errors import ConfigError
+from xpnet.history import parse_log_every
 
 Activation = Literal["relu", "leaky_relu", "sigmoid", "tanh", "gelu"]
 InitializerName = Literal[
@@ -144,8 +145,6 @@ class TrainConfig(BaseModel):
     @field_validator("log_every")
     @classmethod
     def _log_every(cls, value: str) -> str:
-        from xpnet.training import parse_log_every
-
         try:
             parse_log_every(value)
         except ConfigError as error:

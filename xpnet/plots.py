@@ -28,7 +28,7 @@ from xpnet import random
 from xpnet.backend import HostArray
 from xpnet.checkpoint import write_atomically
 from xpnet.errors import ShapeError
-from xpnet.training import History
+from xpnet.history import History
 
 _DPI = 130
 _TITLE, _TEXT, _SMALL = 14, 12, 10

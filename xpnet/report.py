@@ -12,9 +12,10 @@ import numpy
 from xpnet.backend import Backend
 from xpnet.config import TrainConfig
 from xpnet.data.dataset import Dataset, Normalisation, Source, Splits
+from xpnet.history import History, Record
 from xpnet.metrics import class_scores
 from xpnet.network import Sequential
-from xpnet.training import Evaluation, History, Record
+from xpnet.training import Evaluation
 
 DRAWN_SAMPLES = 25
 """Test samples in the picture of predictions."""

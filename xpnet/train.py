@@ -22,9 +22,10 @@ from xpnet.checkpoint import save, write_atomically
 from xpnet.config import TrainConfig, from_command_line
 from xpnet.data import Normalisation, Splits, load_dataset, split
 from xpnet.errors import ConfigError, DataError, DivergenceError, XpnetError
+from xpnet.history import History, Record
 from xpnet.network import Sequential
 from xpnet.report import collect_metrics, describe_data, describe_test, draw
-from xpnet.training import History, Record, evaluate, fit
+from xpnet.training import evaluate, fit
 
 
 def main(argv: list[str] | None = None) -> int:

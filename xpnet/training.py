@@ -1,4 +1,4 @@
-"""`fit()`: the training loop, its `History`, and when the device is asked for numbers.
+"""`fit()`: the training loop, and when the device is asked for numbers.
 
 A step never touches the host. Loss and hits accumulate on the device and are read once per
 record (an epoch, unless `log_every` says otherwise); that read is also where training that
@@ -7,70 +7,24 @@ left the finite numbers is noticed.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy
 
 from xpnet import random
 from xpnet.backend import Array, HostArray
-from xpnet.callbacks import Callback
-from xpnet.checkpoint import write_atomically
+from xpnet.callbacks import Callback, Run
 from xpnet.data.batches import DeviceData
 from xpnet.errors import ConfigError, DataError, DivergenceError
+from xpnet.history import History, Record, parse_log_every
 from xpnet.losses import L2Penalty, Loss, SoftmaxCrossEntropy
 from xpnet.metrics import Accuracy, ConfusionMatrix, MeanLoss
 from xpnet.network import PREDICTION_ROWS, Sequential
 from xpnet.optimizers import Optimizer
-
-
-@dataclass(frozen=True)
-class Record:
-    """One line of the history.
-
-    `loss` and `accuracy` are means over the training batches since the line before, measured
-    while training (each batch before its own update, dropout on, L2 included); `val_loss` and
-    `val_accuracy` are of the whole validation part at this moment, None without one.
-    `learning_rate` is that of the last step; `seconds` is the time since the line before.
-    """
-
-    epoch: int
-    step: int
-    learning_rate: float
-    loss: float
-    accuracy: float | None
-    val_loss: float | None
-    val_accuracy: float | None
-    seconds: float
-
-
-@dataclass
-class History:
-    """The records of a training run, oldest first."""
-
-    records: list[Record] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def column(self, name: str) -> list[Any]:
-        """One field of all records."""
-        return [getattr(record, name) for record in self.records]
-
-    def to_csv(self, path: str | Path) -> None:
-        """Write one line a record, full precision, empty where there is no value."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        names = [item.name for item in fields(Record)]
-        writer.writerow(names)
-        writer.writerows([getattr(record, name) for name in names] for record in self.records)
-        write_atomically(Path(path), text.getvalue().encode())
 
 
 @dataclass(frozen=True)
@@ -80,20 +34,6 @@ class Evaluation:
     loss: float
     accuracy: float
     confusion: HostArray
-
-
-@dataclass
-class Run:
-    """What a callback may look at, and `stop`, which it may set."""
-
-    network: Sequential
-    optimizer: Optimizer
-    history: History
-    epochs: int
-    steps_per_epoch: int
-    epoch: int = 0
-    step: int = 0
-    stop: bool = False
 
 
 def train_step(
@@ -295,18 +235,6 @@ def evaluate(network: Sequential, data: DeviceData | tuple[Any, Any]) -> Evaluat
         confusion.update(logits, labels)
     counts = confusion.result()
     return Evaluation(mean.result(), float(counts.trace() / counts.sum()), counts)
-
-
-def parse_log_every(value: int | str) -> tuple[int, bool]:
-    """`(count, True if it counts iterations)` of `5`, `"5 epochs"` or `"500 iterations"`."""
-    number, _, unit = str(value).strip().partition(" ")
-    units = {"": False, "epoch": False, "epochs": False, "iteration": True, "iterations": True}
-    if number.isdecimal() and int(number) > 0 and unit.strip() in units:
-        return int(number), units[unit.strip()]
-    raise ConfigError(
-        f"log_every must be a number of epochs or of iterations, such as 10, '10 epochs' or "
-        f"'500 iterations', found {value!r}"
-    )
 
 
 def _on_device(network: Sequential, data: DeviceData | tuple[Any, Any], name: str) -> DeviceData:

@@ -1,0 +1,67 @@
+"""What a training run measured: a `Record` a line, a `History` of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from xpnet.checkpoint import write_atomically
+from xpnet.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of the history.
+
+    `loss` and `accuracy` are means over the training batches since the line before, measured
+    while training (each batch before its own update, dropout on, L2 included); `val_loss` and
+    `val_accuracy` are of the whole validation part at this moment, None without one.
+    `learning_rate` is that of the last step; `seconds` is the time since the line before.
+    """
+
+    epoch: int
+    step: int
+    learning_rate: float
+    loss: float
+    accuracy: float | None
+    val_loss: float | None
+    val_accuracy: float | None
+    seconds: float
+
+
+@dataclass
+class History:
+    """The records of a training run, oldest first."""
+
+    records: list[Record] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def column(self, name: str) -> list[Any]:
+        """One field of all records."""
+        return [getattr(record, name) for record in self.records]
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write one line a record, full precision, empty where there is no value."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        names = [item.name for item in fields(Record)]
+        writer.writerow(names)
+        writer.writerows([getattr(record, name) for name in names] for record in self.records)
+        write_atomically(Path(path), text.getvalue().encode())
+
+
+def parse_log_every(value: int | str) -> tuple[int, bool]:
+    """`(count, True if it counts iterations)` of `5`, `"5 epochs"` or `"500 iterations"`."""
+    number, _, unit = str(value).strip().partition(" ")
+    units = {"": False, "epoch": False, "epochs": False, "iteration": True, "iterations": True}
+    if number.isdecimal() and int(number) > 0 and unit.strip() in units:
+        return int(number), units[unit.strip()]
+    raise ConfigError(
+        f"log_every must be a number of epochs or of iterations, such as 10, '10 epochs' or "
+        f"'500 iterations', found {value!r}"
+    )
