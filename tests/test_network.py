@@ -283,6 +283,12 @@ def test_a_network_without_parameters_in_front(backend: Backend) -> None:
         (lambda: mixed().forward(np.ones(12)), ShapeError, r"found \(12,\)"),
         (lambda: mixed().forward([[1.0] * 12]), TypeError, "found list"),
         (lambda: Sequential.from_architecture([{"type": "Conv"}]), CheckpointError, "layer 0"),
+        (lambda: Sequential.from_architecture([{"type": "Layer"}]), CheckpointError, "layer 0"),
+        (
+            lambda: Sequential.from_architecture([{"type": "_Normalising", "features": 3}]),
+            CheckpointError,
+            "layer 0",
+        ),
         (
             lambda: Sequential.from_architecture([{"type": "Linear", "in_features": 2}]),
             CheckpointError,

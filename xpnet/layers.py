@@ -15,11 +15,6 @@ from xpnet.initializers import HeNormal, Initializer, Ones, Zeros
 from xpnet.layer import Layer, Parameter, require_features
 
 
-def _require_count(layer: str, name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name} of {layer} must be a whole number above 0, found {value!r}")
-
-
 @dataclass(eq=False)
 class Linear(Layer):
     """Affine map `Y = X Wᵀ + 1 bᵀ`, with `W: (out, in)` and `b: (out,)`.
@@ -155,7 +150,47 @@ class Dropout(Layer):
 
 
 @dataclass(eq=False)
-class BatchNorm(Layer):
+class _Normalising(Layer):
+    """What `BatchNorm` and `LayerNorm` share: γ and β, and `y = γ x̂ + β` from centred `x`."""
+
+    features: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_count(type(self).__name__, "features", self.features)
+
+    def parameters(self) -> dict[str, Parameter]:
+        """`weight` (γ) and `bias` (β): `(features,)`, begun at 1 and 0."""
+        shape = (self.features,)
+        return {"weight": Parameter(shape, Ones()), "bias": Parameter(shape, Zeros())}
+
+    def output_features(self, features: int | None) -> int:
+        """`features`."""
+        require_features(self, self.features, features)
+        return self.features
+
+    def _normalise(self, centred: Array, variance: Array, epsilon: float, out: Array) -> Array:
+        """`γ x̂ + β` in `out`; keeps `centred` as `x̂` and `variance` as `s = 1 / √(σ² + ε)`."""
+        xp = array_module(centred, variance)
+        xp.add(variance, epsilon, out=variance)
+        xp.sqrt(variance, out=variance)
+        xp.divide(1, variance, out=variance)
+        xp.multiply(centred, variance, out=centred)
+        self.normal, self.scale = centred, variance
+        xp.multiply(centred, self.values["weight"], out=out)
+        return xp.add(out, self.values["bias"], out=out)
+
+    def _backward_parameters(self, dy: Array, scratch: Array) -> None:
+        """`dγ = Σ_n dy_n x̂_n`, `dβ = Σ_n dy_n`."""
+        xp = array_module(dy, self.normal)
+        ones = self.workspace.ones(xp, len(dy), dy.dtype)
+        xp.multiply(dy, self.normal, out=scratch)
+        xp.dot(ones, scratch, out=self.gradients["weight"])
+        xp.dot(ones, dy, out=self.gradients["bias"])
+
+
+@dataclass(eq=False)
+class BatchNorm(_Normalising):
     """Normalises each feature over the batch: `y = γ x̂ + β`, `x̂ = (x − μ) / √(σ² + ε)`.
 
     In training `μ_j`, `σ²_j` are the mean and the (biased) variance of feature `j` over the `N`
@@ -166,71 +201,58 @@ class BatchNorm(Layer):
     Gradient, per feature, with `s = 1 / √(σ² + ε)` and `g = dy · γ`:
     `dγ = Σ_n dy_n x̂_n`, `dβ = Σ_n dy_n`. `x̂_n` depends on `x_m` directly (`s [n = m]`), through
     `μ` (`−s / N`) and through `σ²` (`−s x̂_n x̂_m / N`, as `∂σ²/∂x_m = 2 (x_m − μ) / N`). Summing
-    over `n`: `dx_m = s (g_m − mean(g) − x̂_m mean(g x̂))`, the means over the batch.
+    over `n`: `dx_m = s (g_m − mean(g) − x̂_m mean(g x̂))`, the means over the batch. As
+    `mean(g) = γ dβ / N` and `mean(g x̂) = γ dγ / N`, γ leaves the bracket:
+    `dx = γ s (dy − dβ / N − x̂ dγ / N)`.
 
     Raises `ConfigError` at construction, and for a training batch of one row, whose variance
     is no estimate of anything.
     """
 
-    features: int
     momentum: float = 0.1
     epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_count("BatchNorm", "features", self.features)
         if not 0 < self.momentum <= 1:
             raise ConfigError(f"momentum of BatchNorm must lie in (0, 1], found {self.momentum!r}")
-        if not self.epsilon > 0:
-            raise ConfigError(f"epsilon of BatchNorm must be above 0, found {self.epsilon!r}")
-
-    def parameters(self) -> dict[str, Parameter]:
-        """`weight` (γ) and `bias` (β): `(features,)`, begun at 1 and 0."""
-        shape = (self.features,)
-        return {"weight": Parameter(shape, Ones()), "bias": Parameter(shape, Zeros())}
+        _require_positive("BatchNorm", "epsilon", self.epsilon)
 
     def buffers(self) -> dict[str, Parameter]:
         """`running_mean` and `running_var`: `(features,)`, begun at 0 and 1."""
         shape = (self.features,)
         return {"running_mean": Parameter(shape, Zeros()), "running_var": Parameter(shape, Ones())}
 
-    def output_features(self, features: int | None) -> int:
-        """`features`."""
-        require_features(self, self.features, features)
-        return self.features
-
     def forward(self, x: Array, *, training: bool) -> Array:
         """`(N, F) -> (N, F)`, by the batch's statistics in training, else by the running ones."""
         xp = array_module(x, self.values["weight"])
-        mean = self.workspace.array(xp, "mean", (self.features,), x.dtype)
-        scale = self.workspace.array(xp, "scale", (self.features,), x.dtype)
-        normal, y = self.like(x, "normal"), self.like(x, "y")
+        variance = self.workspace.array(xp, "variance", (self.features,), x.dtype)
+        centred, y = self.like(x, "centred"), self.like(x, "y")
         if training:
-            count = len(x)
-            if count < 2:
-                raise ConfigError(
-                    "BatchNorm cannot train on a batch of 1 row: use a larger batch_size, one "
-                    "that leaves no single row over, or LayerNorm"
-                )
-            ones = self.workspace.ones(xp, count, x.dtype)
-            xp.dot(ones, x, out=mean)
-            xp.divide(mean, count, out=mean)
-            xp.subtract(x, mean, out=normal)
-            xp.multiply(normal, normal, out=y)
-            xp.dot(ones, y, out=scale)
-            xp.divide(scale, count, out=scale)
-            self._run("running_mean", mean, 1.0)
-            self._run("running_var", scale, count / (count - 1))
+            self._measure(x, centred, variance, y)
         else:
-            xp.subtract(x, self.statistics["running_mean"], out=normal)
-            xp.copyto(scale, self.statistics["running_var"])
-        xp.add(scale, self.epsilon, out=scale)
-        xp.sqrt(scale, out=scale)
-        xp.divide(1, scale, out=scale)
-        xp.multiply(normal, scale, out=normal)
-        self.normal, self.scale = normal, scale
-        xp.multiply(normal, self.values["weight"], out=y)
-        return xp.add(y, self.values["bias"], out=y)
+            xp.subtract(x, self.statistics["running_mean"], out=centred)
+            xp.copyto(variance, self.statistics["running_var"])
+        return self._normalise(centred, variance, self.epsilon, out=y)
+
+    def _measure(self, x: Array, centred: Array, variance: Array, scratch: Array) -> None:
+        """Mean and variance of the batch, in two passes for exactness; moves the running ones."""
+        xp, count = array_module(x), len(x)
+        if count < 2:
+            raise ConfigError(
+                "BatchNorm cannot train on a batch of 1 row: use a larger batch_size, one "
+                "that leaves no single row over, or LayerNorm"
+            )
+        ones = self.workspace.ones(xp, count, x.dtype)
+        mean = self.workspace.array(xp, "mean", (self.features,), x.dtype)
+        xp.dot(ones, x, out=mean)
+        xp.divide(mean, count, out=mean)
+        xp.subtract(x, mean, out=centred)
+        xp.multiply(centred, centred, out=scratch)
+        xp.dot(ones, scratch, out=variance)
+        xp.divide(variance, count, out=variance)
+        self._run("running_mean", mean, 1.0)
+        self._run("running_var", variance, count / (count - 1))
 
     def _run(self, name: str, batch: Array, factor: float) -> None:
         running = self.statistics[name]
@@ -243,26 +265,20 @@ class BatchNorm(Layer):
     def backward(self, dy: Array) -> Array:
         """`(N, F) -> (N, F)`; writes the gradients of `weight` and `bias`."""
         xp = array_module(dy, self.normal)
-        dweight, dbias = self.gradients["weight"], self.gradients["bias"]
         mean = self.workspace.array(xp, "mean", (self.features,), dy.dtype)
-        ones = self.workspace.ones(xp, len(dy), dy.dtype)
         dx = self.like(dy, "dx")
-        xp.multiply(dy, self.normal, out=dx)
-        xp.dot(ones, dx, out=dweight)
-        xp.dot(ones, dy, out=dbias)
-        # mean(g) = γ dβ / N and mean(g x̂) = γ dγ / N, so γ and s leave the bracket together:
-        # dx = γ s (dy − dβ / N − x̂ dγ / N).
-        xp.divide(dweight, len(dy), out=mean)
+        self._backward_parameters(dy, scratch=dx)
+        xp.divide(self.gradients["weight"], len(dy), out=mean)
         xp.multiply(self.normal, mean, out=dx)
         xp.subtract(dy, dx, out=dx)
-        xp.divide(dbias, len(dy), out=mean)
+        xp.divide(self.gradients["bias"], len(dy), out=mean)
         xp.subtract(dx, mean, out=dx)
         xp.multiply(self.values["weight"], self.scale, out=mean)
         return xp.multiply(dx, mean, out=dx)
 
 
 @dataclass(eq=False)
-class LayerNorm(Layer):
+class LayerNorm(_Normalising):
     """Normalises each row over its features: `y = γ x̂ + β`, `x̂ = (x − μ) / √(σ² + ε)`.
 
     `μ_n`, `σ²_n` are the mean and the biased variance of row `n`; training and prediction do
@@ -274,52 +290,30 @@ class LayerNorm(Layer):
     `dx = s (g − mean(g) − x̂ mean(g x̂))`, the means over the features.
     """
 
-    features: int
     epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_count("LayerNorm", "features", self.features)
-        if not self.epsilon > 0:
-            raise ConfigError(f"epsilon of LayerNorm must be above 0, found {self.epsilon!r}")
-
-    def parameters(self) -> dict[str, Parameter]:
-        """`weight` (γ) and `bias` (β): `(features,)`, begun at 1 and 0."""
-        shape = (self.features,)
-        return {"weight": Parameter(shape, Ones()), "bias": Parameter(shape, Zeros())}
-
-    def output_features(self, features: int | None) -> int:
-        """`features`."""
-        require_features(self, self.features, features)
-        return self.features
+        _require_positive("LayerNorm", "epsilon", self.epsilon)
 
     def forward(self, x: Array, *, training: bool) -> Array:
         """`(N, F) -> (N, F)`."""
         xp = array_module(x, self.values["weight"])
         mean = self.workspace.array(xp, "mean", (len(x), 1), x.dtype)
-        scale = self.workspace.array(xp, "scale", (len(x), 1), x.dtype)
-        normal, y = self.like(x, "normal"), self.like(x, "y")
+        variance = self.workspace.array(xp, "variance", (len(x), 1), x.dtype)
+        centred, y = self.like(x, "centred"), self.like(x, "y")
         xp.mean(x, axis=1, keepdims=True, out=mean)
-        xp.subtract(x, mean, out=normal)
-        xp.multiply(normal, normal, out=y)
-        xp.mean(y, axis=1, keepdims=True, out=scale)
-        xp.add(scale, self.epsilon, out=scale)
-        xp.sqrt(scale, out=scale)
-        xp.divide(1, scale, out=scale)
-        xp.multiply(normal, scale, out=normal)
-        self.normal, self.scale = normal, scale
-        xp.multiply(normal, self.values["weight"], out=y)
-        return xp.add(y, self.values["bias"], out=y)
+        xp.subtract(x, mean, out=centred)
+        xp.multiply(centred, centred, out=y)
+        xp.mean(y, axis=1, keepdims=True, out=variance)
+        return self._normalise(centred, variance, self.epsilon, out=y)
 
     def backward(self, dy: Array) -> Array:
         """`(N, F) -> (N, F)`; writes the gradients of `weight` and `bias`."""
         xp = array_module(dy, self.normal)
         mean = self.workspace.array(xp, "mean", (len(dy), 1), dy.dtype)
-        ones = self.workspace.ones(xp, len(dy), dy.dtype)
         dx, part = self.like(dy, "dx"), self.like(dy, "part")
-        xp.multiply(dy, self.normal, out=part)
-        xp.dot(ones, part, out=self.gradients["weight"])
-        xp.dot(ones, dy, out=self.gradients["bias"])
+        self._backward_parameters(dy, scratch=part)
         xp.multiply(dy, self.values["weight"], out=dx)
         xp.multiply(dx, self.normal, out=part)
         xp.mean(part, axis=1, keepdims=True, out=mean)
@@ -328,3 +322,13 @@ class LayerNorm(Layer):
         xp.subtract(dx, mean, out=dx)
         xp.subtract(dx, part, out=dx)
         return xp.multiply(dx, self.scale, out=dx)
+
+
+def _require_count(layer: str, name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{name} of {layer} must be a whole number above 0, found {value!r}")
+
+
+def _require_positive(layer: str, name: str, value: float) -> None:
+    if not value > 0:
+        raise ConfigError(f"{name} of {layer} must be above 0, found {value!r}")

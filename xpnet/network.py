@@ -18,7 +18,8 @@ LAYERS: dict[str, type[Layer]] = {
     name: layer
     for module in (layers, activations)
     for name, layer in vars(module).items()
-    if isinstance(layer, type) and issubclass(layer, Layer) and layer is not Layer
+    if isinstance(layer, type) and issubclass(layer, Layer)
+    if layer.__module__ == module.__name__ and not name.startswith("_")
 }
 
 
