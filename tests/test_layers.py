@@ -68,6 +68,22 @@ def outputs(case: LayerCase) -> int:
 
 
 @every_layer
+def test_nothing_depends_on_what_lay_in_the_buffers(case: LayerCase, backend: Backend) -> None:
+    found = []
+    x, dy = sample(1, ROWS, FEATURES), sample(2, ROWS, outputs(case))
+    for garbage in (0, 2**31):  # random bits that drop a unit, and that keep it
+        alone = Alone(case, backend)
+        alone.forward(x)
+        alone.backward(dy)
+        for (_, name), memory in alone.layer.workspace._memory.items():
+            if name not in ("ones", "numbers"):
+                memory.fill(garbage)
+        found.append((alone.forward(x), alone.backward(dy)))
+    for first, second in zip(*found, strict=True):
+        assert np.array_equal(first, second)
+
+
+@every_layer
 @pytest.mark.parametrize("rows", [2, ROWS, 33])
 def test_forward_and_backward_agree_with_torch(
     case: LayerCase, rows: int, backend: Backend, compared: Callable[[str], None]
@@ -202,6 +218,12 @@ def test_relu_is_flat_at_its_kink_and_below(backend: Backend) -> None:
     alone = Alone(next(c for c in cases.LAYERS if c.id == "ReLU"), backend)
     assert alone.forward(np.array([[-1.0, 0.0, 2.0]])).tolist() == [[0, 0, 2]]
     assert alone.backward(np.array([[5.0, 5.0, 5.0]])).tolist() == [[0, 0, 5]]
+
+
+def test_leaky_relu_has_its_slope_at_its_kink_and_below(backend: Backend) -> None:
+    alone = Alone(next(c for c in cases.LAYERS if c.id == "LeakyReLU"), backend)
+    assert alone.forward(np.array([[-1.0, 0.0, 2.0]])).tolist() == [[-0.2, 0, 2]]
+    assert alone.backward(np.array([[5.0, 5.0, 5.0]])).tolist() == [[1, 1, 5]]
 
 
 def masks(layer: Dropout, backend: Backend, rows: int, features: int = 64) -> np.ndarray:

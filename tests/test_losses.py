@@ -37,6 +37,27 @@ def value(backend: Backend, loss: Loss, *arguments: object) -> float:
 
 
 @every_loss
+@pytest.mark.parametrize("weighted", [False, True])
+def test_nothing_depends_on_what_lay_in_the_buffers(
+    case: LossCase, weighted: bool, backend: Backend
+) -> None:
+    found = []
+    logits, target, weights = draw(case, (5, 3))
+    z, t = place(backend, logits), place(backend, target)
+    w = place(backend, weights) if weighted else None
+    for garbage in (0, 1):
+        loss = case.make()
+        loss.forward(z, t, w)
+        loss.backward()
+        for (_, name), memory in loss.workspace._memory.items():
+            if name != "numbers":
+                memory.fill(garbage)
+        found.append((value(backend, loss, z, t, w), backend.to_host(loss.backward()).copy()))
+    for first, second in zip(*found, strict=True):
+        assert np.array_equal(first, second)
+
+
+@every_loss
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_value_and_gradient_agree_with_torch(

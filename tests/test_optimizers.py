@@ -31,6 +31,19 @@ def start(size: int = SIZE) -> np.ndarray:
 
 
 @every_optimizer
+def test_nothing_depends_on_what_lay_in_the_buffers(case: OptimizerCase, backend: Backend) -> None:
+    found = []
+    for garbage in (0, 1):
+        optimizer, values = case.make(weight_decay=0.1), place(backend, start())
+        optimizer.step(values, place(backend, gradients(0)))
+        for memory in optimizer.workspace._memory.values():
+            memory.fill(garbage)
+        optimizer.step(values, place(backend, gradients(1)))
+        found.append(backend.to_host(values))
+    assert np.array_equal(*found)
+
+
+@every_optimizer
 def test_many_steps_agree_with_torch(
     case: OptimizerCase, backend: Backend, compared: Callable[[str], None]
 ) -> None:

@@ -79,7 +79,9 @@ def fit(
 ) -> History:
     """Train `network` in place and return its `History`.
 
-    `train`, `validation`: `DeviceData`, or a pair of host arrays `x (N, features)`, labels `(N,)`.
+    `train`, `validation`: `DeviceData`, or a pair of host arrays `x (N, features)`, labels `(N,)`,
+    whose values are taken as they are (scale pixels first, or give `DeviceData` a
+    `Normalisation`).
     `batch_size`: samples per update, None for all of them (full batch); the last batch of an
     epoch may be short. `l2`: λ of `losses.L2Penalty`, N being the number of training samples.
     `seed`: of the order in which samples come. `log_every`: a record every so many epochs
