@@ -101,6 +101,12 @@ class Optimizer:
         """The scalars of many steps at once, on the device: `(len(steps), S)`."""
         return backend.asarray([self.scalars(step) for step in steps], dtype=dtype)
 
+    def _velocity(self, direction: Array, momentum: float) -> Array:
+        """`v ← μ v + direction`, kept in the state `"momentum"`."""
+        xp, velocity = array_module(direction), self.state["momentum"]
+        xp.multiply(velocity, momentum, out=velocity)
+        return xp.add(velocity, direction, out=velocity)
+
     def _scratch(self, values: Array, name: str = "scratch") -> Array:
         return self.workspace.array(array_module(values), name, values.shape, values.dtype)
 
@@ -133,10 +139,7 @@ class SGD(Optimizer):
         """`v ← μ v + g`, `w ← w − rate · v`."""
         xp, change, direction = array_module(values), self._scratch(values), gradients
         if self.momentum:
-            velocity = self.state["momentum"]
-            xp.multiply(velocity, self.momentum, out=velocity)
-            xp.add(velocity, gradients, out=velocity)
-            direction = velocity
+            direction = self._velocity(gradients, self.momentum)
         if self.nesterov:
             xp.multiply(direction, self.momentum, out=change)
             xp.add(change, gradients, out=change)
@@ -177,13 +180,10 @@ class RMSprop(Optimizer):
         xp.add(square, change, out=square)
         xp.sqrt(square, out=change)
         xp.add(change, self.epsilon, out=change)
-        xp.divide(gradients, change, out=change)
+        direction = xp.divide(gradients, change, out=change)
         if self.momentum:
-            velocity = self.state["momentum"]
-            xp.multiply(velocity, self.momentum, out=velocity)
-            xp.add(velocity, change, out=velocity)
-            xp.copyto(change, velocity)
-        xp.multiply(change, scalars[0:1], out=change)
+            direction = self._velocity(direction, self.momentum)
+        xp.multiply(direction, scalars[0:1], out=change)
         xp.subtract(values, change, out=values)
 
 

@@ -7,6 +7,7 @@ left the finite numbers is noticed.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -158,8 +159,8 @@ class _Meter:
         self.counts = isinstance(loss, SoftmaxCrossEntropy)
         self.accuracy = Accuracy(run.network.backend)
         self.began = time.perf_counter()
-        # The loss has buffers of its own for validation, whose batches have another size.
-        self.held_out_loss = type(loss)()
+        # With buffers of its own, since the blocks of validation have another size.
+        self.held_out_loss = copy.deepcopy(loss)
 
     def update(self, value: Array, logits: Array, target: Array) -> None:
         self.mean.update(value, len(target))
