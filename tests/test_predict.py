@@ -511,7 +511,7 @@ def test_ctrl_c_leaves_with_130(model, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("xpnet.predict.predictions", interrupted)
-    assert run(capsys, model, "a.png") == (130, [], [])
+    assert run(capsys, model, "a.png") == (130, [], ["xpnet: interrupted"])
 
 
 def command(*arguments, **options):

@@ -275,6 +275,36 @@ def test_ctrl_c_saves_history_and_model_and_leaves_130() -> None:
     assert len((folder / "history.csv").read_text().splitlines()) >= 3
 
 
+def test_a_network_too_large_for_memory_is_one_line_and_code_2(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--hidden", "1000000000000"]) == 2
+    message = capsys.readouterr().err.splitlines()
+    assert len(message) == 1
+    assert message[0].startswith("xpnet: error: not enough memory (Unable to allocate")
+    assert not Path("runs").exists()
+
+
+def test_a_plain_terminal_gets_escapes() -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command(*NARROW), env=environment, capture_output=True, check=False)
+    assert done.returncode == 0
+    assert b"(28\\xd728)" in done.stdout
+
+
+def test_a_closed_pipe_ends_without_a_word() -> None:
+    process = subprocess.Popen(
+        command(*NARROW, "--epochs", "1000"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith(b"data")
+    process.stdout.close()
+    assert process.wait(timeout=60) == 141
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_cuda_without_cuda_is_one_line_and_code_2(
     device: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, NoReturn
 
 import numpy
 
+from xpnet import command
 from xpnet.backend import HostArray
 from xpnet.checkpoint import load
 from xpnet.data.dataset import Normalisation
@@ -25,8 +25,6 @@ from xpnet.network import PREDICTION_ROWS, Sequential
 
 _PICTURES = (".png", ".jpg", ".jpeg")
 _TABLES = (".csv", ".gz", ".zip", ".npz")
-_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
-_NO_READER = 141  # 128 + SIGPIPE
 
 
 @dataclass(frozen=True)
@@ -95,29 +93,24 @@ class Model:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the predictions; 0 when every file could be read, else 2, with the reasons."""
-    try:
-        arguments = _parser().parse_args(argv)
-        model = Model.load(arguments.model, device=arguments.device)
-        if arguments.device == "auto":
-            print(f"xpnet: device {model.network.backend.device}", file=sys.stderr)
-        status = 0
-        for path in arguments.files:
-            try:
-                for line in predictions(model, path, top=arguments.top):
-                    print(_printable(line))
-            except XpnetError as error:
-                status = _complain(error)
-            # Keeps a file's lines before the complaint about the next.
-            sys.stdout.flush()
-        return status
-    except XpnetError as error:
-        return _complain(error)
-    except KeyboardInterrupt:
-        return _INTERRUPTED
-    except BrokenPipeError:
-        # Python flushes once more on its way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _NO_READER
+    return command.run(lambda: _predict(argv))
+
+
+def _predict(argv: Sequence[str] | None) -> int:
+    arguments = _parser().parse_args(argv)
+    model = Model.load(arguments.model, device=arguments.device)
+    if arguments.device == "auto":
+        print(f"xpnet: device {model.network.backend.device}", file=sys.stderr)
+    status = 0
+    for path in arguments.files:
+        try:
+            for line in predictions(model, path, top=arguments.top):
+                print(line)
+        except XpnetError as error:
+            status = command.complain(error)
+        # Keeps a file's lines before the complaint about the next.
+        sys.stdout.flush()
+    return status
 
 
 def predictions(model: Model, path: str | Path, *, top: int = 3) -> Iterator[str]:
@@ -236,17 +229,6 @@ def _count(text: str) -> int:
 
 def _is_list_of(kind: type, value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, kind) for item in value)
-
-
-def _complain(error: XpnetError) -> int:
-    print(f"xpnet: error: {error}", file=sys.stderr)
-    return error.exit_code
-
-
-def _printable(line: str) -> str:
-    """`line` with escapes for what the terminal cannot show (and for bytes in file names)."""
-    encoding = sys.stdout.encoding or "utf-8"
-    return line.encode(encoding, "backslashreplace").decode(encoding)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy
 import threadpoolctl
 
+from xpnet import command
 from xpnet.backend import Backend
 from xpnet.build import (
     build_network,
@@ -21,7 +22,7 @@ from xpnet.callbacks import Callback, EarlyStopping, Progress, StopAtInterrupt
 from xpnet.checkpoint import save, write_atomically
 from xpnet.config import TrainConfig, from_command_line
 from xpnet.data import Normalisation, Splits, load_dataset, split
-from xpnet.errors import ConfigError, DataError, DivergenceError, XpnetError
+from xpnet.errors import ConfigError, DataError, DivergenceError
 from xpnet.history import History, Record
 from xpnet.network import Sequential
 from xpnet.report import collect_metrics, describe_data, describe_test, draw
@@ -30,16 +31,13 @@ from xpnet.training import evaluate, fit
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code (0, 2 bad input, 3 divergence, 130 Ctrl-C)."""
-    try:
-        arguments = sys.argv[1:] if argv is None else argv
+    arguments = sys.argv[1:] if argv is None else argv
+
+    def action() -> int:
         train(from_command_line(arguments, "python -m xpnet.train"))
-    except XpnetError as error:
-        print(f"xpnet: error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("xpnet: interrupted", file=sys.stderr)
-        return 130
-    return 0
+        return 0
+
+    return command.run(action)
 
 
 def train(config: TrainConfig) -> Path:
