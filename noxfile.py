@@ -8,7 +8,8 @@ nox.options.sessions = ["lint", "types", "tests", "parity"]
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
 
-PARITY = ["layers", "losses", "optimizers", "network", "training", "metrics", "backend"]
+PARITY = ["layers", "losses", "optimizers", "initializers", "network", "training", "metrics"]
+PARITY += ["checkpoint", "backend"]
 
 
 def install(session: nox.Session, extras: str = "test") -> None:

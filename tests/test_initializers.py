@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cases
 import numpy as np
 import pytest
@@ -58,7 +60,7 @@ def test_draws_are_a_function_of_the_generator(case: InitializerCase) -> None:
 @every_initializer
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_networks_start_alike_on_all_backends_and_dtypes(
-    case: InitializerCase, dtype: str, backend: Backend
+    case: InitializerCase, dtype: str, backend: Backend, compared: Callable[[str], None]
 ) -> None:
     def network(where: Backend, kind: str) -> Sequential:
         return Sequential([Linear(7, 5, case.make(), case.make())], backend=where, dtype=kind)
@@ -66,6 +68,7 @@ def test_networks_start_alike_on_all_backends_and_dtypes(
     here, there = network(backend, dtype), network(Backend("cpu"), "float64")
     assert here.values.dtype == np.dtype(dtype)
     assert np.array_equal(backend.to_host(here.values), there.values.astype(dtype))
+    compared(f"{case.id} initial weights")
 
 
 def test_layers_and_seeds_draw_differently() -> None:

@@ -90,6 +90,27 @@ def test_value_and_gradient_agree_with_torch(
 
 
 @every_loss
+def test_many_random_batches_agree_with_torch(case: LossCase, backend: Backend) -> None:
+    loss, rng = case.make(), np.random.default_rng(8)
+    for step in range(60):
+        shape = (int(rng.integers(1, 20)), int(rng.integers(2, 9)))
+        logits = rng.standard_normal(shape) * 10.0 ** rng.integers(-3, 3)
+        target, weights = case.target(rng, shape), rng.random(shape[0]) + 0.01
+        w = None if step % 2 else place(backend, weights)
+        found = value(backend, loss, place(backend, logits), place(backend, target), w)
+        gradient = backend.to_host(loss.backward())
+        z = tensor(logits).requires_grad_()
+        elements = case.torch(z, tensor(target))
+        samples = elements if elements.ndim == 1 else elements.mean(dim=1)
+        expected = (
+            samples.mean() if w is None else (samples * tensor(weights)).sum() / weights.sum()
+        )
+        expected.backward()
+        assert error(found, expected.detach()) <= 1e-12, f"step {step}"
+        assert error(gradient, z.grad) <= 1e-12, f"step {step}"
+
+
+@every_loss
 @pytest.mark.parametrize("weighted", [False, True])
 def test_gradient_is_the_derivative(case: LossCase, weighted: bool, backend: Backend) -> None:
     logits, target, weights = draw(case, (6, 3))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import strict_cupy
@@ -18,7 +20,9 @@ def draw(seed: int, rows: int, classes: int = 5) -> tuple[np.ndarray, np.ndarray
 
 
 @pytest.mark.parametrize("top", [1, 2, 5])
-def test_accuracy_counts_over_batches(top: int, backend: Backend) -> None:
+def test_accuracy_counts_over_batches(
+    top: int, backend: Backend, compared: Callable[[str], None]
+) -> None:
     metric, hits, samples = Accuracy(backend, top), 0, 0
     for seed, rows in enumerate((40, 7, 40)):
         logits, labels = draw(seed, rows)
@@ -30,6 +34,7 @@ def test_accuracy_counts_over_batches(top: int, backend: Backend) -> None:
     metric.reset()
     metric.update(place(backend, np.eye(5)), place(backend, np.arange(5)))
     assert metric.result() == 1.0
+    compared(f"Accuracy(top={top})")
 
 
 def test_accuracy_of_equal_logits_takes_the_first(backend: Backend) -> None:
@@ -40,7 +45,9 @@ def test_accuracy_of_equal_logits_takes_the_first(backend: Backend) -> None:
         Accuracy(backend, top=0)
 
 
-def test_mean_loss_weighs_batches_by_their_size(backend: Backend) -> None:
+def test_mean_loss_weighs_batches_by_their_size(
+    backend: Backend, compared: Callable[[str], None]
+) -> None:
     metric = MeanLoss(backend)
     for value, samples in ((1.0, 3), (5.0, 1)):
         metric.update(place(backend, np.array([value]), "float32").reshape(()), samples)
@@ -48,6 +55,7 @@ def test_mean_loss_weighs_batches_by_their_size(backend: Backend) -> None:
     metric.reset()
     metric.update(place(backend, np.array([7.0])).reshape(()), 2)
     assert metric.result() == 7.0
+    compared("MeanLoss")
 
 
 def test_mean_loss_adds_in_float64(backend: Backend) -> None:
@@ -57,7 +65,7 @@ def test_mean_loss_adds_in_float64(backend: Backend) -> None:
     assert metric.result() == pytest.approx(float(np.float32(0.1)), rel=1e-12)
 
 
-def test_confusion_counts_true_in_rows(backend: Backend) -> None:
+def test_confusion_counts_true_in_rows(backend: Backend, compared: Callable[[str], None]) -> None:
     matrix = ConfusionMatrix(backend, 5)
     expected = np.zeros((5, 5), int)
     for seed, rows in enumerate((40, 7, 40)):
@@ -66,6 +74,7 @@ def test_confusion_counts_true_in_rows(backend: Backend) -> None:
         np.add.at(expected, (labels, logits.argmax(axis=1)), 1)
     assert matrix.result().dtype == np.int64
     assert matrix.result().tolist() == expected.tolist()
+    compared("ConfusionMatrix")
 
 
 def test_class_scores_by_hand() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def test_same_seed_same_bits_and_other_seed_other_bits(backend: Backend) -> None
     assert not np.array_equal(trained(0), trained(1))
 
 
-def test_backends_train_alike(backend: Backend) -> None:
+def test_backends_train_alike(backend: Backend, compared: Callable[[str], None]) -> None:
     def trained(where: Backend) -> tuple[np.ndarray, History]:
         network = small(where, dtype="float64")
         history = xn.fit(
@@ -128,6 +129,7 @@ def test_backends_train_alike(backend: Backend) -> None:
     assert error(here, there) <= 1e-12
     assert records.column("accuracy") == expected.column("accuracy")
     assert records.column("val_loss") == pytest.approx(expected.column("val_loss"), rel=1e-12)
+    compared("fit")
 
 
 def test_epochs_after_the_first_transfer_a_few_times_each(double: Backend) -> None:
@@ -410,7 +412,9 @@ def test_arguments_that_cannot_be_are_named_before_training(
     assert np.array_equal(network.values, before)
 
 
-def test_batches_scale_pixels_by_one_multiplication(backend: Backend) -> None:
+def test_batches_scale_pixels_by_one_multiplication(
+    backend: Backend, compared: Callable[[str], None]
+) -> None:
     x = np.arange(256, dtype=np.uint8).repeat(2).reshape(256, 2)
     labels = np.arange(256)
     held = DeviceData(
@@ -427,6 +431,7 @@ def test_batches_scale_pixels_by_one_multiplication(backend: Backend) -> None:
     assert [len(b) for b, _ in blocks] == [100, 100, 56]
     together = np.concatenate([b for b, _ in blocks])
     assert np.array_equal(together, x.astype(np.float32) * np.float32(1 / 255) + np.float32(-0.5))
+    compared("DeviceData.batch")
 
 
 def test_progress_prints_a_line_for_each_record(
