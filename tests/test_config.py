@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pytest
 
-from xpnet.config import TrainConfig, from_command_line, make
+from xpnet import build
+from xpnet.backend import Backend
+from xpnet.config import Activation, InitializerName, TrainConfig, from_command_line, make
+from xpnet.data import Dataset
 from xpnet.errors import ConfigError
+from xpnet.schedules import Constant
 
 COMMAND = "python -m xpnet.train"
 
@@ -87,7 +92,7 @@ def test_toml_is_whole_and_reads_back(tmp_path: Path) -> None:
     config = TrainConfig(dataset='a "quoted" \\ päth', hidden=())
     read = tomllib.loads(config.to_toml())
     assert read["dataset"] == config.dataset
-    unset = {"run", "validation", "test", "patience", "threads"}
+    unset = {"run", "validation", "test", "patience", "threads", "weight_decay"}
     assert set(read) == set(TrainConfig.model_fields) - unset
     assert make(read) == config
 
@@ -179,3 +184,32 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for name in [*TrainConfig.model_fields, "config"]:
         assert f"--{name.replace('_', '-')}" in text
+
+
+def test_every_name_that_a_setting_takes_is_built() -> None:
+    assert set(get_args(Activation)) == set(build.ACTIVATIONS)
+    assert set(get_args(InitializerName)) == {*build.INITIALIZERS, "uniform"}
+    for name in get_args(InitializerName):
+        data = Dataset(np.zeros((2, 4), np.uint8), None, ("a", "b"))
+        network = build.build_network(TrainConfig(initializer=name), data, Backend())
+        assert network.parameters()["0.weight"].std() > 0
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "given", "used"),
+    [
+        ("adamw", None, 0.01),
+        ("adamw", 0.0, 0.0),
+        ("adam", None, 0.0),
+        ("adam", 0.3, 0.3),
+        ("sgd", None, 0.0),
+        ("sgd", 0.3, 0.3),
+        ("rmsprop", None, 0.0),
+        ("rmsprop", 0.3, 0.3),
+    ],
+)
+def test_weight_decay_is_the_optimizers_own_unless_given(
+    optimizer: str, given: float | None, used: float
+) -> None:
+    config = make({"optimizer": optimizer, "weight_decay": given})
+    assert build.build_optimizer(config, Constant(0.1)).weight_decay == used

@@ -168,6 +168,15 @@ def test_early_stopping_says_what_it_kept(capsys: pytest.CaptureFixture[str]) ->
     assert metrics["kept_epoch"] == losses.index(min(losses)) + 1
 
 
+def test_many_classes_are_counted_in_short(capsys: pytest.CaptureFixture[str]) -> None:
+    labels = np.arange(600) % 30
+    np.savez("many.npz", x=np.eye(30, dtype=np.float32)[labels], y=labels)
+    assert main(["--dataset", "many.npz", *NARROW]) == 0
+    out = capsys.readouterr().out
+    assert "training       360  12 to 12 of a class" in out
+    assert max(map(len, out.splitlines())) < 110
+
+
 def idx_folder(images: bytes, labels: bytes) -> str:
     Path("data").mkdir()
     Path("data/train-images-idx3-ubyte").write_bytes(images)

@@ -28,7 +28,6 @@ INITIALIZERS: dict[str, type[initializers.Initializer]] = {
     "xavier_uniform": initializers.GlorotUniform,
     "lecun_normal": initializers.LeCunNormal,
     "lecun_uniform": initializers.LeCunUniform,
-    "zeros": initializers.Zeros,
 }
 
 
@@ -79,18 +78,16 @@ def build_schedule(config: TrainConfig, steps_per_epoch: int) -> schedules.Sched
 
 def build_optimizer(config: TrainConfig, rate: schedules.Schedule) -> optimizers.Optimizer:
     """The optimizer that `config.optimizer` names, with its own hyperparameters."""
-    decay = config.weight_decay
+    decay = {} if config.weight_decay is None else {"weight_decay": config.weight_decay}
     if config.optimizer == "sgd":
-        return optimizers.SGD(
-            rate, momentum=config.momentum, nesterov=config.nesterov, weight_decay=decay
-        )
+        return optimizers.SGD(rate, momentum=config.momentum, nesterov=config.nesterov, **decay)
     if config.optimizer == "rmsprop":
         return optimizers.RMSprop(
             rate,
             decay_rate=config.decay_rate,
             epsilon=config.epsilon,
             momentum=config.momentum,
-            weight_decay=decay,
+            **decay,
         )
     kind = optimizers.Adam if config.optimizer == "adam" else optimizers.AdamW
     return kind(
@@ -98,5 +95,5 @@ def build_optimizer(config: TrainConfig, rate: schedules.Schedule) -> optimizers
         beta1=config.beta1,
         beta2=config.beta2,
         epsilon=config.epsilon,
-        weight_decay=decay,
+        **decay,
     )

@@ -29,7 +29,6 @@ InitializerName = Literal[
     "lecun_normal",
     "lecun_uniform",
     "uniform",
-    "zeros",
 ]
 
 _ONLY_WITH = {
@@ -60,7 +59,7 @@ class TrainConfig(BaseModel):
     normalise: Literal["unit", "standard"] = "unit"
     """unit: pixels / 255; standard: zero mean and unit deviation over the training part"""
     validation: float | None = Field(None, ge=0)
-    """fraction or number of samples kept for validation (default: as many as for the test)"""
+    """fraction or number of samples kept for validation [default: as many as for the test]"""
     test: float | None = Field(None, gt=0)
     """fraction or number of samples kept for the test, all parts pooled [default: the
     dataset's own test part, or a fifth]"""
@@ -104,8 +103,9 @@ class TrainConfig(BaseModel):
     """of adam, adamw and rmsprop: keeps the division finite"""
     l2: float = Field(0.0, ge=0)
     """lambda of the penalty lambda/2N sum W^2 in the loss, N training samples"""
-    weight_decay: float = Field(0.0, ge=0)
-    """decoupled decay of the weights, times the learning rate, each step"""
+    weight_decay: float | None = Field(None, ge=0)
+    """decoupled decay of the weights, times the learning rate, each step [default: the
+    optimizer's own, 0.01 for adamw and 0 for the others]"""
 
     epochs: int = Field(20, ge=1)
     """passes over the training part"""

@@ -107,8 +107,8 @@ class Optimizer:
         xp.multiply(velocity, momentum, out=velocity)
         return xp.add(velocity, direction, out=velocity)
 
-    def _scratch(self, values: Array, name: str = "scratch") -> Array:
-        return self.workspace.array(array_module(values), name, values.shape, values.dtype)
+    def _scratch(self, values: Array) -> Array:
+        return self.workspace.array(array_module(values), "scratch", values.shape, values.dtype)
 
 
 class SGD(Optimizer):

@@ -19,6 +19,8 @@ from xpnet.training import Evaluation
 
 DRAWN_SAMPLES = 25
 """Test samples in the picture of predictions."""
+MOST_COLUMNS = 20
+"""Classes whose counts are printed side by side; of more, the smallest and the largest."""
 
 
 def describe_data(source: Source, splits: Splits) -> str:
@@ -30,12 +32,15 @@ def describe_data(source: Source, splits: Splits) -> str:
         f"data      {source.name}: {data.features} features{shape} {some.dtype}, values "
         f"{some.min():g} to {some.max():g}, {len(data.classes)} classes",
     ]
+    few = len(data.classes) <= MOST_COLUMNS
     wide = max(6, *(len(name) for name in data.classes))
-    lines.append(f"{'class':<10}{'':>8}  " + " ".join(f"{c:>{wide}}" for c in data.classes))
+    if few:
+        lines.append(f"{'class':<10}{'':>8}  " + " ".join(f"{c:>{wide}}" for c in data.classes))
     for name, part in parts.items():
         if part is not None and part.labels is not None:
             counts = numpy.bincount(part.labels, minlength=len(data.classes))
             row = " ".join(f"{count:>{wide},}" for count in counts)
+            row = row if few else f"{counts.min():,} to {counts.max():,} of a class"
             lines.append(f"{name:<10}{len(part):>8,}  {row}")
     return "\n".join(lines)
 
