@@ -1,16 +1,23 @@
-"""From settings to objects: what each key of `TrainConfig` is made into."""
+"""From settings to objects, and from there to a trained network: what `TrainConfig` means."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from xpnet import initializers, optimizers, schedules
 from xpnet.activations import GELU, LeakyReLU, ReLU, Sigmoid, Tanh
 from xpnet.backend import Backend
+from xpnet.callbacks import Callback, EarlyStopping
 from xpnet.config import TrainConfig
+from xpnet.data import Source, Splits, load_dataset, split
 from xpnet.data.batches import DeviceData
 from xpnet.data.dataset import Dataset, Normalisation
+from xpnet.errors import DataError
+from xpnet.history import History, Record
 from xpnet.layer import Layer
 from xpnet.layers import Dropout, Linear
 from xpnet.network import Sequential
+from xpnet.training import fit
 
 ACTIVATIONS: dict[str, type[Layer]] = {
     "relu": ReLU,
@@ -29,6 +36,16 @@ INITIALIZERS: dict[str, type[initializers.Initializer]] = {
     "lecun_normal": initializers.LeCunNormal,
     "lecun_uniform": initializers.LeCunUniform,
 }
+
+
+def read_splits(config: TrainConfig) -> tuple[Source, Splits]:
+    """The data set that `config` names, and its parts. Raises `DataError`, `ConfigError`."""
+    source = load_dataset(config.dataset)
+    if source.train.labels is None:
+        raise DataError(
+            f"dataset: {config.dataset} has no labels, so nothing can be learnt from it"
+        )
+    return source, split(source, validation=config.validation, test=config.test, seed=config.seed)
 
 
 def fit_normalisation(config: TrainConfig, data: Dataset) -> Normalisation:
@@ -97,3 +114,37 @@ def build_optimizer(config: TrainConfig, rate: schedules.Schedule) -> optimizers
         epsilon=config.epsilon,
         **decay,
     )
+
+
+def fit_as_configured(
+    config: TrainConfig,
+    network: Sequential,
+    train: Dataset,
+    validation: Dataset | None,
+    normalisation: Normalisation,
+    *,
+    callbacks: Sequence[Callback] = (),
+    history: History,
+) -> Record:
+    """Train `network` in place; `history` survives an exception.
+
+    Returns the record that the weights kept belong to: the last one, or with early stopping
+    the one of the lowest validation loss.
+    """
+    size = None if config.batch_size == "full" else config.batch_size
+    steps_per_epoch = -(-len(train) // (size or len(train)))
+    stopping = EarlyStopping(config.patience) if config.patience else None
+    fit(
+        network,
+        to_device(network, train, normalisation),
+        to_device(network, validation, normalisation) if validation is not None else None,
+        optimizer=build_optimizer(config, build_schedule(config, steps_per_epoch)),
+        epochs=config.epochs,
+        batch_size=size,
+        l2=config.l2,
+        seed=config.seed,
+        log_every=config.log_every,
+        callbacks=[*callbacks, stopping] if stopping else callbacks,
+        history=history,
+    )
+    return stopping.best if stopping and stopping.best else history.records[-1]

@@ -13,20 +13,20 @@ from xpnet import command
 from xpnet.backend import Backend
 from xpnet.build import (
     build_network,
-    build_optimizer,
-    build_schedule,
+    fit_as_configured,
     fit_normalisation,
+    read_splits,
     to_device,
 )
-from xpnet.callbacks import Callback, EarlyStopping, Progress, StopAtInterrupt
+from xpnet.callbacks import Progress, StopAtInterrupt
 from xpnet.checkpoint import save, write_atomically
 from xpnet.config import TrainConfig, from_command_line
-from xpnet.data import Normalisation, Splits, load_dataset, split
-from xpnet.errors import ConfigError, DataError, DivergenceError
+from xpnet.data import Normalisation, Splits
+from xpnet.errors import ConfigError, DivergenceError
 from xpnet.history import History, Record
 from xpnet.network import Sequential
 from xpnet.report import collect_metrics, describe_data, describe_test, draw
-from xpnet.training import evaluate, fit
+from xpnet.training import evaluate
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,12 +45,7 @@ def train(config: TrainConfig) -> Path:
     backend = Backend(config.device)
     if config.device == "auto":
         print(f"device    auto chose {backend.device}")
-    source = load_dataset(config.dataset)
-    if source.train.labels is None:
-        raise DataError(
-            f"dataset: {config.dataset} has no labels, so nothing can be learnt from it"
-        )
-    splits = split(source, validation=config.validation, test=config.test, seed=config.seed)
+    source, splits = read_splits(config)
     print(describe_data(source, splits))
     with threadpoolctl.threadpool_limits(config.threads, user_api="blas"):
         config = config.model_copy(update={"threads": config.threads or blas_threads()})
@@ -89,23 +84,14 @@ def fit_network(
     early stopping the one of the lowest validation loss.
     """
     history = History()
-    size = None if config.batch_size == "full" else config.batch_size
-    steps_per_epoch = -(-len(splits.train) // (size or len(splits.train)))
-    stopping = EarlyStopping(config.patience) if config.patience else None
-    callbacks: list[Callback] = [Progress(), StopAtInterrupt()]
-    held_out = splits.validation
     try:
-        fit(
+        kept = fit_as_configured(
+            config,
             network,
-            to_device(network, splits.train, normalisation),
-            to_device(network, held_out, normalisation) if held_out is not None else None,
-            optimizer=build_optimizer(config, build_schedule(config, steps_per_epoch)),
-            epochs=config.epochs,
-            batch_size=size,
-            l2=config.l2,
-            seed=config.seed,
-            log_every=config.log_every,
-            callbacks=[*callbacks, stopping] if stopping else callbacks,
+            splits.train,
+            splits.validation,
+            normalisation,
+            callbacks=[Progress(), StopAtInterrupt()],
             history=history,
         )
     except DivergenceError as error:
@@ -116,7 +102,6 @@ def fit_network(
         print(f"\ninterrupted: history and model so far are in {folder}/")
         raise
     _keep(network, history, folder)
-    kept = stopping.best if stopping and stopping.best else history.records[-1]
     if kept is not history.records[-1]:
         print(
             f"kept the weights of epoch {kept.epoch}, whose validation loss "
