@@ -53,6 +53,7 @@ OTHER: dict[str, tuple[Any, str]] = {
     "batch_size": ("full", "full"),
     "patience": (4, "4"),
     "log_every": ("500 iterations", "500 iterations"),
+    "train_metrics": ("evaluated", "evaluated"),
     "seed": (7, "7"),
     "device": ("cuda:1", "cuda:1"),
     "dtype": ("float64", "float64"),

@@ -201,6 +201,36 @@ def test_l2_is_in_the_loss_and_in_the_gradient(backend: Backend) -> None:
     assert error(shrunk[network.decays :], step[network.decays :]) <= 1e-15
 
 
+def test_training_figures_can_be_evaluated_after_the_epoch(
+    backend: Backend, compared: Callable[[str], None]
+) -> None:
+    def trained(how: str, epochs: int = 2) -> tuple[Sequential, Record]:
+        network = small(backend, dropout=0.5, dtype="float64")
+        history = xn.fit(
+            network,
+            data(backend, dtype="float64"),
+            data(backend, dtype="float64"),
+            optimizer=xn.SGD(0.3),
+            epochs=epochs,
+            batch_size=50,
+            l2=3.0,
+            train_metrics=how,
+        )
+        return network, history.records[-1]
+
+    network, record = trained("evaluated")
+    # The validation part is the training part here, and the penalty belongs to training alone.
+    weights = backend.to_host(network.values)[: network.decays]
+    penalty = 3.0 / (2 * 120) * weights @ weights
+    assert record.loss == pytest.approx(record.val_loss + penalty, rel=1e-12)
+    assert record.accuracy == record.val_accuracy
+    running, other = trained("running")
+    assert np.array_equal(backend.to_host(running.values), backend.to_host(network.values))
+    assert other.val_loss == record.val_loss
+    assert other.loss > record.loss
+    compared("fit evaluated")
+
+
 def test_early_stopping_keeps_the_best_weights(backend: Backend) -> None:
     best: list[np.ndarray] = []
 
@@ -394,6 +424,7 @@ def test_regression_has_no_accuracy(reference: Backend) -> None:
             r"x \(4, 8\) and targets \(3,\)",
         ),
         ({"train": (np.zeros((0, 8)), np.zeros(0, int))}, DataError, "N above 0"),
+        ({"train_metrics": "after"}, ConfigError, "running or evaluated, found 'after'"),
     ],
 )
 def test_arguments_that_cannot_be_are_named_before_training(

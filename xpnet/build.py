@@ -144,6 +144,7 @@ def fit_as_configured(
         l2=config.l2,
         seed=config.seed,
         log_every=config.log_every,
+        train_metrics=config.train_metrics,
         callbacks=[*callbacks, stopping] if stopping else callbacks,
         history=history,
     )

@@ -116,6 +116,8 @@ class TrainConfig(BaseModel):
     [default: never]"""
     log_every: str = "1 epoch"
     """when to record: '10 epochs', '500 iterations'"""
+    train_metrics: Literal["running", "evaluated"] = "running"
+    """training loss and accuracy: means while training, or evaluated at each record"""
     seed: int = Field(0, ge=0)
     """of weights, split, order of samples and dropout"""
 

@@ -16,9 +16,10 @@ from xpnet.errors import ConfigError
 class Record:
     """One line of the history.
 
-    `loss` and `accuracy` are means over the training batches since the line before, measured
-    while training (each batch before its own update, dropout on, L2 included); `val_loss` and
-    `val_accuracy` are of the whole validation part at this moment, None without one.
+    `loss` (L2 included) and `accuracy` are of the training part: running means over the batches
+    since the line before (each measured before its own update, dropout on), or, as
+    `train_metrics` asks, evaluated at this moment. `val_loss` and `val_accuracy` are of the whole
+    validation part at this moment, None without one.
     `learning_rate` is that of the last step; `seconds` is the time since the line before.
     """
 

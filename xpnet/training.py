@@ -28,6 +28,10 @@ from xpnet.network import PREDICTION_ROWS, Sequential
 from xpnet.optimizers import Optimizer
 
 
+TRAIN_METRICS = ("running", "evaluated")
+"""How the training loss and accuracy of a record may be measured."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Mean loss, accuracy and confusion counts `(C, C)` of a network on labelled data."""
@@ -75,6 +79,7 @@ def fit(
     l2: float = 0.0,
     seed: int = 0,
     log_every: int | str = 1,
+    train_metrics: str = "running",
     callbacks: Sequence[Callback] = (),
     history: History | None = None,
 ) -> History:
@@ -86,8 +91,11 @@ def fit(
     `batch_size`: samples per update, None for all of them (full batch); the last batch of an
     epoch may be short. `l2`: λ of `losses.L2Penalty`, N being the number of training samples.
     `seed`: of the order in which samples come. `log_every`: a record every so many epochs
-    (`1`, `"50 epochs"`) or updates (`"500 iterations"`), and at the end. `history`: a list to
-    go on with, so that the records survive an exception.
+    (`1`, `"50 epochs"`) or updates (`"500 iterations"`), and at the end. `train_metrics`: the
+    training loss and accuracy of a record are `"running"` means over the batches since the last
+    one, each measured before its update and with dropout on, or are `"evaluated"` afterwards, by
+    one more pass over the training part. `history`: a list to go on with, so that the records
+    survive an exception.
 
     Raises `DivergenceError` at the first record whose loss is not finite, `ConfigError` and
     `DataError` for arguments that cannot be, before anything is trained.
@@ -101,10 +109,15 @@ def fit(
     for name, value in (("epochs", epochs), ("batch_size", batch_size or 1)):
         if not isinstance(value, int) or value < 1:
             raise ConfigError(f"{name} must be a whole number above 0, found {value!r}")
+    if train_metrics not in TRAIN_METRICS:
+        raise ConfigError(
+            f"train_metrics must be {' or '.join(TRAIN_METRICS)}, found {train_metrics!r}"
+        )
     size = min(batch_size or len(data), len(data))
     penalty = L2Penalty(l2, len(data)) if l2 else None
     run = Run(network, optimizer, history, epochs, -(-len(data) // size))
-    meter = _Meter(run, loss, held_out)
+    again = data if train_metrics == "evaluated" else None
+    meter = _Meter(run, loss, penalty, again, held_out)
     network.seek(0)
     _tell(callbacks, "on_train_begin", run)
     try:
@@ -153,14 +166,21 @@ def _batches(
 class _Meter:
     """Means since the last record, and the record made of them."""
 
-    def __init__(self, run: Run, loss: Loss, held_out: DeviceData | None) -> None:
-        self.run, self.loss, self.held_out = run, loss, held_out
+    def __init__(
+        self,
+        run: Run,
+        loss: Loss,
+        penalty: L2Penalty | None,
+        again: DeviceData | None,
+        held_out: DeviceData | None,
+    ) -> None:
+        self.run, self.penalty, self.again, self.held_out = run, penalty, again, held_out
         self.mean = MeanLoss(run.network.backend)
         self.counts = isinstance(loss, SoftmaxCrossEntropy)
         self.accuracy = Accuracy(run.network.backend)
         self.began = time.perf_counter()
-        # With buffers of its own, since the blocks of validation have another size.
-        self.held_out_loss = copy.deepcopy(loss)
+        # With buffers of its own, since the blocks of an evaluation have another size.
+        self.loss = copy.deepcopy(loss)
 
     def update(self, value: Array, logits: Array, target: Array) -> None:
         self.mean.update(value, len(target))
@@ -176,10 +196,19 @@ class _Meter:
                 f"{loss} at learning rate {self._rate():g}: use a smaller learning_rate"
             )
         accuracy = self.accuracy.result() if self.counts else None
+        if self.again is not None:
+            loss, accuracy = self._evaluate(self.again)
+            if self.penalty is not None:
+                network = run.network
+                penalty = self.penalty.forward(network.values[: network.decays])
+                loss += float(network.backend.to_host(penalty))
         held_out: tuple[float | None, float | None] = (None, None)
         if self.held_out is not None:
-            held_out = _mean_loss(run.network, self.held_out, self.held_out_loss, self.counts)
+            held_out = self._evaluate(self.held_out)
         return self._append(loss, accuracy, *held_out)
+
+    def _evaluate(self, data: DeviceData) -> tuple[float, float | None]:
+        return _mean_loss(self.run.network, data, self.loss, self.counts)
 
     def record_partial(self) -> None:
         """What an interrupted stretch has measured so far, without a validation pass."""
