@@ -26,7 +26,7 @@ class LayerCase:
     kind: type
     make: Callable[[], Any]
     torch: Callable[[], torch.nn.Module] | None
-    """Its peer; None for what PyTorch cannot be made to draw (see `torch_of`)."""
+    """Its peer; None for what PyTorch cannot be made to draw (see `Alone.torch_peer`)."""
 
 
 LAYERS = [
@@ -37,6 +37,7 @@ LAYERS = [
         lambda: torch.nn.Linear(FEATURES, 3),
     ),
     LayerCase("Dropout", layers.Dropout, lambda: layers.Dropout(0.4), None),
+    LayerCase("GaussianNoise", layers.GaussianNoise, lambda: layers.GaussianNoise(0.7), None),
     LayerCase(
         "BatchNorm",
         layers.BatchNorm,
@@ -89,6 +90,15 @@ LOSSES = [
         _labels,
         lambda z, t: torch.nn.functional.cross_entropy(z, t, reduction="none"),
         losses.SoftmaxCrossEntropy,
+    ),
+    LossCase(
+        "SoftmaxCrossEntropy smoothed",
+        losses.SoftmaxCrossEntropy,
+        _labels,
+        lambda z, t: torch.nn.functional.cross_entropy(
+            z, t, reduction="none", label_smoothing=0.15
+        ),
+        lambda: losses.SoftmaxCrossEntropy(0.15),
     ),
     LossCase(
         "SigmoidBinaryCrossEntropy",

@@ -14,13 +14,53 @@ from cases import FEATURES, ROWS, LayerCase, error, place, tensor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xpnet import BatchNorm, Dropout, LayerNorm, Linear, ReLU, Sequential, Sigmoid, random
+from xpnet import (
+    BatchNorm,
+    Dropout,
+    GaussianNoise,
+    LayerNorm,
+    Linear,
+    ReLU,
+    Sequential,
+    Sigmoid,
+    random,
+)
 from xpnet.backend import Backend
 from xpnet.errors import ConfigError, DeviceMismatch, ShapeError
 from xpnet.gradcheck import check_network, numerical_gradient, relative_error
 from xpnet.initializers import GlorotNormal, Uniform
 from xpnet.layer import Layer
 from xpnet.losses import MeanSquaredError
+
+
+def words(seed: int, purpose: str, first: int, rows: int, units: int) -> np.ndarray:
+    """The random bits of a layer that draws, from the formula, in whole numbers."""
+
+    def mixed(word: int, bits: int, steps: list[tuple[int, int]]) -> int:
+        for shift, factor in steps:
+            word = (word ^ (word >> shift)) * factor % 2**bits
+        return word
+
+    def row_word(counter: int) -> int:
+        steps = [(30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)]
+        return mixed(counter * 0x9E3779B97F4A7C15 % 2**64, 64, steps) >> 32
+
+    def unit_word(word: int) -> int:
+        return mixed(word, 32, [(16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)])
+
+    start = random.key(seed, purpose) + first
+    keys = random.unit_keys(seed, f"{purpose} units", units).tolist()
+    return np.array([[unit_word(row_word(start + r) ^ key) for key in keys] for r in range(rows)])
+
+
+def normal(seed: int, position: int, first: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The noise of a `GaussianNoise` of deviation 1, from its formula."""
+    rows, features = shape
+    bits = words(seed, f"noise {position}", first, rows, -(-features // 2))
+    radius = np.sqrt(-2 * np.log(((bits >> 16) + 1) / 65536))
+    angle = (bits & 65535) * (2 * np.pi / 65536)
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :features]
+
 
 every_layer = pytest.mark.parametrize("case", **cases.by_id(cases.LAYERS))
 
@@ -51,9 +91,12 @@ class Alone:
         return self.backend.to_host(dx).copy()
 
     def torch_peer(self, case: LayerCase) -> Callable[[torch.Tensor], torch.Tensor]:
-        if case.torch is None:
+        if isinstance(self.layer, Dropout):
             mask = tensor(self.backend.to_host(self.layer.mask))
             return lambda x: x * mask
+        if isinstance(self.layer, GaussianNoise):
+            layer = self.layer
+            return lambda x: x + tensor(normal(3, 1, 0, x.shape)) * layer.deviation
         peer = case.torch().double()
         peer.load_state_dict({n: tensor(v) for n, v in self.host.items()}, strict=False)
         return peer
@@ -284,30 +327,16 @@ def test_dropout_keeps_what_lies_at_its_rate_or_above(
 ) -> None:
     layer = Dropout(rate)
     bits = place(backend, [[0, first - 1, first, 2**32 - 1]], "uint32")
-    layer._bits = lambda x: bits  # type: ignore[method-assign]
+    layer._bits = lambda x, units: bits  # type: ignore[method-assign]
     y = layer.forward(place(backend, np.ones((1, 4))), training=True)
     assert (backend.to_host(y) != 0).tolist() == [[False, False, True, True]]
 
 
 def test_dropout_masks_are_those_of_the_formula_in_whole_numbers(backend: Backend) -> None:
-    def mixed(word: int, bits: int, steps: list[tuple[int, int]]) -> int:
-        for shift, factor in steps:
-            word = (word ^ (word >> shift)) * factor % 2**bits
-        return word
-
-    def row_word(counter: int) -> int:
-        steps = [(30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)]
-        return mixed(counter * 0x9E3779B97F4A7C15 % 2**64, 64, steps) >> 32
-
-    def unit_word(word: int) -> int:
-        return mixed(word, 32, [(16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)])
-
-    start = random.key(5, "dropout 2") + 40
-    units = random.unit_keys(5, "dropout 2 units", 6).tolist()
-    words = [[unit_word(row_word(start + row) ^ unit) for unit in units] for row in range(8)]
+    drawn = words(5, "dropout 2", 40, 8, 6)
     layer = seeded(0.25, seed=5, position=2)
     layer.seek(40)
-    assert ((masks(layer, backend, 8, 6) != 0) == (np.array(words) >= 2**30)).all()
+    assert ((masks(layer, backend, 8, 6) != 0) == (drawn >= 2**30)).all()
 
 
 def test_dropout_counts_samples_in_a_circle(backend: Backend) -> None:
@@ -315,6 +344,32 @@ def test_dropout_counts_samples_in_a_circle(backend: Backend) -> None:
     start = masks(layer, backend, 7)
     layer.seek(2**64)
     assert np.array_equal(masks(layer, backend, 7), start)
+
+
+@pytest.mark.parametrize("features", [1, 2, 7])
+def test_noise_is_that_of_its_formula_however_batches_are_cut(
+    features: int, backend: Backend
+) -> None:
+    layer = GaussianNoise(0.5)
+    layer.seed(5, 2)
+    layer.seek(40)
+    x = sample(1, 9, features)
+    cut = [layer.forward(place(backend, part), training=True).copy() for part in (x[:4], x[4:])]
+    y = np.concatenate([backend.to_host(part) for part in cut])
+    assert error(y, x + 0.5 * normal(5, 2, 40, x.shape)) <= 1e-14
+
+
+def test_noise_is_normal_and_independent(backend: Backend) -> None:
+    layer = GaussianNoise(1.0)
+    x = place(backend, np.zeros((500, 200)), "float32")
+    n = backend.to_host(layer.forward(x, training=True)).astype(np.float64)
+    assert abs(n.mean()) < 4 / n.size**0.5
+    assert abs(n.var() - 1) < 4 * (2 / n.size) ** 0.5
+    assert abs((n**3).mean()) < 4 * (15 / n.size) ** 0.5
+    assert abs((n**4).mean() - 3) < 4 * (96 / n.size) ** 0.5
+    for a, b in ((n[1:], n[:-1]), (n[:, 1:], n[:, :-1]), (n[:, :100], n[:, 100:])):
+        assert abs((a * b).mean()) < 4 / a.size**0.5
+        assert abs((a**2 * b**2).mean() - 1) < 4 * (8 / a.size) ** 0.5
 
 
 def test_batch_norm_refuses_a_batch_of_one(backend: Backend) -> None:
@@ -334,6 +389,9 @@ def test_batch_norm_refuses_a_batch_of_one(backend: Backend) -> None:
         (lambda: Dropout(1.0), "rate of Dropout"),
         (lambda: Dropout(-0.1), "rate of Dropout"),
         (lambda: Dropout(float("nan")), "rate of Dropout"),
+        (lambda: GaussianNoise(-0.1), "deviation of GaussianNoise"),
+        (lambda: GaussianNoise(float("inf")), "deviation of GaussianNoise"),
+        (lambda: GaussianNoise(float("nan")), "deviation of GaussianNoise"),
         (lambda: BatchNorm(0), "features of BatchNorm"),
         (lambda: BatchNorm(3, momentum=0.0), "momentum of BatchNorm"),
         (lambda: BatchNorm(3, epsilon=0.0), "epsilon of BatchNorm"),

@@ -214,6 +214,23 @@ def test_softmax_cross_entropy_with_weights_by_hand(backend: Backend) -> None:
     assert backend.to_host(loss.backward()) == pytest.approx(expected, rel=1e-15)
 
 
+def test_smoothed_labels_by_hand(backend: Backend) -> None:
+    loss = SoftmaxCrossEntropy(label_smoothing=0.1)
+    logits = backend.asarray(np.array([[0.0, np.log(3)]]))
+    labels = backend.asarray(np.array([0]))
+    found = value(backend, loss, logits, labels)
+    assert found == pytest.approx(np.log(4) - 0.05 * np.log(3), rel=1e-15)
+    assert backend.to_host(loss.backward()) == pytest.approx(np.array([[-0.7, 0.7]]), rel=1e-14)
+    plain = value(backend, loss.for_evaluation(), logits, labels)
+    assert plain == value(backend, SoftmaxCrossEntropy(), logits, labels) != found
+
+
+@pytest.mark.parametrize("epsilon", [-0.1, 1.0, float("nan")])
+def test_smoothing_out_of_range_is_named(epsilon: float) -> None:
+    with pytest.raises(ConfigError, match=r"label_smoothing must lie in \[0, 1\), found"):
+        SoftmaxCrossEntropy(epsilon)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_softmax_cross_entropy_at_extreme_logits(dtype: str, backend: Backend) -> None:
     loss = SoftmaxCrossEntropy()

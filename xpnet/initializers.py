@@ -4,8 +4,8 @@ Each initializer is called with a NumPy `Generator` and a shape `(fan_out, fan_i
 `(features,)` for a bias or gain) and returns float64 draws of that shape. They are cast to the
 network's dtype afterwards, so float32 and float64 networks start from the same numbers.
 
-All keep the variance of signals constant from layer to layer. For `y = W x` with independent
-zero-mean entries, `Var(y) = fan_in · Var(W) · E[x²]`, and backwards
+He, Glorot and LeCun keep the variance of signals constant from layer to layer. For `y = W x`
+with independent zero-mean entries, `Var(y) = fan_in · Var(W) · E[x²]`, and backwards
 `Var(dx) = fan_out · Var(W) · E[dy²]`.
 """
 

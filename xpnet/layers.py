@@ -1,4 +1,4 @@
-"""Layers with parameters or state: `Linear`, `Dropout`, `BatchNorm`, `LayerNorm`.
+"""Layers beside activations: `Linear`; `Dropout`, `GaussianNoise`; `BatchNorm`, `LayerNorm`.
 
 Shapes: `x`, `dx`: `(N, in)`; `y`, `dy`: `(N, out)`; float32 or float64. `1` is a vector of
 ones, so `1ᵀ A` sums the rows of `A` and is one matrix-vector product.
@@ -6,7 +6,9 @@ ones, so `1ᵀ A` sums the rows of `A` and is one matrix-vector product.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from xpnet import random
 from xpnet.backend import Array, Backend, array_module
@@ -76,28 +78,23 @@ class Linear(Layer):
 
 
 @dataclass(eq=False)
-class Dropout(Layer):
-    """Inverted dropout: in training each unit is 0 with probability `rate`, else `x / (1 − rate)`.
+class _Drawing(Layer):
+    """What `Dropout` and `GaussianNoise` share: random bits for each training sample and unit.
 
-    `y = x · m` with `m = [kept] / (1 − rate)`, so `E[y] = x` and prediction needs no change; for a
-    given mask the layer is linear, `dx = dy · m`. Srivastava, Hinton, Krizhevsky, Sutskever,
-    Salakhutdinov, "Dropout", JMLR 2014, section 10 (the inverted form).
-
-    The mask is a pure function of (seed, layer, number of the training sample, unit): see
-    `xpnet.random`. It is the same on every backend, and however samples are cut into batches.
+    They are a pure function of (seed, layer, number of the training sample, unit): see
+    `xpnet.random`. So they are the same on every backend, and however samples are cut into
+    batches.
     """
 
-    rate: float = 0.5
+    purpose: ClassVar[str]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.rate < 1:
-            raise ConfigError(f"rate of Dropout must lie in [0, 1), found {self.rate!r}")
         self.seed(0, 0)
 
     def seed(self, seed: int, position: int) -> None:
-        """Masks follow from the network's seed and the layer's position in it."""
-        self._seed, self._purpose = seed, f"dropout {position}"
+        """Draws follow from the network's seed and the layer's position in it."""
+        self._seed, self._purpose = seed, f"{self.purpose} {position}"
         self.seek(0)
 
     def seek(self, samples: int) -> None:
@@ -105,12 +102,58 @@ class Dropout(Layer):
         self._samples = samples
         self._counters: Array | None = None
 
+    def _bits(self, x: Array, units: int) -> Array:
+        """32 random bits for each row of `x` and each unit; moves on to the next `N` samples."""
+        xp, count, workspace = array_module(x), len(x), self.workspace
+        if self._counters is None or len(self._units) != units:
+            self._place(x, units)
+        numbers = workspace.numbers(xp, count, xp.uint64)
+        rows = workspace.array(xp, "rows", (count,), xp.uint64)
+        spare_rows = workspace.array(xp, "spare rows", (count,), xp.uint64)
+        narrow = workspace.array(xp, "narrow", (count, 1), xp.uint32)
+        xp.add(numbers, self._counters, out=rows)
+        random.hash_rows(rows, out=rows, scratch=spare_rows)
+        xp.right_shift(rows, 32, out=rows)
+        xp.copyto(narrow, rows.reshape(count, 1), casting="same_kind")
+        xp.add(self._counters, count, out=self._counters)
+        bits = workspace.array(xp, "bits", (count, units), xp.uint32)
+        spare = workspace.array(xp, "spare", (count, units), xp.uint32)
+        return random.hash_bits(narrow, self._units, out=bits, scratch=spare)
+
+    def _place(self, x: Array, units: int) -> None:
+        """Upload what the draws start from: the counter of the next row, a word per unit."""
+        backend = Backend.of(x)
+        start = (random.key(self._seed, self._purpose) + self._samples) % 2**64
+        self._counters = backend.asarray([start], dtype=backend.xp.uint64)
+        words = random.unit_keys(self._seed, f"{self._purpose} units", units)
+        self._units = backend.asarray(words)
+
+
+@dataclass(eq=False)
+class Dropout(_Drawing):
+    """Inverted dropout: in training each unit is 0 with probability `rate`, else `x / (1 − rate)`.
+
+    `y = x · m` with `m = [kept] / (1 − rate)`, so `E[y] = x` and prediction needs no change; for a
+    given mask the layer is linear, `dx = dy · m`. Srivastava, Hinton, Krizhevsky, Sutskever,
+    Salakhutdinov, "Dropout", JMLR 2014, section 10 (the inverted form).
+
+    Raises `ConfigError` for a rate outside of `[0, 1)`.
+    """
+
+    rate: float = 0.5
+    purpose = "dropout"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.rate < 1:
+            raise ConfigError(f"rate of Dropout must lie in [0, 1), found {self.rate!r}")
+
     def forward(self, x: Array, *, training: bool) -> Array:
         """`(N, F) -> (N, F)`; the identity unless `training`."""
         if not training:
             return x
         xp = array_module(x)
-        bits = self._bits(x)
+        bits = self._bits(x, x.shape[1])
         kept = self.workspace.array(xp, "kept", x.shape, bool)
         xp.greater_equal(bits, min(round(self.rate * 2**32), 2**32 - 1), out=kept)
         self.mask = self.like(x, "mask")
@@ -122,31 +165,61 @@ class Dropout(Layer):
         xp = array_module(dy, self.mask)
         return xp.multiply(dy, self.mask, out=self.like(dy, "dx"))
 
-    def _bits(self, x: Array) -> Array:
-        """32 random bits for every element of `x`; moves on to the next `N` samples."""
-        xp, (count, features), workspace = array_module(x), x.shape, self.workspace
-        if self._counters is None or len(self._units) != features:
-            self._place(x)
-        numbers = workspace.numbers(xp, count, xp.uint64)
-        rows = workspace.array(xp, "rows", (count,), xp.uint64)
-        spare_rows = workspace.array(xp, "spare rows", (count,), xp.uint64)
-        narrow = workspace.array(xp, "narrow", (count, 1), xp.uint32)
-        xp.add(numbers, self._counters, out=rows)
-        random.hash_rows(rows, out=rows, scratch=spare_rows)
-        xp.right_shift(rows, 32, out=rows)
-        xp.copyto(narrow, rows.reshape(count, 1), casting="same_kind")
-        xp.add(self._counters, count, out=self._counters)
-        bits = workspace.array(xp, "bits", x.shape, xp.uint32)
-        spare = workspace.array(xp, "spare", x.shape, xp.uint32)
-        return random.hash_bits(narrow, self._units, out=bits, scratch=spare)
 
-    def _place(self, x: Array) -> None:
-        """Upload what the masks start from: the counter of the next row, a word per unit."""
-        backend = Backend.of(x)
-        start = (random.key(self._seed, self._purpose) + self._samples) % 2**64
-        self._counters = backend.asarray([start], dtype=backend.xp.uint64)
-        words = random.unit_keys(self._seed, f"{self._purpose} units", x.shape[1])
-        self._units = backend.asarray(words)
+@dataclass(eq=False)
+class GaussianNoise(_Drawing):
+    """In training adds to each value a normal draw: `y = x + σ n`, `n ~ N(0, 1)`; `dx = dy`.
+
+    At the input and after each `BatchNorm`, whose outputs have deviation 1 to begin with, a
+    `deviation` σ of 0.1 to 0.3 takes the place of dropout: Rasmus, Valpola, Honkala, Berglund,
+    Raiko, "Semi-supervised learning with ladder networks", NeurIPS 2015, table 1, the baseline.
+
+    Two draws from one 32-bit word, by Box and Muller ("A note on the generation of random normal
+    deviates", 1958): its upper half gives `u` in (0, 1], its lower half an angle `a`, and
+    `√(−2 log u) cos a` and `√(−2 log u) sin a` are independent and normal (none beyond 4.7).
+
+    Raises `ConfigError` for a deviation below 0 or not finite.
+    """
+
+    deviation: float = 0.1
+    purpose = "noise"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.deviation < math.inf:
+            raise ConfigError(
+                f"deviation of GaussianNoise must be 0 or above, found {self.deviation!r}"
+            )
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        """`(N, F) -> (N, F)`; the identity unless `training`."""
+        if not training:
+            return x
+        xp, (count, features) = array_module(x), x.shape
+        half = (features + 1) // 2
+        bits = self._bits(x, half)
+        radius = self.workspace.array(xp, "radius", (count, half), x.dtype)
+        angle = self.workspace.array(xp, "angle", (count, half), x.dtype)
+        upper = self.workspace.array(xp, "upper", (count, half), xp.uint32)
+        xp.right_shift(bits, 16, out=upper)
+        xp.bitwise_and(bits, 2**16 - 1, out=bits)
+        xp.multiply(bits, math.tau / 2**16, out=angle, dtype=x.dtype)
+        xp.add(upper, 1, out=upper)
+        xp.multiply(upper, 2**-16, out=radius, dtype=x.dtype)
+        xp.log(radius, out=radius)
+        xp.multiply(radius, -2 * self.deviation**2, out=radius)
+        xp.sqrt(radius, out=radius)
+        y = self.like(x, "y")
+        first, second = y[:, :half], y[:, half:]
+        xp.cos(angle, out=first)
+        xp.multiply(first, radius, out=first)
+        xp.sin(angle[:, : features - half], out=second)
+        xp.multiply(second, radius[:, : features - half], out=second)
+        return xp.add(y, x, out=y)
+
+    def backward(self, dy: Array) -> Array:
+        """`(N, F) -> (N, F)`: `dy` itself."""
+        return dy
 
 
 @dataclass(eq=False)

@@ -9,6 +9,8 @@ difference of two probabilities and nothing is divided by something that may be 
 
 from __future__ import annotations
 
+import copy
+
 from xpnet.activations import sigmoid, softmax
 from xpnet.backend import Array, array_module
 from xpnet.errors import ConfigError, ShapeError
@@ -28,6 +30,10 @@ class Loss:
     def backward(self, scale: float = 1.0) -> Array:
         """`scale · ∂L/∂logits` for the batch of the last forward pass, shaped like the logits."""
         raise TypeError(f"{type(self).__name__} defines no backward pass")
+
+    def for_evaluation(self) -> Loss:
+        """The loss as held-out data is measured: with buffers of its own, without smoothing."""
+        return copy.deepcopy(self)
 
     def _mean(self, losses: Array, weights: Array | None) -> Array:
         """`Σ wℓ / Σ w` of the per-sample `losses` `(N,)`; keeps what `backward` multiplies by."""
@@ -64,12 +70,29 @@ class SoftmaxCrossEntropy(Loss):
     `w (p − onehot(y)) / Σw` with weights. Worked: `z = (0, log 3)`, `y = 0` gives `p = (¼, ¾)`,
     `ℓ = log 4 ≈ 1.386`, gradient `(−¾, ¾)`.
 
+    With `label_smoothing = ε` the network is to expect `q = (1 − ε) onehot(y) + ε / C` instead of
+    certainty (Szegedy et al., "Rethinking the Inception architecture", CVPR 2016, section 7):
+    `ℓ = −Σ_k q_k log p_k = log Σ exp(s) − Σ_k q_k s_k`, as `Σ q = 1`, so `∂ℓ/∂z = p − q`. It is
+    for training; `for_evaluation()` leaves it out. In the worked example `ε = 0.1` gives
+    `q = (0.95, 0.05)`, gradient `(−0.7, 0.7)`.
+
     Bridle, "Probabilistic interpretation of feedforward classification network outputs", 1990.
-    Raises `ShapeError` for logits or labels of another shape.
+    Raises `ShapeError` for logits or labels of another shape, `ConfigError` for a
+    `label_smoothing` outside of `[0, 1)`.
 
     Inside, arrays lie as `(C, N)`: with few classes and many samples, every row operation is
     then one long vector operation.
     """
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ConfigError(f"label_smoothing must lie in [0, 1), found {label_smoothing!r}")
+        self.label_smoothing = label_smoothing
+
+    def for_evaluation(self) -> Loss:
+        """Plain cross-entropy."""
+        return SoftmaxCrossEntropy()
 
     def forward(self, logits: Array, target: Array, weights: Array | None = None) -> Array:
         """Mean loss, `()`, from `logits (N, C)` and `target = labels (N,)`."""
@@ -84,26 +107,34 @@ class SoftmaxCrossEntropy(Loss):
         dtype, workspace = logits.dtype, self.workspace
         shifted = workspace.array(xp, "shifted", (classes, count), dtype)
         self.p = workspace.array(xp, "p", (classes, count), dtype)
-        self.is_label = workspace.array(xp, "is label", (classes, count), bool)
+        is_label = workspace.array(xp, "is label", (classes, count), bool)
         total = workspace.array(xp, "total", (1, count), dtype)
         picked = workspace.array(xp, "picked", (count,), dtype)
         classes_down = workspace.numbers(xp, classes, target.dtype).reshape(classes, 1)
 
-        xp.equal(classes_down, target, out=self.is_label)
+        xp.equal(classes_down, target, out=is_label)
+        self.expected = self._smoothed(is_label, dtype) if self.label_smoothing else is_label
         softmax(xp, logits.T, axis=0, shifted=shifted, total=total, out=self.p)
-        xp.multiply(shifted, self.is_label, out=shifted)
+        xp.multiply(shifted, self.expected, out=shifted)
         xp.sum(shifted, axis=0, out=picked)
         losses = total.reshape(count)
         xp.log(losses, out=losses)
         xp.subtract(losses, picked, out=losses)
         return self._mean(losses, weights)
 
+    def _smoothed(self, is_label: Array, dtype: object) -> Array:
+        """`q = (1 − ε) onehot(y) + ε / C`: `(C, N)`."""
+        xp, epsilon = array_module(is_label), self.label_smoothing
+        q = self.workspace.array(xp, "q", is_label.shape, dtype)
+        xp.multiply(is_label, 1 - epsilon, out=q, dtype=q.dtype)
+        return xp.add(q, epsilon / len(q), out=q)
+
     def backward(self, scale: float = 1.0) -> Array:
-        """`scale · (p − onehot(y)) / N`, or `scale · w (p − onehot(y)) / Σw`: `(N, C)`."""
+        """`scale · (p − q) / N`, or with weights `scale · w (p − q) / Σw`: `(N, C)`."""
         xp = array_module(self.p)
         count = self.p.shape[1]
         difference = self.workspace.array(xp, "shifted", self.p.shape, self.p.dtype)
-        xp.subtract(self.p, self.is_label, out=difference)
+        xp.subtract(self.p, self.expected, out=difference)
         if self.weights is not None:
             xp.multiply(difference, self.weights, out=difference)
             count = 1
