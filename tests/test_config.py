@@ -11,7 +11,14 @@ import pytest
 
 from xpnet import build
 from xpnet.backend import Backend
-from xpnet.config import Activation, InitializerName, TrainConfig, from_command_line, make
+from xpnet.config import (
+    AUGMENTATIONS,
+    Activation,
+    InitializerName,
+    TrainConfig,
+    from_command_line,
+    make,
+)
 from xpnet.data import Dataset
 from xpnet.errors import ConfigError
 from xpnet.schedules import Constant
@@ -39,6 +46,16 @@ OTHER: dict[str, tuple[Any, str]] = {
     "bias_initializer": ("uniform", "uniform"),
     "initializer_bound": (0.1, "0.1"),
     "dropout": (0.0, "0"),
+    "batch_norm": (True, ""),
+    "noise": (0.2, "0.2"),
+    "label_smoothing": (0.1, "0.1"),
+    "augment_shift": (2.0, "2"),
+    "augment_rotation": (10.0, "10"),
+    "augment_scale": (0.1, "0.1"),
+    "augment_shear": (8.0, "8"),
+    "augment_elastic": (30.0, "30"),
+    "augment_elastic_sigma": (5.0, "5"),
+    "augment_probability": (0.5, "0.5"),
     "optimizer": ("sgd", "sgd"),
     "learning_rate": (0.5, "0.5"),
     "schedule": ("step", "step"),
@@ -137,6 +154,15 @@ def test_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (["--optimizer", "sgd", "--nesterov"], "nesterov: needs a momentum"),
         (["--step-every", "3"], "step_every: works only with schedule step"),
+        (
+            ["--augment-elastic-sigma", "3"],
+            "augment_elastic_sigma: works only with an augment_elastic above 0, found 0",
+        ),
+        (
+            ["--augment-probability", "0.5"],
+            "augment_probability: works only with one of augment_shift, .* above 0, found none",
+        ),
+        (["--label-smoothing", "1"], "label_smoothing: .*found '1'"),
         (["--patience", "3", "--validation", "0"], "patience: needs a validation part"),
         (["--validation", "1.5"], "validation: give a fraction below 1 or a whole number"),
         (["--validation", "-1"], "validation: .*found '-1'"),
@@ -214,3 +240,35 @@ def test_weight_decay_is_the_optimizers_own_unless_given(
 ) -> None:
     config = make({"optimizer": optimizer, "weight_decay": given})
     assert build.build_optimizer(config, Constant(0.1)).weight_decay == used
+
+
+def test_augmentation_is_made_of_its_settings() -> None:
+    assert build.build_augmentation(TrainConfig()) is None
+    settings = {
+        "shift": 1.0,
+        "rotation": 2.0,
+        "scale": 0.3,
+        "shear": 4.0,
+        "elastic": 5.0,
+        "elastic_sigma": 6.0,
+        "probability": 0.7,
+    }
+    config = make({f"augment_{name}": value for name, value in settings.items()})
+    assert vars(build.build_augmentation(config)).items() >= settings.items()
+    for name in AUGMENTATIONS:
+        assert build.build_augmentation(make({name: 0.5})) is not None
+
+
+def test_a_hidden_layer_is_built_of_what_is_asked_for() -> None:
+    config = make({"hidden": [4], "batch_norm": True, "noise": 0.2, "dropout": 0.3})
+    data = Dataset(np.zeros((2, 9), np.uint8), None, ("a", "b"))
+    layers = [str(layer) for layer in build.build_network(config, data, Backend()).layers]
+    assert layers == [
+        "GaussianNoise(0.2)",
+        "Linear(9, 4)",
+        "BatchNorm(4, 0.1, 1e-05)",
+        "GaussianNoise(0.2)",
+        "ReLU()",
+        "Dropout(0.3)",
+        "Linear(4, 2)",
+    ]

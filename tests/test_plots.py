@@ -319,6 +319,157 @@ def test_another_seed_shows_other_right_ones():
     assert set(first[8:].tolist()) != set(second[8:].tolist())
 
 
+# Augmentation
+
+
+def test_each_row_is_an_original_and_its_versions():
+    changed = generator(0, "images").random((2, 3, 5, 4))
+    originals = 2 * changed[:, 0]
+    axes = plots._augmented_figure(originals, changed).axes
+    assert len(axes) == 8
+    assert [each.get_title() for each in axes[:4]] == ["original", "1", "2", "3"]
+    for row in range(2):
+        original, *versions = axes[4 * row : 4 * row + 4]
+        numpy.testing.assert_array_equal(original.get_images()[0].get_array(), originals[row])
+        for version, image in zip(versions, changed[row], strict=True):
+            numpy.testing.assert_array_equal(version.get_images()[0].get_array(), image)
+            assert version.spines["left"].get_linewidth() < 1
+            assert original.spines["left"].get_linewidth() > 2
+            assert original.spines["top"].get_edgecolor() != version.spines["top"].get_edgecolor()
+    # One grey scale: the versions are half as bright.
+    assert {each.get_images()[0].get_clim() for each in axes} == {(changed.min(), originals.max())}
+
+
+@pytest.mark.parametrize(
+    ("rows", "versions", "shape"),
+    [(1, 1, (28, 28)), (3, 1, (1, 5)), (1, 4, (28, 28)), (8, 9, (28, 28)), (20, 20, (6, 9))],
+)
+def test_up_to_8_originals_and_9_versions_are_shown(rows, versions, shape, tmp_path):
+    originals = numpy.zeros((rows, *shape), "f4")
+    changed = numpy.zeros((rows, versions, *shape), "f4")
+    figure = plots._augmented_figure(originals, changed)
+    assert len(figure.axes) == min(rows, 8) * (1 + min(versions, 9))
+    figure.canvas.draw()
+    headings = [axes.title.get_window_extent() for axes in figure.axes[: 1 + min(versions, 9)]]
+    assert all(one.x1 < other.x0 for one, other in pairwise(headings))
+    plots.augmented_samples(originals, changed, tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        assert 700 <= image.size[0] <= 1600
+
+
+def test_versions_that_are_none_of_the_originals_are_an_error(tmp_path):
+    originals, changed = numpy.zeros((4, 9, 7)), numpy.zeros((4, 3, 9, 7))
+    for wrong in (
+        (originals[:3], changed),
+        (originals[:, :8], changed),
+        (originals, changed[:, 0]),
+        (originals, changed[:, :0]),
+        (originals[:0], changed[:0]),
+        (originals.reshape(4, -1), changed.reshape(4, 3, -1)),
+    ):
+        with pytest.raises(ShapeError, match="originals and changed have shapes"):
+            plots.augmented_samples(*wrong, tmp_path / "a.png")
+
+
+# Searches
+
+
+def searched(**changes):
+    """A search of 12 trials: pruned (3), failed (5), far off (6); two are best (7, 9)."""
+    draw = generator(0, "search")
+    values = [0.9, 0.91, 0.89, 0.4, 0.92, None, 0.1, 0.95, 0.93, 0.95, 0.94, 0.9]
+    found = {
+        "values": values,
+        "states": ["complete"] * 3 + ["pruned", "complete", "failed"] + ["complete"] * 6,
+        "points": {
+            "hidden": [[128], [64], [256, 128]] * 4,
+            "optimizer": ["sgd", "adam"] * 6,
+            "learning_rate": list(10 ** draw.uniform(-4, 0, 12)),
+            "dropout": list(draw.uniform(0, 1, 12)),
+            "batch_size": [32, "full", 4] * 4,
+        },
+        "logarithmic": ["learning_rate"],
+        "best": 9,
+        "objective": "val_accuracy",
+    }
+    return found | changes
+
+
+def dots(axes, kind):
+    """Where the marks of one kind stand, by the first word of their label."""
+    marks = {str(mark.get_label()).split()[0]: mark for mark in axes.collections}
+    return marks[kind].get_offsets().tolist()
+
+
+def test_every_trial_stands_in_its_turn_and_the_best_so_far_above():
+    top, *_ = plots._trials_figure(**searched()).axes
+    assert top.get_title() == "Validation accuracy of 12 trials"
+    assert top.get_xlabel() == "trial"
+    numbers = [0, 1, 2, 4, 7, 8, 9, 10, 11]
+    assert dots(top, "complete") == [[n, searched()["values"][n]] for n in numbers]
+    assert [x for x, _ in dots(top, "failed")] == [5]
+    assert dots(top, "best") == [[9, 0.95]]
+    # What is far below the others lies at the edge, as a triangle.
+    low, _ = top.get_ylim()
+    far = [mark.get_offsets().tolist() for mark in top.collections if len(mark.get_offsets()) == 1]
+    edge = {tuple(place) for (place,) in far if place[0] in (3, 6)}
+    assert {x for x, _ in edge} == {3, 6}
+    assert all(low < y < 0.89 for _, y in edge)
+    assert low > 0.4
+    (line,) = top.get_lines()
+    expected = [0.9, 0.91, 0.91, 0.91, 0.92, 0.92, 0.92, 0.95, 0.95, 0.95, 0.95, 0.95]
+    assert line.get_ydata().tolist() == expected
+    assert "best 95.00 % (trial 9)" in legend(top)
+
+
+def test_each_setting_has_a_diagram():
+    _, hidden, optimizer, rate, dropout, batch = plots._trials_figure(**searched()).axes
+
+    def columns(axes):
+        return [label.get_text() for label in axes.get_xticklabels()]
+
+    assert [axes.get_xlabel() for axes in (hidden, batch)] == ["hidden", "batch_size"]
+    assert columns(hidden) == ["64", "128", "256, 128"]
+    assert columns(optimizer) == ["adam", "sgd"]
+    assert columns(batch) == ["4", "32", "full"]
+    assert (rate.get_xscale(), dropout.get_xscale()) == ("log", "linear")
+    points = searched()["points"]
+    assert dots(rate, "best") == [[points["learning_rate"][9], 0.95]]
+    ((x, _),) = dots(hidden, "best")
+    assert round(x) == columns(hidden).index("128")
+    # The odd ones are adam's; 3 and 5 are not complete.
+    adam = [y for x, y in dots(optimizer, "complete") if round(x) == 0]
+    assert adam == [searched()["values"][number] for number in (1, 7, 9, 11)]
+
+
+def test_the_best_loss_is_the_lowest():
+    values = [2.0, 0.5, 0.4, 90.0]
+    found = searched(values=values, states=["complete"] * 4, objective="val_loss", best=2)
+    top, panel = plots._trials_figure(**found | {"points": {"l2": [0.0, 0.5, 1.0, 2.0]}}).axes
+    assert top.get_title() == "Validation loss of 4 trials"
+    (line,) = top.get_lines()
+    assert line.get_ydata().tolist() == [2.0, 0.5, 0.4, 0.4]
+    assert top.get_ylim()[1] < 10
+    assert "best 0.4 (trial 2)" in legend(top)
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["0", "0.5", "1", "2"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 500])
+def test_any_number_of_trials_and_equal_values(count, tmp_path):
+    points = {f"setting {n}": [r"$\frac$", 0.5, True, ()][n : n + 1] * count for n in range(4)}
+    found = searched(values=[0.5] * count, states=["complete"] * count, points=points, best=0)
+    plots.trials(**found, path=tmp_path / "t.png")
+    low, high = plots._trials_figure(**found).axes[0].get_ylim()
+    assert low < 0.5 < high
+
+
+def test_trials_that_do_not_fit_together_are_an_error(tmp_path):
+    wrong = {"values": [0.5]}, {"states": ["complete"]}, {"points": {"l2": [0.0]}}, {"values": []}
+    for changes in wrong:
+        with pytest.raises(ShapeError, match="have lengths"):
+            plots.trials(**searched(**changes), path=tmp_path / "t.png")
+
+
 # Weights
 
 
@@ -377,6 +528,8 @@ def draw_all(folder):
     plots.confusion_matrix(numpy.diag(range(10)), DIGITS, str(folder / "confusion.png"))
     plots.sample_predictions(images, p, labels, DIGITS, folder / "samples.png")
     plots.first_layer_weights(weight, (28, 28), folder / "weights.png")
+    plots.augmented_samples(images[:8], images[:40].reshape(8, 5, 28, 28), folder / "changed.png")
+    plots.trials(**searched(), path=folder / "trials.png")
     return {path.name: path for path in folder.iterdir()}
 
 
@@ -387,7 +540,8 @@ def drawn(tmp_path_factory):
 
 def test_the_files_are_png_of_a_sensible_size_and_nothing_else(drawn):
     files = drawn[0]
-    assert set(files) == {"metrics.png", "confusion.png", "samples.png", "weights.png"}
+    names = {"metrics.png", "confusion.png", "samples.png", "weights.png", "changed.png"}
+    assert set(files) == names | {"trials.png"}
     with Image.open(files["metrics.png"]) as image:
         assert image.size == (1430, 572)
     with Image.open(files["samples.png"]) as image:

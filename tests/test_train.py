@@ -87,6 +87,18 @@ def test_a_run_leaves_all_that_it_promises(capsys: pytest.CaptureFixture[str]) -
                 assert min(image.size) > 400
 
 
+def test_an_augmented_run_shows_what_it_trained_on() -> None:
+    argv = [*NARROW, "--augment-shift", "2", "--augment-elastic", "30", "--batch-norm"]
+    argv += ["--noise", "0.1", "--label-smoothing", "0.1", "--train-metrics", "evaluated"]
+    assert main(argv) == 0
+    folder = Path("runs/digits-001")
+    assert {path.name for path in folder.iterdir()} == {*FILES, "augmented_samples.png"}
+    assert main(["--config", str(folder / "config.toml")]) == 0
+    again = Path("runs/digits-002")
+    for name in ("model.safetensors", "augmented_samples.png"):
+        assert (folder / name).read_bytes() == (again / name).read_bytes()
+
+
 def test_the_model_gives_the_reported_accuracy_back() -> None:
     assert main(NARROW) == 0
     folder = Path("runs/digits-001")

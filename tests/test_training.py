@@ -231,6 +231,87 @@ def test_training_figures_can_be_evaluated_after_the_epoch(
     compared("fit evaluated")
 
 
+def distorted(**options: Any) -> xn.Augmentation:
+    return xn.Augmentation(shift=1.0, rotation=20.0, elastic=4.0, elastic_sigma=1.0, **options)
+
+
+def pictures(backend: Backend, normalisation: Normalisation, rows: int = 30) -> DeviceData:
+    rng = np.random.default_rng(4)
+    x = rng.integers(0, 256, (rows, 12), np.uint8)
+    return DeviceData(
+        x,
+        np.arange(rows) % 3,
+        backend=backend,
+        dtype="float32",
+        normalisation=normalisation,
+        image_shape=(3, 4),
+    )
+
+
+@pytest.mark.parametrize("batch_size", [None, 8])
+def test_training_sees_distorted_pictures_each_epoch_anew(
+    batch_size: int | None, backend: Backend, compared: Callable[[str], None]
+) -> None:
+    normalisation = Normalisation(1 / 255, -0.25)
+    seen: list[np.ndarray] = []
+
+    class Watch(Linear):
+        def forward(self, x: Any, *, training: bool) -> Any:
+            if training:
+                seen.append(backend.to_host(x).copy())
+            return super().forward(x, training=training)
+
+    network = Sequential([Watch(12, 3)], backend=backend)
+    train = pictures(backend, normalisation)
+    history = xn.fit(
+        network,
+        train,
+        train,
+        optimizer=xn.SGD(0.0),
+        epochs=2,
+        batch_size=batch_size,
+        augmentation=distorted(),
+        seed=9,
+    )
+    # By hand: all pictures of both epochs, in the order of training, distorted at once.
+    raw = backend.to_host(train.x).astype(np.float32)
+    if batch_size is None:
+        order = np.tile(np.arange(30), 2)
+    else:
+        order = np.concatenate([xn.random.permutation(9, epoch, 30) for epoch in (1, 2)])
+    augmentation = distorted()
+    augmentation.begin((3, 4), 9)
+    wanted = augmentation.apply(raw[order], out=np.empty_like(raw[order]))
+    wanted = (wanted * np.float32(1 / 255) - np.float32(0.25)).reshape(60, 12)
+    assert error(np.concatenate(seen), wanted) <= 1e-6
+    assert not np.array_equal(wanted[:30][np.argsort(order[:30])], wanted[30:])
+    # What is held out stays as it is, and so do losses of training figures evaluated on it.
+    losses = history.column("val_loss")
+    assert losses[0] == losses[1]
+    assert history.records[0].loss != history.records[1].loss
+    compared("fit with augmentation")
+
+
+def test_augmented_steps_touch_neither_host_nor_allocator(double: Backend) -> None:
+    train = pictures(double, Normalisation(1 / 255, -0.25))
+    augmentation = distorted(probability=0.5)
+    train.begin(augmentation, 0)
+    order = double.asarray(np.arange(30))
+    for _ in range(2):
+        train.batch(order[:8], augmentation)
+    with strict_cupy.forbid("sync", "h2d", "d2h", "alloc"):
+        for rows in (order[8:16], order[16:20], order[20:28]):
+            train.batch(rows, augmentation)
+
+
+def test_augmentation_needs_pictures(reference: Backend) -> None:
+    network = small()
+    before = network.values.copy()
+    with pytest.raises(ConfigError, match="8 features are no square: give DeviceData their"):
+        xn.fit(network, data(reference), optimizer=xn.SGD(1.0), epochs=1, augmentation=distorted())
+    assert np.array_equal(network.values, before)
+
+
 def test_early_stopping_keeps_the_best_weights(backend: Backend) -> None:
     best: list[np.ndarray] = []
 

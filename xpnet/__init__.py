@@ -10,10 +10,11 @@ from xpnet.activations import GELU, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
 from xpnet.backend import Backend, array_module
 from xpnet.callbacks import Callback, EarlyStopping, Progress
 from xpnet.checkpoint import load, save
+from xpnet.data.augmentation import Augmentation
 from xpnet.data.batches import DeviceData
 from xpnet.errors import XpnetError
 from xpnet.history import History
-from xpnet.layers import BatchNorm, Dropout, LayerNorm, Linear
+from xpnet.layers import BatchNorm, Dropout, GaussianNoise, LayerNorm, Linear
 from xpnet.losses import MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
 from xpnet.network import Sequential
 from xpnet.optimizers import SGD, Adam, AdamW, RMSprop
@@ -26,12 +27,14 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Augmentation",
     "Backend",
     "BatchNorm",
     "Callback",
     "DeviceData",
     "Dropout",
     "EarlyStopping",
+    "GaussianNoise",
     "History",
     "LayerNorm",
     "LeakyReLU",

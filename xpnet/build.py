@@ -8,14 +8,16 @@ from xpnet import initializers, optimizers, schedules
 from xpnet.activations import GELU, LeakyReLU, ReLU, Sigmoid, Tanh
 from xpnet.backend import Backend
 from xpnet.callbacks import Callback, EarlyStopping
-from xpnet.config import TrainConfig
+from xpnet.config import AUGMENTATIONS, TrainConfig
 from xpnet.data import Source, Splits, load_dataset, split
+from xpnet.data.augmentation import Augmentation
 from xpnet.data.batches import DeviceData
 from xpnet.data.dataset import Dataset, Normalisation
 from xpnet.errors import DataError
 from xpnet.history import History, Record
 from xpnet.layer import Layer
-from xpnet.layers import Dropout, Linear
+from xpnet.layers import BatchNorm, Dropout, GaussianNoise, Linear
+from xpnet.losses import SoftmaxCrossEntropy
 from xpnet.network import Sequential
 from xpnet.training import fit
 
@@ -61,16 +63,25 @@ def to_device(network: Sequential, data: Dataset, normalisation: Normalisation) 
 
 
 def build_network(config: TrainConfig, data: Dataset, backend: Backend) -> Sequential:
-    """Linear, activation and dropout for each hidden layer, and a linear layer of logits."""
+    """The hidden layers and a linear layer of logits.
+
+    A hidden layer is Linear, BatchNorm, GaussianNoise, the activation and Dropout, as far as
+    they are asked for; noise is added to the input as well.
+    """
     uniform = initializers.Uniform(config.initializer_bound)
     named = INITIALIZERS.get(config.initializer)
     weights = named() if named else uniform
     biases = uniform if config.bias_initializer == "uniform" else initializers.Zeros()
     activations = config.activation * (len(config.hidden) // len(config.activation) or 1)
-    layers: list[Layer] = []
+    layers: list[Layer] = [GaussianNoise(config.noise)] if config.noise else []
     features = data.features
     for width, activation in zip(config.hidden, activations, strict=False):
-        layers += [Linear(features, width, weights, biases), ACTIVATIONS[activation]()]
+        layers.append(Linear(features, width, weights, biases))
+        if config.batch_norm:
+            layers.append(BatchNorm(width))
+        if config.noise:
+            layers.append(GaussianNoise(config.noise))
+        layers.append(ACTIVATIONS[activation]())
         if config.dropout:
             layers.append(Dropout(config.dropout))
         features = width
@@ -91,6 +102,21 @@ def build_schedule(config: TrainConfig, steps_per_epoch: int) -> schedules.Sched
     }
     schedule = made[config.schedule]
     return schedules.WarmUp(schedule, rising) if rising else schedule
+
+
+def build_augmentation(config: TrainConfig) -> Augmentation | None:
+    """The distortions of training pictures, None where no strength is above 0."""
+    if not any(getattr(config, name) for name in AUGMENTATIONS):
+        return None
+    return Augmentation(
+        shift=config.augment_shift,
+        rotation=config.augment_rotation,
+        scale=config.augment_scale,
+        shear=config.augment_shear,
+        elastic=config.augment_elastic,
+        elastic_sigma=config.augment_elastic_sigma,
+        probability=config.augment_probability,
+    )
 
 
 def build_optimizer(config: TrainConfig, rate: schedules.Schedule) -> optimizers.Optimizer:
@@ -139,9 +165,11 @@ def fit_as_configured(
         to_device(network, train, normalisation),
         to_device(network, validation, normalisation) if validation is not None else None,
         optimizer=build_optimizer(config, build_schedule(config, steps_per_epoch)),
+        loss=SoftmaxCrossEntropy(config.label_smoothing),
         epochs=config.epochs,
         batch_size=size,
         l2=config.l2,
+        augmentation=build_augmentation(config),
         seed=config.seed,
         log_every=config.log_every,
         train_metrics=config.train_metrics,

@@ -31,6 +31,15 @@ InitializerName = Literal[
     "uniform",
 ]
 
+AUGMENTATIONS = (
+    "augment_shift",
+    "augment_rotation",
+    "augment_scale",
+    "augment_shear",
+    "augment_elastic",
+)
+"""The kinds of augmentation: the settings that are its strengths."""
+
 _ONLY_WITH = {
     "initializer_bound": ("initializer", ("uniform",)),
     "step_every": ("schedule", ("step",)),
@@ -76,6 +85,28 @@ class TrainConfig(BaseModel):
     """the a of the initializer 'uniform', which draws from -a to a"""
     dropout: float = Field(0.4, ge=0, lt=1)
     """probability that a hidden unit is dropped in training"""
+    batch_norm: bool = False
+    """normalise what goes into each activation over the batch"""
+    noise: float = Field(0.0, ge=0)
+    """deviation of the Gaussian noise that training adds to the input and to what goes into
+    each activation"""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """share of each training label that is spread over all classes"""
+
+    augment_shift: float = Field(0.0, ge=0)
+    """training pictures are shifted by up to so many pixels"""
+    augment_rotation: float = Field(0.0, ge=0)
+    """and rotated by up to so many degrees"""
+    augment_scale: float = Field(0.0, ge=0, lt=1)
+    """and scaled by a factor of up to 1 plus or minus this"""
+    augment_shear: float = Field(0.0, ge=0, lt=90)
+    """and sheared by up to so many degrees"""
+    augment_elastic: float = Field(0.0, ge=0)
+    """and distorted elastically (Simard's alpha, such as 34)"""
+    augment_elastic_sigma: float = Field(4.0, gt=0)
+    """pixels over which the elastic displacements are smoothed"""
+    augment_probability: float = Field(1.0, ge=0, le=1)
+    """that a training picture is changed at all, each time it is seen"""
 
     optimizer: Literal["sgd", "rmsprop", "adam", "adamw"] = "adam"
     """how gradients become updates"""
@@ -175,6 +206,7 @@ class TrainConfig(BaseModel):
                     f"{name}: works only with {setting} {' or '.join(values)}, found {setting} "
                     f"{getattr(self, setting)}: leave {name} out"
                 )
+        self._check_augmentation()
         for name in ("validation", "test"):
             part = getattr(self, name)
             if part is not None and part >= 1 and part != math.floor(part):
@@ -183,21 +215,35 @@ class TrainConfig(BaseModel):
                 )
         return self
 
+    def _check_augmentation(self) -> None:
+        sigma = type(self).model_fields["augment_elastic_sigma"].default
+        if self.augment_elastic_sigma != sigma and not self.augment_elastic:
+            raise ValueError(
+                "augment_elastic_sigma: works only with an augment_elastic above 0, found 0: "
+                "leave augment_elastic_sigma out"
+            )
+        if self.augment_probability != 1 and not any(getattr(self, n) for n in AUGMENTATIONS):
+            raise ValueError(
+                f"augment_probability: works only with one of {', '.join(AUGMENTATIONS)} above "
+                f"0, found none: leave augment_probability out"
+            )
+
     def to_toml(self) -> str:
         """The settings as a TOML file; a key that is not set is left out, and so is `run`."""
         lines = [
-            f"{name} = {_toml(value)}"
+            f"{name} = {toml_value(value)}"
             for name, value in self.model_dump(exclude={"run"}).items()
             if value is not None
         ]
         return "\n".join([*lines, ""])
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """One value (bool, number, string, or a list of these) as TOML writes it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (tuple, list)):
-        return f"[{', '.join(_toml(item) for item in value)}]"
+        return f"[{', '.join(toml_value(item) for item in value)}]"
     if isinstance(value, str):
         # JSON's string escapes are a subset of TOML's.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

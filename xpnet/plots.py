@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ _WRONG = LinearSegmentedColormap.from_list("wrong", ["#ffffff", "#fdbb84", "#d73
 _MOST_CLASSES = 26
 _MOST_SAMPLES = 25
 _MOST_UNITS = 100
+_MOST_ROWS, _MOST_VERSIONS = 8, 9
 _MANY_RECORDS = 40
 
 
@@ -294,6 +295,43 @@ def choose_samples(probabilities: HostArray, labels: HostArray, count: int, seed
     return numpy.concatenate([mistakes, hits[: count - len(mistakes)]])
 
 
+def augmented_samples(originals: HostArray, changed: HostArray, path: str | Path) -> None:
+    """An original in each row, and beside it what augmentation makes of it.
+
+    `originals`: `(n, height, width)`; `changed`: `(n, k, height, width)`, the versions of each;
+    n and k at least 1, shown on one grey scale. The first 8 rows and the first 9 versions are
+    drawn. Raises `ShapeError`.
+    """
+    _write(_augmented_figure(originals, changed), path)
+
+
+def _augmented_figure(originals: HostArray, changed: HostArray) -> Figure:
+    pictures = changed.shape[:1] + changed.shape[2:]
+    if originals.ndim != 3 or originals.shape != pictures or 0 in changed.shape:
+        raise ShapeError(
+            f"originals and changed have shapes {originals.shape} and {changed.shape}, expected "
+            f"(n, height, width) and (n, k, height, width), n and k at least 1"
+        )
+    originals, changed = originals[:_MOST_ROWS], changed[:_MOST_ROWS, :_MOST_VERSIONS]
+    rows, columns = len(originals), 1 + changed.shape[1]
+    figure = _figure(max(1.2 * columns, 6), 1.2 * rows + 0.9)
+    figure.suptitle("Originals and augmented versions of each", fontsize=_TITLE)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    both = numpy.concatenate([originals[:, None], changed], axis=1)
+    shades = Normalize(float(both.min()), float(both.max()))
+    for (row, column), axes in numpy.ndenumerate(grid):
+        axes.imshow(both[row, column], cmap="gray", norm=shades, interpolation="nearest")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        is_original = column == 0
+        if row == 0:
+            axes.set_title("original" if is_original else str(column), fontsize=_TEXT)
+        axes.spines[:].set(
+            color=_BLUE if is_original else _GREY, linewidth=4 if is_original else 0.5
+        )
+    return figure
+
+
 def first_layer_weights(weight: HostArray, image_shape: tuple[int, int], path: str | Path) -> None:
     """What each unit of the first layer looks for: its weights as an image.
 
@@ -341,6 +379,169 @@ def _weights_figure(weight: HostArray, image_shape: tuple[int, int]) -> Figure:
     )
     bar.ax.tick_params(labelsize=_TEXT)
     return figure
+
+
+def trials(
+    values: Sequence[float | None],
+    states: Sequence[str],
+    points: Mapping[str, Sequence[Any]],
+    logarithmic: Collection[str],
+    best: int,
+    objective: str,
+    path: str | Path,
+) -> None:
+    """A search: the objective of each trial in turn, and against each setting that was searched.
+
+    `values`: a number a trial, None where it has none; `states`: complete, pruned, or anything
+    else for a trial that failed (a cross at the lower edge); `points`: a value a trial of each
+    setting; `logarithmic`: those that have such an axis; `best`: the number of the best trial,
+    a complete one; `objective`: val_accuracy, where more is better, or val_loss, where less is.
+    Up to 6 different numbers, and what is no number, stand in columns, each in the order of its
+    trials. The better ones are shown apart: what lies far below is a triangle at the edge.
+    Raises `ShapeError`.
+    """
+    _write(_trials_figure(values, states, points, logarithmic, best, objective), path)
+
+
+def _trials_figure(
+    values: Sequence[float | None],
+    states: Sequence[str],
+    points: Mapping[str, Sequence[Any]],
+    logarithmic: Collection[str],
+    best: int,
+    objective: str,
+) -> Figure:
+    count = len(values)
+    if not count or len(states) != count or any(len(column) != count for column in points.values()):
+        lengths = [len(column) for column in points.values()]
+        raise ShapeError(
+            f"values, states and points have lengths {count}, {len(states)} and {lengths}, "
+            f"expected one and the same, at least 1"
+        )
+    columns = min(max(len(points), 1), 4)
+    rows = -(-len(points) // columns)
+    figure = _figure(11, 3.8 + 2.9 * rows)
+    grid = figure.add_gridspec(1 + rows, columns, height_ratios=[3.8, *[2.9] * rows])
+    y = numpy.array([math.nan if value is None else value for value in values], float)
+    y[~numpy.isfinite(y)] = math.nan
+    complete = numpy.array([state == "complete" for state in states]) & ~numpy.isnan(y)
+    pruned = numpy.array([state == "pruned" for state in states]) & ~numpy.isnan(y)
+    more = objective == "val_accuracy"
+    sight = _sight(y[complete | pruned], y[complete], more)
+
+    def scatter(axes: Axes, x: HostArray) -> None:
+        failed = ~(complete | pruned)
+        for which, label, style in (
+            (complete, "complete", {"color": _BLUE, "alpha": 0.8}),
+            (pruned, "pruned", {"facecolors": "none", "edgecolors": _GREY}),
+        ):
+            for far, marker in ((False, "o"), (True, "v" if more else "^")):
+                chosen = which & (((y < sight[0]) | (y > sight[1])) == far)
+                height = numpy.clip(y[chosen], *sight)
+                axes.scatter(
+                    x[chosen],
+                    height,
+                    s=36,
+                    marker=marker,
+                    zorder=2,
+                    label=label if chosen.any() and not far else None,
+                    **style,
+                )
+        if failed.any():
+            bottom = axes.get_xaxis_transform()
+            low = numpy.full(int(failed.sum()), 0.03)
+            axes.scatter(
+                x[failed], low, s=44, marker="x", color=_RED, transform=bottom, label="failed"
+            )
+        axes.scatter(
+            [x[best]],
+            [y[best]],
+            s=240,
+            marker="*",
+            color=_VERMILION,
+            edgecolors="black",
+            zorder=3,
+            label=f"best {show(y[best])} (trial {best})",
+        )
+        margin = 0.06 * (sight[1] - sight[0])
+        axes.set_ylim(sight[0] - margin, sight[1] + margin)
+        if more:
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
+        axes.grid(axis="y", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+
+    def show(value: float) -> str:
+        return _percent(value) if more else f"{value:.4g}"
+
+    name = "Validation accuracy" if more else "Validation loss"
+    top = figure.add_subplot(grid[0, :])
+    so_far = numpy.where(complete, y, -math.inf if more else math.inf)
+    so_far = (numpy.maximum if more else numpy.minimum).accumulate(so_far)
+    known = numpy.flatnonzero(numpy.isfinite(so_far))
+    line = numpy.clip(so_far[known], *sight)
+    top.step(known, line, where="post", color=_VERMILION, linewidth=1.5, label="best so far")
+    scatter(top, numpy.arange(count, dtype=float))
+    top.set_xlim(-0.5 - 0.01 * count, count - 0.5 + 0.01 * count)
+    top.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True, min_n_ticks=1))
+    top.set_title(f"{name} of {count} trials", fontsize=_TITLE)
+    top.set_xlabel("trial", fontsize=_TEXT)
+    top.tick_params(labelsize=_TEXT)
+    top.legend(loc="best", fontsize=_SMALL)
+    for number, (key, column) in enumerate(points.items()):
+        axes = figure.add_subplot(grid[1 + number // columns, number % columns])
+        scatter(axes, _places(axes, column, key in logarithmic))
+        axes.set_xlabel(key, fontsize=_TEXT)
+        axes.tick_params(labelsize=_SMALL)
+        if number % columns:
+            axes.tick_params(labelleft=False)
+    return figure
+
+
+def _sight(shown: HostArray, complete: HostArray, more: bool) -> tuple[float, float]:
+    """The lowest and the highest value that the axis need show."""
+    low, high = float(shown.min()), float(shown.max())
+    best = float(complete.max() if more else complete.min())
+    if reach := 4 * abs(best - float(numpy.median(complete))):
+        low, high = (max(low, best - reach), high) if more else (low, min(high, best + reach))
+    if low == high:
+        low, high = low - 0.01, high + 0.01
+    return low, high
+
+
+def _places(axes: Axes, column: Sequence[Any], logarithmic: bool) -> HostArray:
+    """Where each trial stands on the horizontal axis, which is labelled to say so."""
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in column)
+    if numbers and len(set(column)) > 6:
+        x = numpy.array(column, float)
+        if logarithmic:
+            axes.set_xscale("log")
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
+        axes.grid(axis="x", alpha=0.3)
+        return x
+    texts = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in column]
+    ordered = sorted(zip(map(_order, column), texts, strict=True))
+    kinds = list(dict.fromkeys(text for _, text in ordered))
+    x = numpy.zeros(len(column))
+    for place, kind in enumerate(kinds):
+        members = numpy.flatnonzero([text == kind for text in texts])
+        spread = numpy.linspace(-0.3, 0.3, len(members)) if len(members) > 1 else 0.0
+        x[members] = place + spread
+    names = [_shortened(kind.strip("[]()").rstrip(","), 16) or "none" for kind in kinds]
+    crowded = sum(map(len, names)) > 24
+    slant: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(len(kinds)), names, parse_math=False, **(slant if crowded else {}))
+    axes.set_xlim(-0.5, len(kinds) - 0.5)
+    for edge in range(1, len(kinds)):
+        axes.axvline(edge - 0.5, color="#dddddd", linewidth=0.8, zorder=0)
+    return x
+
+
+def _order(value: Any) -> tuple[int, Any]:
+    if isinstance(value, list | tuple):
+        return 1, [_order(item) for item in value]
+    return (2, value) if isinstance(value, str) else (0, value)
 
 
 def _figure(width: float, height: float) -> Figure:

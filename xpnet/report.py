@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy
 
-from xpnet.backend import Backend
+from xpnet.backend import Backend, HostArray
 from xpnet.config import TrainConfig
+from xpnet.data.augmentation import Augmentation
 from xpnet.data.dataset import Dataset, Normalisation, Source, Splits
 from xpnet.history import History, Record
 from xpnet.metrics import class_scores
 from xpnet.network import Sequential
 from xpnet.training import Evaluation
 
+AUGMENTED_ROWS, AUGMENTED_VERSIONS = 6, 9
+"""Training samples, and what augmentation makes of each, in their picture."""
 DRAWN_SAMPLES = 25
 """Test samples in the picture of predictions."""
 MOST_COLUMNS = 20
@@ -118,13 +121,18 @@ def draw(
     network: Sequential,
     history: History,
     tested: Evaluation,
-    data: Dataset,
+    splits: Splits,
     normalisation: Normalisation,
+    augmentation: Augmentation | None,
 ) -> None:
-    """The pictures of a run: curves, confusion matrix, sample predictions, first weights."""
+    """The pictures of a run: curves, confusion matrix, sample predictions, first weights.
+
+    And augmented training samples, where training was augmented.
+    """
     from xpnet import plots
 
     plots.training_metrics(history, folder / "training_metrics.png")
+    data = splits.test
     plots.confusion_matrix(tested.confusion, data.classes, folder / "confusion_matrix.png")
     if data.image_shape is None or data.labels is None:
         return
@@ -139,5 +147,23 @@ def draw(
         data.classes,
         folder / "sample_predictions.png",
     )
-    weight = backend.to_host(network.parameters()["0.weight"])
+    first = next(name for name in network.parameters() if name.endswith(".weight"))
+    weight = backend.to_host(network.parameters()[first])
     plots.first_layer_weights(weight, data.image_shape, folder / "weights.png")
+    if augmentation is not None:
+        plots.augmented_samples(
+            *_augmented(augmentation, splits.train, network), folder / "augmented_samples.png"
+        )
+
+
+def _augmented(
+    augmentation: Augmentation, data: Dataset, network: Sequential
+) -> tuple[HostArray, HostArray]:
+    """Samples as they are `(n, H, W)`, and distorted as training samples are `(n, k, H, W)`."""
+    assert data.image_shape is not None
+    backend, shape = network.backend, data.image_shape
+    some = data.x[:: max(len(data) // AUGMENTED_ROWS, 1)][:AUGMENTED_ROWS]
+    augmentation.begin(shape, network.seed)
+    many = backend.asarray(some.repeat(AUGMENTED_VERSIONS, axis=0), dtype=network.dtype)
+    seen = backend.to_host(augmentation.apply(many, out=many))
+    return some.reshape(-1, *shape), seen.reshape(len(some), AUGMENTED_VERSIONS, *shape)

@@ -12,6 +12,7 @@ import threadpoolctl
 from xpnet import command
 from xpnet.backend import Backend
 from xpnet.build import (
+    build_augmentation,
     build_network,
     fit_as_configured,
     fit_normalisation,
@@ -64,7 +65,8 @@ def train(config: TrainConfig) -> Path:
     print(f"\n{describe_test(tested, splits.test.classes)}\n")
     metrics = collect_metrics(config, backend, source, splits, network, history, kept, tested)
     write_atomically(folder / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
-    draw(folder, network, history, tested, splits.test, normalisation)
+    augmentation = build_augmentation(config)
+    draw(folder, network, history, tested, splits, normalisation, augmentation)
     print(f"results   {folder}/")
     for path in sorted(folder.iterdir()):
         print(f"          {path.name}")

@@ -7,7 +7,6 @@ left the finite numbers is noticed.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ import numpy
 from xpnet import random
 from xpnet.backend import Array, HostArray
 from xpnet.callbacks import Callback, Run
+from xpnet.data.augmentation import Augmentation
 from xpnet.data.batches import DeviceData
 from xpnet.errors import ConfigError, DataError, DivergenceError
 from xpnet.history import History, Record, parse_log_every
@@ -26,7 +26,6 @@ from xpnet.losses import L2Penalty, Loss, SoftmaxCrossEntropy
 from xpnet.metrics import Accuracy, ConfusionMatrix, MeanLoss
 from xpnet.network import PREDICTION_ROWS, Sequential
 from xpnet.optimizers import Optimizer
-
 
 TRAIN_METRICS = ("running", "evaluated")
 """How the training loss and accuracy of a record may be measured."""
@@ -77,6 +76,7 @@ def fit(
     epochs: int,
     batch_size: int | None = 128,
     l2: float = 0.0,
+    augmentation: Augmentation | None = None,
     seed: int = 0,
     log_every: int | str = 1,
     train_metrics: str = "running",
@@ -90,12 +90,13 @@ def fit(
     `Normalisation`).
     `batch_size`: samples per update, None for all of them (full batch); the last batch of an
     epoch may be short. `l2`: λ of `losses.L2Penalty`, N being the number of training samples.
-    `seed`: of the order in which samples come. `log_every`: a record every so many epochs
-    (`1`, `"50 epochs"`) or updates (`"500 iterations"`), and at the end. `train_metrics`: the
-    training loss and accuracy of a record are `"running"` means over the batches since the last
-    one, each measured before its update and with dropout on, or are `"evaluated"` afterwards, by
-    one more pass over the training part. `history`: a list to go on with, so that the records
-    survive an exception.
+    `augmentation`: distorts the pictures of every training batch anew.
+    `seed`: of the order in which samples come, and of their distortions. `log_every`: a record
+    every so many epochs (`1`, `"50 epochs"`) or updates (`"500 iterations"`), and at the end.
+    `train_metrics`: the training loss and accuracy of a record are `"running"` means over the
+    batches since the last one, each measured before its update, distorted and with dropout on,
+    or are `"evaluated"` afterwards, by one more pass over the training part as it is.
+    `history`: a list to go on with, so that the records survive an exception.
 
     Raises `DivergenceError` at the first record whose loss is not finite, `ConfigError` and
     `DataError` for arguments that cannot be, before anything is trained.
@@ -119,10 +120,12 @@ def fit(
     again = data if train_metrics == "evaluated" else None
     meter = _Meter(run, loss, penalty, again, held_out)
     network.seek(0)
+    if augmentation is not None:
+        data.begin(augmentation, seed)
     _tell(callbacks, "on_train_begin", run)
     try:
         with numpy.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            for x, target, scalars in _batches(run, data, size, seed, callbacks):
+            for x, target, scalars in _batches(run, data, size, seed, augmentation, callbacks):
                 value, logits = train_step(
                     network, loss, optimizer, x, target, penalty=penalty, scalars=scalars
                 )
@@ -145,11 +148,18 @@ def fit(
 
 
 def _batches(
-    run: Run, data: DeviceData, size: int, seed: int, callbacks: Sequence[Callback]
+    run: Run,
+    data: DeviceData,
+    size: int,
+    seed: int,
+    augmentation: Augmentation | None,
+    callbacks: Sequence[Callback],
 ) -> Iterator[tuple[Array, Array, Array]]:
     """Every batch of every epoch with the optimizer's scalars for it, all on the device."""
     backend, optimizer, steps = data.backend, run.optimizer, run.steps_per_epoch
-    whole = data.batch(backend.asarray(numpy.arange(len(data)))) if steps == 1 else None
+    every = backend.asarray(numpy.arange(len(data))) if steps == 1 else None
+    # Nothing of a full batch changes from one epoch to the next, unless it is distorted.
+    whole = data.batch(every) if every is not None and augmentation is None else None
     for epoch in range(1, run.epochs + 1):
         run.epoch = epoch
         _tell(callbacks, "on_epoch_begin", run)
@@ -158,9 +168,12 @@ def _batches(
         if whole is not None:
             yield *whole, table[0]
             continue
-        order = backend.asarray(random.permutation(seed, run.epoch, len(data)))
+        order = every
+        if order is None:
+            order = backend.asarray(random.permutation(seed, run.epoch, len(data)))
         for step in range(steps):
-            yield *data.batch(order[step * size : (step + 1) * size]), table[step]
+            rows = order[step * size : (step + 1) * size]
+            yield *data.batch(rows, augmentation), table[step]
 
 
 class _Meter:
@@ -179,8 +192,7 @@ class _Meter:
         self.counts = isinstance(loss, SoftmaxCrossEntropy)
         self.accuracy = Accuracy(run.network.backend)
         self.began = time.perf_counter()
-        # With buffers of its own, since the blocks of an evaluation have another size.
-        self.loss = copy.deepcopy(loss)
+        self.loss = loss.for_evaluation()
 
     def update(self, value: Array, logits: Array, target: Array) -> None:
         self.mean.update(value, len(target))

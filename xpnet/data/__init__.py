@@ -6,6 +6,7 @@ pandas and pooch are imported when a file asks for them, not before.
 
 from __future__ import annotations
 
+from xpnet.data.augmentation import Augmentation
 from xpnet.data.batches import DeviceData
 from xpnet.data.catalogue import load_dataset, read_samples
 from xpnet.data.csv import read_csv
@@ -15,6 +16,7 @@ from xpnet.data.npz import read_npz
 from xpnet.data.splits import split
 
 __all__ = [
+    "Augmentation",
     "Dataset",
     "DeviceData",
     "Normalisation",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from xpnet.backend import Array, Backend, HostArray, array_module, gather
-from xpnet.data.dataset import Dataset, Normalisation
-from xpnet.errors import DataError
+from xpnet.data.augmentation import Augmentation
+from xpnet.data.dataset import Dataset, Normalisation, square_shape
+from xpnet.errors import ConfigError, DataError
 from xpnet.workspace import Workspace
 
 
@@ -14,8 +15,9 @@ class DeviceData:
     """A dataset on a device, kept in the dtype it came in (pixels stay uint8).
 
     `x`: host `(N, features)`; `target`: host `(N,)` labels (or any targets, one row a sample);
-    `dtype`: of the batches. A batch is a gather and one multiplication,
-    `x · scale + shift`, into buffers that the next batch writes over.
+    `dtype`: of the batches; `image_shape`: `(height, width)` where a row is a picture, unless
+    it is a square. A batch is a gather and one multiplication, `x · scale + shift`, into
+    buffers that the next batch writes over.
     """
 
     def __init__(
@@ -26,6 +28,7 @@ class DeviceData:
         backend: Backend,
         dtype: object,
         normalisation: Normalisation | None = None,
+        image_shape: tuple[int, int] | None = None,
     ) -> None:
         if x.ndim != 2 or len(x) != len(target) or len(x) == 0:
             raise DataError(
@@ -34,6 +37,7 @@ class DeviceData:
             )
         self.backend, self.dtype = backend, backend.xp.dtype(dtype)
         self.normalisation = normalisation or Normalisation(1.0, 0.0)
+        self.image_shape = image_shape or square_shape(x.shape[1])
         self.x = backend.asarray(x)
         is_float = target.dtype.kind == "f"
         self.target = backend.asarray(target, dtype=self.dtype if is_float else None)
@@ -47,14 +51,21 @@ class DeviceData:
         if dataset.labels is None:
             raise DataError("the data has no labels, so nothing can be trained or tested on it")
         return cls(
-            dataset.x, dataset.labels, backend=backend, dtype=dtype, normalisation=normalisation
+            dataset.x,
+            dataset.labels,
+            backend=backend,
+            dtype=dtype,
+            normalisation=normalisation,
+            image_shape=dataset.image_shape,
         )
 
     def __len__(self) -> int:
         return len(self.x)
 
-    def batch(self, indices: Array) -> tuple[Array, Array]:
-        """Samples `indices` `(B,)`: `x (B, features)` normalised, and their targets."""
+    def batch(
+        self, indices: Array, augmentation: Augmentation | None = None
+    ) -> tuple[Array, Array]:
+        """Samples `indices` `(B,)`: `x (B, features)` distorted, normalised; and their targets."""
         xp = array_module(self.x, indices)
         count = len(indices)
         rows = self.workspace.array(xp, "rows", (count, self.x.shape[1]), self.x.dtype)
@@ -62,7 +73,21 @@ class DeviceData:
         target = self.workspace.array(xp, "target", shape, self.target.dtype)
         gather(self.x, indices, out=rows)
         gather(self.target, indices, out=target)
+        if augmentation is not None:
+            # Before a shift of the values, since what comes in from outside a picture is 0.
+            pictures = self.workspace.array(xp, "pictures", rows.shape, self.dtype)
+            xp.copyto(pictures, rows, casting="same_kind")
+            rows = augmentation.apply(pictures, out=pictures)
         return self._normalised(rows), target
+
+    def begin(self, augmentation: Augmentation, seed: int) -> None:
+        """Tell `augmentation` what is to come. Raises `ConfigError` where rows are no pictures."""
+        if self.image_shape is None:
+            raise ConfigError(
+                f"augmentation needs pictures, and {self.x.shape[1]} features are no square: "
+                f"give DeviceData their image_shape, or train without augmentation"
+            )
+        augmentation.begin(self.image_shape, seed)
 
     def blocks(self, size: int) -> Iterator[tuple[Array, Array]]:
         """All samples in order, `size` at a time (the last block may be short)."""
