@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from xpnet import plots
+from xpnet import drawing, plots
 from xpnet.errors import ShapeError, XpnetError
 from xpnet.history import History, Record
 from xpnet.random import generator
+from xpnet.tune import picture
 
 DIGITS = tuple("0123456789")
 
@@ -244,7 +245,7 @@ def test_wrong_predictions_are_marked_by_more_than_colour():
     assert right.get_title() == "✓ cat  70.0 %\ntrue cat"
     assert wrong.get_title() == "✗ dog  90.0 %\ntrue $cow$  5.0 %"
     assert right.title.get_color() == "black"
-    assert wrong.title.get_color() == plots._RED
+    assert wrong.title.get_color() == drawing.RED
     assert wrong.spines["left"].get_linewidth() > right.spines["left"].get_linewidth()
     assert wrong.spines["top"].get_edgecolor() != right.spines["top"].get_edgecolor()
     numpy.testing.assert_array_equal(wrong.get_images()[0].get_array(), images[1])
@@ -276,7 +277,7 @@ def test_names_are_no_formulas(tmp_path):
 
 
 def test_a_letter_that_the_font_lacks_becomes_a_sign_for_that():
-    assert plots._shortened("été 鞄\x1b", 20) == "été \ufffd\ufffd"
+    assert drawing.shortened("été 鞄\x1b", 20) == "été \ufffd\ufffd"
 
 
 def test_samples_that_do_not_fit_together_are_an_error(tmp_path):
@@ -402,7 +403,7 @@ def dots(axes, kind):
 
 
 def test_every_trial_stands_in_its_turn_and_the_best_so_far_above():
-    top, *_ = plots._trials_figure(**searched()).axes
+    top, *_ = picture._trials_figure(**searched()).axes
     assert top.get_title() == "Validation accuracy of 12 trials"
     assert top.get_xlabel() == "trial"
     numbers = [0, 1, 2, 4, 7, 8, 9, 10, 11]
@@ -423,7 +424,7 @@ def test_every_trial_stands_in_its_turn_and_the_best_so_far_above():
 
 
 def test_each_setting_has_a_diagram():
-    _, hidden, optimizer, rate, dropout, batch = plots._trials_figure(**searched()).axes
+    _, hidden, optimizer, rate, dropout, batch = picture._trials_figure(**searched()).axes
 
     def columns(axes):
         return [label.get_text() for label in axes.get_xticklabels()]
@@ -445,7 +446,7 @@ def test_each_setting_has_a_diagram():
 def test_the_best_loss_is_the_lowest():
     values = [2.0, 0.5, 0.4, 90.0]
     found = searched(values=values, states=["complete"] * 4, objective="val_loss", best=2)
-    top, panel = plots._trials_figure(**found | {"points": {"l2": [0.0, 0.5, 1.0, 2.0]}}).axes
+    top, panel = picture._trials_figure(**found | {"points": {"l2": [0.0, 0.5, 1.0, 2.0]}}).axes
     assert top.get_title() == "Validation loss of 4 trials"
     (line,) = top.get_lines()
     assert line.get_ydata().tolist() == [2.0, 0.5, 0.4, 0.4]
@@ -458,8 +459,8 @@ def test_the_best_loss_is_the_lowest():
 def test_any_number_of_trials_and_equal_values(count, tmp_path):
     points = {f"setting {n}": [r"$\frac$", 0.5, True, ()][n : n + 1] * count for n in range(4)}
     found = searched(values=[0.5] * count, states=["complete"] * count, points=points, best=0)
-    plots.trials(**found, path=tmp_path / "t.png")
-    low, high = plots._trials_figure(**found).axes[0].get_ylim()
+    picture.trials(**found, path=tmp_path / "t.png")
+    low, high = picture._trials_figure(**found).axes[0].get_ylim()
     assert low < 0.5 < high
 
 
@@ -467,7 +468,7 @@ def test_trials_that_do_not_fit_together_are_an_error(tmp_path):
     wrong = {"values": [0.5]}, {"states": ["complete"]}, {"points": {"l2": [0.0]}}, {"values": []}
     for changes in wrong:
         with pytest.raises(ShapeError, match="have lengths"):
-            plots.trials(**searched(**changes), path=tmp_path / "t.png")
+            picture.trials(**searched(**changes), path=tmp_path / "t.png")
 
 
 # Weights
@@ -529,7 +530,7 @@ def draw_all(folder):
     plots.sample_predictions(images, p, labels, DIGITS, folder / "samples.png")
     plots.first_layer_weights(weight, (28, 28), folder / "weights.png")
     plots.augmented_samples(images[:8], images[:40].reshape(8, 5, 28, 28), folder / "changed.png")
-    plots.trials(**searched(), path=folder / "trials.png")
+    picture.trials(**searched(), path=folder / "trials.png")
     return {path.name: path for path in folder.iterdir()}
 
 

@@ -19,19 +19,19 @@ import pytest
 from PIL import Image
 
 import xpnet.train
-from xpnet import tune
 from xpnet.callbacks import Callback
 from xpnet.config import make
 from xpnet.data import Dataset, load_dataset, split
 from xpnet.errors import ConfigError
 from xpnet.history import Record
 from xpnet.random import generator
-from xpnet.scoreboard import Scoreboard, picture_of
-from xpnet.search import JOURNAL, Search, Trial, claimed
-from xpnet.space import Range, Values, grid_points, read_space
 from xpnet.train import blas_threads
-from xpnet.tune import main
-from xpnet.workers import Outcome, Pool, train_trial
+from xpnet.tune import __main__ as tune
+from xpnet.tune.__main__ import main
+from xpnet.tune.scoreboard import Scoreboard, picture_of
+from xpnet.tune.search import JOURNAL, Search, Trial, claimed
+from xpnet.tune.space import Range, Values, grid_points, read_space
+from xpnet.tune.workers import Outcome, Pool, train_trial
 
 SMALL = ["--validation", "200", "--test", "4000", "--epochs", "2", "--dropout", "0.1"]
 LISTS = "hidden = [[8], [16, 8]]\nlearning_rate = [0.01, 0.002]\n"
@@ -695,7 +695,7 @@ def test_on_a_terminal_running_trials_are_drawn_beneath_the_finished_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    monkeypatch.setattr("xpnet.scoreboard._REDRAW", 0.0)
+    monkeypatch.setattr("xpnet.tune.scoreboard._REDRAW", 0.0)
     screen = Terminal()
     board = Scoreboard({"hidden": Values(([8], [16, 16]))}, screen)
     for number, hidden in enumerate(([8], [16, 16])):

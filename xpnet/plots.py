@@ -1,39 +1,42 @@
 """Pictures of a training run as PNG files, drawn off-screen.
 
-Each is drawn on a `Figure` and an Agg canvas of its own: no window, no pyplot, no state that
-two threads or a caller's notebook could share. A file's bytes are a function of what is drawn.
 All functions take data in host memory; those that write raise `CheckpointError`, naming the
 path, when it cannot be written.
 """
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from xpnet import random
 from xpnet.backend import HostArray
-from xpnet.checkpoint import write_atomically
+from xpnet.drawing import (
+    BLUE,
+    GREY,
+    RED,
+    SMALL,
+    TEXT,
+    TITLE,
+    VERMILION,
+    new_figure,
+    percent,
+    shortened,
+    write,
+)
 from xpnet.errors import ShapeError
 from xpnet.history import History
 
-_DPI = 130
-_TITLE, _TEXT, _SMALL = 14, 12, 10
-# Okabe and Ito's blue and vermilion can be told apart without colour vision.
-_BLUE, _VERMILION, _RED, _GREY = "#0072B2", "#D55E00", "#c1121f", "#666666"
 _RIGHT = LinearSegmentedColormap.from_list("right", ["#f2f7fb", "#7db8dd"])
 _WRONG = LinearSegmentedColormap.from_list("wrong", ["#ffffff", "#fdbb84", "#d7301f"])
 _MOST_CLASSES = 26
@@ -51,27 +54,27 @@ def training_metrics(history: History, path: str | Path) -> None:
     marks the best validation value; the legend gives it and the last values. Without any
     accuracy the loss stands alone; without any record the picture says so.
     """
-    _write(_training_figure(history), path)
+    write(_training_figure(history), path)
 
 
 def _training_figure(history: History) -> Figure:
-    figure = _figure(11, 4.4)
+    figure = new_figure(11, 4.4)
     if not history.records:
-        figure.text(0.5, 0.5, "no record yet", ha="center", va="center", fontsize=_TITLE)
+        figure.text(0.5, 0.5, "no record yet", ha="center", va="center", fontsize=TITLE)
         return figure
     has_accuracy = any(value is not None for value in history.column("accuracy"))
     loss_axes, *others = figure.subplots(1, 1 + has_accuracy, squeeze=False)[0]
     _curves(loss_axes, history, "loss", "{:.4g}".format)
     for axes in others:
-        _curves(axes, history, "accuracy", _percent)
+        _curves(axes, history, "accuracy", percent)
     return figure
 
 
 def _curves(axes: Axes, history: History, name: str, show: Any) -> None:
     x, unit = _horizontal(history)
     kinds = (
-        ("training", name, _BLUE, "-", "o"),
-        ("validation", f"val_{name}", _VERMILION, "--", "s"),
+        ("training", name, BLUE, "-", "o"),
+        ("validation", f"val_{name}", VERMILION, "--", "s"),
     )
     drawn: list[float] = []
     for label, column, colour, line, marker in kinds:
@@ -116,13 +119,13 @@ def _curves(axes: Axes, history: History, name: str, show: Any) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     if len(x) == 1:
         axes.set_xlim(x[0] - 1, x[0] + 1)
-    axes.set_title(name.capitalize(), fontsize=_TITLE)
-    axes.set_xlabel(unit, fontsize=_TEXT)
-    axes.tick_params(labelsize=_TEXT)
+    axes.set_title(name.capitalize(), fontsize=TITLE)
+    axes.set_xlabel(unit, fontsize=TEXT)
+    axes.tick_params(labelsize=TEXT)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if drawn:
-        axes.legend(loc="best", fontsize=_TEXT)
+        axes.legend(loc="best", fontsize=TEXT)
 
 
 def _horizontal(history: History) -> tuple[list[float], str]:
@@ -151,21 +154,21 @@ def confusion_matrix(counts: HostArray, classes: Sequence[str], path: str | Path
     (the recall, also written there up to 12 classes). Up to 26 classes have their counts in
     the cells, empty where 0. Raises `ShapeError` unless there are C classes.
     """
-    _write(_confusion_figure(counts, classes), path)
+    write(_confusion_figure(counts, classes), path)
 
 
 def _confusion_figure(counts: HostArray, classes: Sequence[str]) -> Figure:
     size = len(classes)
     if counts.shape != (size, size) or size == 0:
         raise ShapeError(f"counts has shape {counts.shape}, expected ({size}, {size}): one a class")
-    names = [_shortened(name, 18) for name in classes]
+    names = [shortened(name, 18) for name in classes]
     cell = 0.66 if size <= 12 else 0.46 if size <= _MOST_CLASSES else 12 / size
     side = max(size * cell, 3)
     cell = side / size
     # Inches that the longest name takes at the side, and slanting, below.
-    room = max(map(len, names)) * 0.62 * _TEXT / 72
+    room = max(map(len, names)) * 0.62 * TEXT / 72
     slanted = room > cell * -(-size // _MOST_CLASSES)
-    figure = _figure(side + 1.9 + room, side + 1.1 + (0.72 * room if slanted else 0))
+    figure = new_figure(side + 1.9 + room, side + 1.1 + (0.72 * room if slanted else 0))
     axes = figure.subplots()
 
     of_class = counts.sum(axis=1, keepdims=True)
@@ -177,11 +180,11 @@ def _confusion_figure(counts: HostArray, classes: Sequence[str]) -> Figure:
 
     if size <= _MOST_CLASSES:
         longest = max(len(str(int(counts.max()))), 3)
-        fontsize = min(_TEXT, 0.85 * 72 * cell / (0.62 * longest))
+        fontsize = min(TEXT, 0.85 * 72 * cell / (0.62 * longest))
         for (row, column), count in numpy.ndenumerate(counts):
             text = str(int(count))
             if row == column and size <= 12 and of_class[row, 0]:
-                text += f"\n{_percent(shares[row, row], 1)}"
+                text += f"\n{percent(shares[row, row], 1)}"
             elif count == 0 and row != column:
                 continue
             dark = colours[row, column, :3] @ (0.299, 0.587, 0.114) < 0.5
@@ -191,7 +194,7 @@ def _confusion_figure(counts: HostArray, classes: Sequence[str]) -> Figure:
                 text,
                 ha="center",
                 va="center",
-                fontsize=min(fontsize, _SMALL) if "\n" in text else fontsize,
+                fontsize=min(fontsize, SMALL) if "\n" in text else fontsize,
                 color="white" if dark else "black",
             )
 
@@ -202,21 +205,21 @@ def _confusion_figure(counts: HostArray, classes: Sequence[str]) -> Figure:
     # A dollar sign in a name is a dollar sign.
     axes.set_xticks(ticks, shown, parse_math=False, **(slant if slanted else {}))
     axes.set_yticks(ticks, shown, parse_math=False)
-    axes.tick_params(labelsize=_TEXT, length=0)
-    axes.set_xlabel("predicted", fontsize=_TEXT)
-    axes.set_ylabel("true", fontsize=_TEXT)
+    axes.tick_params(labelsize=TEXT, length=0)
+    axes.set_xlabel("predicted", fontsize=TEXT)
+    axes.set_ylabel("true", fontsize=TEXT)
     if size <= _MOST_CLASSES:
         edges = numpy.arange(size + 1) - 0.5
         axes.hlines(edges, -0.5, size - 0.5, color="#dddddd", linewidth=0.8)
         axes.vlines(edges, -0.5, size - 0.5, color="#dddddd", linewidth=0.8)
     total, right = int(counts.sum()), int(counts.trace())
-    title = f"Accuracy {_percent(right / total)} ({right:,} of {total:,})" if total else "No sample"
-    axes.set_title(title, fontsize=_TITLE)
+    title = f"Accuracy {percent(right / total)} ({right:,} of {total:,})" if total else "No sample"
+    axes.set_title(title, fontsize=TITLE)
     bar = figure.colorbar(ScalarMappable(scale, _WRONG), ax=axes, shrink=0.7, pad=0.02)
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     bar.ax.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-    bar.set_label("mistaken, share of the true class", fontsize=_TEXT)
-    bar.ax.tick_params(labelsize=_SMALL)
+    bar.set_label("mistaken, share of the true class", fontsize=TEXT)
+    bar.ax.tick_params(labelsize=SMALL)
     return figure
 
 
@@ -233,7 +236,7 @@ def sample_predictions(
     `(N, C)`; `labels`: `(N,)`. A wrong prediction has a cross and a thick red frame.
     `choose_samples` says which samples are worth a look. Raises `ShapeError`.
     """
-    _write(_samples_figure(images, probabilities, labels, classes), path)
+    write(_samples_figure(images, probabilities, labels, classes), path)
 
 
 def _samples_figure(
@@ -249,10 +252,10 @@ def _samples_figure(
     count = min(len(images), _MOST_SAMPLES)
     columns = max(min(5, count), 3)
     rows = -(-count // columns)
-    figure = _figure(2 * columns, 2.5 * rows + 0.5)
-    figure.suptitle("Predicted and true labels (✓ right, ✗ mistaken)", fontsize=_TITLE)
+    figure = new_figure(2 * columns, 2.5 * rows + 0.5)
+    figure.suptitle("Predicted and true labels (✓ right, ✗ mistaken)", fontsize=TITLE)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    names = [_shortened(name, 12) for name in classes]
+    names = [shortened(name, 12) for name in classes]
     long = max(map(len, names)) > 4
     shades = Normalize(float(images[:count].min()), float(images[:count].max()))
     for number, axes in enumerate(grid):
@@ -265,16 +268,16 @@ def _samples_figure(
         axes.imshow(images[number], cmap="gray", norm=shades, interpolation="nearest")
         axes.set_xticks([])
         axes.set_yticks([])
-        title = f"{'✗' if wrong else '✓'} {names[guess]}  {_percent(p[guess], 1)}"
-        title += f"\ntrue {names[label]}" + (f"  {_percent(p[label], 1)}" if wrong else "")
+        title = f"{'✗' if wrong else '✓'} {names[guess]}  {percent(p[guess], 1)}"
+        title += f"\ntrue {names[label]}" + (f"  {percent(p[label], 1)}" if wrong else "")
         axes.set_title(
             title,
-            fontsize=_SMALL if long else _TEXT,
-            color=_RED if wrong else "black",
+            fontsize=SMALL if long else TEXT,
+            color=RED if wrong else "black",
             fontweight="bold" if wrong and not long else "normal",
             parse_math=False,
         )
-        axes.spines[:].set(color=_RED if wrong else _GREY, linewidth=4 if wrong else 0.5)
+        axes.spines[:].set(color=RED if wrong else GREY, linewidth=4 if wrong else 0.5)
     return figure
 
 
@@ -302,7 +305,7 @@ def augmented_samples(originals: HostArray, changed: HostArray, path: str | Path
     n and k at least 1, shown on one grey scale. The first 8 rows and the first 9 versions are
     drawn. Raises `ShapeError`.
     """
-    _write(_augmented_figure(originals, changed), path)
+    write(_augmented_figure(originals, changed), path)
 
 
 def _augmented_figure(originals: HostArray, changed: HostArray) -> Figure:
@@ -314,8 +317,8 @@ def _augmented_figure(originals: HostArray, changed: HostArray) -> Figure:
         )
     originals, changed = originals[:_MOST_ROWS], changed[:_MOST_ROWS, :_MOST_VERSIONS]
     rows, columns = len(originals), 1 + changed.shape[1]
-    figure = _figure(max(1.2 * columns, 6), 1.2 * rows + 0.9)
-    figure.suptitle("Originals and augmented versions of each", fontsize=_TITLE)
+    figure = new_figure(max(1.2 * columns, 6), 1.2 * rows + 0.9)
+    figure.suptitle("Originals and augmented versions of each", fontsize=TITLE)
     grid = figure.subplots(rows, columns, squeeze=False)
     both = numpy.concatenate([originals[:, None], changed], axis=1)
     shades = Normalize(float(both.min()), float(both.max()))
@@ -325,10 +328,8 @@ def _augmented_figure(originals: HostArray, changed: HostArray) -> Figure:
         axes.set_yticks([])
         is_original = column == 0
         if row == 0:
-            axes.set_title("original" if is_original else str(column), fontsize=_TEXT)
-        axes.spines[:].set(
-            color=_BLUE if is_original else _GREY, linewidth=4 if is_original else 0.5
-        )
+            axes.set_title("original" if is_original else str(column), fontsize=TEXT)
+        axes.spines[:].set(color=BLUE if is_original else GREY, linewidth=4 if is_original else 0.5)
     return figure
 
 
@@ -340,7 +341,7 @@ def first_layer_weights(weight: HostArray, image_shape: tuple[int, int], path: s
     percentile of the absolute weights shown, so that a single one does not pale the others.
     Raises `ShapeError`.
     """
-    _write(_weights_figure(weight, image_shape), path)
+    write(_weights_figure(weight, image_shape), path)
 
 
 def _weights_figure(weight: HostArray, image_shape: tuple[int, int]) -> Figure:
@@ -363,7 +364,7 @@ def _weights_figure(weight: HostArray, image_shape: tuple[int, int]) -> Figure:
     limit = float(numpy.quantile(numpy.abs(chosen), 0.998)) or 1.0
 
     across = max(0.85 * columns, 5)
-    figure = _figure(across + 1.2, across * mosaic.shape[0] / mosaic.shape[1] + 0.6)
+    figure = new_figure(across + 1.2, across * mosaic.shape[0] / mosaic.shape[1] + 0.6)
     axes = figure.subplots()
     image = axes.imshow(
         mosaic, cmap="RdBu_r", norm=Normalize(-limit, limit), interpolation="nearest"
@@ -372,203 +373,10 @@ def _weights_figure(weight: HostArray, image_shape: tuple[int, int]) -> Figure:
     title = "First layer: weights of " + (
         f"{count} of {units} units (largest norms)" if count < units else f"all {units} units"
     )
-    axes.set_title(title, fontsize=_TITLE)
+    axes.set_title(title, fontsize=TITLE)
     clipped = bool((numpy.abs(chosen) > limit).any())
     bar = figure.colorbar(
         image, ax=axes, shrink=0.7, pad=0.02, extend="both" if clipped else "neither"
     )
-    bar.ax.tick_params(labelsize=_TEXT)
+    bar.ax.tick_params(labelsize=TEXT)
     return figure
-
-
-def trials(
-    values: Sequence[float | None],
-    states: Sequence[str],
-    points: Mapping[str, Sequence[Any]],
-    logarithmic: Collection[str],
-    best: int,
-    objective: str,
-    path: str | Path,
-) -> None:
-    """A search: the objective of each trial in turn, and against each setting that was searched.
-
-    `values`: a number a trial, None where it has none; `states`: complete, pruned, or anything
-    else for a trial that failed (a cross at the lower edge); `points`: a value a trial of each
-    setting; `logarithmic`: those that have such an axis; `best`: the number of the best trial,
-    a complete one; `objective`: val_accuracy, where more is better, or val_loss, where less is.
-    Up to 6 different numbers, and what is no number, stand in columns, each in the order of its
-    trials. The better ones are shown apart: what lies far below is a triangle at the edge.
-    Raises `ShapeError`.
-    """
-    _write(_trials_figure(values, states, points, logarithmic, best, objective), path)
-
-
-def _trials_figure(
-    values: Sequence[float | None],
-    states: Sequence[str],
-    points: Mapping[str, Sequence[Any]],
-    logarithmic: Collection[str],
-    best: int,
-    objective: str,
-) -> Figure:
-    count = len(values)
-    if not count or len(states) != count or any(len(column) != count for column in points.values()):
-        lengths = [len(column) for column in points.values()]
-        raise ShapeError(
-            f"values, states and points have lengths {count}, {len(states)} and {lengths}, "
-            f"expected one and the same, at least 1"
-        )
-    columns = min(max(len(points), 1), 4)
-    rows = -(-len(points) // columns)
-    figure = _figure(11, 3.8 + 2.9 * rows)
-    grid = figure.add_gridspec(1 + rows, columns, height_ratios=[3.8, *[2.9] * rows])
-    y = numpy.array([math.nan if value is None else value for value in values], float)
-    y[~numpy.isfinite(y)] = math.nan
-    complete = numpy.array([state == "complete" for state in states]) & ~numpy.isnan(y)
-    pruned = numpy.array([state == "pruned" for state in states]) & ~numpy.isnan(y)
-    more = objective == "val_accuracy"
-    sight = _sight(y[complete | pruned], y[complete], more)
-
-    def scatter(axes: Axes, x: HostArray) -> None:
-        failed = ~(complete | pruned)
-        for which, label, style in (
-            (complete, "complete", {"color": _BLUE, "alpha": 0.8}),
-            (pruned, "pruned", {"facecolors": "none", "edgecolors": _GREY}),
-        ):
-            for far, marker in ((False, "o"), (True, "v" if more else "^")):
-                chosen = which & (((y < sight[0]) | (y > sight[1])) == far)
-                height = numpy.clip(y[chosen], *sight)
-                axes.scatter(
-                    x[chosen],
-                    height,
-                    s=36,
-                    marker=marker,
-                    zorder=2,
-                    label=label if chosen.any() and not far else None,
-                    **style,
-                )
-        if failed.any():
-            bottom = axes.get_xaxis_transform()
-            low = numpy.full(int(failed.sum()), 0.03)
-            axes.scatter(
-                x[failed], low, s=44, marker="x", color=_RED, transform=bottom, label="failed"
-            )
-        axes.scatter(
-            [x[best]],
-            [y[best]],
-            s=240,
-            marker="*",
-            color=_VERMILION,
-            edgecolors="black",
-            zorder=3,
-            label=f"best {show(y[best])} (trial {best})",
-        )
-        margin = 0.06 * (sight[1] - sight[0])
-        axes.set_ylim(sight[0] - margin, sight[1] + margin)
-        if more:
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
-        axes.grid(axis="y", alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-
-    def show(value: float) -> str:
-        return _percent(value) if more else f"{value:.4g}"
-
-    name = "Validation accuracy" if more else "Validation loss"
-    top = figure.add_subplot(grid[0, :])
-    so_far = numpy.where(complete, y, -math.inf if more else math.inf)
-    so_far = (numpy.maximum if more else numpy.minimum).accumulate(so_far)
-    known = numpy.flatnonzero(numpy.isfinite(so_far))
-    line = numpy.clip(so_far[known], *sight)
-    top.step(known, line, where="post", color=_VERMILION, linewidth=1.5, label="best so far")
-    scatter(top, numpy.arange(count, dtype=float))
-    top.set_xlim(-0.5 - 0.01 * count, count - 0.5 + 0.01 * count)
-    top.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True, min_n_ticks=1))
-    top.set_title(f"{name} of {count} trials", fontsize=_TITLE)
-    top.set_xlabel("trial", fontsize=_TEXT)
-    top.tick_params(labelsize=_TEXT)
-    top.legend(loc="best", fontsize=_SMALL)
-    for number, (key, column) in enumerate(points.items()):
-        axes = figure.add_subplot(grid[1 + number // columns, number % columns])
-        scatter(axes, _places(axes, column, key in logarithmic))
-        axes.set_xlabel(key, fontsize=_TEXT)
-        axes.tick_params(labelsize=_SMALL)
-        if number % columns:
-            axes.tick_params(labelleft=False)
-    return figure
-
-
-def _sight(shown: HostArray, complete: HostArray, more: bool) -> tuple[float, float]:
-    """The lowest and the highest value that the axis need show."""
-    low, high = float(shown.min()), float(shown.max())
-    best = float(complete.max() if more else complete.min())
-    if reach := 4 * abs(best - float(numpy.median(complete))):
-        low, high = (max(low, best - reach), high) if more else (low, min(high, best + reach))
-    if low == high:
-        low, high = low - 0.01, high + 0.01
-    return low, high
-
-
-def _places(axes: Axes, column: Sequence[Any], logarithmic: bool) -> HostArray:
-    """Where each trial stands on the horizontal axis, which is labelled to say so."""
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in column)
-    if numbers and len(set(column)) > 6:
-        x = numpy.array(column, float)
-        if logarithmic:
-            axes.set_xscale("log")
-        else:
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
-        axes.grid(axis="x", alpha=0.3)
-        return x
-    texts = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in column]
-    ordered = sorted(zip(map(_order, column), texts, strict=True))
-    kinds = list(dict.fromkeys(text for _, text in ordered))
-    x = numpy.zeros(len(column))
-    for place, kind in enumerate(kinds):
-        members = numpy.flatnonzero([text == kind for text in texts])
-        spread = numpy.linspace(-0.3, 0.3, len(members)) if len(members) > 1 else 0.0
-        x[members] = place + spread
-    names = [_shortened(kind.strip("[]()").rstrip(","), 16) or "none" for kind in kinds]
-    crowded = sum(map(len, names)) > 24
-    slant: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticks(range(len(kinds)), names, parse_math=False, **(slant if crowded else {}))
-    axes.set_xlim(-0.5, len(kinds) - 0.5)
-    for edge in range(1, len(kinds)):
-        axes.axvline(edge - 0.5, color="#dddddd", linewidth=0.8, zorder=0)
-    return x
-
-
-def _order(value: Any) -> tuple[int, Any]:
-    if isinstance(value, list | tuple):
-        return 1, [_order(item) for item in value]
-    return (2, value) if isinstance(value, str) else (0, value)
-
-
-def _figure(width: float, height: float) -> Figure:
-    """An empty white figure, `width` x `height` inches."""
-    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _write(figure: Figure, path: str | Path) -> None:
-    picture = io.BytesIO()
-    # matplotlib would write its version.
-    figure.savefig(picture, format="png", dpi=_DPI, metadata={"Software": None})
-    write_atomically(Path(path), picture.getvalue())
-
-
-def _shortened(name: str, length: int) -> str:
-    """`name` on one line, without its middle where it is too long: ends tell names apart.
-
-    A character that matplotlib's font does not have becomes the sign for that, U+FFFD.
-    """
-    known = get_font(findfont(FontProperties())).get_charmap()
-    name = " ".join(str(name).split())
-    name = "".join(letter if ord(letter) in known else "\ufffd" for letter in name)
-    tail = length // 3
-    return name if len(name) <= length else f"{name[: length - tail - 1]}…{name[-tail:]}"
-
-
-def _percent(share: float, digits: int = 2) -> str:
-    return f"{100 * share:.{digits}f} %"

@@ -26,10 +26,10 @@ from xpnet.config import TrainConfig, from_command_line, make, toml_value
 from xpnet.data.dataset import Dataset
 from xpnet.errors import ConfigError
 from xpnet.history import Record
-from xpnet.scoreboard import Scoreboard, leave, to_csv
-from xpnet.search import OBJECTIVES, Search, Trial, claimed, import_optuna
-from xpnet.space import Range, Space, configure, grid_points, read_space
-from xpnet.workers import Pool
+from xpnet.tune.scoreboard import Scoreboard, leave, to_csv
+from xpnet.tune.search import OBJECTIVES, Search, Trial, claimed, import_optuna
+from xpnet.tune.space import Range, Space, configure, grid_points, read_space
+from xpnet.tune.workers import Pool
 
 SAMPLERS = ("grid", "random", "tpe")
 

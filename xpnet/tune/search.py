@@ -28,8 +28,8 @@ from xpnet.checkpoint import write_atomically
 from xpnet.config import TrainConfig, make, read_toml
 from xpnet.errors import ConfigError
 from xpnet.history import Record
-from xpnet.space import Range, Space, configure, grid_points
-from xpnet.workers import Outcome
+from xpnet.tune.space import Range, Space, configure, grid_points
+from xpnet.tune.workers import Outcome
 
 if TYPE_CHECKING:
     import optuna

@@ -16,8 +16,8 @@ from xpnet.checkpoint import write_atomically
 from xpnet.config import toml_value
 from xpnet.errors import ConfigError
 from xpnet.history import Record
-from xpnet.search import OBJECTIVES, Search, Trial
-from xpnet.space import Range, Space, Values, configure
+from xpnet.tune.search import OBJECTIVES, Search, Trial
+from xpnet.tune.space import Range, Space, Values, configure
 
 TOP = 20
 """Trials in the ranked table."""
@@ -176,7 +176,7 @@ def picture_of(
 
 def leave(search: Search, folder: Path) -> Trial:
     """The ranked table, `trials.csv`, `trials.png` and `best.toml`; returns the best trial."""
-    from xpnet import plots
+    from xpnet.tune.picture import trials as draw
 
     ranked, trials = search.ranked(), search.trials()
     write_atomically(folder / "trials.csv", to_csv(trials, search.space))
@@ -193,7 +193,7 @@ def leave(search: Search, folder: Path) -> Trial:
     config = configure(search.base, best.point)
     write_atomically(folder / "best.toml", (origin + config.to_toml()).encode())
     picture = picture_of(trials, search.space, best, search.objective)
-    plots.trials(**picture, path=folder / "trials.png")
+    draw(**picture, path=folder / "trials.png")
     print(f"\n{Scoreboard(search.space).table(ranked)}\n")
     print(f"best      trial {best.number}: python -m xpnet.train --config {folder / 'best.toml'}")
     print(f"results   {folder}/")
