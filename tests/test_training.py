@@ -231,6 +231,31 @@ def test_training_figures_can_be_evaluated_after_the_epoch(
     compared("fit evaluated")
 
 
+def test_evaluating_the_training_part_leaves_a_full_batch_alone(backend: Backend) -> None:
+    """A full batch is made once; passes over the data take more than one block of rows."""
+
+    def trained(how: str) -> np.ndarray:
+        network, train = small(backend), data(backend, 1500)
+        xn.fit(
+            network,
+            train,
+            train,
+            optimizer=xn.SGD(0.5),
+            epochs=3,
+            batch_size=None,
+            train_metrics=how,
+        )
+        return backend.to_host(network.values)
+
+    def alone() -> np.ndarray:
+        network = small(backend)
+        xn.fit(network, data(backend, 1500), optimizer=xn.SGD(0.5), epochs=3, batch_size=None)
+        return backend.to_host(network.values)
+
+    assert np.array_equal(trained("evaluated"), alone())
+    assert np.array_equal(trained("running"), alone())
+
+
 def distorted(**options: Any) -> xn.Augmentation:
     return xn.Augmentation(shift=1.0, rotation=20.0, elastic=4.0, elastic_sigma=1.0, **options)
 

@@ -8,6 +8,9 @@ NumPy user never imports it.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import get_ident
 from typing import Any, TypeAlias
 
 import numpy
@@ -23,6 +26,7 @@ HostArray: TypeAlias = "numpy.typing.NDArray[Any]"
 _ALIGNMENT = 64
 _NO_DEVICE = 100  # cudaErrorNoDevice: CuPy has no name for it
 _known: tuple[tuple[type, Any], ...] = ((numpy.ndarray, numpy),)
+_listeners: dict[int, Any] = {}
 
 
 def add_array_module(array_type: type, module: Any) -> None:
@@ -46,7 +50,20 @@ def array_module(*arrays: Array) -> Any:
                 f"arrays of {module.__name__} and of {other.__name__} met in one operation: "
                 f"move one of them with Backend.asarray() or Backend.to_host()"
             )
+    if _listeners and (listener := _listeners.get(get_ident())) == module:
+        return listener
     return module
+
+
+@contextmanager
+def listening(listener: Any) -> Iterator[None]:
+    """Within the block `array_module` answers this thread with `listener`, where it equals `xp`."""
+    thread = get_ident()
+    _listeners[thread] = listener
+    try:
+        yield
+    finally:
+        del _listeners[thread]
 
 
 def _module_of(array: Array) -> Any:
@@ -93,7 +110,7 @@ class Backend:
         """The backend that an array lives on, or that an array module in use computes on."""
         module = array_or_module
         if not any(module is known for _, known in _known):
-            module = array_module(array_or_module)
+            module = _module_of(array_or_module)
         backend = cls()
         if module is not numpy:
             number = getattr(getattr(array_or_module, "device", None), "id", 0)
@@ -134,9 +151,10 @@ def gather(source: Array, indices: Array, out: Array) -> Array:
     no modes. Neither reports an index that is out of range, so indices are made by us.
     """
     xp = array_module(source, indices, out)
-    if xp is numpy:
-        return source.take(indices, axis=0, out=out, mode="clip")
-    return xp.take(source, indices, axis=0, out=out)
+    if not isinstance(out, numpy.ndarray):
+        return xp.take(source, indices, axis=0, out=out)
+    host = xp  # NumPy, or whoever listens to it
+    return host.take(source, indices, axis=0, out=out, mode="clip")
 
 
 def _import_cupy(number: int) -> Any:

@@ -35,7 +35,9 @@ class Layer:
     **Life of arrays.** What `forward` and `backward` return is a buffer of the layer, made on
     the first batch and written over by the next one: copy what must last. Inside a step every
     result is written into such a buffer by an `xp` call with `out=`, so a step allocates
-    nothing. `Sequential.forward(..., training=False)` returns an array of its own.
+    nothing. `Sequential.forward(..., training=False)` returns an array of its own. A layer of
+    your own that keeps to this, and whose step changes nothing in Python, may say so by
+    `replayable: ClassVar[bool] = True` in its class: `fit()` then records and replays it too.
 
     **Parameters.** A layer names them in `parameters()` and, where it has statistics that
     no gradient moves, `buffers()`; the network allots and initialises them and calls `bind()`.

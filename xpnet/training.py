@@ -2,7 +2,8 @@
 
 A step never touches the host. Loss and hits accumulate on the device and are read once per
 record (an epoch, unless `log_every` says otherwise); that read is also where training that
-left the finite numbers is noticed.
+left the finite numbers is noticed. Steps in which nothing changes but the samples are recorded
+once and replayed: see `xpnet.replay`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import numpy
 
 from xpnet import random
-from xpnet.backend import Array, HostArray
+from xpnet.backend import Array, HostArray, array_module
 from xpnet.callbacks import Callback, Run
 from xpnet.data.augmentation import Augmentation
 from xpnet.data.batches import DeviceData
@@ -26,6 +27,8 @@ from xpnet.losses import L2Penalty, Loss, SoftmaxCrossEntropy
 from xpnet.metrics import Accuracy, ConfusionMatrix, MeanLoss
 from xpnet.network import PREDICTION_ROWS, Sequential
 from xpnet.optimizers import Optimizer
+from xpnet.replay import Replay, is_own
+from xpnet.workspace import Workspace
 
 TRAIN_METRICS = ("running", "evaluated")
 """How the training loss and accuracy of a record may be measured."""
@@ -60,7 +63,7 @@ def train_step(
     network.backward(loss.backward())
     if penalty is not None:
         matrices = network.values[: network.decays]
-        network.backend.xp.add(value, penalty.forward(matrices), out=value)
+        array_module(value).add(value, penalty.forward(matrices), out=value)
         penalty.backward(matrices, network.gradients[: network.decays])
     optimizer.step(network.values, network.gradients, decays=network.decays, scalars=scalars)
     return value, logits
@@ -119,17 +122,16 @@ def fit(
     run = Run(network, optimizer, history, epochs, -(-len(data) // size))
     again = data if train_metrics == "evaluated" else None
     meter = _Meter(run, loss, penalty, again, held_out)
+    watched = not all(is_own(type(callback)) for callback in callbacks)
+    update = _Update(run, data, loss, penalty, augmentation, meter, watched=watched)
     network.seek(0)
     if augmentation is not None:
         data.begin(augmentation, seed)
     _tell(callbacks, "on_train_begin", run)
     try:
         with numpy.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            for x, target, scalars in _batches(run, data, size, seed, augmentation, callbacks):
-                value, logits = train_step(
-                    network, loss, optimizer, x, target, penalty=penalty, scalars=scalars
-                )
-                meter.update(value, logits, target)
+            for rows, scalars in _batches(run, data, size, seed, callbacks):
+                update(rows, scalars)
                 run.step += 1
                 ends_epoch = run.step == run.epoch * run.steps_per_epoch
                 last = ends_epoch and run.epoch == epochs
@@ -152,28 +154,89 @@ def _batches(
     data: DeviceData,
     size: int,
     seed: int,
-    augmentation: Augmentation | None,
     callbacks: Sequence[Callback],
-) -> Iterator[tuple[Array, Array, Array]]:
-    """Every batch of every epoch with the optimizer's scalars for it, all on the device."""
+) -> Iterator[tuple[Array, Array]]:
+    """The samples of every batch of every epoch and the optimizer's scalars, on the device."""
     backend, optimizer, steps = data.backend, run.optimizer, run.steps_per_epoch
     every = backend.asarray(numpy.arange(len(data))) if steps == 1 else None
-    # Nothing of a full batch changes from one epoch to the next, unless it is distorted.
-    whole = data.batch(every) if every is not None and augmentation is None else None
     for epoch in range(1, run.epochs + 1):
         run.epoch = epoch
         _tell(callbacks, "on_epoch_begin", run)
         first = optimizer.steps
         table = optimizer.table(range(first, first + steps), backend, data.dtype)
-        if whole is not None:
-            yield *whole, table[0]
-            continue
         order = every
         if order is None:
             order = backend.asarray(random.permutation(seed, run.epoch, len(data)))
         for step in range(steps):
-            rows = order[step * size : (step + 1) * size]
-            yield *data.batch(rows, augmentation), table[step]
+            yield order[step * size : (step + 1) * size], table[step]
+
+
+class _Update:
+    """One update of the network and of the running means, as written or replayed.
+
+    It reads what differs from one update to the next, which samples and the optimizer's scalars,
+    from arrays that stay where they are.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        data: DeviceData,
+        loss: Loss,
+        penalty: L2Penalty | None,
+        augmentation: Augmentation | None,
+        meter: _Meter,
+        *,
+        watched: bool,
+    ) -> None:
+        self.network, self.optimizer, self.loss = run.network, run.optimizer, loss
+        self.data, self.penalty, self.augmentation, self.meter = data, penalty, augmentation, meter
+        # Nothing of a full batch changes from one epoch to the next, unless it is distorted.
+        self.is_fixed = run.steps_per_epoch == 1 and augmentation is None
+        self.batch: tuple[Array, Array] | None = None
+        # Of another dtype, each batch is converted into an array of its own.
+        self.replay: Replay | None = None
+        if data.dtype == self.network.dtype:
+            self.replay = Replay(data.backend.xp, self._parts, watched=watched)
+        self.workspace = Workspace()
+
+    def __call__(self, rows: Array, scalars: Array) -> None:
+        """An update by the samples `rows` `(B,)`, with `optimizer.scalars` `(S,)`."""
+        rows, scalars = self._placed(f"{len(rows)} rows", rows), self._placed("scalars", scalars)
+
+        def step() -> None:
+            self._as_written(rows, scalars)
+
+        if self.is_fixed and self.batch is None:
+            self.batch = self.data.batch(rows)
+        if self.replay is None:
+            step()
+        elif self.replay.run(len(rows), step):
+            self.optimizer.steps += 1
+            self.meter.count(len(rows))
+
+    def _placed(self, name: str, array: Array) -> Array:
+        xp = array_module(array)
+        placed = self.workspace.array(xp, name, array.shape, array.dtype)
+        xp.copyto(placed, array)
+        return placed
+
+    def _as_written(self, rows: Array, scalars: Array) -> None:
+        x, target = self.batch or self.data.batch(rows, self.augmentation)
+        value, logits = train_step(
+            self.network,
+            self.loss,
+            self.optimizer,
+            x,
+            target,
+            penalty=self.penalty,
+            scalars=scalars,
+        )
+        self.meter.update(value, logits, target)
+
+    def _parts(self) -> list[Any]:
+        parts = [self.network, *self.network.layers, self.loss, self.optimizer, self.data]
+        return parts if self.augmentation is None else [*parts, self.augmentation]
 
 
 class _Meter:
@@ -198,6 +261,11 @@ class _Meter:
         self.mean.update(value, len(target))
         if self.counts:
             self.accuracy.update(logits, target)
+
+    def count(self, samples: int) -> None:
+        """`update()` was replayed, on the device: count the samples here."""
+        self.mean.samples += samples
+        self.accuracy.samples += samples
 
     def record(self) -> Record:
         run = self.run

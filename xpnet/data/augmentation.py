@@ -317,7 +317,7 @@ class Augmentation:
         stride, area = width + 2, (height + 2) * (width + 2)
         # The furthest coordinate has a neighbour beyond the border, of weight 0.
         flat = workspace.array(xp, "flat", (count * area + stride + 1,), dtype)
-        flat.fill(0)
+        xp.copyto(flat, 0)
         padded = flat[: count * area].reshape(count, height + 2, stride)
         xp.copyto(padded[:, 1:-1, 1:-1], images)
 

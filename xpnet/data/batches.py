@@ -78,7 +78,7 @@ class DeviceData:
             pictures = self.workspace.array(xp, "pictures", rows.shape, self.dtype)
             xp.copyto(pictures, rows, casting="same_kind")
             rows = augmentation.apply(pictures, out=pictures)
-        return self._normalised(rows), target
+        return self._normalised(rows, "x"), target
 
     def begin(self, augmentation: Augmentation, seed: int) -> None:
         """Tell `augmentation` what is to come. Raises `ConfigError` where rows are no pictures."""
@@ -93,13 +93,13 @@ class DeviceData:
         """All samples in order, `size` at a time (the last block may be short)."""
         for start in range(0, len(self), size):
             rows = slice(start, start + size)
-            yield self._normalised(self.x[rows]), self.target[rows]
+            yield self._normalised(self.x[rows], "block"), self.target[rows]
 
-    def _normalised(self, rows: Array) -> Array:
+    def _normalised(self, rows: Array, name: str) -> Array:
         xp, how = array_module(rows), self.normalisation
         if rows.dtype == self.dtype and how.scale == 1 and how.shift == 0:
             return rows
-        x = self.workspace.array(xp, "x", rows.shape, self.dtype)
+        x = self.workspace.array(xp, name, rows.shape, self.dtype)
         xp.multiply(rows, how.scale, out=x, dtype=self.dtype, casting="same_kind")
         if how.shift:
             xp.add(x, how.shift, out=x)
