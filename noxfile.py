@@ -9,7 +9,7 @@ nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
 
 PARITY = ["layers", "losses", "optimizers", "initializers", "network", "training", "metrics"]
-PARITY += ["checkpoint", "backend"]
+PARITY += ["augmentation", "replay", "checkpoint", "backend"]
 
 
 def install(session: nox.Session, extras: str = "test") -> None:
@@ -57,3 +57,10 @@ def types(session: nox.Session) -> None:
     """Strict types of the package."""
     install(session)
     session.run("mypy")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Xpnet beside its peers: tables and pictures in `bench/results/` (about 10 minutes)."""
+    install(session, "bench")
+    session.run("python", "-m", "bench", *session.posargs)
