@@ -1,0 +1,138 @@
+"""`python -m bench`: what a step costs, here, in xpnet and in its peers.
+
+    python -m bench                         every workload, every peer, about ten minutes
+    python -m bench --workload W2 W3 --peer torch jax-scan
+    python -m bench end-to-end | footprint | scaling
+
+Competitors live in processes of their own and take turns: one repeat each, round after round, so
+that the noise of the machine hits all alike. Before the clock starts, each must show that it
+trains what xpnet trains. A whole run writes `bench/results/`; a part only prints, unless
+`--folder` says where to write.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from bench import machine, picture, tables
+from bench.peers import BY_NAME, COMPETITORS, NO_PEERS, Competitor
+from bench.timing import Workers, measure
+from bench.worker import THREADS
+from bench.workloads import WORKLOADS, Workload, quick
+from xpnet import command
+from xpnet.backend import Backend
+from xpnet.checkpoint import write_atomically
+from xpnet.errors import ConfigError
+
+RESULTS = Path(__file__).resolve().parent / "results"
+OTHERS = ("end-to-end", "footprint", "scaling")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    options = parse(argv)
+    if options.what != "steps":
+        other = import_module(f"bench.{options.what.replace('-', '_')}")
+        return int(other.run(options))
+    Backend(options.device)
+    competitors = choose_competitors(options.peer, options.device)
+    workloads = choose_workloads(options.workload)
+    whole = not (options.peer or options.workload or options.quick)
+    if options.quick:
+        workloads = [quick(workload) for workload in workloads]
+    # On a machine that is busy with something else, threads that wait for each other take long.
+    threads = 1 if options.quick else THREADS
+    measured = []
+    with Workers(competitors, options.device, threads) as workers:
+        for workload in workloads:
+            measured.append(measure(workers.all, workload, options.repeats, say))
+            say("")
+            print(tables.line(measured[-1]), flush=True)
+    found = tables.collect(
+        machine.describe(options.device),
+        measured,
+        {name: worker.idle for name, worker in workers.all.items()},
+        options.device,
+        options.repeats,
+    )
+    page = tables.markdown(found)
+    print(page)
+    folder = options.folder or (RESULTS if whole else None)
+    if folder is not None:
+        save(found, page, folder)
+    wrong = sorted({name for one in measured for name in one.wrong})
+    if wrong:
+        print(f"bench: the gate caught {', '.join(wrong)}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("what", nargs="?", choices=("steps", *OTHERS), default="steps")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--workload", nargs="+", action="extend", default=[], metavar="W")
+    parser.add_argument("--peer", nargs="+", action="extend", default=[], metavar="NAME")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: figures mean nothing")
+    parser.add_argument("--folder", type=Path, help="where to write the results")
+    options = parser.parse_args(argv)
+    if options.repeats < 1:
+        raise ConfigError(f"repeats must be a whole number above 0, found {options.repeats}")
+    return options
+
+
+def choose_competitors(names: Sequence[str], device: str) -> list[Competitor]:
+    """The floor, xpnet and the peers named, or all that run on the device."""
+    kind = device.partition(":")[0]
+    able = [competitor for competitor in COMPETITORS if kind in competitor.devices]
+    if unknown := set(names) - {competitor.name for competitor in able}:
+        there = ", ".join(competitor.name for competitor in able)
+        raise ConfigError(f"no peer {', '.join(sorted(unknown))} on {kind}; there are {there}")
+    wanted = {*names, *NO_PEERS} if names else set(BY_NAME)
+    return [competitor for competitor in able if competitor.name in wanted]
+
+
+def choose_workloads(names: Sequence[str]) -> list[Workload]:
+    """Those named, `W3` meaning `W3` and `W3-dropout`, or all."""
+    families = {workload.name.partition("-")[0] for workload in WORKLOADS}
+    known = {workload.name for workload in WORKLOADS} | families
+    if unknown := set(names) - known:
+        raise ConfigError(
+            f"no workload {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}"
+        )
+    return [
+        workload
+        for workload in WORKLOADS
+        if not names or workload.name in names or workload.name.partition("-")[0] in names
+    ]
+
+
+def save(found: tables.Results, page: str, folder: Path) -> None:
+    """JSON, Markdown and picture."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = found["device"].partition(":")[0]
+    data = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(folder / f"{kind}-{machine.slug(found['machine'])}.json", data.encode())
+    write_atomically(folder / f"{kind}.md", page.encode())
+    picture.draw(found, folder / f"{kind}.png")
+
+
+def say(text: str) -> None:
+    """What is being done now, where somebody may watch."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(command.run(main))

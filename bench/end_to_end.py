@@ -1,0 +1,248 @@
+"""`python -m bench end-to-end`: from process start to exit, to 98 % on the whole of MNIST.
+
+Everyone trains the same network (784-512-256-10, ReLU, no dropout) with Adam at 1e-3 in batches of
+128, on the 50,000 pictures that `xpnet.train` trains on by itself, read by the same reader, and
+stops after the first epoch whose weights get 98 % of the 10,000 test pictures right. PyTorch and
+scikit-learn look after every epoch, within the time. `python -m xpnet.train` looks at its
+10,000 validation pictures after every epoch, and stops where a rehearsal, not timed, with the
+same seed and so the same bits, first met the goal on the test pictures; what it wrote is checked.
+It also saves the model and draws its pictures.
+
+Peak memory is measured in a run of its own, of three epochs: the most that the process ever had,
+less what it had after its imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import threadpoolctl
+
+from bench import machine
+from bench.processes import Failed, memory
+from bench.processes import run as run_process
+from bench.worker import THREADS
+from xpnet import build
+from xpnet import config as settings
+from xpnet.backend import Backend
+from xpnet.callbacks import Callback, Run
+from xpnet.checkpoint import write_atomically
+from xpnet.data import Splits
+from xpnet.data.batches import DeviceData
+from xpnet.errors import ConfigError
+from xpnet.history import History, Record
+from xpnet.training import evaluate
+
+RESULTS = Path(__file__).resolve().parent / "results"
+CONTENDERS = ("xpnet", "torch", "sklearn")
+MOST_EPOCHS = 30
+SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be reached, on what."""
+
+    dataset: str = "mnist"
+    hidden: tuple[int, ...] = (512, 256)
+    goal: float = 0.98
+    threads: int = THREADS
+
+    @property
+    def flags(self) -> list[str]:
+        """For `python -m xpnet.train`."""
+        widths = ",".join(map(str, self.hidden))
+        chosen = f"--dataset={self.dataset} --hidden={widths} --dropout=0 --schedule=constant"
+        return [*chosen.split(), *["--warm-up=0", "--learning-rate=1e-3", "--batch-size=128"]]
+
+
+QUICK = Task("digits", (32,), 0.8, threads=1)
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command."""
+    task = QUICK if options.quick else Task()
+    if unknown := set(options.peer) - set(CONTENDERS):
+        raise ConfigError(
+            f"no contender {', '.join(sorted(unknown))}; there are {', '.join(CONTENDERS)}"
+        )
+    names = [name for name in CONTENDERS if not options.peer or name in {*options.peer, "xpnet"}]
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    missing: dict[str, str] = {}
+    for seed in range(1 if options.quick else SEEDS):
+        for name in names:
+            if name in missing:
+                continue
+            try:
+                found[name].append(whole_process(name, task, seed))
+            except Failed as error:
+                if name == "xpnet":
+                    raise
+                missing[name] = str(error)
+                continue
+            print(f"{name}, seed {seed}: {found[name][-1]}", flush=True)
+    growth = {name: grown(name, task) for name in names if name not in missing}
+    page = table(task, found, growth, missing)
+    print(page)
+    folder = options.folder or (None if options.quick else RESULTS)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        everything = {
+            "machine": machine.describe("cpu"),
+            "runs": found,
+            "memory_growth_bytes": growth,
+            "missing": missing,
+        }
+        data = json.dumps(everything, indent=1, ensure_ascii=False) + "\n"
+        write_atomically(folder / "end-to-end.json", data.encode())
+        write_atomically(folder / "end-to-end.md", page.encode())
+    return 0
+
+
+def whole_process(name: str, task: Task, seed: int) -> dict[str, Any]:
+    """Seconds, epochs and test accuracy of a process. Raises `Failed` where it misses the goal."""
+    if name != "xpnet":
+        done = run_process(
+            ["-m", "bench.end_to_end", name, str(seed), *_as_words(task)], task.threads
+        )
+        return {"seconds": done.seconds, **json.loads(done.output.splitlines()[-1])}
+    epochs = rehearse(task, seed)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "run"
+        own = [f"--seed={seed}", f"--epochs={epochs}", f"--run={folder}"]
+        done = run_process(["-m", "xpnet.train", *task.flags, *own], task.threads)
+        accuracy = json.loads((folder / "metrics.json").read_text())["test_accuracy"]
+    if accuracy < task.goal:
+        raise Failed(f"xpnet.train got {accuracy:.4f} where its rehearsal met {task.goal}")
+    return {"seconds": done.seconds, "epochs": epochs, "test_accuracy": accuracy}
+
+
+def rehearse(task: Task, seed: int) -> int:
+    """Epochs after which `xpnet.train` with this seed first meets the goal."""
+    config, splits = _splits(task, seed)
+    network = build.build_network(config, splits.train, Backend())
+    normalisation = build.fit_normalisation(config, splits.train)
+    goal = _Goal(build.to_device(network, splits.test, normalisation), task.goal)
+    # Another number of threads would round otherwise.
+    with threadpoolctl.threadpool_limits(task.threads, user_api="blas"):
+        build.fit_as_configured(
+            config, network, splits.train, None, normalisation, callbacks=[goal], history=History()
+        )
+    if not goal.met:
+        raise Failed(f"xpnet misses {task.goal} in {MOST_EPOCHS} epochs")
+    return goal.met
+
+
+class _Goal(Callback):
+    """Ends training once the test part is classified well enough."""
+
+    def __init__(self, test: DeviceData, goal: float) -> None:
+        self.test, self.goal, self.met = test, goal, 0
+
+    def on_record(self, run: Run, record: Record) -> None:
+        """Look."""
+        if evaluate(run.network, self.test).accuracy >= self.goal:
+            self.met, run.stop = record.epoch, True
+
+
+def _splits(
+    task: Task, seed: int, epochs: int = MOST_EPOCHS
+) -> tuple[settings.TrainConfig, Splits]:
+    flags = [*task.flags, f"--seed={seed}", f"--epochs={epochs}"]
+    config = settings.from_command_line(flags, "bench")
+    return config, build.read_splits(config)[1]
+
+
+def grown(name: str, task: Task) -> int | None:
+    """Bytes that a process grows by after its imports, at most; None where that is unknown."""
+    words = ["-m", "bench.end_to_end", f"memory-{name}", "0", *_as_words(task)]
+    told = json.loads(run_process(words, task.threads).output.splitlines()[-1])
+    return int(told["peak"] - told["imported"]) if told["peak"] else None
+
+
+def _as_words(task: Task) -> list[str]:
+    return [task.dataset, ",".join(map(str, task.hidden)), str(task.goal)]
+
+
+def table(
+    task: Task,
+    found: dict[str, list[dict[str, Any]]],
+    growth: dict[str, int | None],
+    missing: dict[str, str],
+) -> str:
+    """Markdown."""
+    net = "-".join(map(str, task.hidden))
+    lines = [
+        f"# Process start to exit: {task.dataset} to {100 * task.goal:g} %, hidden layers {net}",
+        "",
+        "| | s, median | s, each seed | epochs | test accuracy, % | memory grows by, MB |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, runs in found.items():
+        if name in missing:
+            lines.append(f"| {name} | missing: {missing[name]} | | | | |")
+            continue
+        seconds = [one["seconds"] for one in runs]
+        each = ", ".join(f"{s:.1f}" for s in seconds)
+        epochs = ", ".join(str(one["epochs"]) for one in runs)
+        right = ", ".join(f"{100 * one['test_accuracy']:.2f}" for one in runs)
+        size = f"{(growth[name] or 0) / 1e6:.0f}" if growth.get(name) else "unknown"
+        middle = statistics.median(seconds)
+        lines.append(f"| {name} | {middle:.1f} | {each} | {epochs} | {right} | {size} |")
+    return "\n".join(lines) + "\n"
+
+
+def contend(name: str, seed: int, task: Task) -> dict[str, Any]:
+    """What runs in a peer's process: train until the goal is met, or for its memory 3 epochs."""
+    for_memory, name = name.startswith("memory-"), name.removeprefix("memory-")
+    if name == "xpnet":
+        return _memory_of_xpnet(task)
+    from bench import mnist_peers
+
+    # What is imported is no growth of memory.
+    import_module(mnist_peers.MODULES[name])
+    imported = memory("VmRSS")
+    _, splits = _splits(task, seed)
+    train = mnist_peers.TRAINERS[name]
+    told: dict[str, Any] = {"epochs": 0, "test_accuracy": 0.0}
+    for accuracy in train(splits, task.hidden, seed):
+        told = {"epochs": told["epochs"] + 1, "test_accuracy": accuracy}
+        if accuracy >= task.goal or told["epochs"] == (3 if for_memory else MOST_EPOCHS):
+            break
+    if not for_memory and told["test_accuracy"] < task.goal:
+        raise Failed(f"{name} misses {task.goal} in {MOST_EPOCHS} epochs")
+    return told | ({"imported": imported, "peak": memory("VmHWM")} if for_memory else {})
+
+
+def _memory_of_xpnet(task: Task) -> dict[str, Any]:
+    """What `xpnet.train` does but for its pictures, whose memory is matplotlib's."""
+    imported = memory("VmRSS")
+    config, splits = _splits(task, 0, epochs=3)
+    network = build.build_network(config, splits.train, Backend())
+    how = build.fit_normalisation(config, splits.train)
+    build.fit_as_configured(
+        config, network, splits.train, splits.validation, how, history=History()
+    )
+    evaluate(network, build.to_device(network, splits.test, how))
+    return {"imported": imported, "peak": memory("VmHWM")}
+
+
+def main(argv: Sequence[str]) -> int:
+    """A contender's process: its name, seed and task; prints what came out as JSON."""
+    name, seed, dataset, hidden, goal = argv
+    task = Task(dataset, tuple(map(int, hidden.split(","))), float(goal))
+    print(json.dumps(contend(name, int(seed), task)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,124 @@
+"""Xpnet itself: whole epochs of `fit()`, its own loss and hits counted."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy
+
+from bench.peer import Peer
+from bench.workloads import EPSILON, Workload
+from xpnet import SGD, Adam, DeviceData, Dropout, Linear, ReLU, Sequential, Tanh, fit, random
+from xpnet.backend import HostArray
+from xpnet.callbacks import Callback, Run
+
+ACTIVATIONS: dict[str, Any] = {"relu": ReLU, "tanh": Tanh}
+
+
+class Clock(Callback):
+    """Times `fit()` from the beginning of its second epoch to its end.
+
+    The first epoch warms up. What is timed holds all that `fit()` does in an epoch: the order
+    of the samples, the optimizer's numbers, every step, and the record.
+    """
+
+    seconds: float
+
+    def on_epoch_begin(self, run: Run) -> None:
+        """Start."""
+        if run.epoch == 2:
+            run.network.backend.synchronize()
+            self.began = time.perf_counter()
+
+    def on_train_end(self, run: Run) -> None:
+        """Stop."""
+        run.network.backend.synchronize()
+        self.seconds = time.perf_counter() - self.began
+
+
+class Xpnet(Peer):
+    """`fit()` and `Sequential.forward()`, as a user calls them."""
+
+    about = "fit(): whole epochs, one record each"
+
+    def __init__(self, workload: Workload, device: str) -> None:
+        super().__init__(workload, device)
+        layers: list[Any] = []
+        for (weight, _), name in zip(workload.weights(), (*workload.activations, ""), strict=True):
+            layers.append(Linear(*weight.shape))
+            if name:
+                layers.append(ACTIVATIONS[name]())
+                if workload.dropout:
+                    layers.append(Dropout(workload.dropout))
+        self.network = Sequential(layers, backend=device)
+        self.reset()
+        if not workload.predicts:
+            self.x, self.labels = workload.data()
+            self.data = self._on_device(self.x, self.labels)
+
+    def _on_device(self, x: HostArray, labels: HostArray) -> DeviceData:
+        return DeviceData(x, labels, backend=self.network.backend, dtype=self.network.dtype)
+
+    def reset(self) -> None:
+        """The initial weights, and an optimizer that knows nothing."""
+        values = self.network.parameters()
+        given = [array for weight, bias in self.workload.weights() for array in (weight.T, bias)]
+        for view, array in zip(values.values(), given, strict=True):
+            view[...] = self.network.backend.asarray(numpy.ascontiguousarray(array))
+        momentum = 0.9 if self.workload.optimizer == "momentum" else 0.0
+        if self.workload.optimizer == "adam":
+            self.optimizer: SGD | Adam = Adam(self.workload.rate, epsilon=EPSILON)
+        elif not self.workload.predicts:
+            self.optimizer = SGD(self.workload.rate, momentum=momentum)
+
+    def losses(self, rows: HostArray) -> list[float]:
+        """`fit()` on rows laid so that its own random order brings the batches asked for."""
+        self.reset()
+        if self.workload.steps == 1:
+            data, epochs = self.data, len(rows)
+        else:
+            place = random.permutation(0, 1, rows.size)
+            x = numpy.empty((rows.size, self.x.shape[1]), self.x.dtype)
+            labels = numpy.empty(rows.size, numpy.int64)
+            x[place], labels[place] = self.x[rows.ravel()], self.labels[rows.ravel()]
+            data, epochs = self._on_device(x, labels), 1
+        history = fit(
+            self.network,
+            data,
+            optimizer=self.optimizer,
+            epochs=epochs,
+            batch_size=self.workload.batch,
+            log_every="1 iterations",
+        )
+        return [record.loss for record in history.records]
+
+    def repeat(self) -> float:
+        """Seconds a step (or call)."""
+        if self.workload.predicts:
+            return super().repeat()
+        self.reset()
+        clock, timed = Clock(), self.workload.passes
+        fit(
+            self.network,
+            self.data,
+            optimizer=self.optimizer,
+            epochs=1 + timed,
+            batch_size=self.workload.batch,
+            callbacks=[clock],
+        )
+        return clock.seconds / (timed * self.workload.steps)
+
+    def predict(self, x: Any) -> Any:
+        """Logits."""
+        logits = self.network.forward(x, training=False)
+        self.network.backend.synchronize()
+        return logits
+
+    def samples(self, x: HostArray) -> Any:
+        """`x` on the device."""
+        return self.network.backend.asarray(x)
+
+    def to_host(self, outputs: Any) -> HostArray:
+        """Logits as a NumPy array."""
+        return self.network.backend.to_host(outputs)

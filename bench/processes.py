@@ -1,0 +1,56 @@
+"""Whole processes: how long they take, and how much memory they need."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.timing import ROOT, environment
+from bench.worker import THREADS
+from xpnet.errors import XpnetError
+
+
+class Failed(XpnetError):
+    """A process ended otherwise than well; the message is its last line."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A process from start to exit."""
+
+    seconds: float
+    output: str
+
+
+def run(argv: Sequence[str], threads: int = THREADS) -> Done:
+    """Python with `argv` until it exits. Raises `Failed`."""
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *argv],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=environment(threads),
+    )
+    seconds = time.perf_counter() - began
+    if done.returncode:
+        words = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise Failed(f"{' '.join(argv[:3])} ...: {(words or ['without a word'])[-1]}")
+    return Done(seconds, done.stdout)
+
+
+def memory(what: str) -> int:
+    """`VmRSS` (now) or `VmHWM` (the most so far) of this process in bytes; 0 where unknown.
+
+    Not `getrusage`: that counts what the parent had before this program was loaded.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(what)), 0)

@@ -1,0 +1,124 @@
+"""What is timed: six workloads as data, and the samples and weights that all competitors share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy
+
+from xpnet.backend import HostArray
+
+CLASSES = 10
+GATE_STEPS = 6
+"""Steps that every competitor trains before it is timed, to see that it does the same."""
+NEVER = 1e-12
+"""A dropout that goes through all the motions and drops nothing."""
+
+EPSILON = 1e-12
+"""Adam's, for all: libraries add it before or after the bias correction, and with the usual 1e-8
+that alone moves losses by 1e-3 within a few steps. So small, both come to the same."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A network, how it is trained or asked, and how much of that is one timed repeat.
+
+    `sizes`: units of each layer, input first; `activations`: one for each hidden layer.
+    `batch`: samples a step, of `rows` in memory; equal ones mean full batch, with nothing to
+    select. `optimizer`: `sgd`, `momentum` (0.9), `adam`, or `none` for prediction, where a step
+    is one call for `batch` rows. A repeat is `passes` times `rows / batch` steps.
+    """
+
+    name: str
+    sizes: tuple[int, ...]
+    activations: tuple[str, ...]
+    batch: int
+    rows: int
+    optimizer: str = "none"
+    rate: float = 0.0
+    dropout: float = 0.0
+    passes: int = 1
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Workload:
+        """Out of `dataclasses.asdict`, through JSON or not."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    @property
+    def predicts(self) -> bool:
+        """Whether it is prediction, not training."""
+        return self.optimizer == "none"
+
+    @property
+    def steps(self) -> int:
+        """Steps (or calls) of one pass over the rows."""
+        return self.rows // self.batch
+
+    @property
+    def title(self) -> str:
+        """`784-128-10 relu, batch 64, sgd`."""
+        net = "-".join(map(str, self.sizes))
+        how = "/".join(dict.fromkeys(self.activations))
+        drop = f", dropout {self.dropout:g}" if self.dropout else ""
+        if self.predicts:
+            return f"{net} {how}, prediction of {self.batch:,} {_plural('row', self.batch)}"
+        batch = f"full batch of {self.rows:,}" if self.steps == 1 else f"batch {self.batch}"
+        return f"{net} {how}{drop}, {batch}, {self.optimizer}"
+
+    def data(self) -> tuple[HostArray, HostArray]:
+        """`x (rows, features)` float32 in [0, 1), 19 % of it not 0, as in MNIST; `labels (rows,)`.
+
+        Labels follow from a random linear map, so that there is something to learn.
+        """
+        draw = numpy.random.default_rng(1)
+        x = draw.random((self.rows, self.sizes[0]), dtype=numpy.float32)
+        x -= numpy.float32(0.81)
+        numpy.maximum(x, 0, out=x)
+        x /= numpy.float32(0.19)
+        teacher = draw.standard_normal((self.sizes[0], CLASSES), dtype=numpy.float32)
+        scores = x @ teacher
+        return x, (scores - scores.mean(axis=0)).argmax(axis=1)
+
+    def weights(self) -> list[tuple[HostArray, HostArray]]:
+        """Initial `(W (in, out), b (out,))` of each layer, float32: He's normal, zeros."""
+        draw = numpy.random.default_rng(2)
+        return [
+            (
+                (draw.standard_normal((a, b)) * numpy.sqrt(2 / a)).astype(numpy.float32),
+                numpy.zeros(b, numpy.float32),
+            )
+            for a, b in pairwise(self.sizes)
+        ]
+
+    def gate_rows(self) -> HostArray:
+        """The rows of each step of the gate, `(GATE_STEPS, batch)`."""
+        return numpy.arange(GATE_STEPS * self.batch).reshape(GATE_STEPS, -1) % self.rows
+
+
+def _plural(noun: str, count: int) -> str:
+    return noun if count == 1 else f"{noun}s"
+
+
+_DIGITS = (784, 128, 64, 10)
+WORKLOADS = [
+    Workload("W1", (784, 10, 10), ("relu",), 41_000, 41_000, "sgd", 0.1, passes=5),
+    Workload("W2", (784, 128, 10), ("relu",), 64, 32_000, "sgd", 0.1),
+    Workload("W3", _DIGITS, ("relu", "tanh"), 16, 8_000, "adam", 1e-3),
+    Workload("W3-dropout", _DIGITS, ("relu", "tanh"), 16, 8_000, "adam", 1e-3, dropout=0.1),
+    Workload("W4", (784, 512, 256, 10), ("relu",) * 2, 128, 10_240, "adam", 1e-3),
+    Workload(
+        "W5", (784, 2500, 2000, 1500, 1000, 500, 10), ("relu",) * 5, 512, 1_024, "momentum", 0.01
+    ),
+    Workload("W6-many", (784, 128, 10), ("relu",), 10_000, 10_000, passes=5),
+    Workload("W6-one", (784, 128, 10), ("relu",), 1, 1_000, passes=2),
+]
+
+
+def quick(workload: Workload) -> Workload:
+    """The same in small, to see that everything runs; its times mean nothing."""
+    batch = min(workload.batch, 64)
+    sizes = tuple(min(size, 784 if place == 0 else 64) for place, size in enumerate(workload.sizes))
+    steps = 1 if workload.steps == 1 else 4
+    return replace(workload, sizes=sizes, batch=batch, rows=batch * steps, passes=1)

@@ -1,0 +1,331 @@
+"""The bench measures what it says: gates, tables, and what is missing is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from bench import __main__ as command_line
+from bench import end_to_end, footprint, picture, scaling, tables
+from bench.peer import Peer
+from bench.peers import COMPETITORS
+from bench.peers.numpy_student import Student
+from bench.peers.xpnet_peer import Xpnet
+from bench.timing import Measured, Refused, Wrong, compare, gate, measure
+from bench.worker import Desk
+from bench.workloads import GATE_STEPS, WORKLOADS, Workload, quick
+from xpnet.errors import ConfigError, XpnetError
+
+SMALL = {workload.name: quick(workload) for workload in WORKLOADS}
+TRAINING = [workload for workload in SMALL.values() if not workload.predicts]
+
+
+class Here:
+    """A worker in this process, whose peer may be changed."""
+
+    def __init__(self, kind: type[Peer], change=lambda workload: workload) -> None:
+        self.kind, self.change = kind, change
+        self.desk = Desk("student", "cpu")
+
+    def ask(self, do, workload=None):
+        if do == "prepare":
+            self.desk.peer = self.kind(self.change(Workload.of(workload)), "cpu")
+            about = {"about": "", "versions": {}, "note": "", "gated": True}
+            return {"workload": workload, **about}
+        return getattr(self.desk, do)()
+
+
+def reference(workload):
+    if workload.predicts:
+        worker = Here(Xpnet)
+        worker.ask("prepare", vars(workload))
+        return worker.ask("gate")["values"]
+    return Xpnet(workload, "cpu").losses(workload.gate_rows())
+
+
+class DropsNothing(Student):
+    def __init__(self, workload, device):
+        super().__init__(replace(workload, dropout=0.0), device)
+
+
+class Crashes(Student):
+    def repeat(self):
+        raise Refused("error", "fell over")
+
+
+# Workloads
+
+
+def test_workloads_are_those_of_the_issue():
+    titles = {workload.name: workload.title for workload in WORKLOADS}
+    assert titles == {
+        "W1": "784-10-10 relu, full batch of 41,000, sgd",
+        "W2": "784-128-10 relu, batch 64, sgd",
+        "W3": "784-128-64-10 relu/tanh, batch 16, adam",
+        "W3-dropout": "784-128-64-10 relu/tanh, dropout 0.1, batch 16, adam",
+        "W4": "784-512-256-10 relu, batch 128, adam",
+        "W5": "784-2500-2000-1500-1000-500-10 relu, batch 512, momentum",
+        "W6-many": "784-128-10 relu, prediction of 10,000 rows",
+        "W6-one": "784-128-10 relu, prediction of 1 row",
+    }
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
+def test_rows_are_whole_batches(workload):
+    assert workload.rows == workload.steps * workload.batch
+    rows = workload.gate_rows()
+    assert rows.shape == (GATE_STEPS, workload.batch)
+    assert rows.max() < workload.rows
+
+
+def test_data_and_weights_are_the_same_for_everyone():
+    workload = SMALL["W2"]
+    x, labels = workload.data()
+    again, same = workload.data()
+    np.testing.assert_array_equal(x, again)
+    np.testing.assert_array_equal(labels, same)
+    assert x.dtype == np.float32
+    assert x.min() == 0
+    assert x.max() < 1
+    assert 0.17 < (x > 0).mean() < 0.21
+    assert [w.shape for w, _ in workload.weights()] == [(784, 64), (64, 10)]
+
+
+# Gate
+
+
+@pytest.mark.parametrize("workload", SMALL.values(), ids=SMALL.keys())
+def test_gate_lets_an_honest_competitor_pass(workload):
+    worker = Here(Student)
+    worker.ask("prepare", vars(workload))
+    assert gate(worker, workload, reference) < 1e-5
+
+
+@pytest.mark.parametrize("workload", TRAINING, ids=lambda workload: workload.name)
+def test_gate_catches_a_learning_rate_that_is_off(workload):
+    worker = Here(Student, lambda given: replace(given, rate=1.05 * given.rate))
+    worker.ask("prepare", vars(workload))
+    with pytest.raises(Wrong, match="of the gate is"):
+        gate(worker, workload, reference)
+
+
+def test_gate_catches_dropout_that_drops_nothing():
+    workload = SMALL["W3-dropout"]
+    worker = Here(DropsNothing)
+    with pytest.raises(Wrong, match="dropout moves its first loss from"):
+        gate(worker, workload, reference)
+
+
+@pytest.mark.parametrize("values", [[1.0, float("nan")], [1.0, 2.001], [1.0]])
+def test_compare_wants_every_value(values):
+    with pytest.raises(Wrong):
+        compare(values, [1.0, 2.0])
+
+
+def test_the_wrong_are_not_timed_but_named():
+    wrong = Here(Student, lambda given: replace(given, rate=1.05 * given.rate))
+    found = measure({"xpnet": Here(Xpnet), "student": wrong}, SMALL["W2"], 2)
+    assert found.wrong == ["student"]
+    assert "of the gate is" in found.left_out["student"]
+    assert list(found.seconds) == ["xpnet"]
+    assert len(found.seconds["xpnet"]) == 2
+
+
+def test_who_falls_over_while_timed_is_left_out():
+    found = measure({"xpnet": Here(Xpnet), "student": Here(Crashes)}, SMALL["W2"], 2)
+    assert found.left_out == {"student": "fell over"}
+    assert list(found.seconds) == ["xpnet"]
+
+
+def test_xpnet_must_run():
+    with pytest.raises(XpnetError, match="xpnet itself cannot run W2: out of order"):
+        measure({"xpnet": SimpleNamespace(ask=_refuse)}, SMALL["W2"], 1)
+
+
+def _refuse(do, **request):
+    raise Refused("error", "out of order")
+
+
+# Tables
+
+
+def canned() -> dict:
+    first = Measured(
+        WORKLOADS[1],
+        {"floor": [1e-4, 1e-4, 4e-4], "xpnet": [1.5e-4] * 3, "torch": [5e-4, 6e-4, 7e-4]},
+        notes={"torch": "a word"},
+        deviations={"xpnet": 0.0, "torch": 1e-7},
+        missing={"keras": "cannot be imported (No module named 'keras')"},
+        left_out={"thinc": "its SGD has no momentum"},
+        about={"xpnet": "fit()", "torch": "eager"},
+        versions={"torch": "2.0"},
+    )
+    second = Measured(WORKLOADS[4], {"floor": [1e-3], "xpnet": [2e-3], "student": [8e-3]})
+    machine = {"processor": "A CPU", "cores": 2, "threads": 2, "blas": ["b"], "versions": {}}
+    idle = {"torch": {"cpu": 0.5, "wall": 10.0}}
+    return tables.collect(machine, [first, second], idle, "cpu", 3)
+
+
+def test_figures_follow_from_the_medians():
+    results = canned()
+    entry = results["workloads"][0]["entries"]["torch"]
+    assert entry["us_per_step"] == pytest.approx(600)
+    assert entry["quartiles_us"] == pytest.approx([550, 650])
+    assert entry["samples_per_s"] == pytest.approx(64 / 6e-4)
+    assert entry["to_floor"] == pytest.approx(6)
+    assert entry["to_fastest_peer"] == 1
+    assert results["workloads"][0]["entries"]["xpnet"]["to_fastest_peer"] == pytest.approx(0.25)
+    assert results["workloads"][1]["fastest_peer"] == "student"
+    assert results["idle_cpu_share"] == {"torch": 0.05}
+    assert results["machine"]["versions"] == {"torch": "2.0"}
+    json.dumps(results)
+
+
+def test_the_page_shows_all_and_names_who_is_missing():
+    page = tables.markdown(canned())
+    assert "# A step, on A CPU, 2 cores" in page
+    assert "| xpnet | 1.50 | 2.00 |" in page
+    assert "| PyTorch eager (a word) | 600 | 550 to 650 | 106,667 | 6.00 | 1.00 |" in page
+    assert "| Keras on JAX | missing | missing |" in page
+    assert "- Keras on JAX: missing: cannot be imported (No module named 'keras')" in page
+    assert "- Thinc: its SGD has no momentum" in page
+    assert "| Thinc | — | — |" in page
+    assert "Not idle while others ran: torch." in page
+
+
+def test_the_picture_has_a_panel_a_workload(tmp_path):
+    results = canned()
+    panels = [axes for axes in picture.figure(results).axes if axes.get_title()]
+    assert [axes.get_title().splitlines()[0] for axes in panels] == ["W2", "W4"]
+    assert [text.get_text() for text in panels[0].texts] == ["1.50", "6.00"]
+    picture.draw(results, tmp_path / "cpu.png")
+    assert (tmp_path / "cpu.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_competitors_have_names_of_their_own():
+    assert len({competitor.name for competitor in COMPETITORS}) == len(COMPETITORS)
+
+
+# Command
+
+
+def test_command_times_gates_and_writes(tmp_path, monkeypatch, capsys):
+    absent = tmp_path / "absent" / "sklearn"
+    absent.mkdir(parents=True)
+    (absent / "__init__.py").write_text("raise ModuleNotFoundError('not here')\n")
+    monkeypatch.setenv("PYTHONPATH", str(absent.parent))
+    folder = tmp_path / "results"
+    names = ["floor", "student", "torch", "sklearn"]
+    peers = [word for name in names for word in ("--peer", name)]
+    arguments = ["--quick", "--workload", "W2", "W6-one", *peers, "--repeats", "2"]
+    assert command_line.main([*arguments, "--folder", str(folder)]) == 0
+    page = (folder / "cpu.md").read_text()
+    assert page in capsys.readouterr().out
+    (data,) = folder.glob("cpu-*.json")
+    results = json.loads(data.read_text())
+    assert list(results["missing"]) == ["sklearn"]
+    assert "not here" in results["missing"]["sklearn"]
+    assert "missing: cannot be imported (not here)" in page
+    for workload in results["workloads"]:
+        assert list(workload["entries"]) == ["floor", "xpnet", "student", "torch"]
+        for entry in workload["entries"].values():
+            assert entry["us_per_step"] > 0
+            assert len(entry["repeats_us"]) == 2
+        assert workload["entries"]["torch"]["gate_deviation"] < 1e-5
+    assert results["machine"]["versions"]["torch"].startswith("2.")
+    assert (folder / "cpu.png").exists()
+
+
+def test_a_part_writes_nothing_unless_told_where(monkeypatch, tmp_path):
+    monkeypatch.setattr(command_line, "RESULTS", tmp_path / "results")
+    arguments = ["--quick", "--workload", "W6-one", "--peer", "floor", "--repeats", "1"]
+    assert command_line.main(arguments) == 0
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--peer", "nobody"], "no peer nobody on cpu; there are floor, xpnet, student"),
+        (["--peer", "torch-graph"], "no peer torch-graph on cpu"),
+        (["--workload", "W9"], "no workload W9; there are W1, W2, W3"),
+        (["--repeats", "0"], "repeats must be a whole number above 0, found 0"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        command_line.main(arguments)
+
+
+def test_a_family_of_workloads_has_one_name():
+    chosen = command_line.choose_workloads(["W3", "W6-one"])
+    assert [workload.name for workload in chosen] == ["W3", "W3-dropout", "W6-one"]
+
+
+def test_cuda_is_refused_in_one_line_where_there_is_none():
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--device", "cuda"],
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1"},
+        cwd=command_line.RESULTS.parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("xpnet: error: device cuda")
+    assert done.stderr.count("\n") == 1
+
+
+# The other measurements
+
+
+def test_footprint_measures_imports(tmp_path, capsys):
+    assert command_line.main(["footprint", "--quick", "--folder", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "footprint.json").read_text())
+    assert list(found["seconds"]) == ["Python alone", "NumPy", "xpnet"]
+    assert "| xpnet |" in capsys.readouterr().out
+
+
+def test_footprint_names_what_is_missing():
+    page = footprint.table({"Python alone": [0.1], "JAX": []}, {"Python alone": 1}, {"JAX": "no"})
+    assert "| JAX | missing: no | | |" in page
+
+
+def test_scaling_draws_four_panels():
+    points = [
+        {"axis": axis, "value": value, "us": {"floor": value, "xpnet": 2.0 * value}}
+        for axis, (values, _) in scaling.AXES.items()
+        for value in values
+    ]
+    panels = scaling.figure(points).axes
+    assert [axes.get_xlabel() for axes in panels] == list(scaling.LABELS.values())
+    assert all(len(axes.lines) == 2 and axes.get_xscale() == "log" for axes in panels)
+
+
+def test_scaling_runs(tmp_path):
+    arguments = ["scaling", "--quick", "--peer", "student", "--folder", str(tmp_path)]
+    assert command_line.main(arguments) == 0
+    points = json.loads((tmp_path / "scaling.json").read_text())["points"]
+    assert {point["axis"] for point in points} == set(scaling.AXES)
+    assert all(set(point["us"]) == {"floor", "xpnet", "student"} for point in points)
+
+
+def test_end_to_end_meets_its_goal(tmp_path):
+    arguments = ["end-to-end", "--quick", "--peer", "torch", "--folder", str(tmp_path)]
+    assert command_line.main(arguments) == 0
+    found = json.loads((tmp_path / "end-to-end.json").read_text())
+    for name in ("xpnet", "torch"):
+        (one,) = found["runs"][name]
+        assert one["test_accuracy"] >= end_to_end.QUICK.goal
+        assert one["epochs"] >= 1
+        assert one["seconds"] > 0
+    page = (tmp_path / "end-to-end.md").read_text()
+    assert "| torch |" in page
