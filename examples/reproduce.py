@@ -162,13 +162,14 @@ def measure(line: Line, seed: int, quick: bool) -> Figures:
     return trained(folder)
 
 
-def run(argv: list[object]) -> None:
-    """A Python process of its own, whose words are kept for when it fails."""
+def run(argv: list[object]) -> str:
+    """What a Python process of its own prints. Raises `XpnetError` with its words if it fails."""
     done = subprocess.run(
         [sys.executable, *map(str, argv)], capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise XpnetError(f"{' '.join(map(str, argv))}: {done.stderr.strip() or done.stdout}")
+    return done.stdout
 
 
 def trained(folder: Path) -> Figures:
@@ -202,9 +203,7 @@ def published(folder: Path, seed: int) -> Figures:
     out = folder / "printed.txt"
     if not out.exists():
         script, data = HERE / "ten_units_as_published.py", make_kaggle_csv.DEFAULT
-        text = subprocess.run(
-            [sys.executable, script, data, str(seed)], capture_output=True, text=True, check=True
-        ).stdout
+        text = run([script, data, seed])
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(out, text.encode())
     train, test, seconds = map(float, re.findall(r"[\d.]+", out.read_text()))

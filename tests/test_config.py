@@ -243,7 +243,8 @@ def test_weight_decay_is_the_optimizers_own_unless_given(
 
 
 def test_augmentation_is_made_of_its_settings() -> None:
-    assert build.build_augmentation(TrainConfig()) is None
+    data = Dataset(np.zeros((2, 9), np.uint8), None, ("a", "b"), (3, 3))
+    assert build.build_augmentation(TrainConfig(), data) is None
     settings = {
         "shift": 1.0,
         "rotation": 2.0,
@@ -254,9 +255,9 @@ def test_augmentation_is_made_of_its_settings() -> None:
         "probability": 0.7,
     }
     config = make({f"augment_{name}": value for name, value in settings.items()})
-    assert vars(build.build_augmentation(config)).items() >= settings.items()
+    assert vars(build.build_augmentation(config, data)).items() >= settings.items()
     for name in AUGMENTATIONS:
-        assert build.build_augmentation(make({name: 0.5})) is not None
+        assert build.build_augmentation(make({name: 0.5}), data) is not None
 
 
 def test_a_hidden_layer_is_built_of_what_is_asked_for() -> None:

@@ -96,7 +96,7 @@ class Alone:
             return lambda x: x * mask
         if isinstance(self.layer, GaussianNoise):
             layer = self.layer
-            return lambda x: x + tensor(normal(3, 1, 0, x.shape)) * layer.deviation
+            return lambda x: x + tensor(normal(3, 1, 0, x.shape)) * layer.std
         peer = case.torch().double()
         peer.load_state_dict({n: tensor(v) for n, v in self.host.items()}, strict=False)
         return peer
@@ -389,9 +389,9 @@ def test_batch_norm_refuses_a_batch_of_one(backend: Backend) -> None:
         (lambda: Dropout(1.0), "rate of Dropout"),
         (lambda: Dropout(-0.1), "rate of Dropout"),
         (lambda: Dropout(float("nan")), "rate of Dropout"),
-        (lambda: GaussianNoise(-0.1), "deviation of GaussianNoise"),
-        (lambda: GaussianNoise(float("inf")), "deviation of GaussianNoise"),
-        (lambda: GaussianNoise(float("nan")), "deviation of GaussianNoise"),
+        (lambda: GaussianNoise(-0.1), "std of GaussianNoise"),
+        (lambda: GaussianNoise(float("inf")), "std of GaussianNoise"),
+        (lambda: GaussianNoise(float("nan")), "std of GaussianNoise"),
         (lambda: BatchNorm(0), "features of BatchNorm"),
         (lambda: BatchNorm(3, momentum=0.0), "momentum of BatchNorm"),
         (lambda: BatchNorm(3, epsilon=0.0), "epsilon of BatchNorm"),

@@ -87,6 +87,23 @@ def test_a_run_leaves_all_that_it_promises(capsys: pytest.CaptureFixture[str]) -
                 assert min(image.size) > 400
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--augment-shift", "20000"], "shift of Augmentation must lie in"),
+        (["--dataset", "ten.npz", "--augment-shear", "1"], "augment_shear: .* 10 features of ten"),
+    ],
+)
+def test_augmentation_that_cannot_be_leaves_no_run_folder(
+    flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = np.eye(10, dtype=np.float32).repeat(9, 0)
+    np.savez("ten.npz", x_train=x, y_train=np.arange(90) % 3)
+    assert main([*NARROW, *flags]) == 2
+    assert re.search(words, capsys.readouterr().err)
+    assert not Path("runs").exists()
+
+
 def test_an_augmented_run_shows_what_it_trained_on() -> None:
     argv = [*NARROW, "--augment-shift", "2", "--augment-elastic", "30", "--batch-norm"]
     argv += ["--noise", "0.1", "--label-smoothing", "0.1", "--train-metrics", "evaluated"]

@@ -13,7 +13,7 @@ from xpnet.data import Source, Splits, load_dataset, split
 from xpnet.data.augmentation import Augmentation
 from xpnet.data.batches import DeviceData
 from xpnet.data.dataset import Dataset, Normalisation
-from xpnet.errors import DataError
+from xpnet.errors import ConfigError, DataError
 from xpnet.history import History, Record
 from xpnet.layer import Layer
 from xpnet.layers import BatchNorm, Dropout, GaussianNoise, Linear
@@ -104,10 +104,19 @@ def build_schedule(config: TrainConfig, steps_per_epoch: int) -> schedules.Sched
     return schedules.WarmUp(schedule, rising) if rising else schedule
 
 
-def build_augmentation(config: TrainConfig) -> Augmentation | None:
-    """The distortions of training pictures, None where no strength is above 0."""
-    if not any(getattr(config, name) for name in AUGMENTATIONS):
+def build_augmentation(config: TrainConfig, data: Dataset) -> Augmentation | None:
+    """The distortions of training pictures, None where no strength is above 0.
+
+    Raises `ConfigError` where the rows of `data` are no pictures.
+    """
+    asked = [name for name in AUGMENTATIONS if getattr(config, name)]
+    if not asked:
         return None
+    if data.image_shape is None:
+        raise ConfigError(
+            f"{asked[0]}: distorts pictures, and the {data.features} features of "
+            f"{config.dataset} are none: leave {asked[0]} out"
+        )
     return Augmentation(
         shift=config.augment_shift,
         rotation=config.augment_rotation,
@@ -169,7 +178,7 @@ def fit_as_configured(
         epochs=config.epochs,
         batch_size=size,
         l2=config.l2,
-        augmentation=build_augmentation(config),
+        augmentation=build_augmentation(config, train),
         seed=config.seed,
         log_every=config.log_every,
         train_metrics=config.train_metrics,

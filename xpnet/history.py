@@ -19,7 +19,8 @@ class Record:
     `loss` (L2 included) and `accuracy` are of the training part: running means over the batches
     since the line before (each measured before its own update, dropout on), or, as
     `train_metrics` asks, evaluated at this moment. `val_loss` and `val_accuracy` are of the whole
-    validation part at this moment, None without one.
+    validation part at this moment, None without one. What is evaluated is measured without label
+    smoothing.
     `learning_rate` is that of the last step; `seconds` is the time since the line before.
     """
 

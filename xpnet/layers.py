@@ -107,23 +107,15 @@ class _Drawing(Layer):
         xp, count, workspace = array_module(x), len(x), self.workspace
         if self._counters is None or len(self._units) != units:
             self._place(x, units)
-        numbers = workspace.numbers(xp, count, xp.uint64)
-        rows = workspace.array(xp, "rows", (count,), xp.uint64)
-        spare_rows = workspace.array(xp, "spare rows", (count,), xp.uint64)
-        narrow = workspace.array(xp, "narrow", (count, 1), xp.uint32)
-        xp.add(numbers, self._counters, out=rows)
-        random.hash_rows(rows, out=rows, scratch=spare_rows)
-        xp.right_shift(rows, 32, out=rows)
-        xp.copyto(narrow, rows.reshape(count, 1), casting="same_kind")
-        xp.add(self._counters, count, out=self._counters)
+        rows = random.sample_words(workspace, self._counters, count).reshape(count, 1)
         bits = workspace.array(xp, "bits", (count, units), xp.uint32)
         spare = workspace.array(xp, "spare", (count, units), xp.uint32)
-        return random.hash_bits(narrow, self._units, out=bits, scratch=spare)
+        return random.hash_bits(rows, self._units, out=bits, scratch=spare)
 
     def _place(self, x: Array, units: int) -> None:
         """Upload what the draws start from: the counter of the next row, a word per unit."""
         backend = Backend.of(x)
-        start = (random.key(self._seed, self._purpose) + self._samples) % 2**64
+        start = random.first_counter(self._seed, self._purpose, self._samples)
         self._counters = backend.asarray([start], dtype=backend.xp.uint64)
         words = random.unit_keys(self._seed, f"{self._purpose} units", units)
         self._units = backend.asarray(words)
@@ -171,25 +163,23 @@ class GaussianNoise(_Drawing):
     """In training adds to each value a normal draw: `y = x + σ n`, `n ~ N(0, 1)`; `dx = dy`.
 
     At the input and after each `BatchNorm`, whose outputs have deviation 1 to begin with, a
-    `deviation` σ of 0.1 to 0.3 takes the place of dropout: Rasmus, Valpola, Honkala, Berglund,
+    `std` σ of 0.1 to 0.3 takes the place of dropout: Rasmus, Valpola, Honkala, Berglund,
     Raiko, "Semi-supervised learning with ladder networks", NeurIPS 2015, table 1, the baseline.
 
     Two draws from one 32-bit word, by Box and Muller ("A note on the generation of random normal
     deviates", 1958): its upper half gives `u` in (0, 1], its lower half an angle `a`, and
     `√(−2 log u) cos a` and `√(−2 log u) sin a` are independent and normal (none beyond 4.7).
 
-    Raises `ConfigError` for a deviation below 0 or not finite.
+    Raises `ConfigError` for a `std` below 0 or not finite.
     """
 
-    deviation: float = 0.1
+    std: float = 0.1
     purpose = "noise"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.deviation < math.inf:
-            raise ConfigError(
-                f"deviation of GaussianNoise must be 0 or above, found {self.deviation!r}"
-            )
+        if not 0 <= self.std < math.inf:
+            raise ConfigError(f"std of GaussianNoise must be 0 or above, found {self.std!r}")
 
     def forward(self, x: Array, *, training: bool) -> Array:
         """`(N, F) -> (N, F)`; the identity unless `training`."""
@@ -207,7 +197,7 @@ class GaussianNoise(_Drawing):
         xp.add(upper, 1, out=upper)
         xp.multiply(upper, 2**-16, out=radius, dtype=x.dtype)
         xp.log(radius, out=radius)
-        xp.multiply(radius, -2 * self.deviation**2, out=radius)
+        xp.multiply(radius, -2 * self.std**2, out=radius)
         xp.sqrt(radius, out=radius)
         y = self.like(x, "y")
         first, second = y[:, :half], y[:, half:]

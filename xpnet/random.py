@@ -13,6 +13,7 @@ import hashlib
 import numpy
 
 from xpnet.backend import Array, HostArray, array_module
+from xpnet.workspace import Workspace
 
 
 def key(seed: int, purpose: str) -> int:
@@ -64,6 +65,29 @@ def hash_bits(rows: Array, units: Array, out: Array, scratch: Array) -> Array:
         xp.multiply(out, factor, out=out)
     xp.right_shift(out, 16, out=scratch)
     return xp.bitwise_xor(out, scratch, out=out)
+
+
+def first_counter(seed: int, purpose: str, samples: int) -> int:
+    """Where the 64-bit counter of training samples stands at number `samples`."""
+    return (key(seed, purpose) + samples) % 2**64
+
+
+def sample_words(workspace: Workspace, counter: Array, count: int) -> Array:
+    """A well-mixed word for each of the next `count` training samples: `(count,)` uint32.
+
+    `counter`: `(1,)` uint64, begun at `first_counter`, moved on by `count`. The result is a
+    buffer of `workspace`.
+    """
+    xp = array_module(counter)
+    rows = workspace.array(xp, "rows", (count,), xp.uint64)
+    spare = workspace.array(xp, "spare rows", (count,), xp.uint64)
+    words = workspace.array(xp, "row words", (count,), xp.uint32)
+    xp.add(workspace.numbers(xp, count, xp.uint64), counter, out=rows)
+    hash_rows(rows, out=rows, scratch=spare)
+    xp.right_shift(rows, 32, out=rows)
+    xp.copyto(words, rows, casting="same_kind")
+    xp.add(counter, count, out=counter)
+    return words
 
 
 def unit_keys(seed: int, purpose: str, size: int) -> HostArray:

@@ -58,6 +58,7 @@ def train(config: TrainConfig) -> Path:
             "normalisation": {"scale": normalisation.scale, "shift": normalisation.shift},
             "pixels": splits.train.x.dtype == numpy.uint8,
         }
+        augmentation = build_augmentation(config, splits.train)
         print(f"\n{network.summary()}\n")
         folder = make_run_folder(config)
         history, kept = fit_network(config, network, splits, normalisation, folder)
@@ -65,7 +66,6 @@ def train(config: TrainConfig) -> Path:
     print(f"\n{describe_test(tested, splits.test.classes)}\n")
     metrics = collect_metrics(config, backend, source, splits, network, history, kept, tested)
     write_atomically(folder / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
-    augmentation = build_augmentation(config)
     draw(folder, network, history, tested, splits, normalisation, augmentation)
     print(f"results   {folder}/")
     for path in sorted(folder.iterdir()):

@@ -130,7 +130,7 @@ class Augmentation:
             xp.copyto(out, images)
             return out
         if self._counter is None:
-            first = (random.key(self._seed, _PURPOSE) + self._samples) % 2**64
+            first = random.first_counter(self._seed, _PURPOSE, self._samples)
             self._counter = Backend.of(images).asarray([first], dtype=xp.uint64)
         array_module(images, self._counter)
         if self._constants is None or self._constants.y.dtype != images.dtype:
@@ -199,17 +199,10 @@ class Augmentation:
         constants, workspace = self._constants, self.workspace
         assert constants is not None
         assert self._counter is not None
-        rows = workspace.array(xp, "rows", (count,), xp.uint64)
-        spare_rows = workspace.array(xp, "spare rows", (count,), xp.uint64)
-        narrow = workspace.array(xp, "narrow", (count,), xp.uint32)
-        xp.add(workspace.numbers(xp, count, xp.uint64), self._counter, out=rows)
-        random.hash_rows(rows, out=rows, scratch=spare_rows)
-        xp.right_shift(rows, 32, out=rows)
-        xp.copyto(narrow, rows, casting="same_kind")
-        xp.add(self._counter, count, out=self._counter)
+        samples = random.sample_words(workspace, self._counter, count)
         words = workspace.array(xp, "words", (6, count), xp.uint32)
         spare_words = workspace.array(xp, "spare words", (6, count), xp.uint32)
-        random.hash_bits(constants.kinds, narrow, out=words, scratch=spare_words)
+        random.hash_bits(constants.kinds, samples, out=words, scratch=spare_words)
         # 24 bits are a float32 without rounding.
         xp.right_shift(words, 8, out=words)
         chosen = workspace.array(xp, "chosen", (count,), bool)
@@ -219,7 +212,7 @@ class Augmentation:
         xp.subtract(values, 1, out=values)
         xp.multiply(values, constants.strengths, out=values)
         xp.multiply(values, chosen, out=values)
-        return _Draw(narrow, chosen, values)
+        return _Draw(samples, chosen, values)
 
     def _lines(self, draw: _Draw) -> tuple[Array, ...]:
         """The affine part of `q` as sums of a line over rows and a line over columns.

@@ -162,7 +162,7 @@ def _exact(value: Any) -> Any:
 def picture_of(
     trials: Sequence[Trial], space: Space, best: Trial, objective: str
 ) -> Mapping[str, Any]:
-    """The arguments of `plots.trials` that show these trials."""
+    """The arguments of `picture.trials` that show these trials."""
     kept = [trial.outcome.kept if trial.outcome else None for trial in trials]
     return {
         "values": [getattr(record, objective) if record else None for record in kept],
