@@ -123,7 +123,7 @@ def test_what_was_written_is_read_back(
     for label, row in zip(labels, x.tolist(), strict=True):
         lines.append(",".join(map(repr, [label] * labelled + row)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_ROWS_AT_ONCE", rows_at_once)
+        patch.setattr(module, "_CELLS_AT_ONCE", rows_at_once * (labelled + x.shape[1]))
         back = read(room, "\n".join(lines))
     assert back.x.dtype == x.dtype
     numpy.testing.assert_array_equal(back.x, x)
@@ -148,7 +148,7 @@ def test_whatever_the_bytes_there_is_a_dataset_or_a_data_error(
         assert numpy.isfinite(data.x).all()
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 2, 5000])
+@pytest.mark.parametrize("cells_at_once", [1, 8, 4_000_000])
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -207,9 +207,9 @@ def test_the_cell_at_fault_is_named(
     monkeypatch: pytest.MonkeyPatch,
     text: str | bytes,
     message: str,
-    rows_at_once: int,
+    cells_at_once: int,
 ) -> None:
-    monkeypatch.setattr(module, "_ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(module, "_CELLS_AT_ONCE", cells_at_once)
     with pytest.raises(DataError, match=message) as caught:
         read(tmp_path, text)
     assert str(tmp_path / "table.csv") in str(caught.value)

@@ -88,6 +88,44 @@ def test_parts_are_exact_disjoint_complete_stratified_and_repeatable(
     assert [ids(again.train), ids(again.test)] == [ids(parts.train), ids(parts.test)]
 
 
+@given(labels=LABELS, apart=st.booleans(), data=st.data())
+def test_in_place_gives_the_same_parts_in_the_memory_of_the_source(
+    labels: list[int], apart: bool, data: st.DataObject
+) -> None:
+    size, shares = len(labels), st.floats(0.05, 0.9)
+    validation, test = data.draw(st.just(0) | shares), data.draw(st.none() | shares)
+    one, other = (
+        source(numbered(labels), numbered([0, 1], start=size) if apart else None) for _ in "ab"
+    )
+    try:
+        copies = split(one, validation=validation, test=test, seed=5)
+    except ConfigError:
+        assume(False)
+    parts = split(other, validation=validation, test=test, seed=5, in_place=True)
+    for part, copy in zip(
+        (parts.train, parts.validation, parts.test),
+        (copies.train, copies.validation, copies.test),
+        strict=True,
+    ):
+        assert ids(part) == ids(copy)
+        if part is not None and copy is not None:
+            numpy.testing.assert_array_equal(part.labels, copy.labels)
+    assert ids(one.train) == list(range(size))
+    # Whatever became of the order, each sample of the source still has its own label.
+    assert sorted(ids(other.train)) == list(range(size))
+    assert [labels[number] for number in ids(other.train)] == other.train.labels.tolist()  # type: ignore[union-attr]
+    if test is None or not apart:
+        assert numpy.shares_memory(parts.train.x, other.train.x)
+
+
+def test_in_place_leaves_alone_what_cannot_be_written() -> None:
+    whole = numbered([0, 1] * 10)
+    whole.x.flags.writeable = False
+    parts = split(source(whole), validation=None, test=None, seed=0, in_place=True)
+    assert ids(whole) == list(range(20))
+    assert sizes(parts) == (12, 4, 4)
+
+
 def test_another_seed_gives_another_split() -> None:
     whole = source(numbered([0, 1] * 50))
     first, second = (split(whole, validation=None, test=None, seed=seed) for seed in (1, 2))

@@ -6,6 +6,8 @@ The commands print that line and leave with `exit_code`; a library user catches 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class XpnetError(Exception):
     """Base of all errors that xpnet raises on purpose."""
@@ -15,6 +17,10 @@ class XpnetError(Exception):
 
 class BackendUnavailable(XpnetError):
     """The device that was asked for cannot be used on this machine."""
+
+
+class OutOfDeviceMemory(XpnetError, MemoryError):
+    """What is to be computed does not fit into the memory of the GPU."""
 
 
 class DeviceMismatch(XpnetError):
@@ -41,3 +47,24 @@ class DivergenceError(XpnetError, ArithmeticError):
     """Training left the finite numbers."""
 
     exit_code = 3
+
+
+def shown(value: object, longest: int = 60) -> str:
+    """What was found, for a message: `repr(value)`, cut to `longest` characters."""
+    try:
+        text = repr(value)
+    # Python writes no number of thousands of digits, and follows brackets only so deep.
+    except (ValueError, RecursionError):
+        text = f"a very large {type(value).__name__}"
+    return cut(text, longest)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names from a file, for a message: `a, b, c`, or "nothing"."""
+    text = cut(", ".join(names), 200)
+    return (text if text.isprintable() else shown(text, 200)) or "nothing"
+
+
+def cut(text: str, longest: int) -> str:
+    """`text`, or the beginning of it that has `longest` characters with its dots."""
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy
 
 from xpnet.backend import HostArray
+from xpnet.data.files import refuse_special
 from xpnet.errors import DataError
 
 if TYPE_CHECKING:
@@ -31,14 +33,20 @@ _INK = 0.3
 _FAINTEST = 16
 """Grey levels, of 255, that the drawing has to differ from its background."""
 
+_MOST_PIXELS = 2**25
+"""Some 5,800 by 5,800. With four bytes each, and what is made of them, they take 300 MB."""
+
+_LONGEST_SIDE = 2**16
+_PIXELS_AT_ONCE = 2**20
+
 
 def read_image(path: str | Path, image_shape: tuple[int, int] = (28, 28)) -> HostArray:
     """The PNG or JPEG file at `path` as `prepare` makes it: `image_shape`, uint8.
 
-    Raises `DataError`, naming the file, when it is missing, no such image, damaged, larger
-    than Pillow's limit (about 89 million pixels), or blank.
+    Raises `DataError`, naming the file, when it is missing, no such image, damaged, of more
+    than 33 million pixels, or blank.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     path = Path(path)
     with warnings.catch_warnings():
@@ -46,9 +54,7 @@ def read_image(path: str | Path, image_shape: tuple[int, int] = (28, 28)) -> Hos
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(path, formats=_FORMATS) as file:
-                # A camera that was held upright says so in a tag instead of turning the pixels.
-                image = ImageOps.exif_transpose(file)
+            grey = _opened(path)
         except FileNotFoundError:
             raise DataError(f"{path}: there is no such file") from None
         except IsADirectoryError:
@@ -56,18 +62,38 @@ def read_image(path: str | Path, image_shape: tuple[int, int] = (28, 28)) -> Hos
         except UnidentifiedImageError:
             raise DataError(f"{path} is no PNG or JPEG image") from None
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            raise DataError(
-                f"{path} is too large an image, scale it down: {_first_line(error)}"
-            ) from error
+            raise _too_large(path, _first_line(error)) from error
         except MemoryError as error:
             raise DataError(f"{path} does not fit into memory: scale it down") from error
+        except DataError:
+            raise
         # A damaged file fails wherever its decoder happens to notice.
         except Exception as error:
             raise DataError(f"{path} cannot be read as an image: {_first_line(error)}") from error
     try:
-        return prepare(image, image_shape)
+        return _prepared(grey, image_shape)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
+
+
+def _opened(path: Path) -> HostArray:
+    """The grey levels of an image file, upright."""
+    from PIL import ExifTags, Image, ImageOps
+
+    refuse_special(path)
+    # Without `closing`, what could not be read would keep its memory until some later time.
+    with closing(Image.open(path, formats=_FORMATS)) as image:
+        if math.prod(image.size) > _MOST_PIXELS or max(image.size) > _LONGEST_SIDE:
+            raise _too_large(path, f"{image.width} x {image.height} pixels")
+        grey = Image.fromarray(_grey(image))
+        # A camera that was held upright says so in a tag instead of turning the pixels.
+        tag = ExifTags.Base.Orientation
+        grey.getexif()[tag] = image.getexif().get(tag, 1)
+    return numpy.array(ImageOps.exif_transpose(grey))
+
+
+def _too_large(path: Path, found: str) -> DataError:
+    return DataError(f"{path} is too large an image, scale it down: {found}")
 
 
 def prepare(image: Image, image_shape: tuple[int, int] = (28, 28)) -> HostArray:
@@ -84,7 +110,11 @@ def prepare(image: Image, image_shape: tuple[int, int] = (28, 28)) -> HostArray:
 
     Raises `DataError` when there is nothing to see in the image.
     """
-    grey = _light_on_dark(_grey(image))
+    return _prepared(_grey(image), image_shape)
+
+
+def _prepared(grey: HostArray, image_shape: tuple[int, int]) -> HostArray:
+    grey = _light_on_dark(grey)
     if grey.shape == tuple(image_shape):
         return grey
     return _centred(_scaled(_cut_out(grey), image_shape), image_shape)
@@ -92,6 +122,16 @@ def prepare(image: Image, image_shape: tuple[int, int] = (28, 28)) -> HostArray:
 
 def _grey(image: Image) -> HostArray:
     """One channel, uint8, over white where the image is transparent."""
+    grey = numpy.empty((image.height, image.width), dtype=numpy.uint8)
+    # Strip by strip: a copy of each kind that is made on the way would take the image's room.
+    rows = max(1, _PIXELS_AT_ONCE // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        grey[top : top + rows] = _grey_strip(strip)
+    return grey
+
+
+def _grey_strip(image: Image) -> HostArray:
     from PIL import Image as pillow
 
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -128,7 +168,7 @@ def _cut_out(grey: HostArray) -> HostArray:
     cut = grey[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(numpy.float32)
     cut -= background
     cut /= contrast
-    return cut.clip(0, 1)
+    return cut.clip(0, 1, out=cut)
 
 
 def _scaled(drawing: HostArray, image_shape: tuple[int, int]) -> HostArray:

@@ -12,6 +12,7 @@ from xpnet.data.catalogue import load_dataset, read_samples
 from xpnet.data.csv import read_csv
 from xpnet.data.dataset import Dataset, Normalisation, Source, Splits, one_hot
 from xpnet.data.idx import read_idx, read_idx_folder
+from xpnet.data.npy import read_npy, read_npy_folder
 from xpnet.data.npz import read_npz
 from xpnet.data.splits import split
 
@@ -27,6 +28,8 @@ __all__ = [
     "read_csv",
     "read_idx",
     "read_idx_folder",
+    "read_npy",
+    "read_npy_folder",
     "read_npz",
     "read_samples",
     "split",

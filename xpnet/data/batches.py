@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from xpnet.backend import Array, Backend, HostArray, array_module, gather
+import numpy
+
+from xpnet import twins
+from xpnet.backend import Array, Backend, HostArray, array_module, gather, shared
 from xpnet.data.augmentation import Augmentation
 from xpnet.data.dataset import Dataset, Normalisation, square_shape
+from xpnet.data.mapped import MappedRows, Samples, is_mapped
 from xpnet.errors import ConfigError, DataError
 from xpnet.workspace import Workspace
 
@@ -14,15 +18,18 @@ from xpnet.workspace import Workspace
 class DeviceData:
     """A dataset on a device, kept in the dtype it came in (pixels stay uint8).
 
-    `x`: host `(N, features)`; `target`: host `(N,)` labels (or any targets, one row a sample);
-    `dtype`: of the batches; `image_shape`: `(height, width)` where a row is a picture, unless
-    it is a square. A batch is a gather and one multiplication, `x · scale + shift`, into
-    buffers that the next batch writes over.
+    `x`: host `(N, features)` or pictures `(N, height, width)`; `target`: host `(N,)` labels (or
+    any targets, one row a sample); `dtype`: of the batches; `image_shape`: `(height, width)`
+    where a row is a picture, unless `x` says so or it is a square. A batch is a gather and one
+    multiplication, `x · scale + shift`, into buffers that the next batch writes over.
+
+    On the CPU `x` is not copied: of a memory map only the rows of a batch get into memory. Nor
+    are arrays of other libraries, on the host or on this device: see `backend.shared`.
     """
 
     def __init__(
         self,
-        x: HostArray,
+        x: Samples,
         target: HostArray,
         *,
         backend: Backend,
@@ -30,15 +37,32 @@ class DeviceData:
         normalisation: Normalisation | None = None,
         image_shape: tuple[int, int] | None = None,
     ) -> None:
-        if x.ndim != 2 or len(x) != len(target) or len(x) == 0:
+        x, target = shared(x, backend.xp), shared(target, backend.xp)
+        if x.ndim not in (2, 3) or len(x) != len(target) or len(x) == 0:
             raise DataError(
-                f"x must be (N, features) with one target a row and N above 0, found x "
-                f"{x.shape} and targets {target.shape}"
+                f"x must be (N, features) or (N, height, width) with one target a row and N above "
+                f"0, found x {x.shape} and targets {target.shape}"
             )
+        if x.ndim == 3:
+            image_shape = image_shape or (x.shape[1], x.shape[2])
+        if is_mapped(x):
+            x = MappedRows(x)
+        elif x.ndim == 3:
+            x = x.reshape(len(x), -1)
         self.backend, self.dtype = backend, backend.xp.dtype(dtype)
         self.normalisation = normalisation or Normalisation(1.0, 0.0)
+        n = self.normalisation
+        self.is_ready = x.dtype == self.dtype and n.scale == 1 and n.shift == 0
         self.image_shape = image_shape or square_shape(x.shape[1])
-        self.x = backend.asarray(x)
+        self.rows: Array | None = None
+        if not isinstance(x, MappedRows):
+            self.x = backend.asarray(x)
+        elif backend.xp is numpy:
+            self.x, self.rows = x.values, x.indices
+        else:
+            self.x = backend.xp.empty(x.shape, dtype=x.dtype)
+            for rows, block in x.blocks():
+                self.x[rows] = backend.asarray(block)
         is_float = target.dtype.kind == "f"
         self.target = backend.asarray(target, dtype=self.dtype if is_float else None)
         self.workspace = Workspace()
@@ -60,7 +84,7 @@ class DeviceData:
         )
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.target)
 
     def batch(
         self, indices: Array, augmentation: Augmentation | None = None
@@ -71,14 +95,25 @@ class DeviceData:
         rows = self.workspace.array(xp, "rows", (count, self.x.shape[1]), self.x.dtype)
         shape = (count, *self.target.shape[1:])
         target = self.workspace.array(xp, "target", shape, self.target.dtype)
-        gather(self.x, indices, out=rows)
         gather(self.target, indices, out=target)
+        if self.rows is not None:
+            stored = self.workspace.array(xp, "stored", indices.shape, self.rows.dtype)
+            indices = gather(self.rows, indices, out=stored)
+        if augmentation is None and not self.is_ready:
+            x, how = self.workspace.array(xp, "x", rows.shape, self.dtype), self.normalisation
+            if twins.did("gather_scaled", self.x, indices, how.scale, how.shift, x):
+                return x, target
+        gather(self.x, indices, out=rows)
         if augmentation is not None:
             # Before a shift of the values, since what comes in from outside a picture is 0.
             pictures = self.workspace.array(xp, "pictures", rows.shape, self.dtype)
             xp.copyto(pictures, rows, casting="same_kind")
             rows = augmentation.apply(pictures, out=pictures)
         return self._normalised(rows, "x"), target
+
+    def whole(self) -> tuple[Array, Array]:
+        """All samples as one batch; what need not be normalised is not copied."""
+        return self._normalised(self._in_order(slice(0, len(self))), "x"), self.target
 
     def begin(self, augmentation: Augmentation, seed: int) -> None:
         """Tell `augmentation` what is to come. Raises `ConfigError` where rows are no pictures."""
@@ -93,11 +128,14 @@ class DeviceData:
         """All samples in order, `size` at a time (the last block may be short)."""
         for start in range(0, len(self), size):
             rows = slice(start, start + size)
-            yield self._normalised(self.x[rows], "block"), self.target[rows]
+            yield self._normalised(self._in_order(rows), "block"), self.target[rows]
+
+    def _in_order(self, rows: slice) -> Array:
+        return self.x[rows] if self.rows is None else self.x[self.rows[rows]]
 
     def _normalised(self, rows: Array, name: str) -> Array:
         xp, how = array_module(rows), self.normalisation
-        if rows.dtype == self.dtype and how.scale == 1 and how.shift == 0:
+        if rows.dtype == self.dtype and self.is_ready:
             return rows
         x = self.workspace.array(xp, name, rows.shape, self.dtype)
         xp.multiply(rows, how.scale, out=x, dtype=self.dtype, casting="same_kind")

@@ -17,6 +17,7 @@ from xpnet.data.idx import (
     read_idx_folder,
     read_idx_images,
 )
+from xpnet.data.npy import read_npy, read_npy_folder, read_npy_samples
 from xpnet.data.npz import read_npz, read_npz_samples
 from xpnet.errors import DataError
 
@@ -38,7 +39,9 @@ _MIRRORS = (
 )
 _DIGITS_FILE = "mnist_5k.csv.gz"
 _CSV = (".csv", ".csv.gz", ".csv.zip")
-_KINDS = "a folder of IDX files, a .csv, .csv.gz or .csv.zip file, or an .npz file"
+_KINDS = (
+    "a folder of IDX or .npy files, a .csv, .csv.gz or .csv.zip file, an .npz file or an .npy file"
+)
 
 
 def load_dataset(name_or_path: str | Path) -> Source:
@@ -47,8 +50,9 @@ def load_dataset(name_or_path: str | Path) -> Source:
     Names: `digits`, the 5,000 MNIST digits that come with xpnet; `mnist`, looked for in
     `$XPNET_DATA/mnist`, `$XPNET_DATA`, the user's cache, then downloaded into the cache. A
     name comes before a path: write `./mnist` for a folder that is called so. Paths: a folder
-    of IDX files, a CSV file (plain, `.gz`, `.zip`), an `.npz` file. Labels with gaps give
-    classes up to the largest label.
+    of IDX files, a CSV file (plain, `.gz`, `.zip`), an `.npz` file; and, memory-mapped, a folder
+    of `.npy` files named as an `.npz` names its arrays, or an `.npy` file of samples. Labels with
+    gaps give classes up to the largest label.
 
     Raises `DataError`, naming the file, for whatever is missing, damaged, or not what its
     SHA-256 says.
@@ -71,11 +75,18 @@ def load_dataset(name_or_path: str | Path) -> Source:
             f"path ({_KINDS})"
         )
     if path.is_dir():
-        return read_idx_folder(path)
+        has_idx = any(find_idx_file(path, name) for name in IDX_FILES)
+        return (
+            read_npy_folder(path)
+            if not has_idx and any(path.glob("*.npy"))
+            else read_idx_folder(path)
+        )
     if lowered.endswith(_CSV):
         return read_csv_source(path)
     if lowered.endswith(".npz"):
         return read_npz(path)
+    if lowered.endswith(".npy"):
+        return read_npy(path)
     raise DataError(
         f"{path} is of no kind that can be read: give {_KINDS}, or a name ({', '.join(NAMES)})"
     )
@@ -84,8 +95,9 @@ def load_dataset(name_or_path: str | Path) -> Source:
 def read_samples(path: str | Path) -> Dataset:
     """The samples of one file, for prediction; `labels` is None where the file has none.
 
-    An IDX file of images (plain or `.gz`), a CSV file (plain, `.gz`, `.zip`), or an `.npz`
-    file with `x`, else `x_test`, else `x_train`. Raises `DataError`, naming the file.
+    An IDX file of images (plain or `.gz`), a CSV file (plain, `.gz`, `.zip`), an `.npz` file
+    with `x`, else `x_test`, else `x_train`, or an `.npy` file, memory-mapped. Raises `DataError`,
+    naming the file.
     """
     path = Path(path).expanduser()
     lowered = path.name.lower()
@@ -93,13 +105,15 @@ def read_samples(path: str | Path) -> Dataset:
         return read_csv(path)
     if lowered.endswith(".npz"):
         return read_npz_samples(path)
+    if lowered.endswith(".npy"):
+        return read_npy_samples(path)
     if "idx" in lowered:
         return read_idx_images(path)
     if not path.exists():
         raise DataError(f"{path}: there is no such file")
     raise DataError(
         f"{path} is of no kind that can be read: give an IDX file of images (its name has 'idx' "
-        f"in it), a .csv, .csv.gz or .csv.zip file, or an .npz file"
+        f"in it), a .csv, .csv.gz or .csv.zip file, an .npz file or an .npy file"
     )
 
 
@@ -190,4 +204,8 @@ def _fetch(url: str, path: Path) -> None:
     """Download `url` to `path` with a progress bar on stderr; the one door to the network."""
     import pooch
 
-    pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 16)(url, str(path), None)
+    if not url.startswith("https://"):
+        raise DataError(f"{url} is not fetched: it is no HTTPS")
+    # Nor from wherever it sends us on to: what comes from there has the wrong digest.
+    fetch = pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 16, allow_redirects=False)
+    fetch(url, str(path), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,18 +23,20 @@ from xpnet.data.dataset import (
     square_shape,
 )
 from xpnet.data.files import read_content
-from xpnet.errors import DataError
+from xpnet.errors import DataError, cut
 
 if TYPE_CHECKING:
     import pandas
 
 # Rows are parsed and narrowed block by block: 64-bit integers take eight times the room.
-_ROWS_AT_ONCE = 5000
+_CELLS_AT_ONCE = 2_000_000
 # float32's largest as it is written; a Python float, for NumPy compares a float32 in float32.
 _LARGEST = 3.4028235e38
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _PIXEL = re.compile(r"pixel(\d+)", re.ASCII)
-_GRID = re.compile(r"(\d+)x(\d+)", re.ASCII)
+_GRID = re.compile(r"(\d{1,6})x(\d{1,6})", re.ASCII)
+_LONGEST_LINE = 2**22
+_MOST_COLUMNS = 256 * 256 + 1
 
 
 def read_csv(path: str | Path, *, classes: int | None = None) -> Dataset:
@@ -76,8 +79,13 @@ class _Layout:
 
 
 def _parse(raw: bytes, path: Path, classes: int | None) -> Dataset:
+    _check_lines(raw, path)
     layout = _layout(raw, path)
-    samples: list[HostArray] = []
+    # No more rows than there is room for their separators: memory that is not written to is not
+    # taken, where a list of blocks and their concatenation would be twice the samples.
+    most = 1 + sum(map(raw.count, (b",", b"\n", b"\r")))
+    features = layout.columns - (layout.label is not None)
+    x = numpy.empty((most // layout.columns, features), numpy.uint8)
     labels: list[HostArray] = []
     as_pixels = True
     outside: tuple[int, int] | None = None
@@ -99,22 +107,26 @@ def _parse(raw: bytes, path: Path, classes: int | None) -> Dataset:
                     row, column = (int(place) for place in numpy.argwhere(wrong)[0])
                     skipped = layout.label is not None and column >= layout.label
                     outside = (rows + row, column + skipped)
-            narrow = as_pixels and outside is None
-            samples.append(block.astype(numpy.uint8 if narrow else numpy.float32))
+            if x.dtype == numpy.uint8 and not (as_pixels and outside is None):
+                pixels, x = x, numpy.empty(x.shape, numpy.float32)
+                x[:rows] = pixels[:rows]
+            x[rows : rows + len(block)] = block
             rows += len(block)
+        if as_pixels and outside is not None:
+            cell = _row(raw, outside[0], layout)[1][outside[1]].strip()
+            raise DataError(
+                f"{_place(raw, path, layout, *outside)}: found {_shown(cell)}, integers are pixels "
+                f"and have to be in 0..255: write other values with a decimal point"
+            )
+        if not rows:
+            _blame(raw, path, layout, 0, "no rows")
     except DataError:
         raise
-    # pandas' parser errors, and that of an undecodable byte, are kinds of ValueError.
-    except ValueError as error:
-        _blame(raw, path, layout, rows, str(error).splitlines()[0])
-    if as_pixels and outside is not None:
-        cell = _row(raw, outside[0], layout)[1][outside[1]].strip()
-        raise DataError(
-            f"{_place(raw, path, layout, *outside)}: found {_shown(cell)}, integers are pixels and "
-            f"have to be in 0..255: write other values with a decimal point"
-        )
-    # A block that came before the first fraction is still uint8 here.
-    x = numpy.concatenate(samples, dtype=numpy.uint8 if as_pixels else numpy.float32)
+    # pandas' parser errors, and that of an undecodable byte, are kinds of ValueError; the two
+    # parsers may also see different cells in one file.
+    except (ValueError, LookupError, csv.Error, StopIteration) as error:
+        _blame(raw, path, layout, 0, str(error).partition("\n")[0])
+    x = x[:rows]
     marks = numpy.concatenate(labels) if labels else None
     names = numbered_classes(marks) if classes is None else tuple(map(str, range(classes)))
     return Dataset(x, marks, names, layout.image_shape)
@@ -129,7 +141,7 @@ def _frames(raw: bytes, layout: _Layout) -> Iterator[pandas.DataFrame]:
         skiprows=layout.header_lines,
         encoding="utf-8-sig",
         low_memory=False,
-        chunksize=_ROWS_AT_ONCE,
+        chunksize=max(1, _CELLS_AT_ONCE // layout.columns),
     ) as reader:
         yield from reader
 
@@ -169,22 +181,29 @@ def _layout(raw: bytes, path: Path) -> _Layout:
         raise DataError(f"{path} is no CSV file in UTF-8 ({error})") from error
     if not cells:
         raise DataError(f"{path} is empty")
+    if len(cells) > _MOST_COLUMNS:
+        raise DataError(
+            f"{path}: line {line} has {len(cells)} columns, more than the {_MOST_COLUMNS} of a "
+            f"label and 256 x 256 pixels"
+        )
     names = tuple(cell.strip() for cell in cells)
     lowered = [name.lower() for name in names]
     if "label" not in lowered and any(_NUMBER.fullmatch(name) for name in names):
         return _headless(path, len(cells))
     if second is None:
         raise DataError(f"{path} has a header (line {line}) and no rows")
+    seen: set[str] = set()
     for column, name in enumerate(names):
         if not name:
             raise DataError(
                 f"{path}: line {line}, column {column + 1} has no name: remove that column "
                 f"(pandas writes one unless told index=False), or name it"
             )
-        if lowered.index(lowered[column]) < column:
+        if lowered[column] in seen:
             raise DataError(
-                f"{path}: line {line}, column {column + 1}: {name!r} stands there twice"
+                f"{path}: line {line}, column {column + 1}: {_shown(name)} stands there twice"
             )
+        seen.add(lowered[column])
     label = lowered.index("label") if "label" in lowered else None
     if len(names) == 1 and label is not None:
         raise DataError(f"{path} has a label column and no other")
@@ -231,6 +250,19 @@ def _image_shape(
     return shape
 
 
+def _check_lines(raw: bytes, path: Path) -> None:
+    """Raise `DataError` for a line that is too long to be one sample, before it is taken apart."""
+    start = 0
+    while len(raw) - start > _LONGEST_LINE:
+        end = start + _LONGEST_LINE
+        found = max(raw.rfind(b"\n", start, end), raw.rfind(b"\r", start, end))
+        if found < 0:
+            raise DataError(
+                f"{path} has a line of more than {_LONGEST_LINE} bytes: write a sample a line"
+            )
+        start = found + 1
+
+
 def _records(raw: bytes) -> Iterator[tuple[int, list[str]]]:
     """Each record that is not blank: the line of the file it ends on, and its cells."""
     text = io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8-sig", newline="")
@@ -243,9 +275,7 @@ def _records(raw: bytes) -> Iterator[tuple[int, list[str]]]:
 def _row(raw: bytes, row: int, layout: _Layout) -> tuple[int, list[str]]:
     """Line and cells of data row `row`, which counts from 0 below the header."""
     records = _records(raw)
-    for _ in range(row + (1 if layout.header_lines else 0)):
-        next(records)
-    return next(records)
+    return next(itertools.islice(records, row + bool(layout.header_lines), None))
 
 
 def _place(raw: bytes, path: Path, layout: _Layout, row: int, column: int) -> str:
@@ -262,9 +292,7 @@ def _blame(raw: bytes, path: Path, layout: _Layout, good_rows: int, reason: str 
     records = _records(raw)
     line = 0
     try:
-        for _ in range(good_rows + (1 if layout.header_lines else 0)):
-            next(records)
-        for line, cells in records:
+        for line, cells in itertools.islice(records, good_rows + bool(layout.header_lines), None):
             if len(cells) != layout.columns:
                 raise DataError(
                     f"{path}: line {line} has {len(cells)} columns where the first has "
@@ -293,4 +321,4 @@ def _fault(cell: str) -> str | None:
 
 
 def _shown(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:37] + "...")
+    return repr(cut(text, 40))

@@ -9,12 +9,14 @@ from typing import Any
 import numpy
 
 from xpnet.backend import HostArray
+from xpnet.data.mapped import MappedRows, Samples, is_mapped
 from xpnet.errors import DataError
 
 MAX_CLASSES = 65_536
 """More classes than this are taken for a mistake in the labels, not for a task."""
 
 _ROWS_AT_ONCE = 4096
+_VALUES_AT_ONCE = 2**22
 _DTYPES = (numpy.uint8, numpy.float32, numpy.float64)
 
 
@@ -23,20 +25,25 @@ class Dataset:
     """Samples, one a row, and their labels.
 
     `x`: `(N, features)`, uint8 (pixels) or float32 / float64, finite; N and features are at
-    least 1. `labels`: `(N,)` integers in `0..len(classes) - 1`, kept as int64, or None where
-    the data is unlabelled. `classes`: the name of each label. `image_shape`: `(height,
-    width)` with `height * width == features`, or None where a row is no picture.
+    least 1. A memory map, also `(N, height, width)`, stays in its file, as `MappedRows`.
+    `labels`: `(N,)` integers in `0..len(classes) - 1`, kept as int64, or None where the data is
+    unlabelled. `classes`: the name of each label. `image_shape`: `(height, width)` with
+    `height * width == features`, or None where a row is no picture.
 
     Raises `DataError`, naming the field, when one of these does not hold.
     """
 
-    x: HostArray
+    x: Samples
     labels: HostArray | None
     classes: tuple[str, ...]
     image_shape: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.x, numpy.ndarray) or self.x.dtype not in _DTYPES:
+        if is_mapped(self.x):
+            if self.x.ndim == 3 and self.image_shape is None:
+                object.__setattr__(self, "image_shape", self.x.shape[1:])
+            object.__setattr__(self, "x", MappedRows(self.x))
+        if not isinstance(self.x, numpy.ndarray | MappedRows) or self.x.dtype not in _DTYPES:
             raise DataError(
                 f"x is {_kind(self.x)}: give a NumPy array of uint8, float32 or float64"
             )
@@ -44,9 +51,12 @@ class Dataset:
             raise DataError(
                 f"x has shape {self.x.shape}: give (samples, features), each at least 1"
             )
-        # A gather of rows is fast only where a row is one piece of memory.
-        object.__setattr__(self, "x", numpy.ascontiguousarray(self.x))
-        check_finite(self.x, "x")
+        if isinstance(self.x, numpy.ndarray):
+            # A gather of rows is fast only where a row is one piece of memory.
+            object.__setattr__(self, "x", numpy.ascontiguousarray(self.x))
+        if not isinstance(self.x, MappedRows) or self.x.indices is None:
+            # Some rows of a map were checked when there were all.
+            check_finite(self.x, "x")
         if self.labels is not None:
             object.__setattr__(self, "labels", self._checked_labels(self.labels))
         if self.image_shape is not None and math.prod(self.image_shape) != self.features:
@@ -68,10 +78,10 @@ class Dataset:
                 f"labels[{row}] is {labels[row]}, which is not in 0..{len(self.classes) - 1} "
                 f"({len(self.classes)} classes)"
             )
-        return labels.astype(numpy.int64)
+        return numpy.asarray(labels).astype(numpy.int64, copy=False)
 
     def __len__(self) -> int:
-        return int(self.x.shape[0])
+        return len(self.x)
 
     @property
     def features(self) -> int:
@@ -79,9 +89,10 @@ class Dataset:
         return int(self.x.shape[1])
 
     def take(self, indices: HostArray) -> Dataset:
-        """The samples at `indices`, `(n,)` integers, in that order, as a copy."""
+        """The samples at `indices`, `(n,)` integers, in that order: a copy, or still mapped."""
         labels = None if self.labels is None else self.labels[indices]
-        return Dataset(self.x[indices], labels, self.classes, self.image_shape)
+        x = self.x.take(indices) if isinstance(self.x, MappedRows) else self.x[indices]
+        return Dataset(x, labels, self.classes, self.image_shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +101,9 @@ class Source:
 
     `name`: the catalogue's name, or the name of the file or folder. `test`: the part that
     the files set aside for testing, or None. `sha256`: one hex digest of the decompressed
-    content. Raises `DataError` when the two parts differ in features or
-    classes, or when only one of them is labelled.
+    content; of samples that stay in their file only of some rows, evenly spaced, and of the
+    labels: then it begins with `sampled:`. Raises `DataError` when the two parts differ in
+    features or classes, or when only one of them is labelled.
     """
 
     name: str
@@ -142,19 +154,16 @@ class Normalisation:
         all values are equal.
         """
         # By blocks of rows: float64 copies of 60,000 images would take 380 MB.
-        blocks = range(0, len(dataset), _ROWS_AT_ONCE)
-        x = dataset.x
-        mean = (
-            math.fsum(float(x[i : i + _ROWS_AT_ONCE].sum(dtype=numpy.float64)) for i in blocks)
-            / x.size
-        )
-        variance = (
-            math.fsum(
-                float(numpy.square(x[i : i + _ROWS_AT_ONCE] - numpy.float64(mean)).sum())
-                for i in blocks
-            )
-            / x.size
-        )
+        x, size = dataset.x, min(_ROWS_AT_ONCE, max(1, _VALUES_AT_ONCE // dataset.features))
+        blocks = [slice(i, i + size) for i in range(0, len(x), size)]
+        scratch = numpy.empty((min(size, len(x)), dataset.features))
+
+        def squares(block: HostArray) -> float:
+            deviations = numpy.subtract(block, mean, out=scratch[: len(block)], dtype=numpy.float64)
+            return float(numpy.square(deviations, out=deviations).sum())
+
+        mean = math.fsum(float(x[rows].sum(dtype=numpy.float64)) for rows in blocks) / x.size
+        variance = math.fsum(squares(x[rows]) for rows in blocks) / x.size
         deviation = math.sqrt(variance)
         if x.min() == x.max() or deviation == 0.0 or not math.isfinite(deviation):
             raise DataError(
@@ -163,9 +172,9 @@ class Normalisation:
             )
         return cls(1 / deviation, -mean / deviation)
 
-    def apply(self, x: HostArray, dtype: Any = numpy.float32) -> HostArray:
+    def apply(self, x: Samples, dtype: Any = numpy.float32) -> HostArray:
         """`x * scale + shift` on the host, any shape, as a new array of `dtype`."""
-        out = x.astype(dtype)
+        out = numpy.array(x, dtype=dtype)
         out *= self.scale
         out += self.shift
         return out
@@ -208,15 +217,18 @@ def square_shape(features: int) -> tuple[int, int] | None:
     return (side, side) if side * side == features else None
 
 
-def check_finite(x: HostArray, name: str) -> None:
+def check_finite(x: Samples, name: str) -> None:
     """Raise `DataError`, naming the first place in `x`, unless every value is finite."""
     # The extremes need no temporary of the size of x, and a NaN becomes both of them.
     if x.dtype.kind != "f" or (numpy.isfinite(x.min()) and numpy.isfinite(x.max())):
         return
-    place = numpy.argwhere(~numpy.isfinite(x))[0]
-    raise DataError(
-        f"{name}[{', '.join(map(str, place))}] is {x[tuple(place)]}: every value has to be finite"
-    )
+    for rows, block in x.blocks() if isinstance(x, MappedRows) else [(slice(0, len(x)), x)]:
+        wrong = ~numpy.isfinite(block)
+        if wrong.any():
+            place = numpy.argwhere(wrong)[0]
+            value = block[tuple(place)]
+            shown = ", ".join(map(str, [place[0] + rows.start, *place[1:]]))
+            raise DataError(f"{name}[{shown}] is {value}: every value has to be finite")
 
 
 def _kind(value: object) -> str:

@@ -5,21 +5,27 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
-from xpnet.errors import DataError
+from xpnet.errors import DataError, listed, shown
 
 GZIP_MAGIC = b"\x1f\x8b"
 _ZIP_MAGIC = b"PK\x03\x04"
+_MOST_TIMES = 100
+_ALWAYS = 2**26
+_PIECE = 2**20
 
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turn whatever the file system or a decompressor raises into a `DataError`."""
     try:
+        refuse_special(path)
         yield
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file") from error
@@ -39,7 +45,8 @@ def reading(path: Path) -> Iterator[None]:
 def read_content(path: Path) -> bytes:
     """The bytes of `path`, decompressed where its name or its first bytes say gzip or ZIP.
 
-    A ZIP archive has to hold exactly one file. Raises `DataError`, naming `path`.
+    A ZIP archive has to hold exactly one file. Raises `DataError`, naming `path`, also where
+    there is more in it than `most_content`.
     """
     with reading(path):
         raw = path.read_bytes()
@@ -47,14 +54,27 @@ def read_content(path: Path) -> bytes:
             raise DataError(f"{path} is empty")
         suffix = path.suffix.lower()
         if suffix == ".gz" or raw.startswith(GZIP_MAGIC):
-            return gzip.decompress(raw)
+            packed = io.BytesIO(raw)
+            with gzip.GzipFile(fileobj=packed) as stream:
+                return _all_of(Unpacking(stream, packed, path))
         if suffix == ".zip" or raw.startswith(_ZIP_MAGIC):
             return _only_member(raw, path)
         return raw
 
 
 def _only_member(raw: bytes, path: Path) -> bytes:
-    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+    try:
+        return _unzipped(raw, path)
+    except DataError:
+        raise
+    # What zipfile did not expect to find in a directory or a header.
+    except (ValueError, LookupError, struct.error) as error:
+        raise zipfile.BadZipFile(str(error)) from error
+
+
+def _unzipped(raw: bytes, path: Path) -> bytes:
+    packed = io.BytesIO(raw)
+    with zipfile.ZipFile(packed) as archive:
         # macOS puts a shadow of every file beside it.
         members = [
             name
@@ -62,9 +82,68 @@ def _only_member(raw: bytes, path: Path) -> bytes:
             if not name.endswith("/") and not name.startswith("__MACOSX/")
         ]
         if len(members) != 1:
-            found = ", ".join(members[:5]) or "none"
             raise DataError(
-                f"{path} holds {len(members)} files ({found}): a ZIP archive has to hold one, "
-                f"unpack it and give the file"
+                f"{path} holds {len(members)} files ({listed(members[:5])}): a ZIP archive has to "
+                f"hold one, unpack it and give the file"
             )
-        return archive.read(members[0])
+        check_members([archive.getinfo(members[0])], path, len(raw))
+        with archive.open(members[0]) as stream:
+            return _all_of(Unpacking(stream, packed, path))
+
+
+def refuse_special(path: Path) -> None:
+    """Raise `DataError` for a pipe or a device, which may keep a reader waiting or never end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise DataError(f"{path} is no file but a pipe or a device: copy it into a file first")
+
+
+def most_content(stored: int) -> int:
+    """How many bytes are taken out of `stored` bytes of a compressed file, at the most.
+
+    A hundred times as many, and always 64 MiB. Pictures and tables shrink to a tenth or a
+    fiftieth; beyond that is a file that was made to fill the memory (gzip can do a thousandth).
+    """
+    return max(_ALWAYS, _MOST_TIMES * stored)
+
+
+class Unpacking:
+    """What the decompressor `stream` makes of the file `packed`, as long as that is no bomb."""
+
+    def __init__(self, stream: IO[bytes] | gzip.GzipFile, packed: IO[bytes], path: Path) -> None:
+        self.stream, self.packed, self.path = stream, packed, path
+        self.given = 0
+
+    def read(self, size: int) -> bytes:
+        """The next bytes. Raises `DataError` once there are more than `most_content` so far."""
+        piece = self.stream.read(size)
+        self.given += len(piece)
+        if self.given > most_content(self.packed.tell()):
+            raise _bomb(self.path, self.packed.tell())
+        return piece
+
+
+def check_members(members: Sequence[zipfile.ZipInfo], path: Path, stored: int) -> None:
+    """Raise `DataError` unless these files of a ZIP archive may be unpacked."""
+    for member in members:
+        # Python's other decompressors cannot be told when to stop.
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise DataError(
+                f"{path}: {shown(member.filename)} is compressed by method "
+                f"{member.compress_type}: compress it by deflate, as zip does unless told otherwise"
+            )
+    if sum(member.file_size for member in members) > most_content(stored):
+        raise _bomb(path, stored)
+
+
+def _all_of(stream: Unpacking) -> bytes:
+    content = io.BytesIO()
+    while piece := stream.read(_PIECE):
+        content.write(piece)
+    return content.getvalue()
+
+
+def _bomb(path: Path, stored: int) -> DataError:
+    return DataError(
+        f"{path}: {stored} of its bytes hold more than {most_content(stored)}, as those of a file "
+        f"that was made to fill the memory: if you trust it, decompress it and give that"
+    )

@@ -18,7 +18,7 @@ import numpy
 
 from xpnet.backend import HostArray
 from xpnet.data.dataset import Dataset, Source, numbered_classes
-from xpnet.data.files import GZIP_MAGIC, reading
+from xpnet.data.files import GZIP_MAGIC, Unpacking, most_content, reading
 from xpnet.errors import DataError
 
 IMAGES_MAGIC = 0x00000803
@@ -32,8 +32,8 @@ IDX_FILES = (
 """The names of the four files, in the order in which their content is hashed."""
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-_DEFLATE_RATIO = 1032  # the most that deflate can expand (zlib's technical notes)
-_PIECE = 1 << 20
+_MOST_DIMENSIONS = 16
+_PIECE = 1 << 18
 
 
 def read_idx(path: str | Path) -> HostArray:
@@ -133,11 +133,13 @@ def _load(path: Path, magic: int | None = None) -> tuple[bytes, HostArray]:
         if not compressed:
             return _parse(path, file, magic, largest=stored)
         with gzip.GzipFile(fileobj=file) as stream:
-            return _parse(path, stream, magic, largest=stored * _DEFLATE_RATIO)
+            most = most_content(stored)
+            but = f" (no more than {most} are decompressed: if you trust it, do so yourself)"
+            return _parse(path, Unpacking(stream, file, path), magic, most, but)
 
 
 def _parse(
-    path: Path, stream: IO[bytes] | gzip.GzipFile, magic: int | None, largest: int
+    path: Path, stream: IO[bytes] | Unpacking, magic: int | None, largest: int, but: str = ""
 ) -> tuple[bytes, HostArray]:
     header = stream.read(4)
     if len(header) < 4:
@@ -149,7 +151,7 @@ def _parse(
             f"{path}: wrong magic number 0x{found:08x} ({found}), expected 0x{magic:08x} "
             f"({magic}) for {'images' if magic == IMAGES_MAGIC else 'labels'}"
         )
-    if header[:2] != b"\0\0" or kind not in _TYPES or dimensions == 0:
+    if header[:2] != b"\0\0" or kind not in _TYPES or not 0 < dimensions <= _MOST_DIMENSIONS:
         raise DataError(
             f"{path}: wrong magic number 0x{found:08x} ({found}), expected an IDX file's, such "
             f"as 0x{IMAGES_MAGIC:08x} ({IMAGES_MAGIC})"
@@ -163,7 +165,7 @@ def _parse(
     wanted = math.prod(shape) * dtype.itemsize
     promise = f"its header promises {wanted} bytes of values ({' x '.join(map(str, shape))})"
     if len(header) + wanted > largest:
-        raise DataError(f"{path} is truncated: {promise}, more than the file can hold")
+        raise DataError(f"{path} is truncated: {promise}, more than the file can hold{but}")
     values = numpy.empty(wanted, dtype=numpy.uint8)
     view = values.data
     have = 0
@@ -176,7 +178,11 @@ def _parse(
     # One byte further also makes gzip compare its checksum.
     if stream.read(1):
         raise DataError(f"{path} is too long: {promise}, and more follows")
-    return header, values.view(dtype).reshape(shape)
+    try:
+        return header, values.view(dtype).reshape(shape)
+    # Beside a 0 the other sizes may be anything.
+    except ValueError:
+        raise DataError(f"{path} is damaged: no array has the shape {shape}") from None
 
 
 def _dataset(

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
+import struct
 import tokenize
+import warnings
+import zipfile
 from pathlib import Path
+from typing import IO, Any
 
 import numpy
+from numpy.lib import format as npy_format
 
 from xpnet.backend import HostArray
 from xpnet.data.dataset import Dataset, Source, check_finite, numbered_classes, square_shape
-from xpnet.data.files import reading
-from xpnet.errors import DataError
+from xpnet.data.files import check_members, reading
+from xpnet.errors import DataError, cut, listed, shown
 
 # The header of an array is text that NumPy parses as Python; a damaged one fails in many ways.
-_DAMAGE = (
+DAMAGE = (
     ValueError,
     TypeError,
     LookupError,
@@ -23,8 +29,11 @@ _DAMAGE = (
     SyntaxError,
     ArithmeticError,
     tokenize.TokenError,
+    struct.error,
 )
 _LAYOUTS = "x_train, y_train and perhaps x_test, y_test; or x, y"
+_NAMES = ("x", "y", "x_train", "y_train", "x_test", "y_test")
+_MOST_HEADER = 2**14
 
 
 def read_npz(path: str | Path) -> Source:
@@ -38,17 +47,15 @@ def read_npz(path: str | Path) -> Source:
     Raises `DataError`, naming the file and the array.
     """
     path = Path(path)
-    arrays, digest = _read(path)
-    names = set(arrays)
+    arrays, names, digest = _read(path)
     if names not in (
         {"x", "y"},
         {"x_train", "y_train"},
         {"x_train", "y_train", "x_test", "y_test"},
     ):
-        found = ", ".join(sorted(names)) or "nothing"
-        raise DataError(f"{path} holds {found}: it has to hold {_LAYOUTS}")
+        raise DataError(f"{path} holds {listed(sorted(names))}: it has to hold {_LAYOUTS}")
     suffixes = [suffix for suffix in ("", "_train", "_test") if f"x{suffix}" in arrays]
-    labels = [_labels(path, arrays, f"y{suffix}") for suffix in suffixes]
+    labels = [check_labels(f"{path}: y{end}", arrays[f"y{end}"]) for end in suffixes]
     try:
         classes = numbered_classes(*labels)
     except DataError as error:
@@ -66,48 +73,114 @@ def read_npz_samples(path: str | Path) -> Dataset:
     Its labels, `y…` of the same ending, come along where the file has them.
     """
     path = Path(path)
-    arrays, _ = _read(path)
+    arrays, names, _ = _read(path)
     for suffix in ("", "_test", "_train"):
         if f"x{suffix}" in arrays:
-            labels = _labels(path, arrays, f"y{suffix}") if f"y{suffix}" in arrays else None
+            marks = arrays.get(f"y{suffix}")
+            labels = None if marks is None else check_labels(f"{path}: y{suffix}", marks)
             return _dataset(path, f"x{suffix}", arrays[f"x{suffix}"], labels, None)
-    found = ", ".join(sorted(arrays)) or "nothing"
-    raise DataError(f"{path} holds {found}: it has to hold an array x, x_test or x_train")
+    raise DataError(
+        f"{path} holds {listed(sorted(names))}: it has to hold an array x, x_test or x_train"
+    )
 
 
-def _read(path: Path) -> tuple[dict[str, HostArray], str]:
-    with reading(path):
-        raw = path.read_bytes()
-        if not raw:
+def _read(path: Path) -> tuple[dict[str, HostArray], set[str], str]:
+    """The arrays that have names of ours, all names, and the digest of the file."""
+    with reading(path), path.open("rb") as file:
+        magic = file.read(2)
+        if not magic:
             raise DataError(f"{path} is empty")
-        if not raw.startswith(b"PK"):
+        if magic != b"PK":
             raise DataError(f"{path} is no .npz archive: make it with numpy.savez")
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
         try:
-            with numpy.load(io.BytesIO(raw), allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except _DAMAGE as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DataError(f"{path} cannot be read as an .npz archive: {reason}") from error
-    for name, array in arrays.items():
-        # What does not begin as an array comes back as bytes.
-        if not isinstance(array, numpy.ndarray):
-            raise DataError(f"{path}: {name} is no array: make the archive with numpy.savez")
-    return arrays, hashlib.sha256(raw).hexdigest()
+            ignoring = warnings.catch_warnings(action="ignore")
+            with ignoring, numpy.load(file, allow_pickle=False) as archive:
+                names = set(archive.files)
+                known = [name for name in _NAMES if name in names]
+                _check_sizes(archive.zip, known, path)
+                arrays = {name: archive[name] for name in known}
+        except DAMAGE as error:
+            raise DataError(
+                f"{path} cannot be read as an .npz archive: {reason_of(error)}"
+            ) from error
+    return arrays, names, digest
 
 
-def _labels(path: Path, arrays: dict[str, HostArray], name: str) -> HostArray:
-    labels = arrays[name]
+def _check_sizes(archive: zipfile.ZipFile, known: list[str], path: Path) -> None:
+    """Hold what the archive says of itself against its size, and its arrays against what it says.
+
+    Raises `DataError` and `ValueError`.
+    """
+    inside = set(archive.namelist())
+    members = [archive.getinfo(n if n in inside else f"{n}.npy") for n in known]
+    check_members(members, path, path.stat().st_size)
+    for name, member in zip(known, members, strict=True):
+        with archive.open(member) as opened:
+            stream: Any = opened  # a ZipExtFile, which can peek
+            if not stream.peek(6).startswith(npy_format.MAGIC_PREFIX):
+                raise DataError(f"{path}: {name} is no array: make the archive with numpy.savez")
+            shape, _, dtype, offset = array_header(stream)
+        wanted, found = math.prod(shape) * dtype.itemsize, member.file_size - offset
+        if wanted != found and not dtype.hasobject:
+            raise ValueError(
+                f"{name} is to have {wanted} bytes ({cut(str(shape), 60)} of "
+                f"{cut(str(dtype), 60)}), found {found}"
+            )
+
+
+def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, numpy.dtype[Any], int]:
+    """What an `.npy` file says first: shape, whether columns come first, dtype; and its length.
+
+    Raises any of `DAMAGE`.
+    """
+    head = io.BytesIO(file.read(_MOST_HEADER))
+    with warnings.catch_warnings():
+        # Of Python 2, which wrote some numbers otherwise: they are understood.
+        warnings.simplefilter("ignore")
+        # Version 3 differs in nothing that an array of numbers could need.
+        if npy_format.read_magic(head) == (1, 0):
+            header = npy_format.read_array_header_1_0(head)
+        else:
+            header = npy_format.read_array_header_2_0(head)
+    return (*header, head.tell())
+
+
+def reason_of(error: Exception) -> str:
+    """One line of it."""
+    text = cut(str(error).partition("\n")[0], 200) or type(error).__name__
+    return text if text.isprintable() else shown(text, 200)
+
+
+def check_labels(name: str, labels: HostArray) -> HostArray:
+    """`labels`. Raises `DataError`, naming them, unless they are integers from 0, one a row."""
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(
-            f"{path}: {name} is {labels.dtype} of shape {labels.shape}: labels have to be "
-            f"integers of shape (N,)"
+            f"{name} is {cut(str(labels.dtype), 60)} of shape {cut(str(labels.shape), 60)}: labels "
+            f"have to be integers of shape (N,)"
         )
-    if labels.size and labels.min() < 0:
-        row = int((labels < 0).argmax())
-        raise DataError(f"{path}: {name}[{row}] is {labels[row]}: labels count from 0")
     if not labels.size:
-        raise DataError(f"{path}: {name} is empty")
+        raise DataError(f"{name} is empty")
+    if labels.min() < 0:
+        row = int((labels < 0).argmax())
+        raise DataError(f"{name}[{row}] is {labels[row]}: labels count from 0")
     return labels
+
+
+def check_samples(name: str, x: HostArray, labels_name: str, labels: HostArray | None) -> None:
+    """Raise `DataError`, naming the array, unless it can be samples that go with `labels`."""
+    if x.ndim not in (2, 3) or 0 in x.shape:
+        raise DataError(
+            f"{name} has shape {cut(str(x.shape), 60)}: samples have to be (N, features) or "
+            f"(N, height, width)"
+        )
+    if labels is not None and len(labels) != len(x):
+        raise DataError(
+            f"{name} holds {len(x)} samples and {labels_name} {len(labels)} labels: the two have "
+            f"to agree"
+        )
 
 
 def _dataset(
@@ -117,16 +190,7 @@ def _dataset(
     labels: HostArray | None,
     classes: tuple[str, ...] | None,
 ) -> Dataset:
-    if x.ndim not in (2, 3) or 0 in x.shape:
-        raise DataError(
-            f"{path}: {name} has shape {x.shape}: samples have to be (N, features) or "
-            f"(N, height, width)"
-        )
-    if labels is not None and len(labels) != len(x):
-        raise DataError(
-            f"{path}: {name} holds {len(x)} samples and y{name[1:]} {len(labels)} labels: the two "
-            f"have to agree"
-        )
+    check_samples(f"{path}: {name}", x, f"y{name[1:]}", labels)
     image_shape = (x.shape[1], x.shape[2]) if x.ndim == 3 else square_shape(x.shape[1])
     x = _values(path, name, x).reshape(len(x), -1)
     try:
@@ -151,7 +215,8 @@ def _values(path: Path, name: str, x: HostArray) -> HostArray:
         return x
     if x.dtype.kind != "f" or x.dtype.itemsize > 8:
         raise DataError(
-            f"{path}: {name} is {x.dtype}: samples have to be integers, float32 or float64"
+            f"{path}: {name} is {cut(str(x.dtype), 60)}: samples have to be integers, float32 or "
+            f"float64"
         )
     check_finite(x, f"{path}: {name}")
     # Also brings the other byte order to this machine's.

@@ -8,8 +8,11 @@ import numpy
 
 from xpnet.backend import HostArray
 from xpnet.data.dataset import Dataset, Source, Splits
+from xpnet.data.mapped import MappedRows
 from xpnet.errors import ConfigError
 from xpnet.random import generator
+
+_ROWS_AT_ONCE = 1024
 
 
 def split(
@@ -18,6 +21,7 @@ def split(
     validation: float | int | None,
     test: float | int | None,
     seed: int,
+    in_place: bool = False,
 ) -> Splits:
     """Divide `source` by class (stratified), the same way for the same seed.
 
@@ -32,28 +36,33 @@ def split(
     source's test samples standing after its training samples where the two were pooled;
     shuffling is the batches' task. Unlabelled data is drawn from as one class.
 
+    `in_place`: the parts may take the memory of the source, whose training samples then stand
+    in another order, instead of as much again. Mapped samples stay in their file in any case.
+
     Raises `ConfigError`, naming the argument and its value, when a number is negative, is
     neither a count nor a fraction, exceeds what there is, leaves no training sample, or when
-    `test` is 0.
+    `test` is 0 or would pool samples of two mapped files.
     """
     if test is None and source.test is not None:
         rest, tested = source.train, source.test
     else:
-        pool = source.train if source.test is None or test is None else _pooled(source)
+        pool = source.train if source.test is None or test is None else _pooled(source, test)
         wanted = max(1, round(len(pool) / 5)) if test is None else _count("test", test, len(pool))
         if wanted == 0:
             raise ConfigError(
                 f"test={test}: there has to be a test part, give a fraction or a count"
             )
         said = "test=None (a fifth)" if test is None else f"test={test}"
-        tested, rest = _divide(pool, wanted, said, seed, counter=0)
+        own = in_place or pool is not source.train
+        tested, rest = _divide(pool, wanted, said, seed, counter=0, in_place=own)
     if validation is None:
         wanted, said = len(tested), f"validation=None ({len(tested)}, as many as the test part)"
     else:
         wanted, said = _count("validation", validation, len(rest)), f"validation={validation}"
     if wanted == 0:
         return Splits(rest, None, tested)
-    held_out, train = _divide(rest, wanted, said, seed, counter=1)
+    own = in_place or rest is not source.train
+    held_out, train = _divide(rest, wanted, said, seed, counter=1, in_place=own)
     return Splits(train, held_out, tested)
 
 
@@ -72,7 +81,7 @@ def _count(name: str, value: float, available: int) -> int:
 
 
 def _divide(
-    data: Dataset, count: int, said: str, seed: int, counter: int
+    data: Dataset, count: int, said: str, seed: int, counter: int, *, in_place: bool
 ) -> tuple[Dataset, Dataset]:
     """`count` samples drawn from `data` class by class, and all the others."""
     if count > len(data):
@@ -90,12 +99,40 @@ def _divide(
     for label in numpy.flatnonzero(sizes):
         members = numpy.flatnonzero(labels == label)
         chosen[draw.permutation(members)[: shares[label]]] = True
-    return data.take(numpy.flatnonzero(chosen)), data.take(numpy.flatnonzero(~chosen))
+    drawn, others = numpy.flatnonzero(chosen), numpy.flatnonzero(~chosen)
+    if not in_place or isinstance(data.x, MappedRows) or not data.x.flags.writeable:
+        return data.take(drawn), data.take(others)
+    if len(drawn) > len(others):
+        return _cut(data, drawn, others)
+    rest, part = _cut(data, others, drawn)
+    return part, rest
 
 
-def _pooled(source: Source) -> Dataset:
+def _cut(data: Dataset, many: HostArray, few: HostArray) -> tuple[Dataset, Dataset]:
+    """The samples at `many` and at `few`, both ascending, as two stretches of the same memory."""
+    assert isinstance(data.x, numpy.ndarray)
+    for array in [data.x] if data.labels is None else [data.x, data.labels]:
+        moved = array[few]
+        for start in range(0, len(many), _ROWS_AT_ONCE):
+            rows = many[start : start + _ROWS_AT_ONCE]
+            # None of them stands before its new place, so that none is lost.
+            array[start : start + len(rows)] = array[rows]
+        array[len(many) :] = moved
+    parts = []
+    for place in (slice(0, len(many)), slice(len(many), None)):
+        labels = None if data.labels is None else data.labels[place]
+        parts.append(Dataset(data.x[place], labels, data.classes, data.image_shape))
+    return parts[0], parts[1]
+
+
+def _pooled(source: Source, wanted: float | None) -> Dataset:
     train, test = source.train, source.test
     assert test is not None
+    if isinstance(train.x, MappedRows) or isinstance(test.x, MappedRows):
+        raise ConfigError(
+            f"test={wanted}: {source.name} has a test part in a file of its own, and files that "
+            f"are mapped cannot be pooled: leave test out"
+        )
     labels: HostArray | None = None
     if train.labels is not None and test.labels is not None:
         labels = numpy.concatenate([train.labels, test.labels])

@@ -1,0 +1,146 @@
+"""`python tests/fuzz [READER...] [--inputs N] [--log]`: each reader against hostile files.
+
+Atheris (libFuzzer for Python) mutates small valid files, `readers.py`, guided by the branches
+that they reach. A reader passes when all of N inputs were read or refused with one `XpnetError`,
+none took a second, and the process never held more than 512 MB. `--log` writes `tests/FUZZ.md`.
+An input that does not pass is kept in `tests/fuzz/found/`; `--again FILE` tries it alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+LOG = HERE.parent / "FUZZ.md"
+FOUND = HERE / "found"
+MEGABYTES = 512
+LARGEST = 4096
+"""Bytes of an input."""
+
+sys.path.insert(0, str(HERE.parents[1]))
+import readers  # noqa: E402 (from a checkout, with nothing installed)
+
+
+def main() -> int:
+    """0 when every reader passed."""
+    parser = argparse.ArgumentParser(prog="python tests/fuzz")
+    parser.add_argument("readers", nargs="*", metavar="READER", help=", ".join(readers.READERS))
+    parser.add_argument("--inputs", type=int, default=20_000, help="for each (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--log", action="store_true", help="write tests/FUZZ.md")
+    parser.add_argument("--again", type=Path, help="one file, for the one READER that is named")
+    arguments = parser.parse_args()
+    names = arguments.readers or list(readers.READERS)
+    unknown = set(names) - set(readers.READERS)
+    if unknown:
+        parser.error(f"no such reader: {', '.join(sorted(unknown))}")
+    with tempfile.TemporaryDirectory(dir=_in_memory()) as scratch:
+        if arguments.again:
+            taken = readers.check(names[0], arguments.again.read_bytes(), Path(scratch))
+            print("read" if taken else "refused, as it should be")
+            return 0
+        results = {}
+        for name in names:
+            results[name] = fuzz(name, arguments.inputs, arguments.seed, Path(scratch))
+            print(f"{name:<26}{_line(results[name])}", flush=True)
+    if arguments.log:
+        LOG.write_text(report(results, arguments.seed), encoding="utf-8")
+    return int(any(result is None for result in results.values()))
+
+
+def fuzz(name: str, inputs: int, seed: int, scratch: Path) -> dict[str, Any] | None:
+    """The figures of `inputs` inputs to one reader, None where one did not pass."""
+    reader = readers.READERS[name]
+    folder, figures = scratch / "files", scratch / "figures.json"
+    corpus, words = scratch / "corpus", scratch / "words"
+    for needed in (folder, corpus, FOUND):
+        needed.mkdir(exist_ok=True)
+    for old in [*corpus.iterdir(), figures]:
+        old.unlink(missing_ok=True)
+    for number, content in enumerate(reader.seeds):
+        (corpus / str(number)).write_bytes(content)
+    tokens = ("".join(f"\\x{byte:02x}" for byte in word) for word in reader.words)
+    words.write_text("".join(f'"{token}"\n' for token in tokens))
+    options = [
+        f"-seed={seed}",
+        f"-max_len={LARGEST}",
+        f"-rss_limit_mb={MEGABYTES}",
+        "-timeout=10",
+        *([f"-dict={words}"] if reader.words else []),
+        f"-artifact_prefix={FOUND}/{name.replace(', ', '-')}-",
+        "-verbosity=0",
+        str(corpus),
+    ]
+    done = subprocess.run(
+        [sys.executable, HERE / "guided.py", name, str(inputs), figures, folder, *options],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode or not figures.exists():
+        # Python's traceback is in the one, libFuzzer's words are in the other.
+        said = done.stdout.splitlines()[-30:] + done.stderr.splitlines()[-10:]
+        print("\n".join(said), file=sys.stderr)
+        return None
+    found: dict[str, Any] = json.loads(figures.read_text())
+    return found if found["peak"] <= MEGABYTES * 2**20 else None
+
+
+def report(results: dict[str, dict[str, Any] | None], seed: int) -> str:
+    """The log, as Markdown."""
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name)}"
+        for name in ("atheris", "numpy", "pandas", "pillow", "safetensors", "pydantic")
+    )
+    rows = "\n".join(f"| {name} | {_row(result)} |" for name, result in results.items())
+    return (
+        "# Readers against hostile files\n\n"
+        f"Written by `python tests/fuzz --log` (`nox -s fuzz`), seed {seed}: Python "
+        f"{platform.python_version()}, {versions}. What counts as an answer is in "
+        f"[fuzz/readers.py](fuzz/readers.py): the file is read, or refused with one `XpnetError` "
+        f"of one line that names it. Inputs are up to {LARGEST:,} bytes, begun from small valid "
+        f"files; seconds are the run's, of one process on a machine that others shared; the "
+        f"slowest input is in seconds of processor time, its limit 1; peak memory is that of the "
+        f"process with all that it imported, its limit {MEGABYTES} MB.\n\n"
+        "| reader | inputs | read | refused | other answers | seconds | slowest, s | peak, MB |\n"
+        "|---|---:|---:|---:|---:|---:|---:|---:|\n"
+        f"{rows}\n"
+    )
+
+
+def _row(result: dict[str, Any] | None) -> str:
+    if result is None:
+        return "| | | **1 or more** | | | "
+    refused = result["inputs"] - result["taken"]
+    return (
+        f"{result['inputs']:,} | {result['taken']:,} | {refused:,} | 0 | {result['seconds']:.0f} | "
+        f"{result['slowest']:.3f} | {result['peak'] / 2**20:.0f}"
+    )
+
+
+def _line(result: dict[str, Any] | None) -> str:
+    if result is None:
+        return f"DID NOT PASS: see {FOUND}"
+    return (
+        f"{result['inputs']:>9,} inputs, {result['taken']:>9,} read, {result['seconds']:6.1f} s, "
+        f"slowest {result['slowest']:.3f} s, peak {result['peak'] / 2**20:.0f} MB"
+    )
+
+
+def _in_memory() -> str | None:
+    """Where a file costs no disk, if there is such a place."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,148 @@
+"""NumPy's `.npy` files, memory-mapped: data that may be larger than memory."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from xpnet.backend import HostArray
+from xpnet.data.dataset import Dataset, Source, numbered_classes, square_shape
+from xpnet.data.files import reading
+from xpnet.data.npz import DAMAGE, array_header, check_labels, check_samples, reason_of
+from xpnet.errors import DataError, cut
+
+LAYOUTS = "x_train.npy, y_train.npy and perhaps x_test.npy, y_test.npy; or x.npy, y.npy"
+_DTYPES = (numpy.uint8, numpy.float32, numpy.float64)
+_MOST_DIMENSIONS = 32
+_SAMPLED_ROWS = 100
+
+
+def read_npy_folder(folder: str | Path) -> Source:
+    """`x_train.npy, y_train.npy[, x_test.npy, y_test.npy]`, or `x.npy, y.npy`, of a folder.
+
+    These are the names of the arrays in an `.npz`, which is a ZIP archive of such files.
+    Samples, `(N, features)` or `(N, height, width)` of uint8, float32 or float64, C-ordered,
+    stay in their file: it is mapped, and what a batch needs is read when it needs it. Floats are
+    read through once, block by block, to see that they are finite. Labels, `(N,)` integers
+    from 0, are read. Pickled objects are never loaded.
+
+    Raises `DataError`, naming the file.
+    """
+    folder = Path(folder)
+    pairs = {
+        end: (folder / f"x{end}.npy", folder / f"y{end}.npy") for end in ("", "_train", "_test")
+    }
+    found = {path.name for pair in pairs.values() for path in pair if path.exists()}
+    for ends in ([""], ["_train"], ["_train", "_test"]):
+        if found == {path.name for end in ends for path in pairs[end]}:
+            return _source(folder.resolve().name, [pairs[end] for end in ends])
+    raise DataError(
+        f"{folder} holds {', '.join(sorted(found)) or 'neither'}: it has to hold {LAYOUTS}"
+    )
+
+
+def read_npy(path: str | Path) -> Source:
+    """The samples in `NAME.npy`, mapped, and their labels in `NAME_labels.npy` beside it.
+
+    All as in `read_npy_folder`. There is no test part. Raises `DataError`, naming the file.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file")
+    labels = _labels_path(path)
+    if not labels.exists():
+        raise DataError(
+            f"{path} has no labels: put them into {labels.name} beside it, or give a folder that "
+            f"holds {LAYOUTS}"
+        )
+    return _source(path.name, [(path, labels)])
+
+
+def read_npy_samples(path: str | Path) -> Dataset:
+    """The samples in `NAME.npy`, mapped, for prediction; labels where `NAME_labels.npy` exists."""
+    path = Path(path)
+    labels = _labels_path(path)
+    marks = _labels(labels) if labels.exists() else None
+    return _dataset(path, labels, open_npy(path), marks, numbered_classes(marks))
+
+
+def open_npy(path: Path) -> numpy.memmap[Any, Any]:
+    """The array in an `.npy` file, mapped for reading.
+
+    The size of the file is held against the one its header promises before it is mapped. Raises
+    `DataError`, naming the file, when it is missing, empty, no `.npy`, damaged, shorter or longer
+    than its header says, or holds Python objects.
+    """
+    with reading(path), path.open("rb") as file:
+        stored = path.stat().st_size
+        if stored == 0:
+            raise DataError(f"{path} is empty")
+        try:
+            shape, is_fortran, dtype, offset = array_header(file)
+        except DAMAGE as error:
+            raise DataError(f"{path} cannot be read as an .npy file: {reason_of(error)}") from error
+        if dtype.hasobject:
+            raise DataError(f"{path} holds Python objects, which are never loaded: save numbers")
+        wanted = math.prod(shape) * dtype.itemsize
+        if min(shape, default=0) < 1 or wanted == 0 or len(shape) > _MOST_DIMENSIONS:
+            raise DataError(
+                f"{path} has shape {cut(str(shape), 60)}: it holds no array of samples or labels"
+            )
+        if offset + wanted != stored:
+            fault = "truncated" if offset + wanted > stored else "too long"
+            raise DataError(
+                f"{path} is {fault}: its header promises {wanted} bytes of values "
+                f"({' x '.join(map(str, shape))} of {cut(str(dtype), 60)}), found {stored - offset}"
+            )
+        return numpy.memmap(path, dtype, "r", offset, shape, "F" if is_fortran else "C")
+
+
+def _labels_path(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_labels.npy")
+
+
+def _source(name: str, pairs: list[tuple[Path, Path]]) -> Source:
+    marks = [_labels(path) for _, path in pairs]
+    try:
+        classes = numbered_classes(*marks)
+    except DataError as error:
+        raise DataError(f"{pairs[0][1]}: {error}") from None
+    digest = hashlib.sha256()
+    parts = []
+    for (path, labels), own in zip(pairs, marks, strict=True):
+        x = open_npy(path)
+        parts.append(_dataset(path, labels, x, own, classes))
+        digest.update(repr((x.shape, x.dtype.str)).encode())
+        digest.update(own.tobytes())
+        for row in x[:: -(-len(x) // _SAMPLED_ROWS)]:
+            digest.update(row)
+    test = parts[1] if len(parts) == 2 else None
+    return Source(name, parts[0], test, f"sampled:{digest.hexdigest()}")
+
+
+def _labels(path: Path) -> HostArray:
+    return numpy.array(check_labels(str(path), open_npy(path)))
+
+
+def _dataset(
+    path: Path,
+    labels: Path,
+    x: numpy.memmap[Any, Any],
+    marks: HostArray | None,
+    classes: tuple[str, ...],
+) -> Dataset:
+    check_samples(str(path), x, str(labels), marks)
+    if x.dtype not in _DTYPES:
+        raise DataError(
+            f"{path} is {cut(str(x.dtype), 60)}: samples that stay in their file have to be uint8, "
+            f"float32 or float64 as this machine stores them: convert them, or use an .npz file"
+        )
+    try:
+        image_shape = None if x.ndim == 3 else square_shape(x.shape[1])
+        return Dataset(x, marks, classes, image_shape)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
