@@ -1,15 +1,33 @@
-"""`python -m bench footprint`: what `import` costs, in seconds and in memory."""
+"""`python -m bench footprint`: what `import` costs, and by what training grows in memory.
+
+The growth is that of a process of its own that does what `python -m xpnet.train` does with its
+defaults for one epoch (read, split, train, validate, test), its files and pictures left out: the
+most that the process ever had, less what it had after its imports. Compiled twins count as
+imports: where they are in use, a training of one batch has loaded them before.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import statistics
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from bench.processes import Failed
+import numpy
+import numpy.random  # which NumPy itself imports when it is first asked for
+
+from bench.processes import Failed, memory
 from bench.processes import run as run_process
+from xpnet import build, twins
+from xpnet.backend import Backend
+from xpnet.callbacks import Callback, Run
 from xpnet.checkpoint import write_atomically
+from xpnet.config import TrainConfig
+from xpnet.data import Dataset, Splits
+from xpnet.history import History, Record
+from xpnet.training import evaluate
 
 MODULES = {
     "Python alone": "",
@@ -25,6 +43,7 @@ MODULES = {
 RESULTS = Path(__file__).resolve().parent / "results"
 # In plain Python: reading the figure must import nothing.
 TELL = "print(next(int(s.split()[1]) for s in open('/proc/self/status') if 'VmHWM' in s) * 1024)"
+KINDS = {"formulas": "xpnet", "twins": "xpnet with compiled twins"}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -49,12 +68,24 @@ def run(options: argparse.Namespace) -> int:
             resident[name] = int(done.output.splitlines()[-1])
             if turn:
                 times[name].append(done.seconds)
-    page = table(times, resident, missing)
+    dataset = "digits" if options.quick else "mnist"
+    growth: dict[str, dict[str, int]] = {}
+    for kind, name in KINDS.items():
+        try:
+            growth[name] = grown(dataset, kind)
+        except Failed as error:
+            missing[name] = str(error).partition(": ")[2]
+    page = table(times, resident, missing) + "\n" + growth_table(dataset, growth, missing)
     print(page)
     folder = options.folder or (None if options.quick else RESULTS)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        found = {"seconds": times, "resident_bytes": resident, "missing": missing}
+        found = {
+            "seconds": times,
+            "resident_bytes": resident,
+            "growth": growth,
+            "missing": missing,
+        }
         write_atomically(folder / "footprint.json", (json.dumps(found, indent=1) + "\n").encode())
         write_atomically(folder / "footprint.md", page.encode())
     return 0
@@ -77,3 +108,89 @@ def table(times: dict[str, list[float]], resident: dict[str, int], missing: dict
         size = resident[name] / 1e6
         lines.append(f"| {name} | {median:.2f} | {median - base:.2f} | {size:.0f} |")
     return "\n".join(lines) + "\n"
+
+
+def growth_table(dataset: str, growth: dict[str, dict[str, int]], missing: dict[str, str]) -> str:
+    """Markdown: what training adds to what the imports took, and that over the pixels' bytes."""
+    lines = [
+        f"# Training on {dataset}, default network",
+        "",
+        "| | memory grows by, MB | pixels, MB | times the pixels |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for name in KINDS.values():
+        if name in missing:
+            lines.append(f"| {name} | missing: {missing[name]} | | |")
+            continue
+        size, pixels = growth[name]["grown"], growth[name]["pixels"]
+        lines.append(f"| {name} | {size / 1e6:.1f} | {pixels / 1e6:.1f} | {size / pixels:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def grown(dataset: str, kind: str, steps: int = 0) -> dict[str, int]:
+    """Bytes that a training process grows by at its peak, and of all pixels. Raises `Failed`.
+
+    `dataset`: a name or a path; `kind`: one of `KINDS`; `steps`: fewer than an epoch has.
+    """
+    done = run_process(["-m", "bench.footprint", dataset, kind, str(steps)])
+    told: dict[str, int] = json.loads(done.output.splitlines()[-1])
+    return told
+
+
+class Stop(Callback):
+    """Ends training at the first record."""
+
+    def on_record(self, run: Run, record: Record) -> None:
+        """Here."""
+        run.stop = True
+
+
+def train(dataset: str, steps: int) -> Splits:
+    """Read, train for an epoch or for `steps`, validate and test, with all defaults."""
+    config = TrainConfig(dataset=dataset, log_every=f"{steps} iterations" if steps else "1 epoch")
+    _, splits = build.read_splits(config)
+    fit_and_test(config, splits)
+    return splits
+
+
+def fit_and_test(config: TrainConfig, splits: Splits) -> None:
+    """The network of `config`, trained on `splits` until its first record, then tested."""
+    network = build.build_network(config, splits.train, Backend())
+    how = build.fit_normalisation(config, splits.train)
+    build.fit_as_configured(
+        config,
+        network,
+        splits.train,
+        splits.validation,
+        how,
+        callbacks=[Stop()],
+        history=History(),
+    )
+    evaluate(network, build.to_device(network, splits.test, how))
+
+
+def load_twins() -> None:
+    """Have every twin that the default training uses loaded. Raises `Failed` without numba."""
+    twins.ENABLED, twins.ENOUGH_STEPS = True, 0
+    if twins.compiled() is None:
+        raise Failed("twins: need numba, which is not installed")
+    few = Dataset(numpy.eye(64, dtype=numpy.uint8), numpy.arange(64), tuple(map(str, range(64))))
+    fit_and_test(TrainConfig(hidden=(8,)), Splits(few, few, few))
+
+
+def main(argv: Sequence[str]) -> int:
+    """The process that is measured, with what `grown` is given; prints what it answers."""
+    dataset, kind, steps = argv
+    twins.ENABLED = False
+    if kind == "twins":
+        load_twins()
+    imported = memory("VmRSS")
+    splits = train(dataset, int(steps))
+    parts = [part.x for part in (splits.train, splits.validation, splits.test) if part is not None]
+    pixels = sum(x.size * x.dtype.itemsize for x in parts)
+    print(json.dumps({"grown": memory("VmHWM") - imported, "pixels": pixels}))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from bench.peers import COMPETITORS
+from bench.peers import COMPETITORS, OURS
 from bench.tables import Results, place
 from xpnet.drawing import BLUE, GREY, SMALL, TEXT, TITLE, VERMILION, new_figure, write
 
@@ -43,7 +43,7 @@ def figure(results: Results) -> Figure:
             entry = entries.get(competitor.name)
             if entry is None:
                 continue
-            ours = competitor.name == "xpnet"
+            ours = competitor.name in OURS
             low, high = (value / floor for value in entry["quartiles_us"])
             colour = BLUE if ours else GREY
             axes.plot([low, high], [row, row], color=colour, linewidth=3, alpha=0.5)

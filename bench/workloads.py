@@ -103,7 +103,7 @@ def _plural(noun: str, count: int) -> str:
 
 _DIGITS = (784, 128, 64, 10)
 WORKLOADS = [
-    Workload("W1", (784, 10, 10), ("relu",), 41_000, 41_000, "sgd", 0.1, passes=5),
+    Workload("W1", (784, 10, 10), ("relu",), 41_000, 41_000, "sgd", 0.1, passes=20),
     Workload("W2", (784, 128, 10), ("relu",), 64, 32_000, "sgd", 0.1),
     Workload("W3", _DIGITS, ("relu", "tanh"), 16, 8_000, "adam", 1e-3),
     Workload("W3-dropout", _DIGITS, ("relu", "tanh"), 16, 8_000, "adam", 1e-3, dropout=0.1),

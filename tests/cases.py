@@ -6,14 +6,16 @@ case here, so whatever is added gets gradient, parity, dtype and PyTorch checks 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
-from xpnet import activations, initializers, layers, losses, optimizers, schedules
+from xpnet import activations, initializers, layers, losses, optimizers, schedules, twins
 from xpnet.backend import Array, Backend
 from xpnet.initializers import GlorotNormal, Uniform
 
@@ -313,6 +315,15 @@ def error(found: Any, expected: Any) -> float:
     assert a.shape == b.shape, f"{a.shape} is not {b.shape}"
     scale = np.linalg.norm(b)
     return float(np.linalg.norm(a - b) / scale) if scale else float(np.linalg.norm(a))
+
+
+@contextmanager
+def as_written() -> Iterator[None]:
+    """Within the block formulas alone are used, by `fit()` too: what all else is compared with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(twins, "ENABLED", False)
+        with twins.used():
+            yield
 
 
 def place(backend: Backend, array: Any, dtype: str | None = None) -> Array:

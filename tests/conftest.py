@@ -6,28 +6,46 @@ import os
 import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import cuda_on_cpu
 import pytest
 import strict_cupy
+from hypothesis import settings
 
+from xpnet import graph, twins
 from xpnet.backend import Backend
 from xpnet.errors import BackendUnavailable
 
+BACKENDS = ("numpy", "numba", "double", "kernels", "cupy")
+
 _compared = pytest.StashKey[dict[str, set[str]]]()
 _running = pytest.StashKey[pytest.Item]()
+
+# No test asserts a time, and the first call of a twin waits for its compiler.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--device",
-        choices=("cpu", "cuda"),
+        choices=("cpu", "kernels", "cuda"),
         default="cpu",
-        help="cuda: also run every test of `backend` on CuPy, on a real GPU",
+        help="also run every test of `backend`, kernels: on the double with CUDA kernels that the "
+        "CPU runs; cuda: on CuPy, on a real GPU",
+    )
+    parser.addoption(
+        "--kills",
+        type=int,
+        default=8,
+        help="how often tests/test_faults.py kills a training with SIGKILL",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_compared] = defaultdict(set)
+    config.addinivalue_line("markers", "without_twins: of `backend`, leave `numba` out")
     if config.getoption("--device") == "cuda":
         if os.environ.get("CUPY_TF32", "0") != "0":
             raise pytest.UsageError("CUPY_TF32 is on, parity needs full float32: unset it")
@@ -39,19 +57,45 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
-        names = ["numpy", "double"]
-        if metafunc.config.getoption("--device") == "cuda":
-            names.append("cupy")
+        device = metafunc.config.getoption("--device")
+        left_out = {"kernels", "cupy"} - {{"cuda": "cupy"}.get(device, device)}
+        if metafunc.definition.get_closest_marker("without_twins"):
+            left_out.add("numba")
+        names = [name for name in BACKENDS if name not in left_out]
         metafunc.parametrize("backend", names, indirect=True)
+
+
+def _parameters(item: pytest.Item) -> dict[str, Any]:
+    return item.callspec.params if hasattr(item, "callspec") else {}
 
 
 # Of the session, as Hypothesis asks of what it shares between examples.
 @pytest.fixture(scope="session")
 def backend(request: pytest.FixtureRequest) -> Backend:
-    """NumPy, the strict double, and with `--device cuda` CuPy, one after the other."""
-    if request.param == "double":
+    """NumPy, NumPy with twins, the double, with `--device cuda` CuPy, one after the other."""
+    if request.param in ("double", "kernels"):
         return Backend.of(strict_cupy.xp)
     return Backend("cuda" if request.param == "cupy" else "cpu")
+
+
+# `backend` itself is of the session, but what it says of twins ends with the test.
+@pytest.fixture(autouse=True)
+def _twins_of_the_backend(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """On `numba`, `kernels` twins do what they can, in every `fit()` too; on others nothing."""
+    where = _parameters(request.node).get("backend")
+    if where is None:
+        yield
+        return
+    # Graphs make products by another handle; `test_graph.py` compares them with the calls.
+    monkeypatch.setattr(graph, "ENABLED", False)
+    monkeypatch.setattr(twins, "ENABLED", where == "numba")
+    monkeypatch.setattr(twins, "ENOUGH_STEPS", 0)
+    with cuda_on_cpu.twins_on_the_double() if where == "kernels" else twins.used():
+        are_in_use = where in ("numba", "kernels")
+        assert bool(twins._in_use) == are_in_use, "twins need numba: pip install .[test]"
+        yield
 
 
 @pytest.fixture
@@ -75,8 +119,7 @@ def compared(request: pytest.FixtureRequest) -> Callable[[str], None]:
 
     def record(name: str) -> None:
         item = stash[_running]
-        parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        where = parameters.get("backend") or ("double" in item.fixturenames and "double")
+        where = _parameters(item).get("backend") or ("double" in item.fixturenames and "double")
         if not where:
             raise TypeError("compared() is for tests of the fixture `backend` or `double`")
         stash[_compared][name].add(where)
@@ -93,9 +136,8 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    order = ("numpy", "double", "cupy")
     for name, where in config.stash[_compared].items():
-        groups[tuple(sorted(where, key=order.index))].append(name)
+        groups[tuple(sorted(where, key=BACKENDS.index))].append(name)
     for where, names in sorted(groups.items()):
         line = f"parity: {len(names)} operations compared on {', '.join(where)}: "
         for part in textwrap.wrap(line + ", ".join(sorted(names)), 100, subsequent_indent="  "):

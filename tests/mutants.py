@@ -11,7 +11,9 @@ A statement (expression, assignment of any kind, return) is mathematics if it
 - does arithmetic on Python numbers (operators, `FUNCTIONS` of `math`, `min`), or
 - gives a name another name or a number (`direction = velocity`).
 What only looks something up (`xp = array_module(x)`, a buffer of the workspace, a view) or
-checks an argument is left out: without the former nothing runs at all.
+checks an argument is left out: without the former nothing runs at all. So is what is done for a
+compiled twin alone, the arguments of `twins.did(...)` and what is run only if one did its work:
+twins are off here, and `test_twins.py` holds them against the formulas.
 
 Its mutants:
 - delete: what is deleted is the computation, not the name. `xp.add(a, b, out=y)` becomes
@@ -22,8 +24,9 @@ Its mutants:
 - numpy: one `xp.name` is `numpy.name`. Only the double can and must notice this one.
 
 Every mutant is a copy of the package and the tests in a process of its own, forked from one
-that has imported all that is slow. A test belongs to the double if it has the fixture `double`
-or `backend` with that parameter, else to NumPy. The first failure of each side ends that side.
+that has imported all that is slow. Tests on `numba` are left out. A test belongs to the double
+if it has the fixture `double` or `backend` with that parameter, else to NumPy. The first failure
+of each side ends that side.
 """
 
 from __future__ import annotations
@@ -152,6 +155,9 @@ def changes(statement: ast.stmt) -> Iterator[tuple[str, str, ast.AST, ast.AST]]:
             yield "delete", "delete", statement, ast.Pass()
         case ast.AugAssign() | ast.Assign([ast.Name()], ast.Name() | ast.Constant()):
             yield "delete", "delete", statement, ast.Pass()
+        # A call of ours without arguments has nothing that could stand for it.
+        case ast.Assign(value=ast.Call(args=[], keywords=[]) as made) if computes(made):
+            yield "delete", "delete", statement, ast.Pass()
         case _:
             for call in inside:
                 if isinstance(call, ast.Call) and computes(call):
@@ -174,6 +180,33 @@ def changes(statement: ast.stmt) -> Iterator[tuple[str, str, ast.AST, ast.AST]]:
         yield "numpy", f"xp.{name} → numpy.{name}", function, host
 
 
+def asks_a_twin(node: ast.AST) -> bool:
+    match node:
+        case ast.Call(func=ast.Attribute(ast.Name("twins"), "did")):
+            return True
+    return False
+
+
+def for_twins(tree: ast.AST) -> set[int]:
+    """What of `tree` has no part in the formulas: by `id`."""
+
+    def asks(*nodes: ast.AST) -> bool:
+        return any(asks_a_twin(inside) for node in nodes for inside in ast.walk(node))
+
+    found: list[ast.AST] = [node for node in ast.walk(tree) if asks_a_twin(node)]
+    for node in ast.walk(tree):
+        match node:
+            # Below `if not twins.did(...)` stands the formula itself.
+            case ast.If(test=ast.UnaryOp(op=ast.Not())):
+                continue
+            case ast.If(test=test, body=body) if asks(test):
+                found += body
+            # What the formula would have left, and a twin did not.
+            case ast.If(test=ast.Compare(ast.Attribute(), [ast.Is()]), body=body) if asks(*body):
+                found += body
+    return {id(node) for top in found for node in ast.walk(top)}
+
+
 def mutants(folder: Path) -> Iterator[Mutant]:
     """All mutants of the files in `folder`, in the order of their lines."""
     find_helpers(folder)
@@ -185,13 +218,20 @@ def mutants(folder: Path) -> Iterator[Mutant]:
         if astray := [n for n in ast.walk(tree) if computes(n) and id(n) not in reached]:
             text = ast.unparse(astray[0])
             raise SystemExit(f"{file}: give {text} a statement of its own: no mutant reaches it")
+        apart = for_twins(tree)
         for statement in sorted(statements, key=lambda node: node.lineno):
             text = ast.unparse(statement)
             for kind, change, old, new in changes(statement):
+                if id(old) in apart:
+                    continue
                 # A copy for which `old` has been copied already: to `new`.
                 source = ast.unparse(copy.deepcopy(tree, {id(old): new}))
                 sides = SIDES[1:] if kind == "numpy" else SIDES
                 yield Mutant(file, statement.lineno, text, kind, change, source, sides)
+
+
+def backend_of(item: Any) -> str | None:
+    return item.callspec.params.get("backend") if hasattr(item, "callspec") else None
 
 
 class Watch:
@@ -203,10 +243,10 @@ class Watch:
 
     @staticmethod
     def side_of(item: Any) -> str:
-        backend = item.callspec.params.get("backend") if hasattr(item, "callspec") else None
-        return SIDES["double" in item.fixturenames or backend == "double"]
+        return SIDES["double" in item.fixturenames or backend_of(item) == "double"]
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        items[:] = [item for item in items if backend_of(item) != "numba"]
         assert {self.side_of(item) for item in items} == set(SIDES)
         items[:] = [item for item in items if self.side_of(item) in self.sides]
 
@@ -312,6 +352,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at once")
     options = parser.parse_args()
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    os.environ["XPNET_KERNELS"] = "0"
     for module in SLOW:
         importlib.import_module(module)
     with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):

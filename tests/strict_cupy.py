@@ -15,7 +15,7 @@ import types
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import cupy
@@ -60,6 +60,7 @@ class Ledger:
         self.operations.clear()
 
     def record(self, event: str, operation: str) -> None:
+        capture.refuse(event, operation)
         self.counts[event] += 1
         if event == "op":
             self.operations[operation] += 1
@@ -83,6 +84,31 @@ class Ledger:
             self.forbidden = before
 
 
+class Capture:
+    """While a stream is captured, calls with `out=` are kept, not run; see `strict_graphs`."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], Any]] | None = None
+        self.is_broken = False
+
+    def keep(self, name: str, call: Callable[[], Any], out: Any) -> Any:
+        """`call` for later, if it can be; returns what it will return."""
+        assert self.calls is not None
+        if name in ("dot", "matmul"):
+            raise NotImplementedError("calling cuBLAS API during stream capture is unsupported")
+        if out is None:
+            self.refuse("alloc", name)
+        self.calls.append(call)
+        return out
+
+    def refuse(self, event: str, operation: str) -> None:
+        """Whatever is no call with `out=` spoils the capture, if there is one."""
+        if self.calls is not None:
+            self.is_broken = True
+            raise RuntimeError(f"{operation} ({event}) is not permitted while capturing")
+
+
+capture = Capture()
 ledger = Ledger()
 forbid = ledger.forbid
 
@@ -106,6 +132,7 @@ class ndarray:
     nbytes = property(lambda self: self._host.nbytes)
     itemsize = property(lambda self: self._host.itemsize)
     strides = property(lambda self: self._host.strides)
+    data = property(lambda self: types.SimpleNamespace(ptr=self._host.ctypes.data))
     T = property(lambda self: ndarray(self._host.T))
 
     @property
@@ -312,6 +339,9 @@ class _Ufunc:
 
     def __call__(self, *args: Any, out: Any = None, dtype: Any = None, casting: Any = None) -> Any:
         name = self.__name__
+        if capture.calls is not None:
+            later = partial(self, *args, out=out, dtype=dtype, casting=casting)
+            return capture.keep(name, later, out)
         if len(args) not in (self.nin, self.nin + self.nout):
             raise TypeError(f"{name} takes {self.nin} operands, found {len(args)}")
         if args[self.nin :]:
@@ -346,6 +376,9 @@ def _function(name: str, real: Callable[..., Any], host: Any) -> Callable[..., A
             arguments = signature.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise TypeError(f"{name}: {error}") from None
+        if capture.calls is not None and name not in _ABOUT_ARRAYS:
+            out = arguments.get("dst" if name == "copyto" else "out")
+            return capture.keep(name, partial(call, *args, **kwargs), out)
         operands: list[ndarray] = []
         uploads = name in ("array", "asarray")
         hosts = {

@@ -234,7 +234,7 @@ def test_command_times_gates_and_writes(tmp_path, monkeypatch, capsys):
     assert "not here" in results["missing"]["sklearn"]
     assert "missing: cannot be imported (not here)" in page
     for workload in results["workloads"]:
-        assert list(workload["entries"]) == ["floor", "xpnet", "student", "torch"]
+        assert list(workload["entries"]) == ["floor", "xpnet", "xpnet-fast", "student", "torch"]
         for entry in workload["entries"].values():
             assert entry["us_per_step"] > 0
             assert len(entry["repeats_us"]) == 2
@@ -253,7 +253,7 @@ def test_a_part_writes_nothing_unless_told_where(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--peer", "nobody"], "no peer nobody on cpu; there are floor, xpnet, student"),
+        (["--peer", "nobody"], "no peer nobody on cpu; there are floor, xpnet, xpnet-fast"),
         (["--peer", "torch-graph"], "no peer torch-graph on cpu"),
         (["--workload", "W9"], "no workload W9; there are W1, W2, W3"),
         (["--repeats", "0"], "repeats must be a whole number above 0, found 0"),
@@ -315,7 +315,7 @@ def test_scaling_runs(tmp_path):
     assert command_line.main(arguments) == 0
     points = json.loads((tmp_path / "scaling.json").read_text())["points"]
     assert {point["axis"] for point in points} == set(scaling.AXES)
-    assert all(set(point["us"]) == {"floor", "xpnet", "student"} for point in points)
+    assert all(set(point["us"]) == {"floor", "xpnet", "xpnet-fast", "student"} for point in points)
 
 
 def test_end_to_end_meets_its_goal(tmp_path):

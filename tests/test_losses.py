@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import strict_cupy
 import torch
-from cases import LossCase, error, place, tensor
+from cases import LossCase, as_written, error, place, tensor
 
 from xpnet.backend import Backend
 from xpnet.errors import ConfigError, ShapeError
@@ -50,7 +50,7 @@ def test_nothing_depends_on_what_lay_in_the_buffers(
         loss.forward(z, t, w)
         loss.backward()
         for (_, name), memory in loss.workspace._memory.items():
-            if name != "numbers":
+            if name not in ("ones", "numbers"):
                 memory.fill(garbage)
         found.append((value(backend, loss, z, t, w), backend.to_host(loss.backward()).copy()))
     for first, second in zip(*found, strict=True):
@@ -170,13 +170,15 @@ def test_dtype_is_kept_and_backends_agree(case: LossCase, dtype: str, backend: B
         logits, target, _ = draw(case, (rows, 4))
         kind = dtype if target.dtype.kind == "f" else None
         found = here.forward(place(backend, logits, dtype), place(backend, target, kind))
-        wanted = there.forward(logits.astype(dtype), target.astype(kind or target.dtype))
+        with as_written():
+            wanted = there.forward(logits.astype(dtype), target.astype(kind or target.dtype))
+            slope = there.backward()
         assert found.shape == ()
         assert found.dtype == np.dtype(dtype)
         assert error(backend.to_host(found), wanted) <= tolerance
         gradient = here.backward()
         assert gradient.dtype == np.dtype(dtype)
-        assert error(backend.to_host(gradient), there.backward()) <= tolerance
+        assert error(backend.to_host(gradient), slope) <= tolerance
 
 
 @every_loss

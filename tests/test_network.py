@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import strict_cupy
 import torch
-from cases import error, place, tensor
+from cases import as_written, error, place, tensor
 
 import xpnet as xn
 from xpnet import (
@@ -28,8 +29,9 @@ from xpnet import (
 )
 from xpnet.backend import Backend
 from xpnet.errors import CheckpointError, ConfigError, ShapeError
-from xpnet.gradcheck import check_network
-from xpnet.initializers import GlorotNormal
+from xpnet.gradcheck import check_network, numerical_gradient
+from xpnet.initializers import GlorotNormal, Ones
+from xpnet.layer import Layer, Parameter
 from xpnet.losses import L2Penalty, MeanSquaredError, SoftmaxCrossEntropy
 from xpnet.training import train_step
 
@@ -145,7 +147,9 @@ def test_training_is_the_same_on_all_backends(
         assert network.values.dtype == network.gradients.dtype == np.dtype(dtype)
         return network
 
-    here, there = trained(backend), trained(Backend("cpu"))
+    with as_written():
+        there = trained(Backend("cpu"))
+    here = trained(backend)
     tolerance = 1e-4 if dtype == "float32" else 1e-12
     assert error(backend.to_host(here.values), there.values) <= tolerance
     compared(f"network with dropout trained 25 steps in {dtype}")
@@ -181,13 +185,99 @@ def test_the_store_is_one_aligned_array_with_matrices_first(backend: Backend) ->
     assert network.decays == sum(v.size for v in matrices)
     total = sum(v.size for v in network.parameters().values())
     assert network.values.shape == network.gradients.shape == (total,)
-    expected = np.concatenate([backend.to_host(v).ravel() for v in matrices])
+    expected = np.concatenate([backend.to_host(v.T).ravel() for v in matrices])
     assert np.array_equal(values[: network.decays], expected)
     if backend.device == "cpu":
         assert network.values.ctypes.data % 64 == network.gradients.ctypes.data % 64 == 0
     network.values.fill(3)
     assert all((backend.to_host(v) == 3).all() for v in network.parameters().values())
     assert backend.to_host(network.buffers).sum() == 9.0, "means begin at 0, variances at 1"
+
+
+def test_parameters_are_views_whatever_their_order_in_memory(backend: Backend) -> None:
+    network = Sequential([Linear(3, 2), ReLU(), Linear(2, 4)], backend=backend, dtype="float64")
+    weight = network.parameters()["0.weight"]
+    assert weight.shape == (2, 3)
+    weight[...] = place(backend, [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    assert backend.to_host(network.values)[:6].tolist() == [1, 4, 2, 5, 3, 6]
+    weight[1:2, 2:3] = place(backend, [[60.0]])
+    network.parameters()["0.bias"][...] = place(backend, [0.5, -0.5])
+    x = place(backend, [[1.0, 10.0, 100.0]])
+    y = network.layers[0].forward(x, training=False)
+    assert backend.to_host(y).tolist() == [[321.5, 6053.5]]
+    assert backend.to_host(network.state_dict()["0.weight"]).tolist() == [[1, 2, 3], [4, 5, 60]]
+    network.values.fill(2)
+    assert backend.to_host(weight).tolist() == [[2, 2, 2], [2, 2, 2]]
+
+
+def test_gradients_are_views_in_the_order_of_the_values(backend: Backend) -> None:
+    network = Sequential([Linear(3, 2), Linear(2, 4)], backend=backend, dtype="float64")
+    x, labels = place(backend, batch(0)[0][:, :3]), place(backend, batch(0)[1])
+    loss = SoftmaxCrossEntropy()
+    loss.forward(network.forward(x, training=True), labels)
+    network.backward(loss.backward())
+    gradients = network.parameter_gradients()
+    for name, parameter in network.parameters().items():
+        assert gradients[name].shape == parameter.shape
+        assert gradients[name].strides == parameter.strides
+    flat = [backend.to_host(gradients[name].T).ravel() for name in ("0.weight", "1.weight")]
+    flat += [backend.to_host(gradients[name]) for name in ("0.bias", "1.bias")]
+    assert np.array_equal(backend.to_host(network.gradients), np.concatenate(flat))
+
+
+def test_a_layer_of_ones_own_chooses_the_order_of_its_parameters(backend: Backend) -> None:
+    class Own(Layer):
+        def parameters(self) -> dict[str, Parameter]:
+            kept = {"rows": Parameter((2, 3), Ones()), "columns": Parameter((2, 3), Ones(), True)}
+            return kept | {
+                "columns": dataclasses.replace(kept["columns"], order="F"),
+                "cube": Parameter((2, 3, 4), Ones(), order="F"),
+                "plain": Parameter((2, 3, 4), Ones()),
+            }
+
+    network = Sequential([Linear(3, 2), Own()], backend=backend)
+    views = {name.removeprefix("1."): view for name, view in network.parameters().items()}
+    assert [views[n].flags.c_contiguous for n in ("rows", "plain")] == [True, True]
+    assert [views[n].flags.f_contiguous for n in ("columns", "cube")] == [True, True]
+    assert [views[n].shape for n in ("columns", "cube")] == [(2, 3), (2, 3, 4)]
+    assert network.decays == 6 + 6
+
+
+@pytest.mark.parametrize(
+    "lay",
+    [
+        lambda a: a,
+        lambda a: a.T.copy().T,
+        lambda a: a.repeat(2, axis=1)[:, ::2],
+        lambda a: a[0],
+        lambda a: a.reshape(2, 1, 3).transpose((2, 1, 0)),
+    ],
+    ids=["rows", "columns", "apart", "vector", "cube"],
+)
+def test_numerical_gradients_reach_every_entry_in_any_order(
+    lay: Callable[[Any], Any], backend: Backend
+) -> None:
+    array = lay(place(backend, [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]))
+    before = backend.to_host(array).copy()
+
+    def value() -> float:
+        host = backend.to_host(array)
+        return float((host**2 * np.arange(1.0, host.size + 1).reshape(host.shape)).sum())
+
+    found = backend.to_host(numerical_gradient(value, array))
+    assert np.array_equal(backend.to_host(array), before)
+    expected = 2 * before * np.arange(1.0, before.size + 1).reshape(before.shape)
+    assert found.shape == before.shape
+    assert error(found, expected) <= 1e-9
+
+
+def test_gradients_of_weights_that_are_not_square(backend: Backend) -> None:
+    network = Sequential([Linear(5, 2), Linear(2, 3)], backend=backend, dtype="float64")
+    assert network.parameters()["0.weight"].flags.f_contiguous
+    x, target = batch(0)[0][:, :5], batch(1)[0][:, :3]
+    errors = check_network(network, MeanSquaredError(), place(backend, x), place(backend, target))
+    assert set(errors) == {"0.weight", "0.bias", "1.weight", "1.bias", "input"}
+    assert max(errors.values()) <= 1e-7, errors
 
 
 def test_names_and_shapes_are_those_of_torch() -> None:

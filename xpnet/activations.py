@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from xpnet import twins
 from xpnet.backend import Array, array_module
 from xpnet.errors import ConfigError
 from xpnet.layer import Layer
@@ -29,14 +30,19 @@ class ReLU(Layer):
         """`(N, F) -> (N, F)`."""
         xp = array_module(x)
         self.x = x
-        return xp.maximum(x, 0, out=self.like(x, "y"))
+        zeros = self.workspace.zeros(xp, x.shape, x.dtype)
+        return xp.maximum(x, zeros, out=self.like(x, "y"))
 
     def backward(self, dy: Array) -> Array:
         """`(N, F) -> (N, F)`."""
         xp = array_module(dy, self.x)
         positive = self.workspace.array(xp, "positive", dy.shape, bool)
-        xp.greater(self.x, 0, out=positive)
-        return xp.multiply(dy, positive, out=self.like(dy, "dx"))
+        dx = self.like(dy, "dx")
+        if not twins.did("relu_backward", dy, self.x, dx):
+            xp.greater(self.x, 0, out=positive)
+            xp.copyto(dx, positive)
+            xp.multiply(dx, dy, out=dx)
+        return dx
 
 
 @dataclass(eq=False)
@@ -67,9 +73,11 @@ class LeakyReLU(Layer):
         xp = array_module(dy, self.x)
         positive = self.workspace.array(xp, "positive", dy.shape, bool)
         dx = self.like(dy, "dx")
-        xp.greater(self.x, 0, out=positive)
-        xp.maximum(positive, self.slope, out=dx, dtype=dx.dtype)
-        return xp.multiply(dy, dx, out=dx)
+        if not twins.did("leaky_relu_backward", dy, self.x, float(self.slope), dx):
+            xp.greater(self.x, 0, out=positive)
+            xp.maximum(positive, self.slope, out=dx, dtype=dx.dtype)
+            xp.multiply(dy, dx, out=dx)
+        return dx
 
 
 @dataclass(eq=False)
@@ -84,15 +92,20 @@ class Sigmoid(Layer):
     def forward(self, x: Array, *, training: bool) -> Array:
         """`(N, F) -> (N, F)`."""
         xp = array_module(x)
-        self.y = sigmoid(xp, x, out=self.like(x, "y"), scratch=self.like(x, "scratch"))
+        self.y = self.like(x, "y")
+        if not twins.did("sigmoid", x, self.y):
+            sigmoid(xp, x, out=self.y, scratch=self.like(x, "scratch"))
         return self.y
 
     def backward(self, dy: Array) -> Array:
         """`(N, F) -> (N, F)`."""
         xp = array_module(dy, self.y)
-        dx = xp.subtract(1, self.y, out=self.like(dy, "dx"))
-        xp.multiply(dx, self.y, out=dx)
-        return xp.multiply(dx, dy, out=dx)
+        dx = self.like(dy, "dx")
+        if not twins.did("sigmoid_backward", dy, self.y, dx):
+            xp.subtract(1, self.y, out=dx)
+            xp.multiply(dx, self.y, out=dx)
+            xp.multiply(dx, dy, out=dx)
+        return dx
 
 
 @dataclass(eq=False)
@@ -111,9 +124,12 @@ class Tanh(Layer):
     def backward(self, dy: Array) -> Array:
         """`(N, F) -> (N, F)`."""
         xp = array_module(dy, self.y)
-        dx = xp.multiply(self.y, self.y, out=self.like(dy, "dx"))
-        xp.subtract(1, dx, out=dx)
-        return xp.multiply(dx, dy, out=dx)
+        dx = self.like(dy, "dx")
+        if not twins.did("tanh_backward", dy, self.y, dx):
+            xp.multiply(self.y, self.y, out=dx)
+            xp.subtract(1, dx, out=dx)
+            xp.multiply(dx, dy, out=dx)
+        return dx
 
 
 _GELU_SCALE = math.sqrt(2 / math.pi)
@@ -134,14 +150,16 @@ class GELU(Layer):
         """`(N, F) -> (N, F)`."""
         xp = array_module(x)
         self.x = x
-        t, y = self.like(x, "t"), self.like(x, "y")
+        self.t = t = self.like(x, "t")
+        y = self.like(x, "y")
+        if twins.did("gelu", x, _GELU_CUBIC, _GELU_SCALE, t, y):
+            return y
         xp.multiply(x, x, out=t)
         xp.multiply(t, _GELU_CUBIC, out=t)
         xp.add(t, 1, out=t)
         xp.multiply(t, x, out=t)
         xp.multiply(t, _GELU_SCALE, out=t)
         xp.tanh(t, out=t)
-        self.t = t
         xp.add(t, 1, out=y)
         xp.multiply(y, x, out=y)
         return xp.multiply(y, 0.5, out=y)
@@ -150,6 +168,8 @@ class GELU(Layer):
         """`(N, F) -> (N, F)`."""
         xp = array_module(dy, self.x)
         dx, slope = self.like(dy, "dx"), self.like(dy, "slope")
+        if twins.did("gelu_backward", dy, self.x, self.t, 3 * _GELU_CUBIC, _GELU_SCALE, dx):
+            return dx
         xp.multiply(self.x, self.x, out=slope)
         xp.multiply(slope, 3 * _GELU_CUBIC, out=slope)
         xp.add(slope, 1, out=slope)

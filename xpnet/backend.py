@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 
 import numpy
 
-from xpnet.errors import BackendUnavailable, ConfigError, DeviceMismatch
+from xpnet.device_errors import unusable
+from xpnet.errors import BackendUnavailable, ConfigError, DataError, DeviceMismatch
 
 Array: TypeAlias = Any
 """An array of whichever module computes: `numpy.ndarray` or `cupy.ndarray`."""
@@ -25,15 +26,14 @@ HostArray: TypeAlias = "numpy.typing.NDArray[Any]"
 
 _ALIGNMENT = 64
 _NO_DEVICE = 100  # cudaErrorNoDevice: CuPy has no name for it
-_known: tuple[tuple[type, Any], ...] = ((numpy.ndarray, numpy),)
+_HOST_MEMORY = (1, 3, 11)  # DLPack's kDLCPU, kDLCUDAHost, kDLROCMHost
+_modules: dict[type, Any] = {numpy.ndarray: numpy}
 _listeners: dict[int, Any] = {}
 
 
 def add_array_module(array_type: type, module: Any) -> None:
     """Let `array_module` answer `module` for arrays of `array_type`."""
-    global _known
-    if (array_type, module) not in _known:
-        _known = (*_known, (array_type, module))
+    _modules[array_type] = module
 
 
 def array_module(*arrays: Array) -> Any:
@@ -42,17 +42,53 @@ def array_module(*arrays: Array) -> Any:
     Raises `DeviceMismatch`, naming both, when they belong to two, and `TypeError` when one
     of them is no array.
     """
-    module = _module_of(arrays[0])
+    module = _modules.get(type(arrays[0])) or _module_of(arrays[0])
     for array in arrays[1:]:
-        other = _module_of(array)
+        other = _modules.get(type(array)) or _module_of(array)
         if other is not module:
             raise DeviceMismatch(
                 f"arrays of {module.__name__} and of {other.__name__} met in one operation: "
                 f"move one of them with Backend.asarray() or Backend.to_host()"
             )
-    if _listeners and (listener := _listeners.get(get_ident())) == module:
-        return listener
-    return module
+    return (_listeners and listener_of(module)) or module
+
+
+def shared(array: Any, xp: Any = numpy) -> Any:
+    """`array` of another library (PyTorch, JAX, ...) over the same memory as one of ours.
+
+    DLPack lends it: what lies in the host's memory comes back as a NumPy array, what lies on a
+    GPU as one of `xp`, and nothing is copied. What offers no DLPack, or is one of our arrays
+    already, comes back as it is. Raises `DeviceMismatch` for memory that `xp` cannot read, and
+    `DataError` for what its library does not lend, such as a tensor that requires a gradient.
+    """
+    if type(array) in _modules or not hasattr(array, "__dlpack__"):
+        return array
+    if isinstance(array, tuple(_modules)):
+        return array
+    library = type(array).__module__.partition(".")[0]
+    name = f"{library}.{type(array).__name__}"
+    try:
+        kind, number = array.__dlpack_device__()
+        if kind in _HOST_MEMORY:
+            return numpy.from_dlpack(array)
+        if xp is not numpy:
+            return xp.from_dlpack(array)
+    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as error:
+        why = str(error).rstrip(".")
+        raise DataError(
+            f"a {name} does not lend its memory ({why}): give a dense one that requires no "
+            f"gradient (PyTorch: tensor.detach()), of a dtype that NumPy has"
+        ) from None
+    raise DeviceMismatch(
+        f"a {name} lies on {getattr(array, 'device', f'device {kind}:{number}')}, where NumPy "
+        f"cannot read it: move it to the host first (PyTorch: tensor.cpu())"
+    )
+
+
+def listener_of(module: Any) -> Any:
+    """Who listens to this thread's calls of `module`, or None."""
+    listener = _listeners.get(get_ident())
+    return listener if listener == module else None
 
 
 @contextmanager
@@ -67,8 +103,9 @@ def listening(listener: Any) -> Iterator[None]:
 
 
 def _module_of(array: Array) -> Any:
-    for array_type, module in _known:
+    for array_type, module in list(_modules.items()):
         if isinstance(array, array_type):
+            _modules[type(array)] = module
             return module
     cupy = sys.modules.get("cupy")
     if cupy is not None and isinstance(array, cupy.ndarray):
@@ -109,7 +146,7 @@ class Backend:
     def of(cls, array_or_module: Any) -> Backend:
         """The backend that an array lives on, or that an array module in use computes on."""
         module = array_or_module
-        if not any(module is known for _, known in _known):
+        if not any(module is known for known in _modules.values()):
             module = _module_of(array_or_module)
         backend = cls()
         if module is not numpy:
@@ -122,8 +159,11 @@ class Backend:
         return f"Backend({self.device!r})"
 
     def asarray(self, array: Any, dtype: Any = None) -> Array:
-        """`array` (host array, sequence or number) on this device: the door host → device."""
-        return self.xp.asarray(array, dtype=dtype)
+        """`array` (host array, sequence or number) on this device: the door host → device.
+
+        Of what lies here already nothing is copied, nor of another library's: see `shared`.
+        """
+        return self.xp.asarray(shared(array, self.xp), dtype=dtype)
 
     def to_host(self, array: Array) -> HostArray:
         """`array` as a NumPy array: the door device → host, which waits for the device."""
@@ -131,17 +171,26 @@ class Backend:
 
     def zeros(self, size: int, dtype: Any) -> Array:
         """A vector of `size` zeros that begins at an address divisible by 64."""
-        if self.xp is not numpy:
-            return self.xp.zeros(size, dtype=dtype)
-        itemsize = numpy.dtype(dtype).itemsize
-        raw = numpy.zeros(size * itemsize + _ALIGNMENT, dtype=numpy.uint8)
-        start = -raw.ctypes.data % _ALIGNMENT
-        return raw[start : start + size * itemsize].view(dtype)
+        return zeros(self.xp, size, dtype)
 
     def synchronize(self) -> None:
         """Wait until the device has done all that it was given."""
         if self.xp is not numpy:
             self.xp.cuda.get_current_stream().synchronize()
+
+
+def zeros(xp: Any, size: int, dtype: Any) -> Array:
+    """A vector of `size` zeros that begins at an address divisible by 64.
+
+    NumPy alone would begin it anywhere; a pass over memory with wide registers, which then cross
+    the cache's lines, takes up to twice as long.
+    """
+    if xp is not numpy:
+        return xp.zeros(size, dtype=dtype)
+    itemsize = numpy.dtype(dtype).itemsize
+    raw = numpy.zeros(size * itemsize + _ALIGNMENT, dtype=numpy.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size * itemsize].view(dtype)
 
 
 def gather(source: Array, indices: Array, out: Array) -> Array:
@@ -181,6 +230,16 @@ def _import_cupy(number: int) -> Any:
             f"device cuda:{number} does not exist, this machine shows {count} CUDA device(s): "
             f"check nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu"
         )
-    cupy.cuda.Device(number).use()
+    try:
+        cupy.cuda.Device(number).use()
+        _try_out(cupy)
+    except Exception as error:
+        raise unusable(cupy, number, error) from error
     add_array_module(cupy.ndarray, cupy)
     return cupy
+
+
+def _try_out(cupy: Any) -> None:
+    """A kernel and a product: what does not fit together shows here, not in a step."""
+    ones = cupy.ones(2, dtype="float32")
+    float(cupy.dot(ones, ones))

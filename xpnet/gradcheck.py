@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy
+
 from xpnet.backend import Array, Backend, array_module
 from xpnet.errors import ConfigError
 from xpnet.losses import Loss
@@ -26,16 +28,17 @@ def numerical_gradient(f: Callable[[], float], array: Array, step: float = STEP)
     if array.dtype != xp.float64:
         raise ConfigError(f"gradients are checked in float64, found {array.dtype}")
     gradient = xp.zeros(array.shape, dtype=array.dtype)
-    entries, slots = array.reshape(-1), gradient.reshape(-1)
-    for place in range(entries.size):
-        entry = entries[place : place + 1]
+    for place in numpy.ndindex(array.shape):
+        # A slice is a view in any order of memory, which a flat copy would not be.
+        one = (*(slice(i, i + 1) for i in place), ...)
+        entry = array[one]
         kept = entry.copy()
         xp.add(kept, step, out=entry)
         above = f()
         xp.subtract(kept, step, out=entry)
         below = f()
         entry[...] = kept
-        slots[place : place + 1].fill((above - below) / (2 * step))
+        gradient[one].fill((above - below) / (2 * step))
     return gradient
 
 
@@ -52,7 +55,7 @@ def check_network(
 ) -> dict[str, float]:
     """The relative error of every gradient of `loss` over one batch, `"input"` included.
 
-    `network` must be float64; `x: (N, in)` float64 contiguous, `target` and `weights` as `loss`
+    `network` must be float64; `x: (N, in)` float64, `target` and `weights` as `loss`
     takes them. Every value should be below 1e-7, away from kinks.
     """
     backend = network.backend

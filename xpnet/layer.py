@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from xpnet.backend import Array, array_module
 from xpnet.errors import ShapeError
@@ -16,12 +16,14 @@ class Parameter:
     """What a layer asks the network to hold for it.
 
     `decays` is True for matrices, which L2 and weight decay shrink, and False for biases,
-    gains and running statistics.
+    gains and running statistics. `order` is that of the array in memory: `"C"`, row after row,
+    or `"F"`, column after column.
     """
 
     shape: tuple[int, ...]
     initializer: Initializer
     decays: bool = False
+    order: Literal["C", "F"] = "C"
 
 
 @dataclass(eq=False)
@@ -42,6 +44,9 @@ class Layer:
     **Parameters.** A layer names them in `parameters()` and, where it has statistics that
     no gradient moves, `buffers()`; the network allots and initialises them and calls `bind()`.
     """
+
+    mixes_rows: ClassVar[bool] = False
+    """Whether a row of `y` in training depends on other rows of `x`."""
 
     def __post_init__(self) -> None:
         self.workspace = Workspace()

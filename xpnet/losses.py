@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 
+from xpnet import twins
 from xpnet.activations import sigmoid, softmax
 from xpnet.backend import Array, array_module
 from xpnet.errors import ConfigError, ShapeError
@@ -41,7 +42,7 @@ class Loss:
         value = self.workspace.array(xp, "value", (), losses.dtype)
         self.weights: Array | None = None
         if weights is None:
-            xp.sum(losses, out=value)
+            xp.dot(self.workspace.ones(xp, len(losses), losses.dtype), losses, out=value)
             xp.divide(value, len(losses), out=value)
             return value
         if weights.shape != losses.shape:
@@ -105,22 +106,36 @@ class SoftmaxCrossEntropy(Loss):
             )
         count, classes = logits.shape
         dtype, workspace = logits.dtype, self.workspace
-        shifted = workspace.array(xp, "shifted", (classes, count), dtype)
         self.p = workspace.array(xp, "p", (classes, count), dtype)
-        is_label = workspace.array(xp, "is label", (classes, count), bool)
+        self.labels, self.weights, self.expected = target, None, None
+        value, smoothing = workspace.array(xp, "value", (), dtype), float(self.label_smoothing)
+        if weights is None and twins.did("cross_entropy", logits, target, smoothing, self.p, value):
+            return value
+        shifted = workspace.array(xp, "shifted", (classes, count), dtype)
+        if weights is None and twins.did("shift_logits", logits, target, shifted):
+            xp.exp(shifted, out=self.p)
+            twins.did("softmax_cross_entropy", shifted, target, smoothing, self.p, value)
+            return value
         total = workspace.array(xp, "total", (1, count), dtype)
         picked = workspace.array(xp, "picked", (count,), dtype)
-        classes_down = workspace.numbers(xp, classes, target.dtype).reshape(classes, 1)
+        self.expected = self._expected()
 
-        xp.equal(classes_down, target, out=is_label)
-        self.expected = self._smoothed(is_label, dtype) if self.label_smoothing else is_label
-        softmax(xp, logits.T, axis=0, shifted=shifted, total=total, out=self.p)
+        xp.copyto(shifted, logits.T)
+        softmax(xp, shifted, axis=0, shifted=shifted, total=total, out=self.p)
         xp.multiply(shifted, self.expected, out=shifted)
-        xp.sum(shifted, axis=0, out=picked)
+        xp.dot(self.workspace.ones(xp, classes, dtype), shifted, out=picked)
         losses = total.reshape(count)
         xp.log(losses, out=losses)
         xp.subtract(losses, picked, out=losses)
         return self._mean(losses, weights)
+
+    def _expected(self) -> Array:
+        """`q` `(C, N)`: where the label is, smoothed if it is to be."""
+        xp, shape = array_module(self.p), self.p.shape
+        is_label = self.workspace.array(xp, "is label", shape, bool)
+        classes_down = self.workspace.numbers(xp, shape[0], self.labels.dtype).reshape(-1, 1)
+        xp.equal(classes_down, self.labels, out=is_label)
+        return self._smoothed(is_label, self.p.dtype) if self.label_smoothing else is_label
 
     def _smoothed(self, is_label: Array, dtype: object) -> Array:
         """`q = (1 − ε) onehot(y) + ε / C`: `(C, N)`."""
@@ -133,12 +148,18 @@ class SoftmaxCrossEntropy(Loss):
         """`scale · (p − q) / N`, or with weights `scale · w (p − q) / Σw`: `(N, C)`."""
         xp = array_module(self.p)
         count = self.p.shape[1]
+        dlogits = self.workspace.array(xp, "dlogits", self.p.shape[::-1], self.p.dtype)
+        if self.expected is None:
+            smoothing, factor = float(self.label_smoothing), float(scale / count)
+            arguments = self.p, self.labels, smoothing, factor, dlogits
+            if twins.did("softmax_cross_entropy_backward", *arguments):
+                return dlogits
+            self.expected = self._expected()
         difference = self.workspace.array(xp, "shifted", self.p.shape, self.p.dtype)
         xp.subtract(self.p, self.expected, out=difference)
         if self.weights is not None:
             xp.multiply(difference, self.weights, out=difference)
             count = 1
-        dlogits = self.workspace.array(xp, "dlogits", self.p.shape[::-1], self.p.dtype)
         return xp.multiply(difference.T, scale / count, out=dlogits)
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
 from typing import Any
 
 from xpnet import activations, layers, random
 from xpnet.activations import softmax
-from xpnet.backend import Array, Backend, array_module
-from xpnet.errors import CheckpointError, ConfigError, ShapeError
+from xpnet.backend import Array, Backend, array_module, shared
+from xpnet.errors import CheckpointError, ConfigError, ShapeError, shown
 from xpnet.layer import Layer, Parameter
+from xpnet.workspace import Workspace
 
-PREDICTION_ROWS = 1024
+PREDICTION_ROWS = 768
 """Rows that a prediction takes at a time: enough for a GEMM, few enough for the cache."""
 
 LAYERS: dict[str, type[Layer]] = {
@@ -49,10 +51,11 @@ class Sequential:
         self.layers = list(layers)
         self.backend = Backend(backend) if isinstance(backend, str) else backend
         if str(dtype) not in ("float32", "float64"):
-            raise ConfigError(f"dtype must be float32 or float64, found {dtype!r}")
+            raise ConfigError(f"dtype must be float32 or float64, found {shown(dtype)}")
         self.dtype = self.backend.xp.dtype(dtype)
         self.seed = seed
         self.metadata: dict[str, Any] = {}
+        self.workspace = Workspace()
         self.in_features, self.out_features = self._chain()
         self._allot()
 
@@ -84,16 +87,17 @@ class Sequential:
             statistics |= {f"{position}.{n}": p for n, p in layer.buffers().items()}
         matrices = {name: p for name, p in wanted.items() if p.decays}
         others = {name: p for name, p in wanted.items() if not p.decays}
-        self.values, values = self._store(matrices | others, draw=True)
-        self.gradients, gradients = self._store(matrices | others, draw=False)
+        self._layout = matrices | others
+        self.values, values = self._store(self._layout, draw=True)
+        self.gradients, gradients = self._store(self._layout, draw=False)
         self.buffers, buffers = self._store(statistics, draw=True)
         self.decays = sum(values[name].size for name in matrices)
         self._values = {name: values[name] for name in wanted}
         self._gradients = {name: gradients[name] for name in wanted}
         self._buffers = buffers
+        stores = [_by_layer(views) for views in (values, gradients, buffers)]
         for position, layer in enumerate(self.layers):
-            own = [_of_layer(views, position) for views in (values, gradients, buffers)]
-            layer.bind(*own)
+            layer.bind(*(store.get(position, {}) for store in stores))
         trainable = [p for p, layer in enumerate(self.layers) if layer.parameters()]
         self._first_trainable = trainable[0] if trainable else len(self.layers)
 
@@ -101,17 +105,17 @@ class Sequential:
         self, parameters: dict[str, Parameter], draw: bool
     ) -> tuple[Array, dict[str, Array]]:
         """One flat array and named views of it, filled by the initializers if `draw`."""
-        sizes = {name: _size(p.shape) for name, p in parameters.items()}
-        flat = self.backend.zeros(sum(sizes.values()), self.dtype)
-        views, start = {}, 0
-        for name, parameter in parameters.items():
-            view = flat[start : start + sizes[name]].reshape(parameter.shape)
-            if draw:
+        size = sum(_size(p.shape) for p in parameters.values())
+        # Of what no machine has room for NumPy says something else.
+        if size > 2**48:
+            raise MemoryError(f"{size} parameters")
+        flat = self.backend.zeros(size, self.dtype)
+        views = _views(flat, parameters)
+        if draw:
+            for name, parameter in parameters.items():
                 generator = random.generator(self.seed, f"parameter {name}")
                 drawn = parameter.initializer(generator, parameter.shape)
-                view[...] = self.backend.asarray(drawn, dtype=self.dtype)
-            views[name] = view
-            start += sizes[name]
+                views[name][...] = self.backend.asarray(drawn, dtype=self.dtype)
         return flat, views
 
     def forward(self, x: Array, *, training: bool = False) -> Array:
@@ -119,11 +123,14 @@ class Sequential:
 
         In training the result is a buffer that the next call writes over; in prediction it is
         an array of the caller's own, and any number of rows is worked off in blocks. `x` of
-        another dtype is converted. Raises `ShapeError` and `DeviceMismatch`.
+        another dtype is converted; it may be another library's, such as a tensor of PyTorch's
+        (see `backend.shared`). Raises `ShapeError`, `DeviceMismatch` and `DataError`.
         """
         x = self._checked(x)
         if training:
             return self._through(x, training=True)
+        if len(x) <= PREDICTION_ROWS:
+            return self._through(x, training=False).copy()
         xp = array_module(x)
         logits = xp.empty((len(x), self.out_features), dtype=self.dtype)
         for start in range(0, len(x), PREDICTION_ROWS):
@@ -132,6 +139,7 @@ class Sequential:
         return logits
 
     def _checked(self, x: Array) -> Array:
+        x = shared(x, self.backend.xp)
         array_module(x, self.values)
         if x.ndim != 2 or x.shape[1] != self.in_features:
             raise ShapeError(
@@ -186,6 +194,10 @@ class Sequential:
         """Views of all gradients, under the names of `parameters()`."""
         return dict(self._gradients)
 
+    def views(self, flat: Array) -> dict[str, Array]:
+        """Views, under the names of `parameters()`, of an array `(P,)` laid out as `values` is."""
+        return _views(flat, self._layout)
+
     def state_dict(self) -> dict[str, Array]:
         """Views of parameters and running statistics, by the names of PyTorch."""
         return self._values | self._buffers
@@ -193,17 +205,7 @@ class Sequential:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copy host arrays in, by name. Raises `CheckpointError` unless all and only ours fit."""
         own = self.state_dict()
-        if own.keys() != state.keys():
-            missing, extra = own.keys() - state.keys(), state.keys() - own.keys()
-            raise CheckpointError(
-                f"the state does not belong to this network: missing {sorted(missing)}, "
-                f"not known {sorted(extra)}"
-            )
-        for name, view in own.items():
-            if tuple(state[name].shape) != view.shape:
-                raise CheckpointError(
-                    f"{name} has shape {tuple(state[name].shape)}, this network's is {view.shape}"
-                )
+        _require_fit({name: view.shape for name, view in own.items()}, state)
         for name, view in own.items():
             view[...] = self.backend.asarray(state[name], dtype=self.dtype)
 
@@ -212,16 +214,35 @@ class Sequential:
         return [{"type": type(x).__name__} | x.hyperparameters() for x in self.layers]
 
     @classmethod
-    def from_architecture(cls, architecture: list[dict[str, Any]], **options: Any) -> Sequential:
-        """A fresh network of the layers in `architecture`; `options` as for `Sequential`."""
+    def from_architecture(
+        cls,
+        architecture: list[dict[str, Any]],
+        *,
+        state: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Sequential:
+        """A network of the layers in `architecture`; `options` as for `Sequential`.
+
+        `state`, as `load_state_dict` takes it, is held against the layers before they are given
+        any memory: raises `CheckpointError` unless it fits. Without it the network is a fresh one.
+        """
         made = []
         for position, entry in enumerate(architecture):
             try:
-                settings = dict(entry)
-                made.append(LAYERS[settings.pop("type")](**settings))
+                made.append(_made(**entry))
             except (KeyError, TypeError, ValueError) as error:
-                raise CheckpointError(f"layer {position} is not known: {entry!r}") from error
-        return cls(made, **options)
+                raise CheckpointError(f"layer {position} is not known: {shown(entry)}") from error
+        if state is None:
+            return cls(made, **options)
+        shapes = {
+            f"{position}.{name}": parameter.shape
+            for position, layer in enumerate(made)
+            for name, parameter in (layer.parameters() | layer.buffers()).items()
+        }
+        _require_fit(shapes, state)
+        network = cls(made, **options)
+        network.load_state_dict(state)
+        return network
 
     def summary(self) -> str:
         """A table of layers, output shapes and parameter counts."""
@@ -250,15 +271,58 @@ def _restored(
     state: dict[str, Any],
     metadata: dict[str, Any],
 ) -> Sequential:
-    network = Sequential.from_architecture(architecture, backend=device, dtype=dtype, seed=seed)
-    network.load_state_dict(state)
+    options: dict[str, Any] = {"backend": device, "dtype": dtype, "seed": seed}
+    network = Sequential.from_architecture(architecture, state=state, **options)
     network.metadata = metadata
     return network
 
 
-def _of_layer(views: dict[str, Array], position: int) -> dict[str, Array]:
-    prefix = f"{position}."
-    return {n.removeprefix(prefix): v for n, v in views.items() if n.startswith(prefix)}
+def _made(type: str, **settings: Any) -> Layer:
+    """The layer that a file describes; every setting in a file is a number."""
+    kind = LAYERS[type]
+    drawn = {f.name for f in fields(kind) if f.default_factory is not MISSING}
+    for name, value in settings.items():
+        if name in drawn or not isinstance(value, int | float) or not abs(value) < 2**63:
+            raise TypeError(f"{name} of {type} is {shown(value)}")
+    return kind(**settings)
+
+
+def _require_fit(shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Any]) -> None:
+    """Raise `CheckpointError` unless `state` holds arrays of these names and shapes alone."""
+    if shapes.keys() != state.keys():
+        missing, extra = sorted(shapes.keys() - state.keys()), sorted(state.keys() - shapes.keys())
+        raise CheckpointError(
+            f"the state does not belong to this network: missing {shown(missing, 200)}, "
+            f"not known {shown(extra, 200)}"
+        )
+    for name, shape in shapes.items():
+        found = tuple(state[name].shape)
+        if found != shape:
+            raise CheckpointError(f"{name} has shape {found}, this network's is {shape}")
+
+
+def _by_layer(views: dict[str, Array]) -> dict[int, dict[str, Array]]:
+    found: dict[int, dict[str, Array]] = {}
+    for name, view in views.items():
+        position, _, own = name.partition(".")
+        found.setdefault(int(position), {})[own] = view
+    return found
+
+
+def _views(flat: Array, parameters: dict[str, Parameter]) -> dict[str, Array]:
+    views, start = {}, 0
+    for name, parameter in parameters.items():
+        end = start + _size(parameter.shape)
+        views[name] = _shaped(flat[start:end], parameter)
+        start = end
+    return views
+
+
+def _shaped(flat: Array, parameter: Parameter) -> Array:
+    """The stretch `flat` of the store as `parameter` has it: a view."""
+    if parameter.order == "F":
+        return flat.reshape(parameter.shape[::-1]).T
+    return flat.reshape(parameter.shape)
 
 
 def _size(shape: tuple[int, ...]) -> int:

@@ -16,7 +16,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from xpnet.backend import Array, Backend, array_module
+from xpnet import twins
+from xpnet.backend import Array, Backend, array_module, zeros
 from xpnet.errors import ConfigError, ShapeError
 from xpnet.schedules import Constant, Schedule
 from xpnet.workspace import Workspace
@@ -86,9 +87,7 @@ class Optimizer:
                 f"{gradients.shape} after {held.shape}: one optimizer serves one network"
             )
         if not self.state:
-            self.state = {
-                name: xp.zeros(values.shape, dtype=values.dtype) for name in self.state_names
-            }
+            self.state = {name: zeros(xp, values.size, values.dtype) for name in self.state_names}
 
     def _upload(self, values: Array) -> Array:
         xp, numbers = array_module(values), self.scalars(self.steps)
@@ -101,11 +100,33 @@ class Optimizer:
         """The scalars of many steps at once, on the device: `(len(steps), S)`."""
         return backend.asarray([self.scalars(step) for step in steps], dtype=dtype)
 
-    def _velocity(self, direction: Array, momentum: float) -> Array:
-        """`v ← μ v + direction`, kept in the state `"momentum"`."""
-        xp, velocity = array_module(direction), self.state["momentum"]
-        xp.multiply(velocity, momentum, out=velocity)
-        return xp.add(velocity, direction, out=velocity)
+    def _descend(
+        self,
+        values: Array,
+        direction: Array,
+        scalars: Array,
+        momentum: float,
+        nesterov: bool = False,
+    ) -> None:
+        """`v ← μ v + direction`, kept in the state `"momentum"`; `w ← w − rate · v`."""
+        xp, change = array_module(values), self._scratch(values)
+        if momentum:
+            velocity = self.state["momentum"]
+            if twins.did(
+                "descend_with_momentum", values, direction, velocity, scalars, momentum, nesterov
+            ):
+                return
+            xp.multiply(velocity, momentum, out=velocity)
+            xp.add(velocity, direction, out=velocity)
+            if nesterov:
+                xp.multiply(velocity, momentum, out=change)
+                direction = xp.add(change, direction, out=change)
+            else:
+                direction = velocity
+        elif twins.did("descend", values, direction, scalars):
+            return
+        xp.multiply(direction, scalars[0:1], out=change)
+        xp.subtract(values, change, out=values)
 
     def _scratch(self, values: Array) -> Array:
         return self.workspace.array(array_module(values), "scratch", values.shape, values.dtype)
@@ -137,15 +158,7 @@ class SGD(Optimizer):
 
     def update(self, values: Array, gradients: Array, scalars: Array) -> None:
         """`v ← μ v + g`, `w ← w − rate · v`."""
-        xp, change, direction = array_module(values), self._scratch(values), gradients
-        if self.momentum:
-            direction = self._velocity(gradients, self.momentum)
-        if self.nesterov:
-            xp.multiply(direction, self.momentum, out=change)
-            xp.add(change, gradients, out=change)
-            direction = change
-        xp.multiply(direction, scalars[0:1], out=change)
-        xp.subtract(values, change, out=values)
+        self._descend(values, gradients, scalars, self.momentum, self.nesterov)
 
 
 class RMSprop(Optimizer):
@@ -174,17 +187,29 @@ class RMSprop(Optimizer):
     def update(self, values: Array, gradients: Array, scalars: Array) -> None:
         """`s ← ρ s + (1 − ρ) g²`, `w ← w − rate · g / (√s + ε)`."""
         xp, square, change = array_module(values), self.state["square"], self._scratch(values)
-        xp.multiply(square, self.decay_rate, out=square)
-        xp.multiply(gradients, gradients, out=change)
-        xp.multiply(change, 1 - self.decay_rate, out=change)
-        xp.add(square, change, out=square)
-        xp.sqrt(square, out=change)
-        xp.add(change, self.epsilon, out=change)
-        direction = xp.divide(gradients, change, out=change)
-        if self.momentum:
-            direction = self._velocity(direction, self.momentum)
-        xp.multiply(direction, scalars[0:1], out=change)
-        xp.subtract(values, change, out=values)
+        rest = 1 - self.decay_rate
+        if self._did_at_once(values, gradients, scalars, self.decay_rate, rest, self.epsilon):
+            return
+        if not twins.did(
+            "rmsprop_direction", gradients, square, change, self.decay_rate, rest, self.epsilon
+        ):
+            xp.multiply(square, self.decay_rate, out=square)
+            xp.multiply(gradients, gradients, out=change)
+            xp.multiply(change, rest, out=change)
+            xp.add(square, change, out=square)
+            xp.sqrt(square, out=change)
+            xp.add(change, self.epsilon, out=change)
+            xp.divide(gradients, change, out=change)
+        self._descend(values, change, scalars, self.momentum)
+
+    def _did_at_once(
+        self, values: Array, gradients: Array, scalars: Array, *factors: float
+    ) -> bool:
+        square, velocity = self.state["square"], self.state.get("momentum")
+        if velocity is None:
+            return twins.did("rmsprop", values, gradients, square, scalars, *factors)
+        arrays = (values, gradients, square, velocity, scalars)
+        return twins.did("rmsprop_with_momentum", *arrays, *factors, self.momentum)
 
 
 class Adam(Optimizer):
@@ -229,6 +254,8 @@ class Adam(Optimizer):
         """`M ← β₁ M + g`, `V ← β₂ V + g²`, `w ← w − a M / (√V + ε c)`."""
         xp, first, second = array_module(values), self.state["first"], self.state["second"]
         change = self._scratch(values)
+        if twins.did("adam", values, gradients, first, second, scalars, self.beta1, self.beta2):
+            return
         xp.multiply(first, self.beta1, out=first)
         xp.add(first, gradients, out=first)
         xp.multiply(gradients, gradients, out=change)

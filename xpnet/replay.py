@@ -24,6 +24,7 @@ import numpy
 
 from xpnet.backend import listening
 from xpnet.errors import ConfigError
+from xpnet.graph import Graphs
 
 Call: TypeAlias = Callable[[], Any]
 
@@ -64,12 +65,15 @@ class Listener:
             out = (*args, kwargs.get("dst"))[0] if name == "copyto" else kwargs.get("out")
             if out is None:
                 raise ConfigError(f"xp.{name}() without out= cannot be recorded: {_REMEDY}")
-            bound = _bound(self.xp, name, found, args, kwargs)
-            self.calls.append(bound)
-            bound()
+            self.keep(_bound(self.xp, name, found, args, kwargs))
             return out
 
         return call
+
+    def keep(self, call: Call) -> None:
+        """Run `call`, and let it be part of the step."""
+        self.calls.append(call)
+        call()
 
 
 _REMEDY = (
@@ -93,9 +97,14 @@ def _bound(
     out = kwargs.get("out")
     if xp is not numpy or not args or not isinstance(out, numpy.ndarray):
         return partial(function, *args, **kwargs)
-    if isinstance(function, numpy.ufunc) and len(kwargs) == 1:
-        args = _as_arrays(args)
-        if function not in _OUT_BY_NAME:
+    if isinstance(function, numpy.ufunc) and kwargs.keys() <= {"out", "dtype", "casting"}:
+        dtype = kwargs.get("dtype")
+        args = _as_arrays(args, dtype)
+        is_plain = len(kwargs) == 1 or (
+            all(isinstance(operand, numpy.ndarray) for operand in args)
+            and numpy.result_type(*args) == dtype == out.dtype
+        )
+        if is_plain and function not in _OUT_BY_NAME:
             return partial(function, *args, out)
     elif name in _REDUCTIONS and len(args) == 1 and kwargs.keys() <= {"axis", "out", "keepdims"}:
         options = kwargs.get("axis"), None, out, kwargs.get("keepdims", False)
@@ -108,9 +117,14 @@ def _bound(
     return partial(function, *args, **kwargs)
 
 
-def _as_arrays(operands: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Python numbers among `operands` as the arrays that NumPy would make of them each time."""
+def _as_arrays(operands: tuple[Any, ...], dtype: Any = None) -> tuple[Any, ...]:
+    """Python numbers among `operands` as the arrays that NumPy would make of them each time.
+
+    `dtype`: in which it was asked to compute, if so.
+    """
     dtypes = {operand.dtype for operand in operands if isinstance(operand, numpy.ndarray)}
+    if dtype is not None:
+        dtypes = {numpy.dtype(dtype)}
     if len(dtypes) != 1:
         return operands
     (dtype,) = dtypes
@@ -133,29 +147,38 @@ class Replay:
     """Runs steps: the first of a size as written, the second recorded, all later ones replayed.
 
     `parts()`: the objects that a step goes through (network, layers, loss, ...); once one of them
-    is not `is_replayable`, every step runs as written. `watched`: others may change the parts, or
-    look at them, between two steps. A size is then replayed only while every attribute of every
-    part is the very object that its own last step left; else it begins anew.
+    is not `is_replayable`, every step runs as written. `watched`: others may have a turn between
+    two steps, and change the parts or look at them; whoever lets them says so by `disturbed`. A
+    size is then replayed only while every attribute of every part is the very object that its
+    own last step left; else it begins anew.
     """
 
     def __init__(self, xp: Any, parts: Callable[[], Iterable[Any]], *, watched: bool) -> None:
         self.xp, self.parts, self.watched = xp, parts, watched
+        self.disturbed = False
+        self._graphs = Graphs(xp)
         self._known: dict[int, _Known] = {}
+        self._size = 0
         self._on = ENABLED
 
-    def run(self, size: int, step: Call) -> bool:
-        """One step on a batch of `size`; whether it was replayed, that is, without any Python."""
+    def run(self, size: int, step: Callable[..., None], *arguments: Any) -> bool:
+        """`step(*arguments)`, always the same ones for a batch of `size`; whether it was replayed.
+
+        A replay runs none of the Python in `step`.
+        """
         if not self._on:
-            step()
+            step(*arguments)
             return False
         known, calls = self._known.get(size), None
-        if known is not None and self.watched and not _same(known.left, self._contents()):
-            known = None
+        if self.watched and (self.disturbed or size != self._size):
+            if known is not None and not _same(known.left, self._contents()):
+                known = None
+            self.disturbed, self._size = False, size
         if known is None:
             self._on = all(map(is_replayable, self.parts()))
-            step()
+            step(*arguments)
         elif known.calls is None:
-            calls = record(self.xp, step)
+            calls = self._graphs.of(record(self.xp, partial(step, *arguments)))
         else:
             for call in known.calls:
                 call()

@@ -32,6 +32,9 @@ COMPETITORS = [
     Competitor("floor", "the floor: GEMMs alone", "floor", "Floor", ("numpy",), _BOTH),
     Competitor("xpnet", "xpnet", "peers.xpnet_peer", "Xpnet", ("xpnet", "numpy"), _BOTH),
     Competitor(
+        "xpnet-fast", "xpnet[fast]", "peers.xpnet_peer", "Fast", ("xpnet", "numpy", "numba")
+    ),
+    Competitor(
         "student", "a student's NumPy, float64", "peers.numpy_student", "Student", ("numpy",)
     ),
     Competitor("torch", "PyTorch eager", "peers.torch_eager", "Eager", ("torch",), _BOTH),
@@ -56,5 +59,6 @@ COMPETITORS = [
     Competitor("thinc", "Thinc", "peers.thinc_peer", "Thinc", ("thinc",)),
 ]
 BY_NAME = {competitor.name: competitor for competitor in COMPETITORS}
-NO_PEERS = ("floor", "xpnet")
+NO_PEERS = ("floor", "xpnet", "xpnet-fast")
 """Whom nobody is compared with as with a peer."""
+OURS = ("xpnet", "xpnet-fast")

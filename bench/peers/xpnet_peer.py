@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy
 
 from bench.peer import Peer
 from bench.workloads import EPSILON, Workload
-from xpnet import SGD, Adam, DeviceData, Dropout, Linear, ReLU, Sequential, Tanh, fit, random
+from xpnet import SGD, Adam, DeviceData, Dropout, Linear, ReLU, Sequential, Tanh, fit, random, twins
 from xpnet.backend import HostArray
 from xpnet.callbacks import Callback, Run
 
@@ -40,10 +40,12 @@ class Clock(Callback):
 class Xpnet(Peer):
     """`fit()` and `Sequential.forward()`, as a user calls them."""
 
-    about = "fit(): whole epochs, one record each"
+    about = "fit(): whole epochs, one record each; without compiled twins"
+    fast: ClassVar[bool] = False
 
     def __init__(self, workload: Workload, device: str) -> None:
         super().__init__(workload, device)
+        twins.ENABLED = self.fast
         layers: list[Any] = []
         for (weight, _), name in zip(workload.weights(), (*workload.activations, ""), strict=True):
             layers.append(Linear(*weight.shape))
@@ -122,3 +124,16 @@ class Xpnet(Peer):
     def to_host(self, outputs: Any) -> HostArray:
         """Logits as a NumPy array."""
         return self.network.backend.to_host(outputs)
+
+
+class Fast(Xpnet):
+    """The same with numba's twins, as in every training that is long enough for them."""
+
+    about = "the same with the extra `fast`: numba's compiled twins"
+    fast = True
+
+    def __init__(self, workload: Workload, device: str) -> None:
+        import numba  # noqa: F401
+
+        twins.ENOUGH_STEPS = 0
+        super().__init__(workload, device)

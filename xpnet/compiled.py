@@ -1,0 +1,252 @@
+"""The CPU's compiled twins (numba): each is the loop that an `xp` formula of xpnet stands for.
+
+The formula, its derivation and its source stand where it is written; here is only what it comes
+to for one element. Additions and products are done in the order and the dtype of the formula, so
+that but for `exp`, `log`, sums and smoothed labels the results are the same to the bit. Numbers
+are therefore taken in that dtype: numba would compute `1 - y` of a float32 in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numba
+import numpy as np
+
+from xpnet.backend import Array
+
+_loop = partial(numba.njit, cache=True, nogil=True, error_model="numpy")
+# The formula raises too; a loop would go on beyond the end of an array.
+_OTHER_SHAPE = "dy is not of the shape of what the forward pass gave"
+
+
+def bind(name: str, arguments: Sequence[Any]) -> Callable[[], Any]:
+    """The twin `name` for these arguments, compiled for their types: a call without arguments."""
+    twin = globals()[name]
+    types: Any = numba.typeof
+    entry = twin.compile(tuple(types(argument) for argument in arguments))
+    return partial(entry, *arguments)
+
+
+@_loop
+def relu_backward(dy: Array, x: Array, dx: Array) -> None:
+    """`ReLU.backward`."""
+    if dy.shape != x.shape:
+        raise ValueError(_OTHER_SHAPE)
+    dy, x, dx = dy.ravel(), x.ravel(), dx.ravel()
+    zero = dx.dtype.type(0)
+    for i in range(dx.size):
+        dx[i] = dy[i] if x[i] > 0 else dy[i] * zero
+
+
+@_loop
+def tanh_backward(dy: Array, y: Array, dx: Array) -> None:
+    """`Tanh.backward`."""
+    if dy.shape != y.shape:
+        raise ValueError(_OTHER_SHAPE)
+    dy, y, dx = dy.ravel(), y.ravel(), dx.ravel()
+    one = y.dtype.type(1)
+    for i in range(dx.size):
+        dx[i] = (one - y[i] * y[i]) * dy[i]
+
+
+@_loop
+def sigmoid_backward(dy: Array, y: Array, dx: Array) -> None:
+    """`Sigmoid.backward`."""
+    if dy.shape != y.shape:
+        raise ValueError(_OTHER_SHAPE)
+    dy, y, dx = dy.ravel(), y.ravel(), dx.ravel()
+    one = y.dtype.type(1)
+    for i in range(dx.size):
+        dx[i] = (one - y[i]) * y[i] * dy[i]
+
+
+@_loop
+def shift_logits(logits: Array, labels: Array, shifted: Array) -> None:
+    """`SoftmaxCrossEntropy.forward`, `s = z − max z`: `(N, C)` to `(C, N)`.
+
+    `labels` are for the twin that follows: where it would refuse them, this one must.
+    """
+    count, classes = logits.shape
+    for n in range(count):
+        row = logits[n]
+        largest = row[0]
+        for k in range(1, classes):
+            # What is not a number spreads, as in `max`.
+            if row[k] > largest or row[k] != row[k]:
+                largest = row[k]
+        for k in range(classes):
+            shifted[k, n] = row[k] - largest
+
+
+@_loop
+def softmax_cross_entropy(
+    shifted: Array, labels: Array, smoothing: float, p: Array, value: Array
+) -> None:
+    """`SoftmaxCrossEntropy.forward`, the rest: `p` `(C, N)` from `exp(s)`, and the mean loss."""
+    classes, count = shifted.shape
+    summed = 0.0
+    for n in range(count):
+        total = p[0, n]
+        for k in range(1, classes):
+            total += p[k, n]
+        for k in range(classes):
+            p[k, n] /= total
+        expected = shifted[labels[n], n]
+        if smoothing > 0:
+            sum_shifted = shifted[0, n]
+            for k in range(1, classes):
+                sum_shifted += shifted[k, n]
+            expected = (1 - smoothing) * expected + smoothing / classes * sum_shifted
+        summed += math.log(total) - expected
+    value[()] = summed / count
+
+
+@_loop
+def softmax_cross_entropy_backward(
+    p: Array, labels: Array, smoothing: float, scale: float, dlogits: Array
+) -> None:
+    """`SoftmaxCrossEntropy.backward`; `scale` holds `1 / N` already."""
+    classes, count = p.shape
+    real = p.dtype.type
+    uniform = real(smoothing / classes)
+    certain = uniform + real(1 - smoothing)
+    for n in range(count):
+        label = labels[n]
+        for k in range(classes):
+            q = certain if k == label else uniform
+            dlogits[n, k] = (p[k, n] - q) * scale
+
+
+@_loop
+def add_loss(loss: Array, samples: int, total: Array) -> None:
+    """`MeanLoss.update`."""
+    total[0] += np.float64(loss[()]) * samples
+
+
+@_loop
+def count_hits(logits: Array, labels: Array, hits: Array) -> None:
+    """`Accuracy.update`, for the largest logit."""
+    count, classes = logits.shape
+    found = 0
+    for n in range(count):
+        row = logits[n]
+        best = 0
+        for k in range(1, classes):
+            # As argmax has it, the first that is not a number counts as the largest.
+            if row[k] > row[best] or (row[k] != row[k] and row[best] == row[best]):
+                best = k
+        if best == labels[n]:
+            found += 1
+    hits[0] += found
+
+
+@_loop
+def descend(values: Array, gradients: Array, scalars: Array) -> None:
+    """`SGD.update` without momentum."""
+    rate = scalars[0]
+    for i in range(values.size):
+        values[i] -= gradients[i] * rate
+
+
+@_loop
+def descend_with_momentum(
+    values: Array,
+    gradients: Array,
+    velocity: Array,
+    scalars: Array,
+    momentum: float,
+    nesterov: bool,
+) -> None:
+    """`SGD.update` with momentum, `RMSprop.update`'s last step."""
+    rate = scalars[0]
+    if nesterov:
+        for i in range(values.size):
+            moving = velocity[i] * momentum + gradients[i]
+            velocity[i] = moving
+            values[i] -= (moving * momentum + gradients[i]) * rate
+    else:
+        for i in range(values.size):
+            moving = velocity[i] * momentum + gradients[i]
+            velocity[i] = moving
+            values[i] -= moving * rate
+
+
+@_loop
+def rmsprop_direction(
+    gradients: Array,
+    square: Array,
+    direction: Array,
+    decay_rate: float,
+    rest: float,
+    epsilon: float,
+) -> None:
+    """`RMSprop.update`, up to `g / (√s + ε)`."""
+    real = square.dtype.type
+    decay_rate, rest, epsilon = real(decay_rate), real(rest), real(epsilon)
+    for i in range(gradients.size):
+        g = gradients[i]
+        s = square[i] * decay_rate + g * g * rest
+        square[i] = s
+        direction[i] = g / (math.sqrt(s) + epsilon)
+
+
+@_loop
+def adam(
+    values: Array,
+    gradients: Array,
+    first: Array,
+    second: Array,
+    scalars: Array,
+    beta1: float,
+    beta2: float,
+) -> None:
+    """`Adam.update`."""
+    rate, epsilon = scalars[0], scalars[2]
+    beta1, beta2 = first.dtype.type(beta1), first.dtype.type(beta2)
+    for i in range(values.size):
+        g = gradients[i]
+        m = first[i] * beta1 + g
+        v = second[i] * beta2 + g * g
+        first[i] = m
+        second[i] = v
+        values[i] -= m / (math.sqrt(v) + epsilon) * rate
+
+
+@_loop
+def dropout(
+    x: Array, counter: Array, units: Array, threshold: int, scale: float, mask: Array, y: Array
+) -> None:
+    """`Dropout.forward`, with `random.sample_words` and `random.hash_bits`."""
+    count, features = x.shape
+    for n in range(count):
+        word = counter[0] + np.uint64(n)
+        word *= np.uint64(0x9E3779B97F4A7C15)
+        word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        word ^= word >> np.uint64(31)
+        row = np.uint32(word >> np.uint64(32))
+        for j in range(features):
+            bits = row ^ units[j]
+            bits = np.uint32((bits ^ (bits >> np.uint32(16))) * np.uint32(0x7FEB352D))
+            bits = np.uint32((bits ^ (bits >> np.uint32(15))) * np.uint32(0x846CA68B))
+            bits ^= bits >> np.uint32(16)
+            kept = scale if bits >= threshold else scale * 0
+            mask[n, j] = kept
+            y[n, j] = x[n, j] * kept
+    counter[0] += np.uint64(count)
+
+
+@_loop
+def gather_scaled(source: Array, indices: Array, scale: float, shift: float, x: Array) -> None:
+    """`DeviceData.batch`: rows `indices` of `source`, times `scale`, plus `shift`."""
+    real = x.dtype.type
+    # The formula leaves out a shift of 0; what adds nothing, to -0 either, is -0.
+    scale, shift = real(scale), real(shift) if shift else -real(0)
+    for n in range(indices.size):
+        row = source[indices[n]]
+        for j in range(x.shape[1]):
+            x[n, j] = real(row[j]) * scale + shift

@@ -1,0 +1,131 @@
+"""Compiled twins: where a formula may be worked off by one loop instead of several passes.
+
+A formula stands in its layer, loss or optimizer, on `xp`. Some begin by asking here whether a
+compiled twin, one pass over memory, has done the work already:
+
+    if not twins.did("relu_backward", dy, self.x, dx):
+        ...                                                  the formula, on `xp`
+
+For NumPy's arrays twins are numba's, in `xpnet.compiled` (the extra `fast`); `fit()` uses them
+where training is long enough to pay for loading them. For CuPy's they are CUDA kernels, in
+`xpnet.kernels`; `fit()` always uses them. `XPNET_KERNELS=0` in the environment leaves both out.
+A test holds each against its formula: whether they are there is a matter of speed and of the
+last digit.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from threading import get_ident
+from types import ModuleType
+from typing import Any
+
+import numpy
+
+from xpnet.backend import listener_of
+
+ENABLED = os.environ.get("XPNET_KERNELS", "1") != "0"
+"""False leaves all twins out."""
+
+ENOUGH_STEPS = 1500
+"""Steps, of a network like 784-512-256-10, that win back the half second of loading numba."""
+
+_DTYPES = frozenset("?bBhHiIlLqQfd")
+_CUDA = {"cupy"}
+_in_use: dict[int, tuple[Any, ModuleType]] = {}
+
+
+def _chosen(xp: Any, steps: int) -> ModuleType | None:
+    """The twins for arrays of `xp`, or None: the one place where they are chosen."""
+    if not ENABLED:
+        return None
+    if xp.__name__ in _CUDA:
+        return import_module("xpnet.kernels")
+    return compiled() if xp is numpy and steps >= ENOUGH_STEPS else None
+
+
+class Declined(Exception):
+    """A twin has looked at its arguments, and has left the work to the formula."""
+
+
+@contextmanager
+def used(steps: int = sys.maxsize, xp: Any = numpy) -> Iterator[None]:
+    """Within the block, twins do what they can with `xp`'s arrays in this thread.
+
+    NumPy's do where `steps` are enough.
+
+    Nothing of it outlasts the block: what is computed elsewhere does not depend on whether
+    something was trained before.
+    """
+    thread = get_ident()
+    before = _in_use.get(thread)
+    module = _chosen(xp, steps)
+    if module is None:
+        _in_use.pop(thread, None)
+    else:
+        _in_use[thread] = xp, module
+    try:
+        yield
+    finally:
+        _in_use.pop(thread, None)
+        if before is not None:
+            _in_use[thread] = before
+
+
+def did(name: str, *arguments: Any) -> bool:
+    """Whether the twin `name` has done the work on `arguments`.
+
+    It has not where twins are not in use or lack this one, for arrays of another module, whose
+    entries do not lie side by side or are of a dtype that twins do not know, and for numbers that
+    are not Python's own. Numbers are taken in the dtype of the last array of floats: what is
+    written stands last.
+    """
+    in_use = _in_use.get(get_ident()) if _in_use else None
+    if in_use is None or not hasattr(in_use[1], name):
+        return False
+    xp, module = in_use
+    number: Any = float
+    for argument in arguments:
+        if isinstance(argument, xp.ndarray):
+            dtype = argument.dtype
+            if not (argument.flags.c_contiguous and dtype.isnative and dtype.char in _DTYPES):
+                return False
+            if dtype.kind == "f":
+                number = dtype.type
+        elif type(argument) not in (int, float, bool):
+            return False
+    arguments = tuple(number(a) if type(a) is float else a for a in arguments)
+    listener = listener_of(xp)
+    try:
+        if listener is None:
+            getattr(module, name)(*arguments)
+        else:
+            listener.keep(module.bind(name, arguments))
+    except Declined:
+        return False
+    return True
+
+
+@cache
+def compiled() -> ModuleType | None:
+    """The CPU's twins; None without numba. Warns where numba is there and cannot be used."""
+    if find_spec("numba") is None:
+        return None
+    try:
+        return import_module("xpnet.compiled")
+    except Exception as error:
+        # numba refuses a NumPy newer than it knows, and a disk on which it can keep nothing.
+        warnings.warn(
+            f"numba is installed but cannot be used ({error}): xpnet goes on without it, slower; "
+            f"XPNET_KERNELS=0 in the environment says that this is meant",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
