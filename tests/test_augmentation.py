@@ -17,6 +17,9 @@ from xpnet import random
 from xpnet.data.augmentation import Augmentation
 from xpnet.errors import ConfigError, DeviceMismatch, ShapeError
 
+# Nothing here asks for a twin.
+pytestmark = pytest.mark.without_twins
+
 ALL = {"shift": 2.0, "rotation": 15.0, "scale": 0.2, "shear": 12.0, "elastic": 20.0}
 KINDS = [{name: strength} for name, strength in ALL.items()]
 SHAPES = [(28, 28), (9, 14), (1, 7), (7, 1), (1, 1)]

@@ -20,6 +20,9 @@ from xpnet.backend import Backend
 from xpnet.checkpoint import write_atomically
 from xpnet.errors import CheckpointError
 
+# Nothing here asks for a twin.
+pytestmark = pytest.mark.without_twins
+
 PROGRAM = """
 import sys, xpnet as xn
 layers = [xn.Linear(7, 5), xn.BatchNorm(5), xn.LeakyReLU(0.2), xn.Linear(5, 3)]
@@ -72,6 +75,44 @@ def test_torch_reads_it_without_renaming(tmp_path: Path) -> None:
     assert stored["0.weight"].shape == (5, 7)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_weight_lies_row_by_row_in_the_file(dtype: str, backend: Backend, tmp_path: Path) -> None:
+    """`(out, in)` as everybody has it, though in the network's memory it lies as `(in, out)`."""
+    path, weight = tmp_path / "model.safetensors", np.arange(35.0).reshape(5, 7)
+    made = Sequential([Linear(7, 5)], backend=backend, dtype=dtype)
+    made.load_state_dict({"0.weight": weight, "0.bias": np.arange(5.0)})
+    assert backend.to_host(made.values)[:7].tolist() == [0, 7, 14, 21, 28, 1, 8]
+    xn.save(made, path)
+    for load in (safetensors.numpy.load_file, safetensors.torch.load_file):
+        stored = load(path)
+        assert tuple(stored["0.weight"].shape) == (5, 7)
+        assert stored["0.weight"].tolist() == weight.tolist()
+        assert stored["0.bias"].tolist() == [0, 1, 2, 3, 4]
+    # And by the definition of the format: a length, a header, the numbers.
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    place = json.loads(content[8:start])["0.weight"]
+    first, last = place["data_offsets"]
+    assert place["shape"] == [5, 7]
+    found = np.frombuffer(content[start + first : start + last], np.dtype(dtype).newbyteorder("<"))
+    assert found.tolist() == list(range(35))
+    read = xn.load(path, device=backend)
+    for name, array in read.state_dict().items():
+        assert np.array_equal(backend.to_host(array), backend.to_host(made.state_dict()[name]))
+
+
+def test_what_torch_wrote_is_read(tmp_path: Path) -> None:
+    nn = torch.nn
+    peer = nn.Sequential(nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 3))
+    safetensors.torch.save_file(peer.state_dict(), tmp_path / "torch.safetensors")
+    made = Sequential([Linear(7, 5), xn.Tanh(), Linear(5, 3)])
+    made.load_state_dict(safetensors.numpy.load_file(tmp_path / "torch.safetensors"))
+    x = np.random.default_rng(1).standard_normal((9, 7)).astype(np.float32)
+    with torch.no_grad():
+        expected = peer(torch.from_numpy(x)).numpy()
+    assert np.abs(made.forward(x) - expected).max() <= 1e-6
+
+
 def test_bytes_are_a_function_of_the_network_alone(tmp_path: Path) -> None:
     files = []
     for number in ("0", "1", "2"):
@@ -88,9 +129,12 @@ def test_a_file_from_another_backend_is_the_same_file(double: Backend, tmp_path:
     assert (tmp_path / "here").read_bytes() == (tmp_path / "there").read_bytes()
 
 
+ONES = np.ones((2, 2), np.float32)
+
+
 def tensors(about: object) -> bytes:
     text = about if isinstance(about, str) else json.dumps(about)
-    return safetensors.numpy.save({"0.weight": np.ones((2, 2))}, metadata={"xpnet": text})
+    return safetensors.numpy.save({"0.weight": ONES}, metadata={"xpnet": text})
 
 
 GOOD = {
@@ -113,6 +157,10 @@ GOOD = {
         (tensors({"format": 1}), "no valid description"),
         (tensors(GOOD | {"architecture": [7]}), "layer 0 is not known: 7"),
         (tensors({"format": 9}), "expected format 1, found format 9"),
+        (
+            safetensors.numpy.save({"0.weight": np.ones(2)}, {"xpnet": json.dumps(GOOD)}),
+            "'0.weight' is float64, expected float32",
+        ),
         (tensors(GOOD), r"missing \['0.bias'\]"),
         (tensors(GOOD | {"architecture": [{"type": "os.system"}]}), "layer 0 is not known"),
         (tensors(GOOD | {"architecture": 5}), "a description of another kind"),

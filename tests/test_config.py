@@ -75,7 +75,9 @@ OTHER: dict[str, tuple[Any, str]] = {
     "device": ("cuda:1", "cuda:1"),
     "dtype": ("float64", "float64"),
     "threads": (1, "1"),
+    "clip_norm": (2.5, "2.5"),
     "run": (Path("there"), "there"),
+    "checkpoint_every": ("30 seconds", "30 seconds"),
 }
 OF_ADAM = {"beta1": (0.8, "0.8"), "beta2": (0.9, "0.9"), "epsilon": (1e-4, "1e-4")}
 OF_RMSPROP = {"optimizer": ("rmsprop", "rmsprop"), "decay_rate": (0.9, "0.9")}
@@ -100,7 +102,8 @@ def test_flags_python_and_toml_say_the_same(
 
 
 def test_the_flags_above_are_all_there_are() -> None:
-    assert {*OTHER, *OF_ADAM, *OF_RMSPROP} == set(TrainConfig.model_fields)
+    # `resume` needs a folder of a run: tests/test_checkpoints.py.
+    assert {*OTHER, *OF_ADAM, *OF_RMSPROP, "resume"} == set(TrainConfig.model_fields)
     defaults = TrainConfig()
     for name, (value, _) in (OF_RMSPROP | OF_ADAM | OTHER).items():
         assert getattr(defaults, name) != value, f"{name} is not told from its default"
@@ -110,7 +113,8 @@ def test_toml_is_whole_and_reads_back(tmp_path: Path) -> None:
     config = TrainConfig(dataset='a "quoted" \\ päth', hidden=())
     read = tomllib.loads(config.to_toml())
     assert read["dataset"] == config.dataset
-    unset = {"run", "validation", "test", "patience", "threads", "weight_decay"}
+    unset = {"run", "validation", "test", "patience", "threads", "weight_decay", "clip_norm"}
+    unset |= {"resume"}
     assert set(read) == set(TrainConfig.model_fields) - unset
     assert make(read) == config
 
@@ -167,6 +171,10 @@ def test_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--validation", "1.5"], "validation: give a fraction below 1 or a whole number"),
         (["--validation", "-1"], "validation: .*found '-1'"),
         (["--log-every", "often"], "log_every: must be a number of epochs or of iterations"),
+        (["--checkpoint-every", "often"], "checkpoint_every: must be a number of epochs or of sec"),
+        (["--clip-norm", "0"], "clip_norm: .*greater than 0, found '0'"),
+        (["--resume", "a", "--run", "b"], "resume: a is no run that could go on"),
+        (["--resume", "a", "--config", "b"], "resume: the run has its own settings"),
         (["--dtype", "float16"], "dtype: .*found 'float16'"),
         (["--threads", "0"], "threads: .*found '0'"),
         (["--config", "absent.toml"], "absent.toml: cannot be read"),

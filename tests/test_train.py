@@ -319,7 +319,7 @@ def test_a_network_too_large_for_memory_is_one_line_and_code_2(
     assert main(["--hidden", "1000000000000"]) == 2
     message = capsys.readouterr().err.splitlines()
     assert len(message) == 1
-    assert message[0].startswith("xpnet: error: not enough memory (Unable to allocate")
+    assert message[0].startswith("xpnet: error: not enough memory (795000000000010 parameters): ")
     assert not Path("runs").exists()
 
 

@@ -19,6 +19,7 @@ from xpnet.layer import Layer
 from xpnet.layers import BatchNorm, Dropout, GaussianNoise, Linear
 from xpnet.losses import SoftmaxCrossEntropy
 from xpnet.network import Sequential
+from xpnet.resume import Checkpoints
 from xpnet.training import fit
 
 ACTIVATIONS: dict[str, type[Layer]] = {
@@ -41,13 +42,17 @@ INITIALIZERS: dict[str, type[initializers.Initializer]] = {
 
 
 def read_splits(config: TrainConfig) -> tuple[Source, Splits]:
-    """The data set that `config` names, and its parts. Raises `DataError`, `ConfigError`."""
+    """The data set that `config` names, and its parts, which share its memory.
+
+    Raises `DataError`, `ConfigError`.
+    """
     source = load_dataset(config.dataset)
     if source.train.labels is None:
         raise DataError(
             f"dataset: {config.dataset} has no labels, so nothing can be learnt from it"
         )
-    return source, split(source, validation=config.validation, test=config.test, seed=config.seed)
+    sizes = {"validation": config.validation, "test": config.test}
+    return source, split(source, **sizes, seed=config.seed, in_place=True)
 
 
 def fit_normalisation(config: TrainConfig, data: Dataset) -> Normalisation:
@@ -160,6 +165,7 @@ def fit_as_configured(
     *,
     callbacks: Sequence[Callback] = (),
     history: History,
+    checkpoints: Checkpoints | None = None,
 ) -> Record:
     """Train `network` in place; `history` survives an exception.
 
@@ -178,11 +184,13 @@ def fit_as_configured(
         epochs=config.epochs,
         batch_size=size,
         l2=config.l2,
+        clip_norm=config.clip_norm,
         augmentation=build_augmentation(config, train),
         seed=config.seed,
         log_every=config.log_every,
         train_metrics=config.train_metrics,
         callbacks=[*callbacks, stopping] if stopping else callbacks,
         history=history,
+        checkpoints=checkpoints,
     )
     return stopping.best if stopping and stopping.best else history.records[-1]

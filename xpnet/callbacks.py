@@ -9,15 +9,27 @@ import threading
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from xpnet.backend import Array
 from xpnet.errors import ConfigError
 from xpnet.history import History, Record
 from xpnet.network import Sequential
 from xpnet.optimizers import Optimizer
 
 
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to end by the signal `number`, and did so after a whole update."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("terminated" if number == signal.SIGTERM else "interrupted")
+        self.exit_code = 128 + number  # as a shell reports a signal
+
+
 @dataclass
 class Run:
-    """What a callback may look at, and `stop`, which it may set."""
+    """What a callback may look at, and `stop`, which it may set.
+
+    `interrupted`: the number of the signal that asks training to end after this update, or 0.
+    """
 
     network: Sequential
     optimizer: Optimizer
@@ -27,10 +39,15 @@ class Run:
     epoch: int = 0
     step: int = 0
     stop: bool = False
+    interrupted: int = 0
 
 
 class Callback:
-    """Five hooks, each of which does nothing. `run.stop = True` ends training after the step."""
+    """Five hooks, each of which does nothing. `run.stop = True` ends training after the step.
+
+    A callback whose memory decides how training goes on gives it to checkpoints by `state`, and
+    takes it back by `restore`.
+    """
 
     def on_train_begin(self, run: Run) -> None:
         """Before the first epoch."""
@@ -47,6 +64,13 @@ class Callback:
     def on_train_end(self, run: Run) -> None:
         """After training, also when it ended early or by an exception."""
 
+    def state(self, run: Run) -> dict[str, Any]:
+        """What to remember, by name: what JSON can hold, and arrays."""
+        return {}
+
+    def restore(self, run: Run, state: dict[str, Any]) -> None:
+        """Go on from what `state()` gave, arrays being on the network's device; before a step."""
+
 
 class Progress(Callback):
     """A live bar for each epoch and one line for each record, on a terminal; elsewhere lines."""
@@ -56,9 +80,12 @@ class Progress(Callback):
         self.bar: Any = None
 
     def on_train_begin(self, run: Run) -> None:
-        """Look where the output goes."""
+        """Look where the output goes, and say where a checkpoint lets training go on."""
         self.out = sys.stdout if self.stream is None else self.stream
         self.live = self.out.isatty()
+        if run.step:
+            all_steps = run.epochs * run.steps_per_epoch
+            print(f"goes on after iteration {run.step}/{all_steps}", file=self.out, flush=True)
 
     def on_epoch_begin(self, run: Run) -> None:
         """Begin a bar, unless the epoch is a single step."""
@@ -68,6 +95,7 @@ class Progress(Callback):
 
             self.bar = tqdm(
                 total=run.steps_per_epoch,
+                initial=run.step % run.steps_per_epoch,
                 desc=f"epoch {run.epoch}/{run.epochs}",
                 unit="batch",
                 leave=False,
@@ -131,6 +159,7 @@ class EarlyStopping(Callback):
     def on_train_begin(self, run: Run) -> None:
         """Forget an earlier training."""
         self.best, self.waited = None, 0
+        self._kept: dict[str, Array] = {}
 
     def on_record(self, run: Run, record: Record) -> None:
         """Compare with the best so far."""
@@ -139,45 +168,59 @@ class EarlyStopping(Callback):
         lowest = self.best.val_loss if self.best is not None else None
         if record.val_loss < (math.inf if lowest is None else lowest):
             self.best, self.waited = record, 0
-            network = run.network
-            self._kept = [(a, a.copy()) for a in (network.values, network.buffers)]
+            self._kept = {name: a.copy() for name, a in run.network.state_dict().items()}
         else:
             self.waited += 1
             run.stop = run.stop or self.waited >= self.patience
 
     def on_train_end(self, run: Run) -> None:
         """Put the best weights back."""
-        if self.best is not None:
-            for array, best in self._kept:
-                array[...] = best
+        for name, array in run.network.state_dict().items():
+            if name in self._kept:
+                array[...] = self._kept[name]
+
+    def state(self, run: Run) -> dict[str, Any]:
+        """The best record, the best weights, and how long none was better."""
+        if self.best is None:
+            return {"best": None, "waited": self.waited}
+        best = next(n for n, record in enumerate(run.history.records) if record is self.best)
+        return {"best": best, "waited": self.waited, **self._kept}
+
+    def restore(self, run: Run, state: dict[str, Any]) -> None:
+        """Go on waiting."""
+        best, self.waited = state["best"], int(state["waited"])
+        if best is not None:
+            self.best = run.history.records[best]
+            self._kept = {name: state[name] for name in run.network.state_dict()}
 
 
 class StopAtInterrupt(Callback):
-    """Let Ctrl-C (SIGINT) wait until the update under way is whole, then raise it.
+    """Let Ctrl-C (SIGINT) and SIGTERM wait until the update under way is whole.
 
-    Without this, Python raises `KeyboardInterrupt` between any two lines, and the weights could
-    be half of one update and half of the next. A second Ctrl-C does not wait.
+    `fit()` then leaves a checkpoint, if it leaves any, and raises `Interrupted`. Without this,
+    Python raises `KeyboardInterrupt` between any two lines, and the weights could be half of one
+    update and half of the next; SIGTERM would end the process on the spot. So does a second
+    signal.
     """
 
     def on_train_begin(self, run: Run) -> None:
-        """Listen (only the main thread may)."""
-        self.asked = False
-        self.before: Any = None
-        if threading.current_thread() is threading.main_thread():
-            self.before = signal.signal(signal.SIGINT, self._ask)
+        """Listen (only the main thread may), but to nothing that the process is to ignore."""
+        self.run = run
+        self.before: dict[int, Any] = {}
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                self.before[number] = signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: Any) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def on_step_end(self, run: Run) -> None:
-        """Now is the time."""
-        if self.asked:
-            raise KeyboardInterrupt
+        if self.run.interrupted:
+            signal.signal(number, self.before[number])
+            signal.raise_signal(number)
+        self.run.interrupted = number
 
     def on_train_end(self, run: Run) -> None:
         """Listen no longer."""
-        if self.before is not None:
-            signal.signal(signal.SIGINT, self.before)
-            self.before = None
+        for number, before in self.before.items():
+            signal.signal(number, before)
+        self.before = {}

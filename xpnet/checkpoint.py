@@ -3,20 +3,24 @@
 `model.safetensors` holds a network's parameters and running statistics under PyTorch's names
 and shapes. All else (architecture, normalisation, class names) is one JSON string with sorted
 keys under the one metadata key `xpnet`: the file's bytes are a function of the network alone.
+A checkpoint is such a file with more in it, under `training`: see `xpnet.resume`.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy
-
-from xpnet.backend import Backend
-from xpnet.errors import CheckpointError, XpnetError
+from xpnet.backend import Backend, HostArray
+from xpnet.errors import CheckpointError, XpnetError, shown
 from xpnet.network import Sequential
+
+TRAINING = "training"
+"""What a checkpoint holds beside the network: a key of its description, a prefix of names."""
 
 _KEY = "xpnet"
 _FORMAT = 1
@@ -27,22 +31,49 @@ def save(network: Sequential, path: str | Path) -> None:
 
     What `network.metadata` holds (plain JSON values) travels along.
     """
-    from safetensors.numpy import save as serialise
-
     to_host = network.backend.to_host
-    # safetensors writes a strided view's memory instead of its values: make all contiguous.
-    tensors = {
-        name: numpy.ascontiguousarray(to_host(array))
-        for name, array in network.state_dict().items()
-    }
-    about = {
+    tensors = {name: to_host(array) for name, array in network.state_dict().items()}
+    write(path, tensors, describe(network))
+
+
+def describe(network: Sequential) -> dict[str, Any]:
+    """What a file says of `network` beside its numbers."""
+    return {
         "format": _FORMAT,
         "architecture": network.architecture(),
         "dtype": str(network.dtype),
         "metadata": network.metadata,
     }
+
+
+def write(path: str | Path, tensors: Mapping[str, HostArray], about: dict[str, Any]) -> None:
+    """A file of `tensors` and of what is said about them: whole, or not at all."""
     text = json.dumps(about, sort_keys=True, ensure_ascii=False)
-    write_atomically(Path(path), serialise(tensors, metadata={_KEY: text}))
+    write_atomically(Path(path), _pieces(tensors, text))
+
+
+def _pieces(tensors: Mapping[str, HostArray], text: str) -> Iterator[bytes]:
+    """A file in safetensors' format, one tensor after the other.
+
+    safetensors' own `save` holds four copies of all of them at a time. A file is the length of
+    the header, the header, which tells of each tensor what it is and where, and the values: see
+    https://github.com/huggingface/safetensors#format
+    """
+    header: dict[str, Any] = {"__metadata__": {_KEY: text}}
+    # As safetensors sorts them, so that each lies at a multiple of its size.
+    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    end = 0
+    for name in names:
+        array = tensors[name]
+        begin, end = end, end + array.nbytes
+        kind = f"{array.dtype.kind.upper()}{8 * array.dtype.itemsize}"
+        place = {"data_offsets": [begin, end]}
+        header[name] = {"dtype": kind, "shape": list(array.shape)} | place
+    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    raw += b" " * (-len(raw) % 8)
+    yield len(raw).to_bytes(8, "little") + raw
+    for name in names:
+        yield tensors[name].tobytes()
 
 
 def load(path: str | Path, *, device: str | Backend = "cpu") -> Sequential:
@@ -50,28 +81,43 @@ def load(path: str | Path, *, device: str | Backend = "cpu") -> Sequential:
 
     Raises `CheckpointError` for a file that is missing, damaged or not xpnet's.
     """
+    path, backend = Path(path), Backend(device) if isinstance(device, str) else device
+    about, tensors = read(path)
+    tensors = {n: tensor for n, tensor in tensors.items() if not n.startswith(f"{TRAINING}.")}
+    if about["dtype"] not in ("float32", "float64"):
+        found = shown(about["dtype"])
+        raise CheckpointError(f"{path}: dtype must be float32 or float64, found {found}")
+    for name, tensor in tensors.items():
+        if tensor.dtype.name != about["dtype"]:
+            raise CheckpointError(
+                f"{path}: {shown(name)} is {tensor.dtype}, expected {about['dtype']}"
+            )
+    try:
+        network = Sequential.from_architecture(
+            about["architecture"], state=tensors, backend=backend, dtype=about["dtype"]
+        )
+    except XpnetError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    network.metadata = about["metadata"]
+    return network
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, HostArray]]:
+    """What `write()` wrote: the description and all tensors. Raises `CheckpointError`."""
     from safetensors import SafetensorError, safe_open
 
-    path, backend = Path(path), Backend(device) if isinstance(device, str) else device
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise CheckpointError(f"{path}: no file but a pipe or a device")
         with safe_open(path, framework="numpy") as file:
             about = _about(path, file.metadata())
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except (OSError, SafetensorError, TypeError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None
-    try:
-        network = Sequential.from_architecture(
-            about["architecture"], backend=backend, dtype=about["dtype"]
-        )
-        network.load_state_dict(tensors)
-    except XpnetError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    network.metadata = about["metadata"]
-    return network
 
 
 def _about(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
@@ -85,29 +131,50 @@ def _about(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
         about = json.loads(text)
         kinds = {"architecture": list, "dtype": str, "metadata": dict}
         if about["format"] != _FORMAT:
-            found = f"format {about['format']!r}"
+            found = f"format {shown(about['format'])}"
         elif all(isinstance(about[name], kind) for name, kind in kinds.items()):
             return dict(about)
         else:
             found = "a description of another kind"
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         found = "no valid description"
     raise CheckpointError(f"{path}: expected format {_FORMAT}, found {found}")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` in one step; a reader sees the old file or the new one."""
+def write_atomically(path: Path, content: bytes | Iterator[bytes]) -> None:
+    """Replace `path` by `content` in one step; a reader sees the old file or the new one.
+
+    When this returns, the new one is on the disk, whatever happens to the machine.
+    """
     # Beside the target, since a rename is atomic only within one file system.
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        # That of a process which was killed, and had the same number.
+        beside.unlink(missing_ok=True)
         try:
             with beside.open("xb") as file:
-                file.write(content)
+                file.writelines([content] if isinstance(content, bytes) else content)
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(path)
         except BaseException:
             beside.unlink(missing_ok=True)
             raise
+        _flush_folder(path.parent)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _flush_folder(folder: Path) -> None:
+    """A rename is on the disk once the folder is, where the system can be told so."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # as Windows answers for every folder
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)

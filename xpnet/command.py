@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from xpnet.device_errors import explained
 from xpnet.errors import XpnetError
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
@@ -16,7 +17,8 @@ def run(action: Callable[[], int]) -> int:
     """The exit code of `action()`, or of the way in which it failed.
 
     An `XpnetError` is one line on stderr and its own code (2, or 3 for divergence); want of
-    memory is one line and 2; Ctrl-C is 130; a closed pipe (`| head`) is 141 without a word.
+    memory, or what else the system refuses, is one line and 2; Ctrl-C is 130; a closed pipe
+    (`| head`) is 141 without a word.
     What the terminal's encoding cannot show is printed as an escape.
     """
     for stream in (sys.stdout, sys.stderr):
@@ -33,13 +35,28 @@ def run(action: Callable[[], int]) -> int:
             file=sys.stderr,
         )
         return XpnetError.exit_code
-    except KeyboardInterrupt:
-        print("xpnet: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        print(f"xpnet: {str(error) or 'interrupted'}", file=sys.stderr)
+        return getattr(error, "exit_code", INTERRUPTED)
     except BrokenPipeError:
-        # Python flushes once more on its way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_stdout()
         return NO_READER
+    except OSError as error:
+        _close_stdout()
+        named = f"{error.filename}: " if error.filename else ""
+        return complain(XpnetError(f"{named}{error.strerror or error}"))
+    except Exception as error:
+        if (plain := explained(error)) is None:
+            raise
+        return complain(plain)
+
+
+def _close_stdout() -> None:
+    """Python flushes once more on its way out, and what failed would fail again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def complain(error: XpnetError) -> int:

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from xpnet.errors import ConfigError
-from xpnet.history import parse_log_every
+from xpnet.errors import ConfigError, cut, shown
+from xpnet.history import parse_checkpoint_every, parse_log_every
 
 Activation = Literal["relu", "leaky_relu", "sigmoid", "tanh", "gelu"]
 InitializerName = Literal[
@@ -40,6 +40,9 @@ AUGMENTATIONS = (
 )
 """The kinds of augmentation: the settings that are its strengths."""
 
+_MOST_CHARACTERS = 2**17
+_MOST_DOTS = 100
+_MOST_FAULTS = 8
 _ONLY_WITH = {
     "initializer_bound": ("initializer", ("uniform",)),
     "step_every": ("schedule", ("step",)),
@@ -64,7 +67,7 @@ class TrainConfig(BaseModel):
     )
 
     dataset: str = "digits"
-    """digits (embedded), mnist, or a path: folder of IDX files, .csv[.gz|.zip], .npz"""
+    """digits (embedded), mnist, or a path: folder (IDX, .npy), .csv[.gz|.zip], .npz, .npy"""
     normalise: Literal["unit", "standard"] = "unit"
     """unit: pixels / 255; standard: zero mean and unit deviation over the training part"""
     validation: float | None = Field(None, ge=0)
@@ -137,6 +140,9 @@ class TrainConfig(BaseModel):
     weight_decay: float | None = Field(None, ge=0)
     """decoupled decay of the weights, times the learning rate, each step [default: the
     optimizer's own, 0.01 for adamw and 0 for the others]"""
+    clip_norm: float | None = Field(None, gt=0)
+    """shorten the gradient of all parameters together to this norm where it is longer
+    [default: never]"""
 
     epochs: int = Field(20, ge=1)
     """passes over the training part"""
@@ -160,6 +166,10 @@ class TrainConfig(BaseModel):
     """threads of the BLAS [default: as many as it takes by itself]"""
     run: Path | None = None
     """folder to make for the results [default: runs/DATASET-001, then -002, ...]"""
+    checkpoint_every: str = "60 seconds"
+    """when to leave a checkpoint in that folder: '2 epochs', '30 seconds'"""
+    resume: Path | None = None
+    """folder of a run that ended early, to go on with; its config.toml has the settings"""
 
     @field_validator("hidden", "activation", mode="before")
     @classmethod
@@ -170,7 +180,7 @@ class TrainConfig(BaseModel):
             return tuple(part for part in value if part != "")
         return (value,) if isinstance(value, int) else value
 
-    @field_validator("log_every", mode="before")
+    @field_validator("log_every", "checkpoint_every", mode="before")
     @classmethod
     def _number_means_epochs(cls, value: Any) -> Any:
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
@@ -182,6 +192,15 @@ class TrainConfig(BaseModel):
             parse_log_every(value)
         except ConfigError as error:
             raise ValueError(str(error).removeprefix("log_every ")) from None
+        return value
+
+    @field_validator("checkpoint_every")
+    @classmethod
+    def _checkpoint_every(cls, value: str) -> str:
+        try:
+            parse_checkpoint_every(value)
+        except ConfigError as error:
+            raise ValueError(str(error).removeprefix("checkpoint_every ")) from None
         return value
 
     @model_validator(mode="after")
@@ -197,6 +216,8 @@ class TrainConfig(BaseModel):
             raise ValueError(f"batch_size: must be above 0 or 'full', found {self.batch_size}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov: needs a momentum above 0, found momentum 0")
+        if self.resume is not None and self.run is not None:
+            raise ValueError("resume: the run goes on in its own folder: leave run out")
         if self.patience is not None and self.validation == 0:
             raise ValueError("patience: needs a validation part, found validation = 0")
         for name, (setting, values) in _ONLY_WITH.items():
@@ -229,10 +250,10 @@ class TrainConfig(BaseModel):
             )
 
     def to_toml(self) -> str:
-        """The settings as a TOML file; a key that is not set is left out, and so is `run`."""
+        """The settings as a TOML file, without those of folders; what is not set is left out."""
         lines = [
             f"{name} = {toml_value(value)}"
-            for name, value in self.model_dump(exclude={"run"}).items()
+            for name, value in self.model_dump(exclude={"run", "resume"}).items()
             if value is not None
         ]
         return "\n".join([*lines, ""])
@@ -253,11 +274,46 @@ def toml_value(value: Any) -> str:
 def read_toml(path: Path) -> dict[str, Any]:
     """The keys of a TOML file. Raises `ConfigError` that names the file."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        # It may be a pipe that never ends.
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MOST_CHARACTERS + 1)
+        strange = _strange(text)
+        found = {} if strange else tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    # What is wrong with numbers of many digits and with many brackets, Python says its own way.
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid TOML ({error})") from None
+    if strange:
+        raise ConfigError(f"{path}: {strange}: these are no settings")
+    if not _is_small(found):
+        raise ConfigError(f"{path}: not valid TOML (a whole number of more than 64 bits)")
+    return found
+
+
+def _strange(text: str) -> str:
+    """What would keep the parser busy: it takes the square of a name's dots as its time."""
+    if len(text) > _MOST_CHARACTERS:
+        return f"has more than {_MOST_CHARACTERS} characters"
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.count(".") > _MOST_DOTS:
+            return f"line {number} has more than {_MOST_DOTS} dots"
+    return ""
+
+
+def _is_small(value: Any) -> bool:
+    """Whether all whole numbers in it are of 64 bits, as TOML has them."""
+    if isinstance(value, (dict, list)):
+        return all(map(_is_small, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, int) or -(2**63) <= value < 2**63
+
+
+def settings_of(run: Path) -> dict[str, Any]:
+    """The settings in the `config.toml` of a run folder. Raises `ConfigError`."""
+    try:
+        return read_toml(run / "config.toml")
+    except ConfigError as error:
+        raise ConfigError(f"resume: {run} is no run that could go on: {error}") from None
 
 
 def make(values: dict[str, Any], source: str = "") -> TrainConfig:
@@ -270,22 +326,32 @@ def make(values: dict[str, Any], source: str = "") -> TrainConfig:
 
 def explain(error: ValidationError) -> str:
     """Pydantic's findings as one line: which setting, what is wrong, what was found."""
-    parts: dict[str, str] = {}
+    parts: dict[str, list[str]] = {}
+    unknown: list[str] = []
     for finding in error.errors():
         where = str(finding["loc"][0]) if finding["loc"] else ""
         message = finding["msg"].removeprefix("Value error, ")
         if finding["type"] == "extra_forbidden":
-            known = ", ".join(TrainConfig.model_fields)
-            message = f"is no setting; there are {known}"
-        elif where and "found" not in message:
-            message = f"{message[:1].lower()}{message[1:]}, found {finding['input']!r}"
-        # A union (a number or 'full') reports each of its kinds: the first will do, joined.
-        parts[where] = f"{parts[where]}; or {message}" if where in parts else message
-    return "; ".join(f"{where}: {text}" if where else text for where, text in parts.items())
+            unknown.append(where if where.isidentifier() and len(where) < 40 else shown(where, 40))
+            continue
+        if where and "found" not in message:
+            message = f"{message[:1].lower()}{message[1:]}, found {shown(finding['input'])}"
+        parts.setdefault(where, []).append(message)
+    # A union (a number or 'full') reports each of its kinds, a list each of its values.
+    texts = {where: cut("; or ".join(found), 300) for where, found in parts.items()}
+    faults = [f"{where}: {text}" if where else text for where, text in texts.items()]
+    if unknown:
+        names = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+        verb = "is no setting" if len(unknown) == 1 else "are no settings"
+        faults.append(f"{names}: {verb}; there are {', '.join(TrainConfig.model_fields)}")
+    more = [f"and {len(faults) - _MOST_FAULTS} more"] if len(faults) > _MOST_FAULTS else []
+    return "; ".join(faults[:_MOST_FAULTS] + more)
 
 
 def from_command_line(argv: list[str], command: str) -> TrainConfig:
-    """Flags over the TOML file of `--config` over the defaults; `--help` prints and exits.
+    """Flags over the TOML file of `--config` (or of `--resume`) over the defaults.
+
+    `--help` prints and exits.
 
     Raises `ConfigError` in one line for an unknown flag, key or value.
     """
@@ -314,9 +380,13 @@ def from_command_line(argv: list[str], command: str) -> TrainConfig:
 
     first = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
+    first.add_argument("--resume", type=Path)
     try:
-        path = first.parse_known_args(argv)[0].config
-        values = read_toml(path) if path else {}
+        given = first.parse_known_args(argv)[0]
+        if given.config and given.resume:
+            raise ConfigError("resume: the run has its own settings: leave config out")
+        path = given.resume / "config.toml" if given.resume else given.config
+        values = settings_of(given.resume) if given.resume else read_toml(path) if path else {}
         if path:
             make(values, source=f"{path}: ")
         flags = CliApp.run(Flags, cli_args=argv, **values)

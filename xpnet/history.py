@@ -57,6 +57,21 @@ class History:
         write_atomically(Path(path), text.getvalue().encode())
 
 
+def parse_checkpoint_every(value: int | str) -> tuple[float, bool]:
+    """`(count, True if it counts seconds)` of `5`, `"5 epochs"` or `"30 seconds"`."""
+    number, _, unit = str(value).strip().partition(" ")
+    unit = unit.strip()
+    if unit in ("", "epoch", "epochs") and number.isdecimal() and int(number) > 0:
+        return int(number), False
+    is_number = number.replace(".", "", 1).isdecimal()
+    if unit in ("second", "seconds") and is_number and float(number) > 0:
+        return float(number), True
+    raise ConfigError(
+        f"checkpoint_every must be a number of epochs or of seconds, such as 1, '5 epochs' or "
+        f"'30 seconds', found {value!r}"
+    )
+
+
 def parse_log_every(value: int | str) -> tuple[int, bool]:
     """`(count, True if it counts iterations)` of `5`, `"5 epochs"` or `"500 iterations"`."""
     number, _, unit = str(value).strip().partition(" ")

@@ -12,10 +12,12 @@ import numpy
 from xpnet.backend import Backend, HostArray
 from xpnet.config import TrainConfig
 from xpnet.data.augmentation import Augmentation
+from xpnet.data.batches import DeviceData
 from xpnet.data.dataset import Dataset, Normalisation, Source, Splits
+from xpnet.data.mapped import MappedRows
 from xpnet.history import History, Record
 from xpnet.metrics import class_scores
-from xpnet.network import Sequential
+from xpnet.network import PREDICTION_ROWS, Sequential
 from xpnet.training import Evaluation
 
 AUGMENTED_ROWS, AUGMENTED_VERSIONS = 6, 9
@@ -30,10 +32,12 @@ def describe_data(source: Source, splits: Splits) -> str:
     """What was read: name, sizes, shapes, and how the classes are balanced."""
     parts = {"training": splits.train, "validation": splits.validation, "test": splits.test}
     data, some = splits.train, splits.train.x
+    # To find them in a file that may be larger than memory would take as long as an epoch.
+    values = "" if isinstance(some, MappedRows) else f", values {some.min():g} to {some.max():g}"
     shape = f" ({data.image_shape[0]}×{data.image_shape[1]})" if data.image_shape else ""
     lines = [
-        f"data      {source.name}: {data.features} features{shape} {some.dtype}, values "
-        f"{some.min():g} to {some.max():g}, {len(data.classes)} classes",
+        f"data      {source.name}: {data.features} features{shape} {some.dtype}{values}, "
+        f"{len(data.classes)} classes",
     ]
     few = len(data.classes) <= MOST_COLUMNS
     wide = max(6, *(len(name) for name in data.classes))
@@ -137,8 +141,9 @@ def draw(
     if data.image_shape is None or data.labels is None:
         return
     backend = network.backend
-    x = backend.asarray(normalisation.apply(data.x, network.dtype))
-    probabilities = backend.to_host(network.predict_probabilities(x))
+    held = DeviceData.of(data, normalisation, backend=backend, dtype=network.dtype)
+    blocks = (network.predict_probabilities(x) for x, _ in held.blocks(PREDICTION_ROWS))
+    probabilities = numpy.concatenate([backend.to_host(block) for block in blocks])
     chosen = plots.choose_samples(probabilities, data.labels, DRAWN_SAMPLES, network.seed)
     plots.sample_predictions(
         data.x[chosen].reshape(-1, *data.image_shape),

@@ -19,19 +19,21 @@ from xpnet.build import (
     read_splits,
     to_device,
 )
-from xpnet.callbacks import Progress, StopAtInterrupt
+from xpnet.callbacks import Interrupted, Progress, StopAtInterrupt
 from xpnet.checkpoint import save, write_atomically
 from xpnet.config import TrainConfig, from_command_line
 from xpnet.data import Normalisation, Splits
-from xpnet.errors import ConfigError, DivergenceError
+from xpnet.errors import DivergenceError
 from xpnet.history import History, Record
 from xpnet.network import Sequential
 from xpnet.report import collect_metrics, describe_data, describe_test, draw
+from xpnet.resume import Checkpoints
+from xpnet.runs import METRICS, resume_command, run_folder
 from xpnet.training import evaluate
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit code (0, 2 bad input, 3 divergence, 130 Ctrl-C)."""
+    """The command; its exit code is 0, 2 bad input, 3 divergence, 130 Ctrl-C, 143 SIGTERM."""
     arguments = sys.argv[1:] if argv is None else argv
 
     def action() -> int:
@@ -43,6 +45,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(config: TrainConfig) -> Path:
     """Read, build, train, test, save and draw as `config` says; returns the run folder."""
+    if config.resume and (config.resume / METRICS).exists():
+        print(f"{config.resume}/ is finished: nothing is left to do")
+        return config.resume
     backend = Backend(config.device)
     if config.device == "auto":
         print(f"device    auto chose {backend.device}")
@@ -60,13 +65,17 @@ def train(config: TrainConfig) -> Path:
         }
         augmentation = build_augmentation(config, splits.train)
         print(f"\n{network.summary()}\n")
-        folder = make_run_folder(config)
-        history, kept = fit_network(config, network, splits, normalisation, folder)
-        tested = evaluate(network, to_device(network, splits.test, normalisation))
-    print(f"\n{describe_test(tested, splits.test.classes)}\n")
-    metrics = collect_metrics(config, backend, source, splits, network, history, kept, tested)
-    write_atomically(folder / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
-    draw(folder, network, history, tested, splits, normalisation, augmentation)
+        with run_folder(config) as folder:
+            history, kept = fit_network(config, network, splits, normalisation, folder)
+            tested = evaluate(network, to_device(network, splits.test, normalisation))
+            print(f"\n{describe_test(tested, splits.test.classes)}\n")
+            draw(folder, network, history, tested, splits, normalisation, augmentation)
+            metrics = collect_metrics(
+                config, backend, source, splits, network, history, kept, tested
+            )
+            # The last of all: it says that the run is finished.
+            content = (json.dumps(metrics, indent=2) + "\n").encode()
+            write_atomically(folder / METRICS, content)
     print(f"results   {folder}/")
     for path in sorted(folder.iterdir()):
         print(f"          {path.name}")
@@ -85,7 +94,7 @@ def fit_network(
     Returns the history and the record that the weights kept belong to: the last one, or with
     early stopping the one of the lowest validation loss.
     """
-    history = History()
+    history, checkpoints = History(), Checkpoints(folder, config.checkpoint_every)
     try:
         kept = fit_as_configured(
             config,
@@ -95,13 +104,16 @@ def fit_network(
             normalisation,
             callbacks=[Progress(), StopAtInterrupt()],
             history=history,
+            checkpoints=checkpoints,
         )
     except DivergenceError as error:
         history.to_csv(folder / "history.csv")
-        raise DivergenceError(f"{error} (history so far: {folder}/history.csv)") from None
-    except KeyboardInterrupt:
+        last = "".join(f", last good checkpoint: {path}" for path in checkpoints.paths()[-1:])
+        raise DivergenceError(f"{error} (history so far: {folder}/history.csv{last})") from None
+    except Interrupted:
         _keep(network, history, folder)
         print(f"\ninterrupted: history and model so far are in {folder}/")
+        print(f"to go on:    {resume_command(config, folder)}", flush=True)
         raise
     _keep(network, history, folder)
     if kept is not history.records[-1]:
@@ -115,29 +127,6 @@ def fit_network(
 def _keep(network: Sequential, history: History, folder: Path) -> None:
     history.to_csv(folder / "history.csv")
     save(network, folder / "model.safetensors")
-
-
-def make_run_folder(config: TrainConfig) -> Path:
-    """A new folder with `config.toml` in it. Nothing that exists is ever written over."""
-    name = Path(config.dataset).name.partition(".")[0] or "run"
-    numbered = (Path("runs") / f"{name}-{number:03}" for number in range(1, 100_000))
-    for folder in [config.run] if config.run else numbered:
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            if folder != config.run:
-                continue
-            if not folder.is_dir() or any(folder.iterdir()):
-                raise ConfigError(
-                    f"run: {folder} exists and is not an empty folder: name another"
-                ) from None
-        except OSError as error:
-            raise ConfigError(
-                f"run: {folder} cannot be made ({error.strerror}): name another with --run"
-            ) from None
-        write_atomically(folder / "config.toml", config.to_toml().encode())
-        return folder
-    raise ConfigError("run: no free folder name is left in runs/: name one with --run")
 
 
 def blas_threads() -> int:

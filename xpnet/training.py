@@ -8,27 +8,29 @@ once and replayed: see `xpnet.replay`.
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy
 
-from xpnet import random
+from xpnet import blocks, device_errors, random, threads, twins
 from xpnet.backend import Array, HostArray, array_module
-from xpnet.callbacks import Callback, Run
+from xpnet.callbacks import Callback, Interrupted, Run
+from xpnet.clipping import ClipNorm
 from xpnet.data.augmentation import Augmentation
 from xpnet.data.batches import DeviceData
-from xpnet.errors import ConfigError, DataError, DivergenceError
-from xpnet.history import History, Record, parse_log_every
+from xpnet.data.weights import SampleWeights
+from xpnet.errors import ConfigError, DataError
+from xpnet.history import History, parse_log_every
 from xpnet.losses import L2Penalty, Loss, SoftmaxCrossEntropy
-from xpnet.metrics import Accuracy, ConfusionMatrix, MeanLoss
+from xpnet.meter import Meter
+from xpnet.metrics import ConfusionMatrix, MeanLoss
 from xpnet.network import PREDICTION_ROWS, Sequential
 from xpnet.optimizers import Optimizer
 from xpnet.replay import Replay, is_own
-from xpnet.workspace import Workspace
+from xpnet.resume import Checkpoints, Keeper, describe_training
 
 TRAIN_METRICS = ("running", "evaluated")
 """How the training loss and accuracy of a record may be measured."""
@@ -50,21 +52,30 @@ def train_step(
     x: Array,
     target: Array,
     *,
+    weights: Array | None = None,
     penalty: L2Penalty | None = None,
+    clip: ClipNorm | None = None,
     scalars: Array | None = None,
 ) -> tuple[Array, Array]:
     """One forward pass, one backward pass, one update; returns `(loss (), logits (N, C))`.
 
+    `weights`: `(N,)`, of the samples in the mean that the loss is; None: all alike.
     Both are buffers on the device. In a steady state nothing here allocates, transfers or
     waits.
     """
-    logits = network.forward(x, training=True)
-    value = loss.forward(logits, target)
-    network.backward(loss.backward())
+    if weights is None and blocks.are_possible(network, loss, len(x)):
+        value, logits = blocks.forward_backward(network, loss, x, target)
+    else:
+        with threads.of_forward_pass(x, network.values):
+            logits = network.forward(x, training=True)
+        value = loss.forward(logits, target, weights)
+        network.backward(loss.backward())
     if penalty is not None:
         matrices = network.values[: network.decays]
         array_module(value).add(value, penalty.forward(matrices), out=value)
         penalty.backward(matrices, network.gradients[: network.decays])
+    if clip is not None:
+        clip(network.gradients)
     optimizer.step(network.values, network.gradients, decays=network.decays, scalars=scalars)
     return value, logits
 
@@ -76,23 +87,29 @@ def fit(
     *,
     optimizer: Optimizer,
     loss: Loss | None = None,
+    sample_weight: Any = None,
     epochs: int,
     batch_size: int | None = 128,
     l2: float = 0.0,
+    clip_norm: float | None = None,
     augmentation: Augmentation | None = None,
     seed: int = 0,
     log_every: int | str = 1,
     train_metrics: str = "running",
     callbacks: Sequence[Callback] = (),
     history: History | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> History:
     """Train `network` in place and return its `History`.
 
     `train`, `validation`: `DeviceData`, or a pair of host arrays `x (N, features)`, labels `(N,)`,
     whose values are taken as they are (scale pixels first, or give `DeviceData` a
-    `Normalisation`).
+    `Normalisation`); arrays of other libraries are shared, not copied, where they offer DLPack.
+    `sample_weight`: `(N,)` numbers above 0 on the host. The loss of a batch is then `Σ wℓ / Σ w`
+    over its samples; accuracies, and what is evaluated, go on counting every sample once.
     `batch_size`: samples per update, None for all of them (full batch); the last batch of an
     epoch may be short. `l2`: λ of `losses.L2Penalty`, N being the number of training samples.
+    `clip_norm`: the most that the norm of all gradients together may be, see `ClipNorm`.
     `augmentation`: distorts the pictures of every training batch anew.
     `seed`: of the order in which samples come, and of their distortions. `log_every`: a record
     every so many epochs (`1`, `"50 epochs"`) or updates (`"500 iterations"`), and at the end.
@@ -100,15 +117,22 @@ def fit(
     batches since the last one, each measured before its update, distorted and with dropout on,
     or are `"evaluated"` afterwards, by one more pass over the training part as it is.
     `history`: a list to go on with, so that the records survive an exception.
+    `checkpoints`: where to leave them. If there is one of this training, it goes on from there,
+    to the same weights and records as if it had never ended; on the CPU to the same bits.
 
-    Raises `DivergenceError` at the first record whose loss is not finite, `ConfigError` and
-    `DataError` for arguments that cannot be, before anything is trained.
+    Raises `DivergenceError` at the first record or checkpoint where a loss, or a weight, is not
+    finite; `ConfigError` and `DataError` for arguments that cannot be, and `CheckpointError` for
+    a checkpoint of another training, before anything is trained.
     """
     loss = SoftmaxCrossEntropy() if loss is None else loss
     history = History() if history is None else history
     data, held_out = _on_device(network, train, "train"), None
     if validation is not None:
         held_out = _on_device(network, validation, "validation")
+    weights = None
+    if sample_weight is not None:
+        backend, dtype = network.backend, network.dtype
+        weights = SampleWeights(sample_weight, len(data), backend=backend, dtype=dtype)
     every, by_step = parse_log_every(log_every)
     for name, value in (("epochs", epochs), ("batch_size", batch_size or 1)):
         if not isinstance(value, int) or value < 1:
@@ -119,33 +143,67 @@ def fit(
         )
     size = min(batch_size or len(data), len(data))
     penalty = L2Penalty(l2, len(data)) if l2 else None
+    clip = ClipNorm(clip_norm) if clip_norm is not None else None
     run = Run(network, optimizer, history, epochs, -(-len(data) // size))
     again = data if train_metrics == "evaluated" else None
-    meter = _Meter(run, loss, penalty, again, held_out)
-    watched = not all(is_own(type(callback)) for callback in callbacks)
-    update = _Update(run, data, loss, penalty, augmentation, meter, watched=watched)
-    network.seek(0)
-    if augmentation is not None:
-        data.begin(augmentation, seed)
-    _tell(callbacks, "on_train_begin", run)
-    try:
-        with numpy.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            for rows, scalars in _batches(run, data, size, seed, callbacks):
-                update(rows, scalars)
-                run.step += 1
-                ends_epoch = run.step == run.epoch * run.steps_per_epoch
-                last = ends_epoch and run.epoch == epochs
-                count = run.step if by_step else run.epoch
-                if last or ((by_step or ends_epoch) and count % every == 0):
-                    _tell(callbacks, "on_record", run, meter.record())
-                _tell(callbacks, "on_step_end", run)
-                if run.stop:
-                    break
-    except KeyboardInterrupt:
-        meter.record_partial()
-        raise
-    finally:
-        _tell(callbacks, "on_train_end", run)
+    meter = Meter(run, loss, penalty, again, held_out)
+    told = _Told(callbacks)
+    update = _Update(run, data, weights, loss, penalty, clip, augmentation, meter, told)
+    plan = partial(
+        describe_training,
+        run,
+        data,
+        held_out,
+        loss,
+        callbacks,
+        sample_weight=weights,
+        batch_size=size,
+        l2=l2,
+        clip_norm=clip_norm,
+        augmentation=augmentation,
+        seed=seed,
+        log_every=(every, "iterations" if by_step else "epochs"),
+        train_metrics=train_metrics,
+    )
+    keeper = Keeper(checkpoints, run, meter, callbacks, plan)
+    with keeper.at_work():
+        epochs_seen, steps_seen = divmod(run.step, run.steps_per_epoch)
+        samples = epochs_seen * len(data) + steps_seen * size
+        network.seek(samples)
+        if augmentation is not None:
+            data.begin(augmentation, seed)
+            augmentation.seek(samples)
+        told("on_train_begin", run)
+        try:
+            keeper.restore_callbacks()
+            batches = _batches(run, data, size, seed, told)
+            with (
+                # Of the whole training, wherever it goes on: it decides about the last digit.
+                twins.used(epochs * run.steps_per_epoch, data.backend.xp),
+                threads.kept(),
+                device_errors.in_training(network, loss, data, size),
+                numpy.errstate(over="ignore", invalid="ignore", divide="ignore"),
+            ):
+                while not run.stop and (batch := next(batches, None)) is not None:
+                    update(*batch)
+                    run.step += 1
+                    ends_epoch = run.step == run.epoch * run.steps_per_epoch
+                    last = ends_epoch and run.epoch == epochs
+                    count = run.step if by_step else run.epoch
+                    if last or ((by_step or ends_epoch) and count % every == 0):
+                        told("on_record", run, meter.record())
+                    told("on_step_end", run)
+                    keeper.after_step()
+                    if run.interrupted:
+                        raise Interrupted(run.interrupted)
+        except KeyboardInterrupt:
+            meter.record_partial()
+            raise
+        finally:
+            told("on_train_end", run)
+    # A signal that came when all was done already is not forgotten.
+    if run.interrupted:
+        raise Interrupted(run.interrupted)
     return history
 
 
@@ -154,20 +212,21 @@ def _batches(
     data: DeviceData,
     size: int,
     seed: int,
-    callbacks: Sequence[Callback],
+    told: _Told,
 ) -> Iterator[tuple[Array, Array]]:
-    """The samples of every batch of every epoch and the optimizer's scalars, on the device."""
+    """The samples of every batch still to come and the optimizer's scalars, on the device."""
     backend, optimizer, steps = data.backend, run.optimizer, run.steps_per_epoch
     every = backend.asarray(numpy.arange(len(data))) if steps == 1 else None
-    for epoch in range(1, run.epochs + 1):
+    for epoch in range(run.step // steps + 1, run.epochs + 1):
         run.epoch = epoch
-        _tell(callbacks, "on_epoch_begin", run)
-        first = optimizer.steps
+        told("on_epoch_begin", run)
+        done = run.step % steps
+        first = optimizer.steps - done
         table = optimizer.table(range(first, first + steps), backend, data.dtype)
         order = every
         if order is None:
             order = backend.asarray(random.permutation(seed, run.epoch, len(data)))
-        for step in range(steps):
+        for step in range(done, steps):
             yield order[step * size : (step + 1) * size], table[step]
 
 
@@ -182,54 +241,62 @@ class _Update:
         self,
         run: Run,
         data: DeviceData,
+        weights: SampleWeights | None,
         loss: Loss,
         penalty: L2Penalty | None,
+        clip: ClipNorm | None,
         augmentation: Augmentation | None,
-        meter: _Meter,
-        *,
-        watched: bool,
+        meter: Meter,
+        told: _Told,
     ) -> None:
         self.network, self.optimizer, self.loss = run.network, run.optimizer, loss
-        self.data, self.penalty, self.augmentation, self.meter = data, penalty, augmentation, meter
+        self.data, self.weights, self.penalty, self.clip = data, weights, penalty, clip
+        self.augmentation, self.meter = augmentation, meter
         # Nothing of a full batch changes from one epoch to the next, unless it is distorted.
         self.is_fixed = run.steps_per_epoch == 1 and augmentation is None
         self.batch: tuple[Array, Array] | None = None
         # Of another dtype, each batch is converted into an array of its own.
         self.replay: Replay | None = None
         if data.dtype == self.network.dtype:
-            self.replay = Replay(data.backend.xp, self._parts, watched=watched)
-        self.workspace = Workspace()
+            self.replay = Replay(data.backend.xp, self._parts, watched=told.has_others)
+        self.told = told
+        self.placed: dict[int, tuple[Array, Array]] = {}
+        self.copyto = data.backend.xp.copyto
 
     def __call__(self, rows: Array, scalars: Array) -> None:
         """An update by the samples `rows` `(B,)`, with `optimizer.scalars` `(S,)`."""
-        rows, scalars = self._placed(f"{len(rows)} rows", rows), self._placed("scalars", scalars)
-
-        def step() -> None:
-            self._as_written(rows, scalars)
-
         if self.is_fixed and self.batch is None:
-            self.batch = self.data.batch(rows)
-        if self.replay is None:
-            step()
-        elif self.replay.run(len(rows), step):
+            self.batch = self.data.whole()
+        size, copyto, replay = len(rows), self.copyto, self.replay
+        if size not in self.placed:
+            self.placed[size] = rows.copy(), scalars.copy()
+        own_rows, own_scalars = self.placed[size]
+        if not self.is_fixed:
+            copyto(own_rows, rows)
+        copyto(own_scalars, scalars)
+        if replay is None:
+            self._as_written(own_rows, own_scalars)
+            return
+        if self.told.disturbed:
+            replay.disturbed, self.told.disturbed = True, False
+        if replay.run(size, self._as_written, own_rows, own_scalars):
             self.optimizer.steps += 1
-            self.meter.count(len(rows))
-
-    def _placed(self, name: str, array: Array) -> Array:
-        xp = array_module(array)
-        placed = self.workspace.array(xp, name, array.shape, array.dtype)
-        xp.copyto(placed, array)
-        return placed
+            self.meter.count(size)
 
     def _as_written(self, rows: Array, scalars: Array) -> None:
         x, target = self.batch or self.data.batch(rows, self.augmentation)
+        weights = None
+        if self.weights is not None:
+            weights = self.weights.whole if self.is_fixed else self.weights.batch(rows)
         value, logits = train_step(
             self.network,
             self.loss,
             self.optimizer,
             x,
             target,
+            weights=weights,
             penalty=self.penalty,
+            clip=self.clip,
             scalars=scalars,
         )
         self.meter.update(value, logits, target)
@@ -237,103 +304,6 @@ class _Update:
     def _parts(self) -> list[Any]:
         parts = [self.network, *self.network.layers, self.loss, self.optimizer, self.data]
         return parts if self.augmentation is None else [*parts, self.augmentation]
-
-
-class _Meter:
-    """Means since the last record, and the record made of them."""
-
-    def __init__(
-        self,
-        run: Run,
-        loss: Loss,
-        penalty: L2Penalty | None,
-        again: DeviceData | None,
-        held_out: DeviceData | None,
-    ) -> None:
-        self.run, self.penalty, self.again, self.held_out = run, penalty, again, held_out
-        self.mean = MeanLoss(run.network.backend)
-        self.counts = isinstance(loss, SoftmaxCrossEntropy)
-        self.accuracy = Accuracy(run.network.backend)
-        self.began = time.perf_counter()
-        self.loss = loss.for_evaluation()
-
-    def update(self, value: Array, logits: Array, target: Array) -> None:
-        self.mean.update(value, len(target))
-        if self.counts:
-            self.accuracy.update(logits, target)
-
-    def count(self, samples: int) -> None:
-        """`update()` was replayed, on the device: count the samples here."""
-        self.mean.samples += samples
-        self.accuracy.samples += samples
-
-    def record(self) -> Record:
-        run = self.run
-        loss = self.mean.result()
-        if not math.isfinite(loss):
-            raise DivergenceError(
-                f"training diverged in epoch {run.epoch} (by step {run.step}): the loss is "
-                f"{loss} at learning rate {self._rate():g}: use a smaller learning_rate"
-            )
-        accuracy = self.accuracy.result() if self.counts else None
-        if self.again is not None:
-            loss, accuracy = self._evaluate(self.again)
-            if self.penalty is not None:
-                network = run.network
-                penalty = self.penalty.forward(network.values[: network.decays])
-                loss += float(network.backend.to_host(penalty))
-        held_out: tuple[float | None, float | None] = (None, None)
-        if self.held_out is not None:
-            held_out = self._evaluate(self.held_out)
-        return self._append(loss, accuracy, *held_out)
-
-    def _evaluate(self, data: DeviceData) -> tuple[float, float | None]:
-        return _mean_loss(self.run.network, data, self.loss, self.counts)
-
-    def record_partial(self) -> None:
-        """What an interrupted stretch has measured so far, without a validation pass."""
-        if self.mean.samples and math.isfinite(loss := self.mean.result()):
-            accuracy = self.accuracy.result() if self.counts else None
-            self._append(loss, accuracy, None, None)
-
-    def _append(
-        self,
-        loss: float,
-        accuracy: float | None,
-        val_loss: float | None,
-        val_accuracy: float | None,
-    ) -> Record:
-        run, now = self.run, time.perf_counter()
-        record = Record(
-            epoch=run.epoch,
-            step=run.step,
-            learning_rate=self._rate(),
-            loss=loss,
-            accuracy=accuracy,
-            val_loss=val_loss,
-            val_accuracy=val_accuracy,
-            seconds=now - self.began,
-        )
-        run.history.records.append(record)
-        self.mean.reset()
-        self.accuracy.reset()
-        self.began = now
-        return record
-
-    def _rate(self) -> float:
-        return self.run.optimizer.learning_rate(max(self.run.optimizer.steps - 1, 0))
-
-
-def _mean_loss(
-    network: Sequential, data: DeviceData, loss: Loss, counts: bool
-) -> tuple[float, float | None]:
-    mean, accuracy = MeanLoss(network.backend), Accuracy(network.backend)
-    for x, target in data.blocks(PREDICTION_ROWS):
-        logits = network.forward(x, training=False)
-        mean.update(loss.forward(logits, target), len(target))
-        if counts:
-            accuracy.update(logits, target)
-    return mean.result(), accuracy.result() if counts else None
 
 
 def evaluate(network: Sequential, data: DeviceData | tuple[Any, Any]) -> Evaluation:
@@ -352,7 +322,7 @@ def evaluate(network: Sequential, data: DeviceData | tuple[Any, Any]) -> Evaluat
 def _on_device(network: Sequential, data: DeviceData | tuple[Any, Any], name: str) -> DeviceData:
     """`data` on the network's device, its labels checked on the host where they come in."""
     if not isinstance(data, DeviceData):
-        x, target = (numpy.asarray(part) for part in data)
+        x, target = (p if hasattr(p, "__dlpack__") else numpy.asarray(p) for p in data)
         data = DeviceData(x, target, backend=network.backend, dtype=network.dtype)
     if data.x.shape[1] != network.in_features:
         raise DataError(
@@ -369,6 +339,23 @@ def _on_device(network: Sequential, data: DeviceData | tuple[Any, Any], name: st
     return data
 
 
-def _tell(callbacks: Iterable[Callback], hook: str, *arguments: Any) -> None:
-    for callback in callbacks:
-        getattr(callback, hook)(*arguments)
+class _Told:
+    """The callbacks, and whether one that is not xpnet's own has had a turn since last asked."""
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self.callbacks = [(callback, _is_other(callback)) for callback in callbacks]
+        self.has_others = any(is_other for _, is_other in self.callbacks)
+        self.disturbed = False
+
+    def __call__(self, hook: str, *arguments: Any) -> None:
+        nothing = getattr(Callback, hook)
+        for callback, is_other in self.callbacks:
+            method = getattr(callback, hook)
+            if getattr(method, "__func__", None) is not nothing:
+                self.disturbed = self.disturbed or is_other
+                method(*arguments)
+
+
+def _is_other(callback: Callback) -> bool:
+    """Whether somebody else's code runs in it: by its class, or by a hook put into it."""
+    return not is_own(type(callback)) or any(hasattr(Callback, name) for name in vars(callback))

@@ -271,6 +271,8 @@ def read_command_line(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]
     base = from_command_line(rest, "python -m xpnet.train")
     if base.run is not None:
         raise ConfigError("run: a search has a folder instead: use --folder")
+    if base.resume is not None:
+        raise ConfigError("resume: the same command goes on with a search: leave resume out")
     if base.validation == 0:
         raise ConfigError("validation: a search needs a validation part, found validation = 0")
     # One thread each, unless asked for: so many small trainings side by side are fastest.

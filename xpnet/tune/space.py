@@ -11,14 +11,14 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError
 
 from xpnet.config import TrainConfig, explain, make, read_toml, toml_value
-from xpnet.errors import ConfigError
+from xpnet.errors import ConfigError, cut, shown
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -35,6 +35,8 @@ _FIXED = {
     "device": "it says where to compute, not what",
     "threads": "it says where to compute, not what",
     "run": "a search keeps no run folders",
+    "checkpoint_every": "a search keeps no run folders",
+    "resume": "a search keeps no run folders",
 }
 
 
@@ -91,8 +93,8 @@ class Range:
 
     def grid(self) -> Values:
         """Every step from `low` to `high`, decimal fractions exactly."""
-        low, step = _decimal(self.low), _decimal(self.step)
-        count = int((_decimal(self.high) - low) / step) + 1
+        low, step = _exact(self.low), _exact(self.step)
+        count = int((_exact(self.high) - low) / step) + 1
         kind = int if self.whole else float
         return Values(tuple(kind(low + step * n) for n in range(count)))
 
@@ -121,6 +123,8 @@ def read_space(path: Path) -> Space:
 
 
 def _axis(key: str, given: Any) -> Axis:
+    if key not in TrainConfig.model_fields:
+        _check(key, given)
     if key in _FIXED:
         raise ConfigError(f"{key}: cannot be searched: {_FIXED[key]}")
     if isinstance(given, dict):
@@ -130,14 +134,15 @@ def _axis(key: str, given: Any) -> Axis:
         axis, tried = Values(tuple(given)), given
     else:
         raise ConfigError(
-            f"{key}: give a list of values or a range {{low = ..., high = ...}}, found {given!r}: "
+            f"{key}: give a list of values or a range {{low = ..., high = ...}}, found "
+            f"{shown(given)}: "
             f"what all trials share goes into the file of --config or a flag"
         )
     for value in tried:
         _check(key, value)
     texts = [toml_value(value) for value in tried]
     if len(set(texts)) < len(texts):
-        raise ConfigError(f"{key}: every value once, found {toml_value(tried)}")
+        raise ConfigError(f"{key}: every value once, found {cut(toml_value(tried), 60)}")
     return axis
 
 
@@ -159,18 +164,18 @@ def _range(key: str, given: Mapping[str, Any]) -> Range:
     whole = float not in kinds
     for name in ("low", "high"):
         if name not in given:
-            raise ConfigError(f"{key}: a range needs low and high, found {sorted(given)}")
+            raise ConfigError(f"{key}: a range needs low and high, found {shown(sorted(given))}")
     for name, value in given.items():
         number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
         if name not in ("low", "high", "log", "step"):
-            raise ConfigError(f"{key}: a range has low, high, log and step, found {name}")
+            raise ConfigError(f"{key}: a range has low, high, log and step, found {shown(name)}")
         if name == "log":
             if not isinstance(value, bool):
-                raise ConfigError(f"{key}: log is true or false, found {value!r}")
+                raise ConfigError(f"{key}: log is true or false, found {shown(value)}")
         elif isinstance(value, bool) or not number:
-            raise ConfigError(f"{key}: {name} has to be a number, found {value!r}")
+            raise ConfigError(f"{key}: {name} has to be a number, found {shown(value)}")
         elif whole and not isinstance(value, int):
-            raise ConfigError(f"{key}: {name} has to be a whole number, found {value!r}")
+            raise ConfigError(f"{key}: {name} has to be a whole number, found {shown(value)}")
     low, high, log, step = (given.get(name) for name in ("low", "high", "log", "step"))
     assert low is not None
     assert high is not None
@@ -179,16 +184,16 @@ def _range(key: str, given: Mapping[str, Any]) -> Range:
     if log and (low <= 0 or step is not None):
         what = "no step" if step is not None else f"a low above 0, found {low}"
         raise ConfigError(f"{key}: a range with log takes {what}")
-    if step is not None and (step <= 0 or (_decimal(high) - _decimal(low)) % _decimal(step)):
+    if step is not None and (step <= 0 or (_exact(high) - _exact(low)) % _exact(step)):
         raise ConfigError(
             f"{key}: high has to be low plus so many steps, found {low}, {high} and step {step}"
         )
     return Range(low, high, bool(log), step, whole)
 
 
-def _decimal(number: float | None) -> Decimal:
+def _exact(number: float | None) -> Fraction:
     """As it is written: 0.1 is a tenth."""
-    return Decimal(str(number))
+    return Fraction(str(number))
 
 
 def grid_points(space: Space, base: TrainConfig) -> list[dict[str, Any]]:

@@ -1,0 +1,40 @@
+"""Clipping: a gradient that is too long is shortened, and keeps its direction."""
+
+from __future__ import annotations
+
+import math
+
+from xpnet.backend import Array, array_module
+from xpnet.errors import ConfigError
+from xpnet.workspace import Workspace
+
+EPSILON = 1e-6
+"""Added to the norm, as by `torch.nn.utils.clip_grad_norm_`: keeps the division finite."""
+
+
+class ClipNorm:
+    """`g ← g · min(1, C / (‖g‖₂ + 1e-6))`, the norm over all parameters of a network together.
+
+    `limit`: `C`, above 0. `gradients`: the flat store, `(P,)`, changed in place; one product
+    gives the norm, one multiplication does the rest, and the factor never leaves the device. A
+    gradient that is not finite stays so. Pascanu, Mikolov, Bengio, "On the difficulty of
+    training recurrent neural networks", ICML 2013, algorithm 1; the 1e-6 is PyTorch's.
+    """
+
+    def __init__(self, limit: float) -> None:
+        is_number = isinstance(limit, (int, float)) and not isinstance(limit, bool)
+        if not is_number or not 0 < limit < math.inf:
+            raise ConfigError(f"clip_norm must be a number above 0, found {limit!r}")
+        self.limit = limit
+        self.workspace = Workspace()
+
+    def __call__(self, gradients: Array) -> None:
+        """Shorten `gradients` `(P,)` if they are longer than `limit`."""
+        xp = array_module(gradients)
+        factor = self.workspace.array(xp, "factor", (), gradients.dtype)
+        xp.dot(gradients, gradients, out=factor)
+        xp.sqrt(factor, out=factor)
+        xp.add(factor, EPSILON, out=factor)
+        xp.divide(self.limit, factor, out=factor)
+        xp.minimum(factor, 1, out=factor)
+        xp.multiply(gradients, factor, out=gradients)
