@@ -1,0 +1,1 @@
+"""Networks out to other libraries and in from them; none is imported before it is asked for."""
