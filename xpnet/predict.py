@@ -20,11 +20,11 @@ from xpnet import command
 from xpnet.backend import HostArray
 from xpnet.checkpoint import load
 from xpnet.data.dataset import Normalisation
-from xpnet.errors import CheckpointError, ConfigError, DataError, XpnetError
+from xpnet.errors import CheckpointError, ConfigError, DataError, XpnetError, shown
 from xpnet.network import PREDICTION_ROWS, Sequential
 
 _PICTURES = (".png", ".jpg", ".jpeg")
-_TABLES = (".csv", ".gz", ".zip", ".npz")
+_TABLES = (".csv", ".gz", ".zip", ".npz", ".npy")
 
 
 @dataclass(frozen=True)
@@ -50,23 +50,29 @@ class Model:
         about: Any = network.metadata if isinstance(network.metadata, dict) else {}
 
         def wrong(field: str, expected: str) -> CheckpointError:
-            return CheckpointError(f"{path}: {field} is {about[field]!r}, expected {expected}")
+            return CheckpointError(f"{path}: {field} is {shown(about[field])}, expected {expected}")
 
         outputs = network.out_features
         classes = about.get("classes", [str(number) for number in range(outputs)])
         if not _is_list_of(str, classes) or len(classes) != outputs:
             raise wrong("classes", f"a list of {outputs} names, one for each output")
+        # A name could also tell the terminal something.
+        if not all(name.isprintable() for name in classes):
+            raise wrong("classes", "names of characters that can be printed")
         shape = about.get("image_shape")
         if shape is not None:
             inputs = network.in_features
-            if not _is_list_of(int, shape) or len(shape) != 2 or math.prod(shape) != inputs:
+            positive = _is_list_of(int, shape) and len(shape) == 2 and min(shape) > 0
+            if not positive or math.prod(shape) != inputs:
                 raise wrong("image_shape", f"[height, width] of {inputs} pixels, or null")
             shape = (shape[0], shape[1])
         normalisation = about.get("normalisation", {"scale": 1.0, "shift": 0.0})
         try:
             scale, shift = float(normalisation["scale"]), float(normalisation["shift"])
-        except (TypeError, KeyError, ValueError):
+        except (TypeError, KeyError, ValueError, OverflowError):
             raise wrong("normalisation", "the numbers scale and shift") from None
+        if not math.isfinite(scale) or not math.isfinite(shift):
+            raise wrong("normalisation", "finite numbers scale and shift")
         pixels = about.get("pixels")
         if pixels is not None and not isinstance(pixels, bool):
             raise wrong("pixels", "true, false or null")
@@ -206,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         nargs="+",
         help="a PNG or JPEG picture of one drawing on a plain background, or samples: an IDX "
-        "file of images, .csv (plain, .gz, .zip), .npz",
+        "file of images, .csv (plain, .gz, .zip), .npz, .npy",
     )
     parser.add_argument(
         "--device", default="cpu", help="cpu, cuda, cuda:N or auto (default: %(default)s)"

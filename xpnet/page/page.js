@@ -1,0 +1,99 @@
+// The page: a drawing becomes a picture, the picture goes through the network, and what comes
+// out of each layer is shown.
+//
+// For the browser's console, and for the page's tests, which are no more than another user of it:
+//   xpnet.ink()                 the pad, `xpnet.size` x `xpnet.size` levels 0..255, row by row
+//   xpnet.prepare(ink, size)    the picture in such ink, `xpnet.side` x `xpnet.side`; null: none
+//   xpnet.predict(picture)      {probabilities, outputs}: of each class; and of each layer
+
+const model = JSON.parse(byId("model").textContent);
+const layers = model.layers.map(({ type, settings, arrays }) => {
+  const decoded = Object.entries(arrays).map(([name, text]) => [name, decodeNumbers(text)]);
+  return { type, ...settings, ...Object.fromEntries(decoded) };
+});
+
+// A hidden layer is a Linear with all that follows it up to the next one; its output is the last
+// one's. The last of these ends in the classes.
+const linears = [...layers.keys()].filter((place) => layers[place].type === "Linear");
+const ends = linears.map((_, number) => (linears[number + 1] ?? layers.length) - 1);
+const hidden = ends.slice(0, -1);
+
+const pad = makePad(byId("pad"), byId("cursor"), byId("pen"), changed);
+const showUnits = makeUnits(byId("units"), hidden.map((_, n) => layers[linears[n]].out_features));
+const showWeights = linears.length ? makeFirstWeights() : () => {};
+
+byId("hidden").hidden = hidden.length === 0;
+byId("first").hidden = linears.length === 0;
+byId("clear").addEventListener("click", pad.clear);
+show();
+
+window.xpnet = Object.freeze({
+  size: pad.size,
+  side: model.side,
+  ink: () => Array.from(pad.ink),
+  prepare: (ink, size) => listed(prepare(ink, size, model.side)),
+  predict: (picture) => {
+    const { probabilities, outputs } = predict(picture);
+    return { probabilities: listed(probabilities), outputs: outputs.map(listed) };
+  },
+});
+
+/** Stored levels 0..255 to probabilities; `outputs` are those of each layer. */
+function predict(picture) {
+  const x = Float64Array.from(picture, (level) => level * model.scale + model.shift);
+  const outputs = forward(layers, x);
+  return { probabilities: softmax(outputs.at(-1)), outputs };
+}
+
+/** Shows the pad's drawing, once before the screen's next picture, however often it changed. */
+function changed() {
+  if (changed.waiting) return;
+  changed.waiting = true;
+  requestAnimationFrame(() => {
+    changed.waiting = false;
+    show();
+    say();
+  });
+}
+
+function show() {
+  const picture = prepare(pad.ink, pad.size, model.side);
+  const { probabilities, outputs } = picture ? predict(picture) : {};
+  byId("answer").textContent = picture ? answerOf(probabilities, model.classes) : "–";
+  showPicture(byId("picture"), picture);
+  showClasses(byId("classes"), probabilities, model.classes);
+  hidden.forEach((place, number) => showUnits(number, outputs?.[place]));
+  showWeights(outputs?.[ends[0]]);
+}
+
+/** Tells a screen reader the answer, once the hand has come to rest. */
+function say() {
+  clearTimeout(say.timer);
+  say.timer = setTimeout(() => {
+    const answer = byId("answer").textContent;
+    byId("said").textContent = answer === "–" ? "The pad is empty" : `The network sees ${answer}`;
+  }, 700);
+}
+
+function makeFirstWeights() {
+  const { weight, out_features } = layers[linears[0]];
+  const isLast = linears.length === 1;
+  const names = Array.from({ length: out_features }, (_, unit) =>
+    isLast ? model.classes[unit] : `unit ${unit}`,
+  );
+  return makeWeights(byId("weights"), weight, model.side, names);
+}
+
+/** Base64 of little-endian float32, which is what every browser's processor has. */
+function decodeNumbers(text) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return new Float32Array(bytes.buffer);
+}
+
+function listed(values) {
+  return values && Array.from(values);
+}
+
+function byId(id) {
+  return document.getElementById(id);
+}
