@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import nox
 
 nox.options.sessions = ["lint", "types", "tests", "parity"]
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
+nox.options.error_on_missing_interpreters = False
 
 PARITY = ["layers", "losses", "optimizers", "initializers", "network", "training", "metrics"]
-PARITY += ["augmentation", "replay", "checkpoint", "backend"]
+PARITY += ["augmentation", "replay", "checkpoint", "checkpoints", "clipping", "backend"]
+
+IS_WHOLE = """
+import importlib.resources, xpnet
+root = importlib.resources.files("xpnet")
+assert "site-packages" in str(root), root
+for file in ("py.typed", "kernels.cu", "data/mnist_5k.csv.gz"):
+    assert root.joinpath(file).is_file(), file
+for name in xpnet.__all__:
+    getattr(xpnet, name)
+"""
 
 
 def install(session: nox.Session, extras: str = "test") -> None:
@@ -38,6 +52,49 @@ def parity(session: nox.Session) -> None:
 
 
 @nox.session
+def kernels(session: nox.Session) -> None:
+    """Every CUDA kernel × architecture, compiled by NVRTC, and run on the CPU; needs no GPU.
+
+    At last the parity suite, with the kernels as the double's twins.
+    """
+    install(session)
+    session.run("python", "tests/compile_kernels.py")
+    session.run("python", "-m", "pytest", "tests/test_kernels.py", "tests/test_graph.py")
+    others = {"checkpoints", "backend", "initializers"}
+    files = [f"tests/test_{name}.py" for name in PARITY if name not in others]
+    session.run("python", "-m", "pytest", *files, "--device", "kernels", "-k", "kernels")
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Kill runs, fill the disk, want one folder twice: nothing is lost (about a minute)."""
+    install(session)
+    faults = ["tests/test_faults.py", "-s", "--kills", "60"]
+    session.run("python", "-m", "pytest", *faults, *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Every reader of files against 200,000 hostile ones; writes `tests/FUZZ.md` (15 minutes)."""
+    install(session, "fuzz")
+    session.run("python", "tests/fuzz", *(session.posargs or ["--inputs", "200000", "--log"]))
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """A thousand epochs with flat memory and no more files open at the end (some minutes)."""
+    install(session)
+    session.run("python", "tests/soak.py", *session.posargs)
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Known holes in what xpnet and its tests install; fails where nobody could be asked."""
+    install(session, "test,audit")
+    session.run("python", "tests/audit.py")
+
+
+@nox.session
 def mutants(session: nox.Session) -> None:
     """Skip every line of mathematics in turn; each must turn the suite red (about 10 minutes)."""
     install(session)
@@ -57,6 +114,35 @@ def types(session: nox.Session) -> None:
     """Strict types of the package."""
     install(session)
     session.run("mypy")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """The source distribution in `dist/`, and the wheel made from it."""
+    session.install("build")
+    for old in Path("dist").glob("xpnet-*"):
+        old.unlink()
+    session.run("python", "-m", "build", "--outdir", "dist")
+
+
+@nox.session(
+    python=["3.11", "3.12", "3.13"], requires=["build"], reuse_venv=False, venv_backend="venv"
+)
+def package(session: nox.Session) -> None:
+    """Sdist, then wheel, in a bare environment, used from outside; on the Pythons present."""
+    (sdist,), (wheel,) = (Path("dist").resolve().glob(f"xpnet-*{end}") for end in (".gz", ".whl"))
+    session.install("--no-compile", str(sdist))
+    used_from_outside(session)
+    session.run("python", "-m", "pip", "uninstall", "--yes", "xpnet", silent=True)
+    session.install("--no-compile", str(wheel))
+    used_from_outside(session)
+
+
+def used_from_outside(session: nox.Session) -> None:
+    with tempfile.TemporaryDirectory() as folder, session.chdir(folder):
+        session.run("python", "-W", "error", "-c", IS_WHOLE)
+        session.run("xpnet-train", "--epochs", "1", "--hidden", "16", silent=True)
+        session.run("xpnet-predict", "--help", silent=True)
 
 
 @nox.session

@@ -13,11 +13,15 @@ from xpnet.checkpoint import load, save
 from xpnet.data.augmentation import Augmentation
 from xpnet.data.batches import DeviceData
 from xpnet.errors import XpnetError
+from xpnet.exchange.onnx_file import export_onnx
+from xpnet.exchange.pytorch import from_torch, to_torch
+from xpnet.exchange.scikit_learn import from_sklearn
 from xpnet.history import History
 from xpnet.layers import BatchNorm, Dropout, GaussianNoise, LayerNorm, Linear
 from xpnet.losses import MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
 from xpnet.network import Sequential
 from xpnet.optimizers import SGD, Adam, AdamW, RMSprop
+from xpnet.resume import Checkpoints
 from xpnet.training import evaluate, fit
 
 __version__ = "0.1.0"
@@ -31,6 +35,7 @@ __all__ = [
     "Backend",
     "BatchNorm",
     "Callback",
+    "Checkpoints",
     "DeviceData",
     "Dropout",
     "EarlyStopping",
@@ -52,7 +57,11 @@ __all__ = [
     "XpnetError",
     "array_module",
     "evaluate",
+    "export_onnx",
     "fit",
+    "from_sklearn",
+    "from_torch",
     "load",
     "save",
+    "to_torch",
 ]
