@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bench import machine
 from bench.peers import BY_NAME, NO_PEERS
@@ -23,7 +23,7 @@ from xpnet.drawing import BLUE, GREY, SMALL, TEXT, TITLE, VERMILION, new_figure,
 
 PEERS = ("torch-fused", "jax-scan")
 RESULTS = Path(__file__).resolve().parent / "results"
-COLOURS = {"floor": VERMILION, "xpnet": BLUE}
+COLOURS = {"floor": VERMILION, "xpnet": BLUE, "xpnet-fast": BLUE}
 REPEATS = 3
 
 
@@ -77,7 +77,7 @@ def figure(points: list[dict[str, Any]]) -> Figure:
     """A panel for each of what grows, both axes logarithmic."""
     whole = new_figure(13, 9)
     whole.suptitle("Training: µs a sample", fontsize=TITLE)
-    styles = {"torch-fused": ("s", "--"), "jax-scan": ("^", ":")}
+    styles = {"xpnet-fast": ("D", "-."), "torch-fused": ("s", "--"), "jax-scan": ("^", ":")}
     for axes, axis in zip(whole.subplots(2, 2).ravel(), AXES, strict=True):
         here = [point for point in points if point["axis"] == axis]
         names = dict.fromkeys(name for point in here for name in point["us"])
@@ -97,6 +97,7 @@ def figure(points: list[dict[str, Any]]) -> Figure:
         for side in (axes.xaxis, axes.yaxis):
             side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
             side.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=9))
         axes.tick_params(labelsize=SMALL)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
