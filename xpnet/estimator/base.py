@@ -1,82 +1,56 @@
-"""`XpnetClassifier`, `XpnetRegressor`: xpnet behind scikit-learn's contract (extra `sklearn`).
-
-Both build a `Sequential` and train it by `fit()`; here is only what scikit-learn asks for around
-that. Parameters that `MLPClassifier` has as well bear its names and mean the same.
-"""
+"""What classifier and regressor share: scikit-learn's contract around `fit()`."""
 
 from __future__ import annotations
 
 import math
-import numbers
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import numpy
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from xpnet import random
-from xpnet.activations import GELU, LeakyReLU, ReLU, Sigmoid, Tanh
+from xpnet.activations import GELU, LeakyReLU, ReLU
 from xpnet.backend import HostArray
 from xpnet.callbacks import Callback, Progress, Run
 from xpnet.errors import ConfigError, DataError, DivergenceError
+from xpnet.estimator.parameters import ACTIVATIONS, checked_weights, require_valid, widths
 from xpnet.history import Record
 from xpnet.initializers import GlorotUniform, HeNormal, Initializer
 from xpnet.layer import Layer
 from xpnet.layers import Dropout, Linear
-from xpnet.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy
+from xpnet.losses import Loss
 from xpnet.network import Sequential
 from xpnet.optimizers import SGD, Adam, Optimizer
 from xpnet.training import fit
 
-try:
-    from scipy.special import log_softmax
-    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.metrics import r2_score
-    from sklearn.model_selection import train_test_split
-    from sklearn.preprocessing import LabelEncoder
-    from sklearn.utils import check_array, check_random_state
-    from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import check_is_fitted, validate_data
-except ImportError as error:
-    raise ImportError(
-        f"xpnet.estimator needs scikit-learn 1.6 or later ({error}): pip install 'xpnet[sklearn]'"
-    ) from error
-
-ACTIVATIONS: dict[str, type[Layer] | None] = {
-    "identity": None,
-    "logistic": Sigmoid,
-    "tanh": Tanh,
-    "relu": ReLU,
-    "leaky_relu": LeakyReLU,
-    "gelu": GELU,
-}
-SOLVERS = ("adam", "sgd")
 AUTO_BATCH = 200
 
-_OF_ZERO_OR_MORE = ("alpha", "tol")
-_ABOVE_ZERO = ("learning_rate_init", "epsilon")
-_BELOW_ONE = ("dropout", "momentum", "beta_1", "beta_2")
 
-
-class _Diverged(DivergenceError, ValueError):
+class Diverged(DivergenceError, ValueError):
     """Training left the finite numbers: a `ValueError` too, as `MLPClassifier` raises it."""
 
 
-class _Samples(NamedTuple):
+class Samples(NamedTuple):
     """What a fit has checked: `x (n, features)`, targets as the loss takes them, weights."""
 
     x: HostArray
     target: HostArray
     weights: HostArray | None
 
-    def take(self, indices: HostArray) -> _Samples:
+    def take(self, indices: HostArray) -> Samples:
+        """Those of `indices` `(m,)`."""
         weights = None if self.weights is None else self.weights[indices]
-        return _Samples(self.x[indices], self.target[indices], weights)
+        return Samples(self.x[indices], self.target[indices], weights)
 
 
-class _Watch(Callback):
+class Watch(Callback):
     """Looks after each epoch whether training still gets anywhere, as `MLPClassifier` does.
 
     `score`: of held-out samples, from the network; None without them. `by_score`: it decides, not
@@ -117,6 +91,7 @@ class _Watch(Callback):
 
     @property
     def has_stopped(self) -> bool:
+        """Whether patience has run out."""
         return self.waited > self.patience
 
     def on_train_end(self, run: Run) -> None:
@@ -125,7 +100,7 @@ class _Watch(Callback):
             array[...] = best
 
 
-class _Estimator(BaseEstimator, ABC):  # type: ignore[misc]
+class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
     """What classifier and regressor share: parameters, their checks, training."""
 
     _y_options: ClassVar[dict[str, bool]] = {}
@@ -195,7 +170,7 @@ class _Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         """The loss to train with."""
 
     @abstractmethod
-    def _score(self, network: Sequential, x: Any, held_out: _Samples) -> float:
+    def _score(self, network: Sequential, x: Any, held_out: Samples) -> float:
         """The score of `network` on held-out samples, whose `x` lies on its device."""
 
     def fit(
@@ -218,7 +193,7 @@ class _Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         Raises a `ValueError` of one line for a parameter or array that cannot be, and for
         training that diverges; `BackendUnavailable` for a `device` that is not there.
         """
-        self._check_parameters()
+        require_valid(self)
         begins = not (self.warm_start and hasattr(self, "network_"))
         train = self._samples(X, y, sample_weight, reset=begins, learn=begins)
         if begins:
@@ -239,7 +214,7 @@ class _Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         return self._train(train, held_out, epochs=int(self.max_iter))
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, *, begins: bool, learn: bool) -> Any:
-        self._check_parameters()
+        require_valid(self)
         if self.early_stopping:
             raise ConfigError(
                 "partial_fit does not know when to stop: set early_stopping=False, or call fit"
@@ -254,7 +229,7 @@ class _Estimator(BaseEstimator, ABC):  # type: ignore[misc]
 
     def _samples(
         self, X: Any, y: Any, sample_weight: Any, *, reset: bool = False, learn: bool = False
-    ) -> _Samples:
+    ) -> Samples:
         """The arguments of a fit, checked; samples of weight 0 are left out."""
         x, y = validate_data(
             self,
@@ -265,15 +240,15 @@ class _Estimator(BaseEstimator, ABC):  # type: ignore[misc]
             reset=reset,
             **self._y_options,
         )
-        weights = None if sample_weight is None else _checked_weights(sample_weight, len(x))
+        weights = None if sample_weight is None else checked_weights(sample_weight, len(x))
         if learn:
             self._learn_targets(y)
-        samples = _Samples(x, self._encoded(y, x.dtype), weights)
+        samples = Samples(x, self._encoded(y, x.dtype), weights)
         if weights is None or weights.all():
             return samples
         return samples.take(weights.nonzero()[0])
 
-    def _split(self, samples: _Samples) -> tuple[_Samples, _Samples]:
+    def _split(self, samples: Samples) -> tuple[Samples, Samples]:
         """`samples` without and with those that `validation_fraction` holds out."""
         numbered = numpy.arange(len(samples.x))
         classes = samples.target if samples.target.ndim == 1 else None
@@ -286,7 +261,7 @@ class _Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         train, held_out = (samples.take(part) for part in parts)
         return train, held_out
 
-    def _begin(self, train: _Samples) -> None:
+    def _begin(self, train: Samples) -> None:
         """A new network for such samples, and nothing known of earlier ones."""
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self._made_with = self._settings_of_network()
@@ -296,7 +271,7 @@ class _Estimator(BaseEstimator, ABC):  # type: ignore[misc]
             weights = HeNormal()
         layers: list[Layer] = []
         features = train.x.shape[1]
-        for width in _widths(self.hidden_layer_sizes):
+        for width in widths(self.hidden_layer_sizes):
             layers.append(Linear(features, width, weights))
             if kind is not None:
                 layers.append(kind())
@@ -314,13 +289,13 @@ class _Estimator(BaseEstimator, ABC):  # type: ignore[misc]
 
     def _settings_of_network(self) -> tuple[Any, ...]:
         return (
-            _widths(self.hidden_layer_sizes),
+            widths(self.hidden_layer_sizes),
             self.activation,
             float(self.dropout),
             self.device,
         )
 
-    def _require_same_network(self, train: _Samples) -> None:
+    def _require_same_network(self, train: Samples) -> None:
         if self._settings_of_network() != self._made_with:
             raise ConfigError(
                 "training goes on with the network there is, and hidden_layer_sizes, activation, "
@@ -347,8 +322,8 @@ class _Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         )
 
     def _train(
-        self, train: _Samples, held_out: _Samples | None, *, epochs: int, is_partial: bool = False
-    ) -> _Estimator:
+        self, train: Samples, held_out: Samples | None, *, epochs: int, is_partial: bool = False
+    ) -> Estimator:
         network, count = self.network_, len(train.x)
         size = min(AUTO_BATCH if self.batch_size == "auto" else int(self.batch_size), count)
         weight_of_batch = size * (1.0 if train.weights is None else float(train.weights.mean()))
@@ -359,7 +334,7 @@ class _Estimator(BaseEstimator, ABC):  # type: ignore[misc]
             def score(network: Sequential) -> float:
                 return self._score(network, x, held_out)
 
-        watch = _Watch(
+        watch = Watch(
             score,
             by_score=bool(self.early_stopping),
             tol=float(self.tol),
@@ -405,8 +380,8 @@ class _Estimator(BaseEstimator, ABC):  # type: ignore[misc]
             self.validation_scores_ = (self.validation_scores_ or []) + scores
             self.best_validation_score_ = max(self.validation_scores_)
 
-    def _diverged(self) -> _Diverged:
-        return _Diverged(
+    def _diverged(self) -> Diverged:
+        return Diverged(
             f"training diverged at learning_rate_init={self.learning_rate_init:g}: choose a "
             f"smaller one, or scale X (and y, if it is no class), with a StandardScaler, say"
         )
@@ -416,241 +391,3 @@ class _Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         check_is_fitted(self, "network_")
         x = validate_data(self, X, dtype=(numpy.float64, numpy.float32), order="C", reset=False)
         return self.network_.backend.asarray(x)
-
-    def _check_parameters(self) -> None:
-        """Raise `ConfigError`, naming the parameter, unless all of them are what they may be."""
-        _widths(self.hidden_layer_sizes)
-        for name, known in (("activation", tuple(ACTIVATIONS)), ("solver", SOLVERS)):
-            value = getattr(self, name)
-            if value not in known:
-                raise ConfigError(f"{name} must be one of {', '.join(known)}, found {value!r}")
-        for name in (*_OF_ZERO_OR_MORE, *_ABOVE_ZERO, *_BELOW_ONE, "validation_fraction"):
-            self._require_number(name)
-        _require_count("max_iter", self.max_iter)
-        if self.batch_size != "auto":
-            _require_count("batch_size", self.batch_size, or_else=", or 'auto'")
-        if self.n_iter_no_change != math.inf:
-            _require_count("n_iter_no_change", self.n_iter_no_change, or_else=", or inf")
-        if not isinstance(self.device, str):
-            raise ConfigError(f"device must be a string such as 'cuda', found {self.device!r}")
-
-    def _require_number(self, name: str) -> None:
-        value = getattr(self, name)
-        high = math.inf if name in (*_OF_ZERO_OR_MORE, *_ABOVE_ZERO) else 1
-        with_zero = name in (*_OF_ZERO_OR_MORE, *_BELOW_ONE)
-        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not is_number or not (0 <= value < high) or (value == 0 and not with_zero):
-            span = "of 0 or more" if with_zero else "above 0"
-            span += " and below 1" if high == 1 else ""
-            raise ConfigError(f"{name} must be a number {span}, found {value!r}")
-
-
-class XpnetClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
-    """A feed-forward network that tells classes apart, as scikit-learn wants a classifier.
-
-    Hidden layers `Linear`, activation and, if asked for, `Dropout`; then a `Linear` of one logit
-    a class, whose softmax gives the probabilities. What each update makes smaller is the mean
-    cross-entropy of a batch plus `alpha / (2 B) · Σ W²`, `B` being the size of a batch (times the
-    mean of all weights, where samples have weights).
-    Data is trained on as it is (scale it first), float32 as float32 and all else as float64.
-
-    **Parameters** as in `MLPClassifier`: `hidden_layer_sizes`, units of each hidden layer (a
-    number, several, or none); `activation`, one of `relu`, `tanh`, `logistic`, `identity`, and
-    `leaky_relu`, `gelu`; `solver`, `adam` (with `beta_1`, `beta_2`, `epsilon`) or `sgd` (with
-    `momentum`, `nesterovs_momentum`); `alpha`, the strength of L2; `batch_size`, a number, or
-    `"auto"` for `min(200, n)`; `learning_rate_init`; `max_iter`, the most epochs to train;
-    `random_state`, of weights, order, dropout and split; `warm_start`; `verbose`, a line an
-    epoch. Training ends when the loss has not fallen by `tol` for more than `n_iter_no_change`
-    epochs in a row (`inf`: never) or, with `early_stopping`, when the score of
-    `validation_fraction` of the samples (or of `X_val`, `y_val`) has not risen so, and the
-    weights of the best score are kept. Besides: `dropout`, the rate after each hidden layer, and
-    `device`, `"cpu"`, `"cuda"`, `"cuda:1"` or `"auto"`.
-
-    **Attributes**: `classes_`; `network_`, the `Sequential` (which `xpnet.save` takes); `n_iter_`,
-    epochs of the last call; `t_`, samples seen in all calls; `loss_curve_`, `loss_`, `best_loss_`,
-    with L2, running means over the batches; `validation_scores_`, `best_validation_score_`, of
-    accuracy, None without validation; `n_features_in_`, `feature_names_in_`.
-
-    >>> from sklearn.datasets import load_iris
-    >>> from sklearn.pipeline import make_pipeline
-    >>> from sklearn.preprocessing import StandardScaler
-    >>> from xpnet.estimator import XpnetClassifier
-    >>> X, y = load_iris(return_X_y=True)
-    >>> network = XpnetClassifier((16,), learning_rate_init=0.02, max_iter=500, random_state=0)
-    >>> pipeline = make_pipeline(StandardScaler(), network).fit(X, y)
-    >>> pipeline.predict(X[::40])
-    array([0, 0, 1, 2])
-    >>> round(pipeline.score(X, y), 2)
-    0.99
-    """
-
-    def partial_fit(
-        self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None
-    ) -> XpnetClassifier:
-        """One more epoch on `X`, `y`; a new network on the first call, which needs `classes`.
-
-        `classes`: all that will ever be in `y`. Goes on after `fit` as well. Raises as `fit`
-        does, and for `early_stopping=True`.
-        """
-        begins = not hasattr(self, "network_")
-        if begins:
-            if classes is None:
-                raise ConfigError(
-                    "classes must be given on the first call of partial_fit: all that will ever "
-                    "be in y"
-                )
-            self._learn_targets(numpy.asarray(classes))
-        elif classes is not None and not numpy.array_equal(numpy.unique(classes), self.classes_):
-            raise ConfigError(
-                f"classes is {classes!r}, and was {self.classes_!r} on the first call of "
-                f"partial_fit: leave it out, or begin with a new estimator"
-            )
-        self._partial_fit(X, y, sample_weight, begins=begins, learn=False)
-        return self
-
-    def predict(self, X: Any) -> HostArray:
-        """The most likely class of each row: `(n, features) -> (n,)`, of `classes_`."""
-        x = self._placed(X)
-        network = self.network_
-        labels: HostArray = self.classes_[network.backend.to_host(network.predict(x))]
-        return labels
-
-    def predict_proba(self, X: Any) -> HostArray:
-        """The probability of each class: `(n, features) -> (n, classes)`, as in `classes_`."""
-        x = self._placed(X)
-        network = self.network_
-        return network.backend.to_host(network.predict_probabilities(x))
-
-    def predict_log_proba(self, X: Any) -> HostArray:
-        """`log p` of each class, finite where `p` itself is 0: `(n, features) -> (n, classes)`."""
-        x = self._placed(X)
-        network = self.network_
-        logs: HostArray = log_softmax(network.backend.to_host(network.forward(x)), axis=1)
-        return logs
-
-    def _learn_targets(self, y: HostArray) -> None:
-        check_classification_targets(y)
-        self.classes_ = LabelEncoder().fit(y).classes_
-
-    def _encoded(self, y: HostArray, dtype: Any) -> HostArray:
-        encoder = LabelEncoder()
-        encoder.classes_ = self.classes_
-        codes: HostArray = encoder.transform(y)
-        return codes
-
-    def _outputs(self, target: HostArray) -> int:
-        return len(self.classes_)
-
-    def _begin(self, train: _Samples) -> None:
-        super()._begin(train)
-        # So a saved network names its classes, to `python -m xpnet.predict` as well.
-        self.network_.metadata["classes"] = [str(name) for name in self.classes_]
-
-    def _loss(self) -> Loss:
-        return SoftmaxCrossEntropy()
-
-    def _score(self, network: Sequential, x: Any, held_out: _Samples) -> float:
-        hit = network.backend.to_host(network.predict(x)) == held_out.target
-        return float(numpy.average(hit, weights=held_out.weights))
-
-
-class XpnetRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
-    """A feed-forward network for one or several real targets, as scikit-learn wants a regressor.
-
-    Parameters and attributes are those of `XpnetClassifier`, without `classes_`; scores are R².
-    The loss is the mean of `(prediction − y)²` over samples and outputs, plus
-    `alpha / (2 B) · Σ W²`. `MLPRegressor` halves the first: for one output, its `alpha` is worth
-    two here, its rate of `sgd` half.
-
-    `y`: `(n,)` or `(n, outputs)`; predictions are shaped like it.
-
-    >>> import numpy
-    >>> from xpnet.estimator import XpnetRegressor
-    >>> X = numpy.linspace(-1, 1, 200).reshape(-1, 1)
-    >>> y = numpy.column_stack([X.ravel() ** 2, numpy.sin(3 * X.ravel())])
-    >>> network = XpnetRegressor((32,), learning_rate_init=0.02, random_state=0).fit(X, y)
-    >>> network.predict(X[:1]).shape
-    (1, 2)
-    >>> network.score(X, y) > 0.99
-    True
-    """
-
-    _y_options: ClassVar[dict[str, bool]] = {"multi_output": True, "y_numeric": True}
-
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> XpnetRegressor:
-        """One more epoch on `X`, `y`; a new network on the first call. Goes on after `fit` too.
-
-        Raises as `fit` does, and for `early_stopping=True`.
-        """
-        begins = not hasattr(self, "network_")
-        self._partial_fit(X, y, sample_weight, begins=begins, learn=begins)
-        return self
-
-    def predict(self, X: Any) -> HostArray:
-        """`(n, features) -> (n,)` or `(n, outputs)`, as `y` was."""
-        x = self._placed(X)
-        network = self.network_
-        outputs = network.backend.to_host(network.forward(x))
-        return outputs[:, 0] if self._is_single else outputs
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        return tags
-
-    def _learn_targets(self, y: HostArray) -> None:
-        self._is_single = y.ndim == 1
-
-    def _encoded(self, y: HostArray, dtype: Any) -> HostArray:
-        return y.reshape(len(y), -1).astype(dtype)
-
-    def _outputs(self, target: HostArray) -> int:
-        return int(target.shape[1])
-
-    def _loss(self) -> Loss:
-        return MeanSquaredError()
-
-    def _score(self, network: Sequential, x: Any, held_out: _Samples) -> float:
-        outputs = network.backend.to_host(network.forward(x))
-        if not numpy.isfinite(outputs).all():
-            return math.nan
-        return float(r2_score(held_out.target, outputs, sample_weight=held_out.weights))
-
-
-def _checked_weights(sample_weight: Any, count: int) -> HostArray:
-    weights: HostArray = check_array(
-        sample_weight, ensure_2d=False, dtype=numpy.float64, input_name="sample_weight"
-    )
-    if weights.shape != (count,):
-        raise DataError(
-            f"sample_weight has shape {weights.shape}, X has {count} rows: give one weight a row"
-        )
-    if weights.min() < 0:
-        row = int(weights.argmin())
-        raise DataError(f"sample_weight[{row}] is {weights[row]:g}: no weight may be below 0")
-    if not weights.any():
-        raise DataError("every sample_weight is zero, so there is nothing to learn from")
-    return weights
-
-
-def _widths(hidden_layer_sizes: Any) -> tuple[int, ...]:
-    """`hidden_layer_sizes`, one number or several, as whole numbers."""
-    sizes = hidden_layer_sizes
-    if isinstance(sizes, numbers.Integral):
-        sizes = (sizes,)
-    try:
-        sizes = tuple(sizes)
-        for size in sizes:
-            _require_count("hidden_layer_sizes", size)
-    except (TypeError, ConfigError):
-        raise ConfigError(
-            f"hidden_layer_sizes must be whole numbers above 0, one a hidden layer, found "
-            f"{hidden_layer_sizes!r}"
-        ) from None
-    return tuple(int(size) for size in sizes)
-
-
-def _require_count(name: str, value: Any, or_else: str = "") -> None:
-    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not is_whole or value < 1:
-        raise ConfigError(f"{name} must be a whole number above 0{or_else}, found {value!r}")
