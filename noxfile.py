@@ -15,6 +15,9 @@ nox.options.error_on_missing_interpreters = False
 PARITY = ["layers", "losses", "optimizers", "initializers", "network", "training", "metrics"]
 PARITY += ["augmentation", "replay", "checkpoint", "checkpoints", "clipping", "backend"]
 
+# The rooms that a user enters; what else there is, the code itself tells.
+REFERENCE = ["xpnet"]
+
 IS_WHOLE = """
 import importlib.resources, xpnet
 root = importlib.resources.files("xpnet")
@@ -111,9 +114,10 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Strict types of the package."""
+    """Strict types of the package, and of programs that use it as it is installed."""
     install(session)
     session.run("mypy")
+    session.run("python", "tests/typed_for_users.py")
 
 
 @nox.session
@@ -143,6 +147,13 @@ def used_from_outside(session: nox.Session) -> None:
         session.run("python", "-W", "error", "-c", IS_WHOLE)
         session.run("xpnet-train", "--epochs", "1", "--hidden", "16", silent=True)
         session.run("xpnet-predict", "--help", silent=True)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The API reference in `site/`; a warning fails."""
+    install(session, "docs")
+    session.run("python", "-W", "error", "-m", "pdoc", *REFERENCE, "--output-directory", "site")
 
 
 @nox.session

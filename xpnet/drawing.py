@@ -31,10 +31,15 @@ def new_figure(width: float, height: float) -> Figure:
 
 def write(figure: Figure, path: str | Path) -> None:
     """The figure as a PNG file. Raises `CheckpointError` where it cannot be written."""
+    write_atomically(Path(path), png(figure))
+
+
+def png(figure: Figure) -> bytes:
+    """The bytes of a PNG file of the figure."""
     picture = io.BytesIO()
     # matplotlib would write its version.
     figure.savefig(picture, format="png", dpi=DPI, metadata={"Software": None})
-    write_atomically(Path(path), picture.getvalue())
+    return picture.getvalue()
 
 
 def shortened(name: str, length: int) -> str:
