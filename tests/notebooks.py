@@ -39,6 +39,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> Client:
         kernel_name="python3",
         timeout=PATIENCE,
         record_timing=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(folder)}},
     )
     with nobodys_settings():

@@ -86,11 +86,11 @@ def test_a_network_in_a_terminal_is_one_line() -> None:
 def test_what_a_layer_is_called_is_text_and_not_html() -> None:
     name = "<script>alert('1')</script>&amp;"
     hostile = type(name, (Layer,), {"hyperparameters": lambda self: {"mode": "<b>"}})
-    network = xn.Sequential(3, hostile(), 2)
+    network = xn.Sequential(3, 3, hostile(), 2)
     text = network._repr_html_()
     assert "<script" not in text
     assert "<b>" not in text
-    assert Cells(text).rows[2][0] == f"1 {name}('<b>')"
+    assert Cells(text).rows[2] == [f"1 {name}('<b>')", "(N, 3)", "0"]
 
 
 def test_to_show_a_network_nothing_leaves_the_device(double: Backend) -> None:
@@ -224,7 +224,9 @@ def test_progress_in_a_kernel_is_a_line_a_record(in_a_kernel: Client) -> None:
     assert (output.output_type, output.name) == ("stream", "stdout")
     lines = output.text.splitlines()
     assert [line.split("  loss")[0] for line in lines] == [f"epoch {n:>2}/20" for n in range(1, 21)]
-    assert not re.search(r"[\r\x1b\x08]", output.text)
+    said = "".join(m["content"]["text"] for m in in_a_kernel.sent if m["msg_type"] == "stream")
+    assert said.count("epoch ") == 20 + 3 + 1 + 2
+    assert not re.search(r"[\r\x1b\x08]", said)
 
 
 def test_a_long_epoch_shows_a_bar_that_is_written_over_and_gone_at_the_end(
@@ -239,11 +241,11 @@ def test_a_long_epoch_shows_a_bar_that_is_written_over_and_gone_at_the_end(
         if m["msg_type"] in ("display_data", "update_display_data")
     ]
     first = texts[: texts.index("")]
-    # 3 epochs of 12 batches, each shown, on one line of one display.
-    assert len(first) == 36
+    # 3 epochs of 12 batches; the line of its record takes the place of the last.
+    assert len(first) == 33
     assert first[0].startswith("epoch 1/3:   8%|")
     assert " 1/12 " in first[0]
-    assert first[-1].startswith("epoch 3/3: 100%|")
+    assert first[-1].startswith("epoch 3/3:  92%|")
     assert not re.search(r"[\r\n\x1b\x08]", "".join(texts))
     kinds = [m["msg_type"] for m in in_a_kernel.sent]
     assert kinds.count("display_data") == 2, "one for each of two trainings"

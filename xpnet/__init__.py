@@ -12,17 +12,18 @@ Train on the digits that come with xpnet, test, and keep the network:
     print(xn.evaluate(network, (parts.test.x / 255, parts.test.labels)).accuracy)
     xn.save(network, "model.safetensors")  # network = xn.load("model.safetensors")
 
-- The network: `Sequential` of `Linear`, `Dropout`, `GaussianNoise`, `BatchNorm`, `LayerNorm`,
-  `ReLU`, `LeakyReLU`, `Sigmoid`, `Tanh`, `GELU`, `Softmax`.
+- The network: `Sequential` of `Linear`, `Dropout`, `GaussianNoise`, `BatchNorm`,
+  `LayerNorm`, `ReLU`, `LeakyReLU`, `Sigmoid`, `Tanh`, `GELU`, `Softmax`.
 - Losses: `SoftmaxCrossEntropy`, `SigmoidBinaryCrossEntropy`, `MeanSquaredError`.
 - Optimizers: `SGD`, `RMSprop`, `Adam`, `AdamW`; their rates over time: `xpnet.schedules`.
-- Training: `fit`, `evaluate`, `History`, `DeviceData`, `Augmentation`, `Checkpoints`, and the
-  callbacks `EarlyStopping`, `Progress`, or your own `Callback`.
+- Training: `fit`, `evaluate`, `History`, `DeviceData`, `Augmentation`, `Checkpoints`, and
+  the callbacks `EarlyStopping`, `Progress`, or your own `Callback`.
 - Out and in: `save`, `load`, `export_onnx`, `to_torch`, `from_torch`, `from_sklearn`.
 - Devices: `Backend`, `array_module`. Errors: all are kinds of `XpnetError`.
 
-More in `xpnet.data`, `xpnet.initializers`, `xpnet.metrics`, `xpnet.gradcheck` (is a layer of your
-own right?) and `xpnet.estimator` (scikit-learn). From a shell: `python -m xpnet.train --help`.
+More: `xpnet.data`, `xpnet.initializers`, `xpnet.metrics`, `xpnet.gradcheck` (is a layer
+of your own right?), `xpnet.estimator` (scikit-learn). From a shell:
+`python -m xpnet.train --help`.
 """
 
 from __future__ import annotations

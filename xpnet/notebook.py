@@ -10,6 +10,7 @@ import time
 from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
+from importlib import import_module
 from typing import Any
 
 PAUSE = 1.0
@@ -65,11 +66,11 @@ class Line:
 
     def show(self, text: str) -> None:
         """Write over what stands there."""
-        from IPython.display import DisplayHandle
-
+        # By its name, as IPython is typed in parts and often not installed.
+        display = import_module("IPython.display")
         what = {"text/plain": text}
         if self._handle is None:
-            self._handle = DisplayHandle()
+            self._handle = display.DisplayHandle()
             self._handle.display(what, raw=True)
         else:
             self._handle.update(what, raw=True)

@@ -59,8 +59,8 @@ def training_metrics(history: History, path: str | Path) -> None:
 
 
 def training_metrics_png(history: History) -> bytes:
-    """The picture of `training_metrics` as the bytes of its file."""
-    return png(_training_figure(history))
+    """The picture of `training_metrics` as the bytes of a small PNG file, of 64 colours."""
+    return png(_training_figure(history), colours=64)
 
 
 def _training_figure(history: History) -> Figure:
