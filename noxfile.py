@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,23 @@ nox.options.error_on_missing_interpreters = False
 
 PARITY = ["layers", "losses", "optimizers", "initializers", "network", "training", "metrics"]
 PARITY += ["augmentation", "replay", "checkpoint", "checkpoints", "clipping", "backend"]
+
+# The rooms that a user enters, also to write a layer, a loss or a callback of his own.
+ROOMS = ["data", "estimator", "gradcheck", "initializers", "metrics", "schedules"]
+ROOMS += ["callbacks", "errors", "history", "layer", "losses", "optimizers", "training"]
+
+IS_DOCUMENTED = """
+import importlib, inspect, pathlib, re, sys
+for name in sys.argv[1:]:
+    page = pathlib.Path("site", *name.split(".")).with_suffix(".html").read_text()
+    shown = set(re.findall(r'id="([\\w.]+)"', page))
+    module = importlib.import_module(name)
+    own = [n for n, item in vars(module).items() if getattr(item, "__module__", "") == name]
+    public = getattr(module, "__all__", [n for n in own if not n.startswith("_")])
+    missing = set(public) - shown
+    private = [n for n in shown if re.search(r"(^|[.])_(?!_init__)", n)]
+    assert public and not missing and not private, (name, missing, private)
+"""
 
 IS_WHOLE = """
 import importlib.resources, xpnet
@@ -111,9 +129,10 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Strict types of the package."""
+    """Strict types of the package, and of programs that use it as it is installed."""
     install(session)
     session.run("mypy")
+    session.run("python", "tests/typed_for_users.py")
 
 
 @nox.session
@@ -143,6 +162,16 @@ def used_from_outside(session: nox.Session) -> None:
         session.run("python", "-W", "error", "-c", IS_WHOLE)
         session.run("xpnet-train", "--epochs", "1", "--hidden", "16", silent=True)
         session.run("xpnet-predict", "--help", silent=True)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The API reference in `site/`: all public names, nothing private; a warning fails."""
+    install(session, "docs")
+    modules = ["xpnet", *(f"xpnet.{room}" for room in ROOMS)]
+    shutil.rmtree("site", ignore_errors=True)
+    session.run("python", "-W", "error", "-m", "pdoc", *modules, "--output-directory", "site")
+    session.run("python", "-c", IS_DOCUMENTED, *modules)
 
 
 @nox.session

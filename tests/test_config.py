@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from xpnet import build
+from xpnet.activations import ACTIVATIONS
 from xpnet.backend import Backend
 from xpnet.config import (
     AUGMENTATIONS,
@@ -222,7 +223,7 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_name_that_a_setting_takes_is_built() -> None:
-    assert set(get_args(Activation)) == set(build.ACTIVATIONS)
+    assert set(get_args(Activation)) == set(ACTIVATIONS)
     assert set(get_args(InitializerName)) == {*build.INITIALIZERS, "uniform"}
     for name in get_args(InitializerName):
         data = Dataset(np.zeros((2, 4), np.uint8), None, ("a", "b"))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import pydoc
+import re
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -60,5 +63,36 @@ def test_every_public_class_has_a_docstring_with_a_formula_or_shape(
 
 
 def test_all_names_exist() -> None:
-    for name in xpnet.__all__:
+    for name in dir(xpnet):
         assert hasattr(xpnet, name)
+
+
+ROOMS = {"data", "gradcheck", "initializers", "metrics", "schedules"}
+
+
+def test_tab_completion_shows_what_a_user_needs() -> None:
+    assert set(dir(xpnet)) == {*xpnet.__all__, *ROOMS, "__version__"}
+
+
+def test_the_first_lines_of_help_tell_a_newcomer_what_to_do() -> None:
+    text = pydoc.plain(pydoc.render_doc(xpnet))
+    first = text[text.index("NAME") :].splitlines()[:35]
+    assert not [line for line in first if len(line) > 100]
+    told = "\n".join(first)
+    for word in ("xn.Sequential(", "xn.fit(", "xn.save(", "python -m xpnet.train --help"):
+        assert word in told
+    words = set(re.findall(r"\w+", told))
+    assert set(xpnet.__all__) <= words
+    assert {f"xpnet.{room}" for room in ROOMS} <= set(re.findall(r"xpnet\.\w+", told))
+
+
+def test_what_the_help_shows_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    program = re.findall(r"^    (.*)$", xpnet.__doc__ or "", re.MULTILINE)
+    scope: dict[str, Any] = {}
+    exec("\n".join(program), scope)
+    assert float(capsys.readouterr().out) > 0.85
+    again = xpnet.load("model.safetensors")
+    assert again.values.tobytes() == scope["network"].values.tobytes()

@@ -1,11 +1,38 @@
-"""xpnet: neural networks from scratch, the same formulas on NumPy and on CuPy.
+"""Neural networks from scratch: the same hand-derived formulas on NumPy and on CuPy.
 
-The way in: `Sequential` of layers, `fit` with a loss and an optimizer, `save` and `load`;
-`python -m xpnet.train` does all of it from the command line.
+Train on the digits that come with xpnet, test, and keep the network:
+
+    import xpnet as xn
+    from xpnet.data import load_dataset, split
+
+    parts = split(load_dataset("digits"), validation=0, test=1000, seed=0)
+    network = xn.Sequential(784, 128, "relu", 10)
+    x, labels = parts.train.x / 255, parts.train.labels
+    history = xn.fit(network, (x, labels), optimizer=xn.Adam(1e-3), epochs=5)
+    print(xn.evaluate(network, (parts.test.x / 255, parts.test.labels)).accuracy)
+    xn.save(network, "model.safetensors")  # network = xn.load("model.safetensors")
+
+- The network: `Sequential` of `Linear`, `Dropout`, `GaussianNoise`, `BatchNorm`,
+  `LayerNorm`, `ReLU`, `LeakyReLU`, `Sigmoid`, `Tanh`, `GELU`, `Softmax`.
+- Losses: `SoftmaxCrossEntropy`, `SigmoidBinaryCrossEntropy`, `MeanSquaredError`.
+- Optimizers: `SGD`, `RMSprop`, `Adam`, `AdamW`; their rates over time: `xpnet.schedules`.
+- Training: `fit`, `evaluate`, `History`, `DeviceData`, `Augmentation`, `Checkpoints`, and
+  the callbacks `EarlyStopping`, `Progress`, or your own `Callback`.
+- Out and in: `save`, `load`, `export_onnx`, `to_torch`, `from_torch`, `from_sklearn`.
+- Devices: `Backend`, `array_module`. Errors: all are kinds of `XpnetError`.
+
+More: `xpnet.data`, `xpnet.initializers`, `xpnet.metrics`, `xpnet.gradcheck` (is a layer
+of your own right?), `xpnet.estimator` (scikit-learn). From a shell:
+`python -m xpnet.train --help`.
 """
 
 from __future__ import annotations
 
+from xpnet import data as data
+from xpnet import gradcheck as gradcheck
+from xpnet import initializers as initializers
+from xpnet import metrics as metrics
+from xpnet import schedules as schedules
 from xpnet.activations import GELU, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
 from xpnet.backend import Backend, array_module
 from xpnet.callbacks import Callback, EarlyStopping, Progress
@@ -65,3 +92,8 @@ __all__ = [
     "save",
     "to_torch",
 ]
+
+
+def __dir__() -> list[str]:
+    rooms = ["data", "gradcheck", "initializers", "metrics", "schedules"]
+    return sorted([*__all__, *rooms, "__version__"])

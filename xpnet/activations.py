@@ -211,6 +211,16 @@ class Softmax(Layer):
         return xp.multiply(dx, self.y, out=dx)
 
 
+ACTIVATIONS: dict[str, type[Layer]] = {
+    "relu": ReLU,
+    "leaky_relu": LeakyReLU,
+    "sigmoid": Sigmoid,
+    "tanh": Tanh,
+    "gelu": GELU,
+}
+"""The activations of hidden layers by the names that settings and `Sequential` know."""
+
+
 def softmax(xp: Any, x: Array, *, axis: int, shifted: Array, total: Array, out: Array) -> Array:
     """Stable softmax along `axis`, leaving its parts where a loss wants them.
 

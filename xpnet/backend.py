@@ -14,6 +14,7 @@ from threading import get_ident
 from typing import Any, TypeAlias
 
 import numpy
+from numpy.typing import NDArray
 
 from xpnet.device_errors import unusable
 from xpnet.errors import BackendUnavailable, ConfigError, DataError, DeviceMismatch
@@ -21,7 +22,7 @@ from xpnet.errors import BackendUnavailable, ConfigError, DataError, DeviceMisma
 Array: TypeAlias = Any
 """An array of whichever module computes: `numpy.ndarray` or `cupy.ndarray`."""
 
-HostArray: TypeAlias = "numpy.typing.NDArray[Any]"
+HostArray: TypeAlias = NDArray[Any]
 """An array in the host's memory: always NumPy's."""
 
 _ALIGNMENT = 64

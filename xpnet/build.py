@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from xpnet import initializers, optimizers, schedules
-from xpnet.activations import GELU, LeakyReLU, ReLU, Sigmoid, Tanh
+from xpnet.activations import ACTIVATIONS
 from xpnet.backend import Backend
 from xpnet.callbacks import Callback, EarlyStopping
 from xpnet.config import AUGMENTATIONS, TrainConfig
@@ -22,13 +22,6 @@ from xpnet.network import Sequential
 from xpnet.resume import Checkpoints
 from xpnet.training import fit
 
-ACTIVATIONS: dict[str, type[Layer]] = {
-    "relu": ReLU,
-    "leaky_relu": LeakyReLU,
-    "sigmoid": Sigmoid,
-    "tanh": Tanh,
-    "gelu": GELU,
-}
 INITIALIZERS: dict[str, type[initializers.Initializer]] = {
     "he_normal": initializers.HeNormal,
     "he_uniform": initializers.HeUniform,

@@ -9,6 +9,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from xpnet import notebook
 from xpnet.backend import Array
 from xpnet.errors import ConfigError
 from xpnet.history import History, Record
@@ -73,7 +74,11 @@ class Callback:
 
 
 class Progress(Callback):
-    """A live bar for each epoch and one line for each record, on a terminal; elsewhere lines."""
+    """One line for each record; on a terminal and in a notebook also a live bar for each epoch.
+
+    In a notebook the bar is one line that is written over, and there is none where no epoch
+    takes a second.
+    """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream
@@ -83,6 +88,8 @@ class Progress(Callback):
         """Look where the output goes, and say where a checkpoint lets training go on."""
         self.out = sys.stdout if self.stream is None else self.stream
         self.live = self.out.isatty()
+        shows = self.stream is None and not self.live and notebook.is_kernel()
+        self.line = notebook.Line() if shows else None
         if run.step:
             all_steps = run.epochs * run.steps_per_epoch
             print(f"goes on after iteration {run.step}/{all_steps}", file=self.out, flush=True)
@@ -90,13 +97,19 @@ class Progress(Callback):
     def on_epoch_begin(self, run: Run) -> None:
         """Begin a bar, unless the epoch is a single step."""
         self._clear()
-        if self.live and run.steps_per_epoch > 1:
+        if run.steps_per_epoch == 1:
+            return
+        total, desc = run.steps_per_epoch, f"epoch {run.epoch}/{run.epochs}"
+        done = run.step % run.steps_per_epoch
+        if self.line is not None:
+            self.bar = notebook.Bar(self.line, total, done, desc)
+        elif self.live:
             from tqdm import tqdm
 
             self.bar = tqdm(
-                total=run.steps_per_epoch,
-                initial=run.step % run.steps_per_epoch,
-                desc=f"epoch {run.epoch}/{run.epochs}",
+                total=total,
+                initial=done,
+                desc=desc,
                 unit="batch",
                 leave=False,
                 file=self.out,
@@ -119,6 +132,8 @@ class Progress(Callback):
     def on_train_end(self, run: Run) -> None:
         """Leave no bar behind."""
         self._clear()
+        if self.line is not None:
+            self.line.close()
 
     def _clear(self) -> None:
         if self.bar is not None:
@@ -132,14 +147,7 @@ def describe(run: Run, record: Record) -> str:
     parts = [f"epoch {record.epoch:>{width}}/{run.epochs}"]
     if record.step != record.epoch * run.steps_per_epoch:
         parts.append(f"iteration {record.step}/{run.epochs * run.steps_per_epoch}")
-    parts.append(f"loss {record.loss:.4f}")
-    if record.accuracy is not None:
-        parts.append(f"acc {100 * record.accuracy:5.2f} %")
-    if record.val_loss is not None:
-        parts.append(f"val loss {record.val_loss:.4f}")
-    if record.val_accuracy is not None:
-        parts.append(f"val acc {100 * record.val_accuracy:5.2f} %")
-    return "  ".join([*parts, f"{record.seconds:.1f} s"])
+    return "  ".join([*parts, *record.figures(), f"{record.seconds:.1f} s"])
 
 
 class EarlyStopping(Callback):

@@ -8,8 +8,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from xpnet import notebook
 from xpnet.checkpoint import write_atomically
 from xpnet.errors import ConfigError
+
+_MOST_ROWS = 10
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,14 @@ class Record:
     val_accuracy: float | None
     seconds: float
 
+    def figures(self) -> list[str]:
+        """What was measured, as a line of progress says it: `["loss 0.21", "acc 93.90 %"]`."""
+        return [f"{name} {text}" for name, text in _texts(self).items() if text]
+
 
 @dataclass
 class History:
-    """The records of a training run, oldest first."""
+    """The records of a training run, oldest first; a notebook shows it as table and curves."""
 
     records: list[Record] = field(default_factory=list)
 
@@ -47,6 +54,49 @@ class History:
         """One field of all records."""
         return [getattr(record, name) for record in self.records]
 
+    def best(self) -> Record:
+        """The record of the lowest validation loss, or without validation of the lowest loss.
+
+        The first, if there are several. Raises `ConfigError` where there is no record.
+        """
+        if not self.records:
+            raise ConfigError("no record is the best, the history is empty")
+        validated = [record for record in self.records if record.val_loss is not None]
+        return min(validated or self.records, key=_judged)
+
+    def __repr__(self) -> str:
+        if not self.records:
+            return "History(no record yet)"
+        last = self.records[-1]
+        return f"History({self._count()}; epoch {last.epoch}: {', '.join(last.figures())})"
+
+    def _count(self) -> str:
+        return f"{len(self):,} record{'s' * (len(self) > 1)}"
+
+    def _repr_html_(self) -> str:
+        if not self.records:
+            return "<p>no record yet</p>"
+        from xpnet.plots import training_metrics_png
+
+        curves = notebook.picture(training_metrics_png(self), "loss and accuracy over the epochs")
+        return f"{self._table()}\n{curves}"
+
+    def _table(self) -> str:
+        best, last = self.best(), self.records[-1]
+        judged = "loss" if best.val_loss is None else "val loss"
+        note, shown = self._count(), self.records
+        if len(self) > _MOST_ROWS:
+            note += ": the first, the best and the last"
+            shown = [r for r in self.records if r is self.records[0] or r is best or r is last]
+        names = [name for name in _texts(best) if any(_texts(r)[name] for r in shown)]
+        rows = [["epoch", "step", *names, "learning rate", "seconds", ""]]
+        for record in shown:
+            texts, star = _texts(record), f"★ lowest {judged}" if record is best else ""
+            measured = [texts[name] for name in names]
+            rate, seconds = f"{record.learning_rate:.3g}", f"{record.seconds:.1f}"
+            rows.append([f"{record.epoch}", f"{record.step:,}", *measured, rate, seconds, star])
+        return notebook.table(rows, left=0, note=note)
+
     def to_csv(self, path: str | Path) -> None:
         """Write one line a record, full precision, empty where there is no value."""
         text = io.StringIO()
@@ -55,6 +105,24 @@ class History:
         writer.writerow(names)
         writer.writerows([getattr(record, name) for name in names] for record in self.records)
         write_atomically(Path(path), text.getvalue().encode())
+
+
+def _texts(record: Record) -> dict[str, str]:
+    """The measured fields as text, by their short names; empty where there is no value."""
+
+    def percent(share: float | None) -> str:
+        return "" if share is None else f"{100 * share:5.2f} %"
+
+    return {
+        "loss": f"{record.loss:.4f}",
+        "acc": percent(record.accuracy),
+        "val loss": "" if record.val_loss is None else f"{record.val_loss:.4f}",
+        "val acc": percent(record.val_accuracy),
+    }
+
+
+def _judged(record: Record) -> float:
+    return record.loss if record.val_loss is None else record.val_loss
 
 
 def parse_checkpoint_every(value: int | str) -> tuple[float, bool]:

@@ -103,7 +103,8 @@ class Layer:
         return {k: v for k, v in kept.items() if not isinstance(v, Initializer)}
 
     def __str__(self) -> str:
-        inside = ", ".join(f"{v:g}" for v in self.hyperparameters().values())
+        kept = self.hyperparameters().values()
+        inside = ", ".join(f"{v:g}" if isinstance(v, int | float) else repr(v) for v in kept)
         return f"{type(self).__name__}({inside})"
 
 

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
-from xpnet import activations, layers, random
-from xpnet.activations import softmax
+from xpnet import activations, layers, notebook, random
+from xpnet.activations import ACTIVATIONS, softmax
 from xpnet.backend import Array, Backend, array_module, shared
-from xpnet.errors import CheckpointError, ConfigError, ShapeError, shown
+from xpnet.errors import CheckpointError, ConfigError, ShapeError, listed, shown
 from xpnet.layer import Layer, Parameter
+from xpnet.layers import Linear
 from xpnet.workspace import Workspace
 
 PREDICTION_ROWS = 768
@@ -28,27 +29,31 @@ LAYERS: dict[str, type[Layer]] = {
 class Sequential:
     """A feed-forward network: each layer's output is the next one's input.
 
-    `layers`: at least one. `backend`: where it lives (`"cpu"`, `"cuda"`, ..., or a `Backend`).
-    `dtype`: float32 or float64. `seed`: of the initial weights and the dropout masks.
+    `layers`: a list of at least one. `backend`: where it lives (`"cpu"`, `"cuda"`, ..., or a
+    `Backend`). `dtype`: float32 or float64. `seed`: of the initial weights and the dropout masks.
+
+    **In brief.** `Sequential(784, 128, "relu", 10)` is another way to write
+    `Sequential([Linear(784, 128), ReLU(), Linear(128, 10)])`: the first number says how many
+    features come in, each further one is a `Linear` to so many, a name is an activation
+    (`relu`, `leaky_relu`, `sigmoid`, `tanh`, `gelu`), and layers may stand between them.
 
     **The store.** `values`, `gradients`: `(P,)`, contiguous and 64-byte-aligned; matrices come
     first (`values[:decays]`), biases and gains after them. `buffers`: the running statistics
     that no gradient moves. Layers hold views of all three. Names and shapes (`0.weight` as
     `(out, in)`, `0.bias`, ...) are those of `torch.nn.Sequential`.
 
-    Raises `ShapeError` when one layer does not fit the one before, `ConfigError` for no layers
-    or another dtype, `BackendUnavailable` for a device that is not there.
+    Raises `ShapeError` when one layer does not fit the one before, `ConfigError` for no layers,
+    for what is none, or another dtype, `BackendUnavailable` for a device that is not there.
     """
 
     def __init__(
         self,
-        layers: Iterable[Layer],
-        *,
+        *layers: Iterable[Layer] | Layer | int | str,
         backend: Backend | str = "cpu",
         dtype: str = "float32",
         seed: int = 0,
     ) -> None:
-        self.layers = list(layers)
+        self.layers = _spelled_out(layers)
         self.backend = Backend(backend) if isinstance(backend, str) else backend
         if str(dtype) not in ("float32", "float64"):
             raise ConfigError(f"dtype must be float32 or float64, found {shown(dtype)}")
@@ -61,16 +66,13 @@ class Sequential:
 
     def _chain(self) -> tuple[int, int]:
         if not self.layers:
-            raise ConfigError("a network needs at least one layer")
+            raise ConfigError("a network needs at least one layer: Sequential(784, 10) has one")
         if len({id(layer) for layer in self.layers}) < len(self.layers):
             raise ConfigError("the same layer object stands twice in the network: make two")
         features: int | None = None
         entrance: int | None = None
         for position, layer in enumerate(self.layers):
-            try:
-                after = layer.output_features(features)
-            except ShapeError as error:
-                raise ShapeError(f"layer {position}: {error}") from None
+            after = _features_after(layer, position, features)
             if features is None and after is not None:
                 entrance = layer.hyperparameters().get("in_features", after)
             features = after
@@ -246,21 +248,86 @@ class Sequential:
 
     def summary(self) -> str:
         """A table of layers, output shapes and parameter counts."""
+        rows = self._rows()
+        wide = [max(len(row[column]) for row in rows) for column in range(3)]
+        lines = [f"{a:<{wide[0]}}  {b:<{wide[1]}}  {c:>{wide[2]}}" for a, b, c in rows]
+        rule = "─" * len(lines[0])
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+    def _rows(self) -> list[tuple[str, str, str]]:
         rows, features = [("layer", "output shape", "parameters")], self.in_features
         for position, layer in enumerate(self.layers):
             features = layer.output_features(features) or features
             count = sum(_size(p.shape) for p in layer.parameters().values())
             rows.append((f"{position} {layer}", f"(N, {features})", f"{count:,}"))
         rows.append(("all", f"(N, {self.out_features})", f"{self.values.size:,}"))
-        wide = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = [f"{a:<{wide[0]}}  {b:<{wide[1]}}  {c:>{wide[2]}}" for a, b, c in rows]
-        rule = "─" * len(lines[0])
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        return rows
+
+    def __repr__(self) -> str:
+        inside = ", ".join(str(layer) for layer in self.layers)
+        return (
+            f"Sequential([{inside}], backend={self.backend.device!r}, dtype={str(self.dtype)!r}, "
+            f"seed={self.seed})"
+        )
+
+    def _repr_html_(self) -> str:
+        note = f"{self.dtype} on {self.backend.device}, seed {self.seed}"
+        return notebook.table(self._rows(), left=2, note=note, foot=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
         state = {name: self.backend.to_host(v) for name, v in self.state_dict().items()}
         device, dtype = self.backend.device, str(self.dtype)
         return _restored, (self.architecture(), device, dtype, self.seed, state, self.metadata)
+
+
+def _spelled_out(parts: tuple[Iterable[Layer] | Layer | int | str, ...]) -> list[Layer]:
+    """The layers that `Sequential(*parts)` has: those of one list, or those written in brief."""
+    if len(parts) == 1 and isinstance(parts[0], Iterable) and not isinstance(parts[0], str):
+        made = list(parts[0])
+        for position, layer in enumerate(made):
+            if not isinstance(layer, Layer):
+                raise ConfigError(
+                    f"layer {position} is {shown(layer)}: a list holds layers; numbers and names "
+                    f'go without the brackets, as in Sequential(784, 128, "relu", 10)'
+                )
+        return made
+    made, features = [], None
+    for part in parts:
+        if isinstance(part, Layer):
+            layer = part
+        elif isinstance(part, str):
+            layer = _activation(part)
+        elif not isinstance(part, int) or isinstance(part, bool) or part < 1:
+            raise ConfigError(
+                f"a network in brief is written in whole numbers above 0, names of activations "
+                f"and layers, found {shown(part)}"
+            )
+        elif features is not None:
+            layer = Linear(features, part)
+        elif not made:
+            features = part
+            continue
+        else:
+            raise ConfigError(
+                f"how many features come in is said first, as in Sequential(784, ...), "
+                f"found {made[0]} before {part}"
+            )
+        features = _features_after(layer, len(made), features)
+        made.append(layer)
+    return made
+
+
+def _activation(name: str) -> Layer:
+    if name not in ACTIVATIONS:
+        raise ConfigError(f"no activation is called {shown(name)}: there are {listed(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
+
+
+def _features_after(layer: Layer, position: int, features: int | None) -> int | None:
+    try:
+        return layer.output_features(features)
+    except ShapeError as error:
+        raise ShapeError(f"layer {position}: {error}") from None
 
 
 def _restored(

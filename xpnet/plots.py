@@ -31,6 +31,7 @@ from xpnet.drawing import (
     VERMILION,
     new_figure,
     percent,
+    png,
     shortened,
     write,
 )
@@ -55,6 +56,11 @@ def training_metrics(history: History, path: str | Path) -> None:
     accuracy the loss stands alone; without any record the picture says so.
     """
     write(_training_figure(history), path)
+
+
+def training_metrics_png(history: History) -> bytes:
+    """The picture of `training_metrics` as the bytes of a small PNG file, of 64 colours."""
+    return png(_training_figure(history), colours=64)
 
 
 def _training_figure(history: History) -> Figure:

@@ -322,6 +322,9 @@ def evaluate(network: Sequential, data: DeviceData | tuple[Any, Any]) -> Evaluat
 def _on_device(network: Sequential, data: DeviceData | tuple[Any, Any], name: str) -> DeviceData:
     """`data` on the network's device, its labels checked on the host where they come in."""
     if not isinstance(data, DeviceData):
+        sparse = [type(part).__name__ for part in data if hasattr(part, "toarray")]
+        if sparse:
+            raise DataError(f"{name} is sparse ({sparse[0]}), networks take dense rows: .toarray()")
         x, target = (p if hasattr(p, "__dlpack__") else numpy.asarray(p) for p in data)
         data = DeviceData(x, target, backend=network.backend, dtype=network.dtype)
     if data.x.shape[1] != network.in_features:
