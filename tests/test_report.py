@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 import shutil
+import signal
 
 import numpy
 import pytest
 from html_tree import cells, part, pixels, require_self_contained, tree, words
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import xpnet
-from xpnet import export
+from xpnet import Callback, compare, export
 from xpnet.charts import Line, line_chart
 from xpnet.config import TrainConfig, make
 from xpnet.data.dataset import Dataset
@@ -23,6 +25,7 @@ from xpnet.errors import CheckpointError, ConfigError, DataError
 from xpnet.history import History, Record
 from xpnet.metrics import calibration, worst_pairs
 from xpnet.report import Answers, collect_metrics, report_again
+from xpnet.results import PastRun
 from xpnet.run_page import run_page
 from xpnet.train import main
 from xpnet.training import Evaluation
@@ -65,17 +68,23 @@ def answers_of(classes=10, samples=60, image_shape=(4, 4), names=None, wrong=0.3
     return Answers(tested, p, Dataset(x, labels, names, image_shape))
 
 
-def page_of(folder, answers=None, history=None, ended="", config=None, about=FACTS, **metadata):
+def page_of(
+    folder,
+    answers=None,
+    history=None,
+    ended="",
+    diverged=False,
+    config=None,
+    about=FACTS,
+    **metadata,
+):
     network = xpnet.Sequential([xpnet.Linear(16, 10)])
     network.metadata = metadata
     history = history_of() if history is None else history
     if answers is not None:
         about = collect_metrics(about, history, history.records[-1], answers)
-    return tree(
-        run_page(
-            folder, config or TrainConfig(batch_size=10), history, about, network, answers, ended
-        )
-    )
+    config = config or TrainConfig(batch_size=10)
+    return tree(run_page(folder, config, history, about, network, answers, ended, diverged))
 
 
 # Calibration
@@ -321,7 +330,7 @@ def test_names_stay_text_whatever_they_are(tmp_path):
 
 def test_what_diverged_says_so_and_what_to_do(tmp_path):
     ended = "Diverged: training diverged in epoch 1 (by step 30): the loss is nan."
-    root = page_of(tmp_path / "run", history=History(), ended=ended, config=TrainConfig())
+    root = page_of(tmp_path / "run", history=History(), ended=ended, diverged=True)
     require_self_contained(root)
     assert ended in words(root.find(".//header"))
     assert "before the first record" in words(part(root, "Curves"))
@@ -335,6 +344,28 @@ def test_what_was_interrupted_says_how_to_go_on(tmp_path):
     commands = [words(one) for one in part(root, "Again, and further").iter("pre")]
     assert commands[0] == f"python -m xpnet.train --resume '{tmp_path}/a run'"
     assert "Confusion" not in {words(one) for one in root.iter("h2")}
+
+
+SIZES = st.floats(0, allow_nan=False, allow_infinity=False)
+SHARES = st.none() | st.floats(0, 1)
+COUNTS = st.integers(0, 50) | st.integers(0, 2**53)
+RECORDS = st.builds(Record, COUNTS, COUNTS, SIZES, SIZES, SHARES, st.none() | SIZES, SHARES, SIZES)
+
+
+@settings(max_examples=40)
+@given(st.lists(RECORDS, max_size=4), st.booleans())
+def test_any_history_that_can_be_read_can_be_shown(tmp_path_factory, records, in_order):
+    if in_order:
+        records.sort(key=lambda record: record.step)
+    folder, history = tmp_path_factory.getbasetemp(), History(records)
+    history.to_csv(folder / "history.csv")
+    assert History.from_csv(folder / "history.csv") == history
+    root = page_of(folder, history=history)
+    require_self_contained(root)
+    run = PastRun(folder, TrainConfig(), history, None)
+    for one in [*root.iter(), *tree(compare.page([run])).iter()]:
+        if one.tag in ("path", "circle", "text", "line"):
+            assert not {"nan", "inf", "-inf"} & set(" ".join(one.attrib.values()).split())
 
 
 # Diagrams
@@ -469,3 +500,23 @@ def test_a_run_that_diverges_leaves_a_report(tmp_path, capsys):
     header = words(tree((tmp_path / "run/report.html").read_bytes()).find(".//header"))
     assert "Diverged: training diverged in epoch 1" in header
     assert not (tmp_path / "run/metrics.json").exists()
+
+
+def test_a_run_that_is_interrupted_leaves_a_report(tmp_path, monkeypatch, capsys):
+    class Interrupt(Callback):
+        def on_step_end(self, run):
+            if run.step == 40:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("xpnet.train.Progress", Interrupt)
+    folder = tmp_path / "run"
+    assert main(["--hidden", "8", "--batch-size", "100", "--run", str(folder)]) == 130
+    root = tree((folder / "report.html").read_bytes())
+    assert "Interrupted: not trained to the end" in words(root.find(".//header"))
+    command = words(next(part(root, "Again, and further").iter("pre")))
+    assert f"to go on:    {command}" in capsys.readouterr().out
+    monkeypatch.undo()
+    assert main(shlex.split(command)[3:]) == 0
+    root = tree((folder / "report.html").read_bytes())
+    assert "Interrupted" not in words(root.find(".//header"))
+    assert "Calibration" in {words(one) for one in root.iter("h2")}

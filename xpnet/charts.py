@@ -118,7 +118,7 @@ def line_chart(
 
 
 def _axes_of(lines: Sequence[Line], show: Callable[[float], str], floor: float | None) -> _Axes:
-    xs = [x for line in lines for x, _ in line.points]
+    xs = [float(x) for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
     left, right = min(xs), max(xs)
     if left == right:
@@ -137,10 +137,10 @@ def _ticks(span: tuple[float, float], logarithmic: bool) -> list[float]:
     if not logarithmic:
         return _within(MaxNLocator(nbins=5).tick_values(*span), span)
     for steps in ((1.0, 2.0, 5.0), (1.0,)):
-        ticks = _within(LogLocator(subs=steps).tick_values(*span), span)
+        ticks = _within(LogLocator(subs=steps, numticks=700).tick_values(*span), span)
         if len(ticks) <= 8:
             break
-    return ticks[:: -(-len(ticks) // 8)]
+    return ticks[:: max(-(-len(ticks) // 8), 1)]
 
 
 def _within(ticks: Sequence[float], span: tuple[float, float]) -> list[float]:

@@ -93,11 +93,11 @@ def _record(path: Path, line: int, cells: list[str]) -> Record:
         if cell == "" and kind.endswith("None"):
             values[item.name] = None
             continue
-        # A number of more digits than any has would take Python long, or is refused by it.
+        # Python would take long for a number of many digits, or refuse it.
         if len(cell) < 40 and cell.isascii():
             with contextlib.suppress(ValueError):
                 value = int(cell) if kind == "int" else float(cell)
-        if not math.isfinite(value) or value < 0:
+        if not 0 <= value < (2**53 + 1 if kind == "int" else math.inf):
             raise DataError(f"{where}: {item.name} is {shown(cell)}, expected a number")
         values[item.name] = value
     return Record(**values)

@@ -210,12 +210,14 @@ def write_report(
     network: Sequential,
     answers: Answers | None = None,
     ended: str = "",
+    diverged: bool = False,
 ) -> Path:
     """Leave `report.html` in the folder of a run: see `xpnet.run_page`. Returns its path."""
     from xpnet.run_page import run_page
 
     path = folder / REPORT
-    write_atomically(path, run_page(folder, config, history, about, network, answers, ended))
+    page = run_page(folder, config, history, about, network, answers, ended, diverged)
+    write_atomically(path, page)
     return path
 
 

@@ -6,7 +6,6 @@ answers on the test part: see `xpnet.report`.
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -30,6 +29,8 @@ from xpnet.runs import resume_command
 
 _FEW_ROWS = 26
 _LONGEST_NAME = 60
+# Beyond it the margins of an axis would not be finite.
+_TOO_LARGE = 1e300
 
 
 def run_page(
@@ -40,11 +41,13 @@ def run_page(
     network: Sequential,
     answers: Answers | None = None,
     ended: str = "",
+    diverged: bool = False,
 ) -> bytes:
     """The page of the run in `folder`.
 
     `about`: what `metrics.json` holds or, of a run that came to no test, its part that is known
-    before; then `answers` is None, and `ended` says in a sentence why.
+    before; then `answers` is None, and `ended` says in a sentence why. What `diverged` cannot go
+    on, and has no model.
     """
     parts = [_settings(config, network), _curves(config, history)]
     if answers is not None:
@@ -54,7 +57,7 @@ def run_page(
             _scores(answers),
             _calibration(answers),
         ]
-    parts += [_timing(config, history, about), _again(folder, config, network, answers, ended)]
+    parts += [_timing(config, history, about), _again(folder, config, network, answers, diverged)]
     parts.append(_versions(config, about))
     name = folder.resolve().name
     header = _header(name, history, about, ended)
@@ -158,9 +161,9 @@ def _lines(history: History, x: Sequence[float], name: str, best: Any) -> list[L
 
 
 def points(history: History, x: Sequence[float], name: str) -> list[tuple[float, float]]:
-    """Where a column of the history has a finite value, that value."""
+    """Where a column of the history has a value that can be drawn, that value."""
     pairs = zip(x, history.column(name), strict=True)
-    return [(place, v) for place, v in pairs if v is not None and math.isfinite(v)]
+    return [(place, v) for place, v in pairs if v is not None and abs(v) < _TOO_LARGE]
 
 
 def _scores(answers: Answers) -> Element:
@@ -253,10 +256,13 @@ def _paces(config: TrainConfig, history: History, samples: int) -> Iterator[tupl
     for (before, after), seconds in zip(pairwise(ends), history.column("seconds"), strict=True):
         if after > before and seconds > 0:
             rate = (after - before) / seconds
-            yield samples / rate, rate
+            if 1 / _TOO_LARGE < rate < _TOO_LARGE:
+                yield samples / rate, rate
 
 
 def _duration(seconds: float) -> str:
+    if seconds > _TOO_LARGE:
+        return "–"
     if seconds < 1:
         return f"{1000 * seconds:.3g} ms"
     if seconds < 100:
@@ -267,7 +273,7 @@ def _duration(seconds: float) -> str:
 
 
 def _again(
-    folder: Path, config: TrainConfig, network: Sequential, answers: Answers | None, ended: str
+    folder: Path, config: TrainConfig, network: Sequential, answers: Answers | None, diverged: bool
 ) -> Element:
     def run(module: str, *words: str) -> str:
         return shlex.join(["python", "-m", f"xpnet.{module}", *words])
@@ -275,7 +281,7 @@ def _again(
     settings, model = str(folder / "config.toml"), str(folder / "model.safetensors")
     same = "The same training again; on this machine and device to the same bits"
     commands = {same: run("train", "--config", settings)}
-    if ended.startswith("Diverged"):
+    if diverged:
         lower = f"{config.learning_rate / 10:g}"
         commands = {
             "The same with a smaller learning rate": run(
@@ -287,7 +293,7 @@ def _again(
         }
     elif answers is None:
         commands = {"To go on where it was left": resume_command(config, folder)} | commands
-    if not ended.startswith("Diverged"):
+    if not diverged:
         commands["What it sees in files"] = run("predict", model, "FILE")
         if _can_be_drawn_on(network):
             commands["A page to draw on"] = run("export", model, "--html", "digit.html")

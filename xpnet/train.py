@@ -122,7 +122,8 @@ def fit_network(
     except DivergenceError as error:
         history.to_csv(folder / "history.csv")
         last = "".join(f", last good checkpoint: {path}" for path in checkpoints.paths()[-1:])
-        write_report(folder, config, history, facts, network, ended=f"Diverged: {error}.")
+        ended = f"Diverged: {error}."
+        write_report(folder, config, history, facts, network, ended=ended, diverged=True)
         raise DivergenceError(f"{error} (history so far: {folder}/history.csv{last})") from None
     except Interrupted:
         _keep(network, history, folder)

@@ -26,7 +26,7 @@ import safetensors.numpy
 from PIL import Image
 
 import xpnet as xn
-from xpnet import checkpoint, resume
+from xpnet import checkpoint, compare, resume
 from xpnet.config import TrainConfig, make, read_toml
 from xpnet.data.csv import read_csv
 from xpnet.data.idx import read_idx, read_idx_images
@@ -36,7 +36,8 @@ from xpnet.errors import DivergenceError, XpnetError
 from xpnet.history import History
 from xpnet.images import read_image
 from xpnet.predict import Model
-from xpnet.results import read_metrics
+from xpnet.results import PastRun, read_metrics
+from xpnet.run_page import run_page
 from xpnet.tune.space import read_space
 
 LONGEST_MESSAGE = 3000
@@ -288,19 +289,6 @@ HISTORY = """epoch,step,learning_rate,loss,accuracy,val_loss,val_accuracy,second
 """
 
 
-def _read_history(path: Path) -> None:
-    history = History.from_csv(path)
-    beside = path.with_name("again.csv")
-    history.to_csv(beside)
-    assert History.from_csv(beside) == history
-
-
-def _history_seeds() -> Iterator[bytes]:
-    yield HISTORY.encode()
-    yield HISTORY.replace("\n", "\r\n").encode()
-    yield HISTORY.replace("1.5", '"1.5"').splitlines()[0].encode()
-
-
 METRICS = {
     "test_accuracy": 0.939,
     "test_loss": 0.2456,
@@ -323,6 +311,25 @@ METRICS = {
     "versions": {"python": "3.11.2", "numpy": "2.4.0"},
 }
 """What of `metrics.json` is read, and a part that is not."""
+
+NETWORK = xn.Sequential([xn.Linear(3, 2)])
+
+
+def _read_history(path: Path) -> None:
+    history = History.from_csv(path)
+    beside = path.with_name("again.csv")
+    history.to_csv(beside)
+    assert History.from_csv(beside) == history
+    # What was read can be shown.
+    settings = TrainConfig(batch_size=10)
+    compare.page([PastRun(path.parent, settings, history, None)])
+    run_page(path.parent, settings, history, METRICS, NETWORK)
+
+
+def _history_seeds() -> Iterator[bytes]:
+    yield HISTORY.encode()
+    yield HISTORY.replace("\n", "\r\n").encode()
+    yield HISTORY.replace("1.5", '"1.5"').splitlines()[0].encode()
 
 
 def _metrics_seeds() -> Iterator[bytes]:
