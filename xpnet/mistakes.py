@@ -118,7 +118,7 @@ def _examples(true: int, predicted: int, probabilities: HostArray, data: Dataset
             alt = f"Test sample {index + 1}"
             figure.insert(0, picture(_pixels(data, index), alt, class_="sample"))
         else:
-            figure.insert(0, element("p", f"test sample {index + 1:,}"))
+            figure.insert(0, note(f"test sample {index + 1:,}"))
         listed.append(element("li", figure))
     return listed
 
