@@ -328,6 +328,16 @@ def test_names_stay_text_whatever_they_are(tmp_path):
     assert "</style><script>alert(3)</script>" in words(root.find(".//header"))
 
 
+def test_weights_of_an_earlier_epoch_are_said_to_be_those(tmp_path):
+    history, answers = history_of(5), answers_of()
+    about = collect_metrics(FACTS, history, history.records[2], answers)
+    network = xpnet.Sequential([xpnet.Linear(16, 10)])
+    root = tree(run_page(tmp_path, TrainConfig(), history, about, network, answers))
+    assert "weights kept of epoch3" in words(root.find(".//header")).replace("epoch ", "epoch")
+    root = page_of(tmp_path, answers, history)
+    assert "kept" not in words(root.find(".//header"))
+
+
 def test_what_diverged_says_so_and_what_to_do(tmp_path):
     ended = "Diverged: training diverged in epoch 1 (by step 30): the loss is nan."
     root = page_of(tmp_path / "run", history=History(), ended=ended, diverged=True)

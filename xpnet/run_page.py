@@ -58,7 +58,7 @@ def run_page(
             _calibration(answers),
         ]
     parts += [_timing(config, history, about), _again(folder, config, network, answers, diverged)]
-    parts.append(_versions(config, about))
+    parts.append(_versions(about))
     name = folder.resolve().name
     header = _header(name, history, about, ended)
     return document(f"{name}: an xpnet run", header, element("main", *parts))
@@ -83,7 +83,10 @@ def _header(name: str, history: History, about: dict[str, Any], ended: str) -> E
         if last.val_accuracy is not None:
             figures["validation accuracy"] = percent(last.val_accuracy)
     if history.records:
-        figures["epochs"] = f"{history.records[-1].epoch:,}"
+        epochs = history.records[-1].epoch
+        figures["epochs"] = f"{epochs:,}"
+        if (kept := about.get("kept_epoch", epochs)) != epochs:
+            figures["weights kept of epoch"] = f"{kept:,}"
         figures["training time"] = _duration(sum(history.column("seconds")))
     figures["parameters"] = f"{about['parameters']:,}"
     header.append(figure_list(figures))
@@ -222,16 +225,16 @@ def _timing(config: TrainConfig, history: History, about: dict[str, Any]) -> Ele
     if not paces:
         return section("Timing", note("Nothing was measured."))
     total = sum(history.column("seconds"))
-    seconds, rates = [pace[0] for pace in paces], [pace[1] for pace in paces]
+    seconds = [an_epoch for _, an_epoch, _ in paces]
     figures = {
         "in all": _duration(total),
         "an epoch, median": _duration(median(seconds)),
-        "samples/s, median": f"{median(rates):,.0f}",
+        "samples/s, median": f"{median(rate for _, _, rate in paces):,.0f}",
     }
     content = [figure_list(figures)]
     if len(paces) > 1:
         x, unit = horizontal(history)
-        line = Line("", list(zip(x[-len(paces) :], seconds, strict=True)))
+        line = Line("", [(x[number], an_epoch) for number, an_epoch, _ in paces])
         content.append(line_chart("Seconds an epoch", [line], unit=unit, floor=0))
     content = [element("div", *content, class_="charts")]
     content.append(
@@ -243,8 +246,10 @@ def _timing(config: TrainConfig, history: History, about: dict[str, Any]) -> Ele
     return section("Timing", *content)
 
 
-def _paces(config: TrainConfig, history: History, samples: int) -> Iterator[tuple[float, float]]:
-    """Of each record: seconds an epoch, and samples a second."""
+def _paces(
+    config: TrainConfig, history: History, samples: int
+) -> Iterator[tuple[int, float, float]]:
+    """Of each record: its number, seconds an epoch, and samples a second."""
     size = samples if config.batch_size == "full" else min(config.batch_size, samples)
     steps = -(-samples // size)
 
@@ -253,11 +258,12 @@ def _paces(config: TrainConfig, history: History, samples: int) -> Iterator[tupl
         return step // steps * samples + step % steps * size
 
     ends = [0, *(seen(step) for step in history.column("step"))]
-    for (before, after), seconds in zip(pairwise(ends), history.column("seconds"), strict=True):
+    for number, (before, after) in enumerate(pairwise(ends)):
+        seconds = history.records[number].seconds
         if after > before and seconds > 0:
             rate = (after - before) / seconds
             if 1 / _TOO_LARGE < rate < _TOO_LARGE:
-                yield samples / rate, rate
+                yield number, samples / rate, rate
 
 
 def _duration(seconds: float) -> str:
@@ -311,7 +317,7 @@ def _can_be_drawn_on(network: Sequential) -> bool:
     return shape[0] == shape[1] and network.metadata.get("pixels") is not False
 
 
-def _versions(config: TrainConfig, about: dict[str, Any]) -> Element:
+def _versions(about: dict[str, Any]) -> Element:
     rows = {
         "seed": str(about["seed"]),
         "data": about["dataset"]["name"],
