@@ -190,7 +190,7 @@ def test_all_scripts_of_the_folder_are_in_the_page():
 
     folder = resources.files("xpnet") / "page"
     names = {item.name for item in folder.iterdir()}
-    assert names == {*SCRIPTS, "page.html", "page.css"}
+    assert names == {*SCRIPTS, "page.html", "page.css", "base.css", "report.html", "report.css"}
 
 
 # ONNX

@@ -234,8 +234,8 @@ def test_a_full_disk_at_any_write_loses_nothing(
     done = with_room(undisturbed, 0, 0, small)
     assert done.returncode == 0, done.stderr
     count = int(re.findall(r"^files (\d+)$", done.stdout, re.MULTILINE)[0])
-    # config.toml, three checkpoints, history.csv, the model, two pictures, metrics.json
-    assert count == 9
+    # config.toml, three checkpoints, history.csv, the model, two pictures, the report, metrics.json
+    assert count == 10
     reference = Reference(undisturbed, names={path.name for path in undisturbed.iterdir()})
 
     # With nothing written, or a part: more of a file than that is refused by the system itself.

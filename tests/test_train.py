@@ -33,6 +33,7 @@ FILES = {
     "history.csv",
     "metrics.json",
     "model.safetensors",
+    "report.html",
     "sample_predictions.png",
     "training_metrics.png",
     "weights.png",
@@ -288,7 +289,7 @@ def test_divergence_is_one_line_and_code_3(capsys: pytest.CaptureFixture[str]) -
     assert "diverged in epoch 1 (by step 30)" in message[0]
     assert "learning rate 1e+30" in message[0] or "learning rate" in message[0]
     kept = {path.name for path in Path("runs/digits-001").iterdir()}
-    assert kept == {"config.toml", "history.csv"}
+    assert kept == {"config.toml", "history.csv", "report.html"}
 
 
 def test_ctrl_c_saves_history_and_model_and_leaves_130() -> None:

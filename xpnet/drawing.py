@@ -8,6 +8,7 @@ drawn.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -62,3 +63,8 @@ def shortened(name: str, length: int) -> str:
 def percent(share: float, digits: int = 2) -> str:
     """`0.9375` as `93.75 %`."""
     return f"{100 * share:.{digits}f} %"
+
+
+def is_wide(values: Sequence[float]) -> bool:
+    """Whether values span more than a factor of 30, so that their axis should be logarithmic."""
+    return 0 < 30 * min(values) < max(values)

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import argparse
 import base64
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any, NoReturn
@@ -27,6 +25,7 @@ from xpnet.errors import CheckpointError, ConfigError
 from xpnet.exchange.onnx_file import export_onnx
 from xpnet.layers import Linear
 from xpnet.network import Sequential
+from xpnet.pages import part, policy
 from xpnet.predict import Model
 
 KNOWN: tuple[str, ...] = ("Linear", "ReLU", "LeakyReLU", "Sigmoid", "Tanh", "GELU", "Softmax")
@@ -56,11 +55,11 @@ def html_page(model: Model) -> str:
         "classes": model.classes,
         "layers": list(_layers(network)),
     }
-    style = _part("page.css")
-    script = "\n".join(_part(name) for name in SCRIPTS)
+    style = part("base.css") + part("page.css")
+    script = "\n".join(part(name) for name in SCRIPTS)
     widths = [layer.out_features for layer in network.layers if isinstance(layer, Linear)]
-    return Template(_part("page.html")).substitute(
-        policy=_policy(style, script),
+    return Template(part("page.html")).substitute(
+        policy=policy(style, script),
         style=style,
         script=script,
         # A class may be called </script>.
@@ -116,23 +115,6 @@ def _base64(value: HostArray, name: str) -> str:
     if not numpy.isfinite(single).all():
         raise CheckpointError(f"{name} holds values that are no finite float32: train it anew")
     return base64.b64encode(single.tobytes()).decode("ascii")
-
-
-def _part(name: str) -> str:
-    return (resources.files("xpnet") / "page" / name).read_text(encoding="utf-8")
-
-
-def _policy(style: str, script: str) -> str:
-    """The Content-Security-Policy: this style and this script, and no request to anywhere."""
-    return (
-        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
-        f"img-src data:; base-uri 'none'; form-action 'none'"
-    )
-
-
-def _hash(text: str) -> str:
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

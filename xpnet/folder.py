@@ -18,7 +18,7 @@ except ImportError:  # Windows, where folders go unlocked
 
 LOCK = ".lock"
 # What `write_atomically` leaves of a file where a process is killed at it.
-_CUT_OFF = re.compile(r"\.[\w-]+\.(toml|csv|json|png|safetensors)\.\d+")
+_CUT_OFF = re.compile(r"\.[\w-]+\.(toml|csv|html|json|png|safetensors)\.\d+")
 _held: set[tuple[Path, int]] = set()
 
 

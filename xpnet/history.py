@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from xpnet import notebook
 from xpnet.checkpoint import write_atomically
-from xpnet.errors import ConfigError
+from xpnet.data.files import reading
+from xpnet.errors import ConfigError, DataError, shown
+
+_MOST_CHARACTERS = 2**25
 
 _MOST_ROWS = 10
 
@@ -105,6 +110,47 @@ class History:
         writer.writerow(names)
         writer.writerows([getattr(record, name) for name in names] for record in self.records)
         write_atomically(Path(path), text.getvalue().encode())
+
+    @classmethod
+    def from_csv(cls, path: str | Path) -> History:
+        """What `to_csv` wrote. Raises `DataError`, naming the file and the line."""
+        path = Path(path)
+        names = [item.name for item in fields(Record)]
+        try:
+            with reading(path), path.open(encoding="utf-8", newline="") as file:
+                text = file.read(_MOST_CHARACTERS + 1)
+            if len(text) > _MOST_CHARACTERS:
+                raise DataError(f"{path} has more than {_MOST_CHARACTERS} characters")
+            lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+            if (found := next(lines, [])) != names:
+                raise DataError(
+                    f"{path} begins with {shown(','.join(found))}, a history with {','.join(names)}"
+                )
+            return cls([_record(path, lines.line_num, cells) for cells in lines])
+        except UnicodeDecodeError:
+            raise DataError(f"{path} is no text in UTF-8, so no history") from None
+        except csv.Error as error:
+            raise DataError(f"{path} is not valid CSV ({error})") from None
+
+
+def _record(path: Path, line: int, cells: list[str]) -> Record:
+    where, types = f"{path}: line {line}", fields(Record)
+    if len(cells) != len(types):
+        raise DataError(f"{where} has {len(cells)} values, expected {len(types)}")
+    values: dict[str, Any] = {}
+    for item, cell in zip(types, cells, strict=True):
+        kind, value = str(item.type), math.nan
+        if cell == "" and kind.endswith("None"):
+            values[item.name] = None
+            continue
+        # Python would take long for a number of many digits, or refuse it.
+        if len(cell) < 40 and cell.isascii():
+            with contextlib.suppress(ValueError):
+                value = int(cell) if kind == "int" else float(cell)
+        if not 0 <= value < (2**53 + 1 if kind == "int" else math.inf):
+            raise DataError(f"{where}: {item.name} is {shown(cell)}, expected a number")
+        values[item.name] = value
+    return Record(**values)
 
 
 def _texts(record: Record) -> dict[str, str]:

@@ -29,6 +29,7 @@ from xpnet.drawing import (
     TEXT,
     TITLE,
     VERMILION,
+    is_wide,
     new_figure,
     percent,
     png,
@@ -77,7 +78,7 @@ def _training_figure(history: History) -> Figure:
 
 
 def _curves(axes: Axes, history: History, name: str, show: Any) -> None:
-    x, unit = _horizontal(history)
+    x, unit = horizontal(history)
     kinds = (
         ("training", name, BLUE, "-", "o"),
         ("validation", f"val_{name}", VERMILION, "--", "s"),
@@ -115,7 +116,7 @@ def _curves(axes: Axes, history: History, name: str, show: Any) -> None:
                 zorder=3,
                 label=f"best {show(values[best])} ({unit} {places[best]:.10g})",
             )
-    if name == "loss" and drawn and 0 < 30 * min(drawn) < max(drawn):
+    if name == "loss" and drawn and is_wide(drawn):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
@@ -134,7 +135,7 @@ def _curves(axes: Axes, history: History, name: str, show: Any) -> None:
         axes.legend(loc="best", fontsize=TEXT)
 
 
-def _horizontal(history: History) -> tuple[list[float], str]:
+def horizontal(history: History) -> tuple[list[float], str]:
     """Where each record stands, and the unit of that."""
     records = history.records
     steps, last = history.column("step"), records[-1]

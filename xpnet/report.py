@@ -1,8 +1,9 @@
-"""What a run says of itself: on the screen, in `metrics.json`, and in pictures."""
+"""What a run says of itself: on the screen, in `metrics.json`, in pictures, and on a page."""
 
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,40 @@ from typing import Any
 import numpy
 
 from xpnet.backend import Backend, HostArray
+from xpnet.build import read_splits, to_device
+from xpnet.checkpoint import write_atomically
 from xpnet.config import TrainConfig
 from xpnet.data.augmentation import Augmentation
 from xpnet.data.batches import DeviceData
 from xpnet.data.dataset import Dataset, Normalisation, Source, Splits
 from xpnet.data.mapped import MappedRows
+from xpnet.errors import CheckpointError, ConfigError, DataError, shown
+from xpnet.folder import alone
 from xpnet.history import History, Record
-from xpnet.metrics import class_scores
+from xpnet.metrics import calibration, class_scores
 from xpnet.network import PREDICTION_ROWS, Sequential
-from xpnet.training import Evaluation
+from xpnet.predict import Model
+from xpnet.results import read_run
+from xpnet.runs import resume_command
+from xpnet.training import Evaluation, evaluate
 
+REPORT = "report.html"
+"""The page of a run."""
 AUGMENTED_ROWS, AUGMENTED_VERSIONS = 6, 9
 """Training samples, and what augmentation makes of each, in their picture."""
 DRAWN_SAMPLES = 25
 """Test samples in the picture of predictions."""
 MOST_COLUMNS = 20
 """Classes whose counts are printed side by side; of more, the smallest and the largest."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """An evaluation of a network on labelled data, and each sample's probabilities `(N, C)`."""
+
+    tested: Evaluation
+    probabilities: HostArray
+    data: Dataset
 
 
 def describe_data(source: Source, splits: Splits) -> str:
@@ -67,33 +86,11 @@ def describe_test(tested: Evaluation, classes: tuple[str, ...]) -> str:
     return "\n".join(lines)
 
 
-def collect_metrics(
-    config: TrainConfig,
-    backend: Backend,
-    source: Source,
-    splits: Splits,
-    network: Sequential,
-    history: History,
-    kept: Record,
-    tested: Evaluation,
+def collect_facts(
+    config: TrainConfig, backend: Backend, source: Source, splits: Splits, network: Sequential
 ) -> dict[str, Any]:
-    """What `metrics.json` holds; accuracies are fractions, and belong to the weights kept."""
-    last = history.records[-1]
-    scores = class_scores(tested.confusion)
-    named = zip(splits.test.classes, scores, strict=True)
+    """What `metrics.json` holds and is known before anything is trained."""
     return {
-        "test_accuracy": tested.accuracy,
-        "test_loss": tested.loss,
-        "train_accuracy": kept.accuracy,
-        "train_loss": kept.loss,
-        "validation_accuracy": kept.val_accuracy,
-        "validation_loss": kept.val_loss,
-        "classes": {name: vars(score) for name, score in named},
-        "confusion": tested.confusion.tolist(),
-        "epochs": last.epoch,
-        "steps": last.step,
-        "kept_epoch": kept.epoch,
-        "seconds": sum(history.column("seconds")),
         "parameters": int(network.values.size),
         "samples": {
             "train": len(splits.train),
@@ -109,6 +106,31 @@ def collect_metrics(
     }
 
 
+def collect_metrics(
+    facts: dict[str, Any], history: History, kept: Record, answers: Answers
+) -> dict[str, Any]:
+    """What `metrics.json` holds; accuracies are fractions, and belong to the weights kept."""
+    last, tested, data = history.records[-1], answers.tested, answers.data
+    assert data.labels is not None
+    named = zip(data.classes, class_scores(tested.confusion), strict=True)
+    return {
+        "test_accuracy": tested.accuracy,
+        "test_loss": tested.loss,
+        "test_calibration_error": calibration(answers.probabilities, data.labels).error,
+        "train_accuracy": kept.accuracy,
+        "train_loss": kept.loss,
+        "validation_accuracy": kept.val_accuracy,
+        "validation_loss": kept.val_loss,
+        "classes": {name: vars(score) for name, score in named},
+        "confusion": tested.confusion.tolist(),
+        "epochs": last.epoch,
+        "steps": last.step,
+        "kept_epoch": kept.epoch,
+        "seconds": sum(history.column("seconds")),
+        **facts,
+    }
+
+
 def versions() -> dict[str, str]:
     """Python, the platform, and the packages that arithmetic depends on, if installed."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
@@ -120,13 +142,23 @@ def versions() -> dict[str, str]:
     return found
 
 
+def ask(
+    network: Sequential, tested: Evaluation, data: Dataset, normalisation: Normalisation
+) -> Answers:
+    """The evaluation `tested` of `network` on `data`, with every sample's probabilities."""
+    backend = network.backend
+    held = DeviceData.of(data, normalisation, backend=backend, dtype=network.dtype)
+    blocks = (network.predict_probabilities(x) for x, _ in held.blocks(PREDICTION_ROWS))
+    probabilities = numpy.concatenate([backend.to_host(block) for block in blocks])
+    return Answers(tested, probabilities, data)
+
+
 def draw(
     folder: Path,
     network: Sequential,
     history: History,
-    tested: Evaluation,
-    splits: Splits,
-    normalisation: Normalisation,
+    answers: Answers,
+    train: Dataset,
     augmentation: Augmentation | None,
 ) -> None:
     """The pictures of a run: curves, confusion matrix, sample predictions, first weights.
@@ -136,14 +168,10 @@ def draw(
     from xpnet import plots
 
     plots.training_metrics(history, folder / "training_metrics.png")
-    data = splits.test
-    plots.confusion_matrix(tested.confusion, data.classes, folder / "confusion_matrix.png")
+    data, probabilities = answers.data, answers.probabilities
+    plots.confusion_matrix(answers.tested.confusion, data.classes, folder / "confusion_matrix.png")
     if data.image_shape is None or data.labels is None:
         return
-    backend = network.backend
-    held = DeviceData.of(data, normalisation, backend=backend, dtype=network.dtype)
-    blocks = (network.predict_probabilities(x) for x, _ in held.blocks(PREDICTION_ROWS))
-    probabilities = numpy.concatenate([backend.to_host(block) for block in blocks])
     chosen = plots.choose_samples(probabilities, data.labels, DRAWN_SAMPLES, network.seed)
     plots.sample_predictions(
         data.x[chosen].reshape(-1, *data.image_shape),
@@ -153,11 +181,11 @@ def draw(
         folder / "sample_predictions.png",
     )
     first = next(name for name in network.parameters() if name.endswith(".weight"))
-    weight = backend.to_host(network.parameters()[first])
+    weight = network.backend.to_host(network.parameters()[first])
     plots.first_layer_weights(weight, data.image_shape, folder / "weights.png")
     if augmentation is not None:
         plots.augmented_samples(
-            *_augmented(augmentation, splits.train, network), folder / "augmented_samples.png"
+            *_augmented(augmentation, train, network), folder / "augmented_samples.png"
         )
 
 
@@ -172,3 +200,52 @@ def _augmented(
     many = backend.asarray(some.repeat(AUGMENTED_VERSIONS, axis=0), dtype=network.dtype)
     seen = backend.to_host(augmentation.apply(many, out=many))
     return some.reshape(-1, *shape), seen.reshape(len(some), AUGMENTED_VERSIONS, *shape)
+
+
+def write_report(
+    folder: Path,
+    config: TrainConfig,
+    history: History,
+    about: dict[str, Any],
+    network: Sequential,
+    answers: Answers | None = None,
+    ended: str = "",
+    diverged: bool = False,
+) -> Path:
+    """Leave `report.html` in the folder of a run: see `xpnet.run_page`. Returns its path."""
+    from xpnet.run_page import run_page
+
+    path = folder / REPORT
+    page = run_page(folder, config, history, about, network, answers, ended, diverged)
+    write_atomically(path, page)
+    return path
+
+
+def report_again(folder: str | Path) -> Path:
+    """Write the `report.html` of a finished run anew, of its files and its data, on the CPU.
+
+    Returns its path. Raises `ConfigError` for what is no run or not finished, `DataError` and
+    `CheckpointError` for data or files that are damaged, missing, or no longer those of the run.
+    """
+    folder = Path(folder)
+    run = read_run(folder)
+    if run.metrics is None:
+        raise ConfigError(
+            f"{folder}: is not finished, so there is nothing to report: "
+            f"{resume_command(run.config, folder)}"
+        )
+    source, splits = read_splits(run.config)
+    if source.sha256 != run.metrics.dataset.sha256:
+        raise DataError(
+            f"{run.config.dataset} is not the data of {folder}: its SHA-256 is {source.sha256}, "
+            f"that of the run {shown(run.metrics.dataset.sha256, 80)}"
+        )
+    model, data = Model.load(folder / "model.safetensors"), splits.test
+    if model.classes != data.classes or model.network.in_features != data.features:
+        path = folder / "model.safetensors"
+        raise CheckpointError(f"{path}: is made for other data than that of the run")
+    tested = evaluate(model.network, to_device(model.network, data, model.normalisation))
+    answers = ask(model.network, tested, data, model.normalisation)
+    with alone(folder):
+        about = run.metrics.model_dump()
+        return write_report(folder, run.config, run.history, about, model.network, answers)

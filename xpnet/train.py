@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy
 import threadpoolctl
@@ -26,7 +27,15 @@ from xpnet.data import Normalisation, Splits
 from xpnet.errors import DivergenceError
 from xpnet.history import History, Record
 from xpnet.network import Sequential
-from xpnet.report import collect_metrics, describe_data, describe_test, draw
+from xpnet.report import (
+    ask,
+    collect_facts,
+    collect_metrics,
+    describe_data,
+    describe_test,
+    draw,
+    write_report,
+)
 from xpnet.resume import Checkpoints
 from xpnet.runs import METRICS, resume_command, run_folder
 from xpnet.training import evaluate
@@ -66,13 +75,14 @@ def train(config: TrainConfig) -> Path:
         augmentation = build_augmentation(config, splits.train)
         print(f"\n{network.summary()}\n")
         with run_folder(config) as folder:
-            history, kept = fit_network(config, network, splits, normalisation, folder)
+            facts = collect_facts(config, backend, source, splits, network)
+            history, kept = fit_network(config, network, splits, normalisation, folder, facts)
             tested = evaluate(network, to_device(network, splits.test, normalisation))
             print(f"\n{describe_test(tested, splits.test.classes)}\n")
-            draw(folder, network, history, tested, splits, normalisation, augmentation)
-            metrics = collect_metrics(
-                config, backend, source, splits, network, history, kept, tested
-            )
+            answers = ask(network, tested, splits.test, normalisation)
+            draw(folder, network, history, answers, splits.train, augmentation)
+            metrics = collect_metrics(facts, history, kept, answers)
+            write_report(folder, config, history, metrics, network, answers)
             # The last of all: it says that the run is finished.
             content = (json.dumps(metrics, indent=2) + "\n").encode()
             write_atomically(folder / METRICS, content)
@@ -88,8 +98,11 @@ def fit_network(
     splits: Splits,
     normalisation: Normalisation,
     folder: Path,
+    facts: dict[str, Any],
 ) -> tuple[History, Record]:
     """Train, and leave the history and the model in `folder`, interrupted or not.
+
+    Of what ends early there is a report too, as far as `facts` and the history go.
 
     Returns the history and the record that the weights kept belong to: the last one, or with
     early stopping the one of the lowest validation loss.
@@ -109,11 +122,15 @@ def fit_network(
     except DivergenceError as error:
         history.to_csv(folder / "history.csv")
         last = "".join(f", last good checkpoint: {path}" for path in checkpoints.paths()[-1:])
+        ended = f"Diverged: {error}."
+        write_report(folder, config, history, facts, network, ended=ended, diverged=True)
         raise DivergenceError(f"{error} (history so far: {folder}/history.csv{last})") from None
     except Interrupted:
         _keep(network, history, folder)
         print(f"\ninterrupted: history and model so far are in {folder}/")
         print(f"to go on:    {resume_command(config, folder)}", flush=True)
+        ended = "Interrupted: not trained to the end, and not tested."
+        write_report(folder, config, history, facts, network, ended=ended)
         raise
     _keep(network, history, folder)
     if kept is not history.records[-1]:

@@ -26,15 +26,18 @@ import safetensors.numpy
 from PIL import Image
 
 import xpnet as xn
-from xpnet import checkpoint, resume
+from xpnet import checkpoint, compare, resume
 from xpnet.config import TrainConfig, make, read_toml
 from xpnet.data.csv import read_csv
 from xpnet.data.idx import read_idx, read_idx_images
 from xpnet.data.npy import read_npy, read_npy_samples
 from xpnet.data.npz import read_npz, read_npz_samples
 from xpnet.errors import DivergenceError, XpnetError
+from xpnet.history import History
 from xpnet.images import read_image
 from xpnet.predict import Model
+from xpnet.results import PastRun, read_metrics
+from xpnet.run_page import run_page
 from xpnet.tune.space import read_space
 
 LONGEST_MESSAGE = 3000
@@ -280,6 +283,61 @@ def _toml_seeds() -> Iterator[bytes]:
     yield b"dropout = {low = 0.0, high = 0.5, step = 0.1}\nepochs = {low = 1, high = 9, step = 2}\n"
 
 
+HISTORY = """epoch,step,learning_rate,loss,accuracy,val_loss,val_accuracy,seconds
+1,20,0.002,1.5,0.5,0.4,0.86,0.8
+2,40,1e-05,0.25,0.9,,,1.25
+"""
+
+
+METRICS = {
+    "test_accuracy": 0.939,
+    "test_loss": 0.2456,
+    "test_calibration_error": 0.033,
+    "train_accuracy": 0.99,
+    "train_loss": 0.0164,
+    "validation_accuracy": None,
+    "validation_loss": None,
+    "confusion": [[3, 0], [1, 2]],
+    "epochs": 2,
+    "kept_epoch": 2,
+    "seconds": 2.1,
+    "parameters": 25450,
+    "samples": {"train": 300, "validation": 0, "test": 100},
+    "dataset": {"name": "digits", "sha256": "2799cf52"},
+    "seed": 0,
+    "device": "cpu",
+    "dtype": "float32",
+    "threads": 2,
+    "versions": {"python": "3.11.2", "numpy": "2.4.0"},
+}
+"""What of `metrics.json` is read, and a part that is not."""
+
+NETWORK = xn.Sequential([xn.Linear(3, 2)])
+
+
+def _read_history(path: Path) -> None:
+    history = History.from_csv(path)
+    beside = path.with_name("again.csv")
+    history.to_csv(beside)
+    assert History.from_csv(beside) == history
+    # What was read can be shown.
+    settings = TrainConfig(batch_size=10)
+    compare.page([PastRun(path.parent, settings, history, None)])
+    run_page(path.parent, settings, history, METRICS, NETWORK)
+
+
+def _history_seeds() -> Iterator[bytes]:
+    yield HISTORY.encode()
+    yield HISTORY.replace("\n", "\r\n").encode()
+    yield HISTORY.replace("1.5", '"1.5"').splitlines()[0].encode()
+
+
+def _metrics_seeds() -> Iterator[bytes]:
+    yield json.dumps(METRICS, indent=2).encode()
+    older = {name: value for name, value in METRICS.items() if name != "test_calibration_error"}
+    yield json.dumps(older | {"test_loss": float("inf"), "threads": None}).encode()
+
+
 def _picture(mode: str, file: str, **options: Any) -> bytes:
     image = Image.new(mode, (9, 7), 0 if mode != "RGBA" else (0, 0, 0, 0))
     ink = {"RGB": (255, 255, 0), "RGBA": (255, 0, 0, 255), "LA": (0, 255), "I;16": 65535}
@@ -349,6 +407,10 @@ READERS = {
     ),
     "toml": Reader((_read_toml,), "a.toml", (*_toml_seeds(),), _FIELDS),
     "toml, space": Reader((read_space,), "a.toml", (*_toml_seeds(),), (*_FIELDS, b"low", b"high")),
+    "history": Reader((_read_history,), "history.csv", (*_history_seeds(),), (b"1e308", b"-1")),
+    "metrics": Reader(
+        (read_metrics,), "metrics.json", (*_metrics_seeds(),), (b"NaN", b"1e999", b"null")
+    ),
     "png": Reader((read_image,), "a.png", (*_png_seeds(),), dressed=with_checksums),
     "jpeg": Reader((read_image,), "a.jpg", (*_jpeg_seeds(),)),
 }
