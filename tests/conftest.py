@@ -12,6 +12,7 @@ import cuda_on_cpu
 import pytest
 import strict_cupy
 from hypothesis import settings
+from tqdm import tqdm
 
 from xpnet import graph, twins
 from xpnet.backend import Backend
@@ -25,6 +26,8 @@ _running = pytest.StashKey[pytest.Item]()
 # No test asserts a time, and the first call of a twin waits for its compiler.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+# Its thread takes some memory every ten seconds, in the midst of what tests count.
+tqdm.monitor_interval = 0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

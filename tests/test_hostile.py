@@ -84,6 +84,7 @@ def test_a_damaged_file_is_read_or_refused_in_one_line(name: str, room: Path) ->
 
 DEEP = 100_000
 LONG = "9" * 5_000
+CHECKPOINT = READERS["safetensors, checkpoint"].seeds[0]
 ABOUT_TEXT = json.dumps(ABOUT)
 
 
@@ -123,6 +124,11 @@ def layer(**settings: Any) -> bytes:
             layer(type="Linear", in_features=3, out_features=2, weight_initializer=5),
         ),
         ("safetensors, description", layer(type="ReLU", **{"x" * 10**5: 1})),
+        ("safetensors, checkpoint", CHECKPOINT.replace(b'"augmentation"', b'"aug\x7fmentation"')),
+        (
+            "safetensors, checkpoint",
+            CHECKPOINT.replace(b'"augmentation"', b'"' + LONG.encode() + b'"'),
+        ),
         ("toml", b"a = " + b"[" * DEEP),
         ("toml", b"seed = " + LONG.encode()),
         ("toml", b"seed = 1" + b"0" * 4000),
