@@ -29,9 +29,10 @@ import xpnet as xn
 from xpnet import graph
 from xpnet.backend import Array, Backend, array_module
 from xpnet.data import Normalisation
-from xpnet.graph import Graphs, Products
+from xpnet.graph import Graphs
 from xpnet.layer import Layer
 from xpnet.network import Sequential
+from xpnet.products import Products
 from xpnet.replay import record
 
 FEATURES, CLASSES = 12, 3
@@ -499,3 +500,5 @@ def test_the_pretended_bindings_are_those_of_nvidia() -> None:
     assert (real.Operation.N, real.Operation.T) == (0, 1)
     assert real.ComputeType.COMPUTE_32F == 68
     assert real.ComputeType.COMPUTE_64F == 70
+    assert real.ComputeType.COMPUTE_32F_FAST_TF32 == 77
+    assert real.ComputeType.COMPUTE_32F_FAST_16BF == 75

@@ -104,6 +104,7 @@ def collect_metrics(
         "seed": config.seed,
         "device": backend.device,
         "dtype": config.dtype,
+        "precision": config.precision,
         "threads": config.threads,
         "versions": versions(),
     }
