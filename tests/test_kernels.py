@@ -25,12 +25,12 @@ import cupy
 import numpy as np
 import pytest
 import strict_cupy
+from cases import PACKAGE, asked_for
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_twins import PACKAGE, asked_for
 
 import xpnet as xn
-from xpnet import compiled, kernels, twins
+from xpnet import kernels, twins
 from xpnet.backend import Backend
 from xpnet.data import Normalisation
 from xpnet.layer import Layer
@@ -110,7 +110,7 @@ class Case:
     exact: bool = True
     """To the bit: all but exp, log, tanh and sums."""
     divides: bool = False
-    """By the deviation of what it is given, which makes rounding as much larger as that is small."""
+    """By a deviation, and the smaller that is, the larger what was rounded."""
 
 
 def activation(kind: Callable[[], Layer]) -> Callable[[Draw], list[Any]]:
@@ -465,6 +465,8 @@ def own() -> set[str]:
 
 
 def compiled_twins() -> set[str]:
+    from xpnet import compiled
+
     return {name for name, item in vars(compiled).items() if hasattr(item, "py_func")}
 
 
@@ -495,6 +497,8 @@ def test_a_kernel_without_a_twin_is_noticed(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_twins_of_both_kinds_take_the_same_arguments() -> None:
+    from xpnet import compiled
+
     shared = own() & compiled_twins()
     assert len(shared) >= 9
     for name in shared:
