@@ -59,7 +59,8 @@ def kernels(session: nox.Session) -> None:
     """
     install(session)
     session.run("python", "tests/compile_kernels.py")
-    session.run("python", "-m", "pytest", "tests/test_kernels.py", "tests/test_graph.py")
+    own = [f"tests/test_{name}.py" for name in ("kernels", "graph", "precision", "second_device")]
+    session.run("python", "-m", "pytest", *own)
     others = {"checkpoints", "backend", "initializers"}
     files = [f"tests/test_{name}.py" for name in PARITY if name not in others]
     session.run("python", "-m", "pytest", *files, "--device", "kernels", "-k", "kernels")

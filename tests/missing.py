@@ -36,7 +36,7 @@ class Absent:
         skip(self._name)
 
     def __mro_entries__(self, _: Any) -> tuple[type, ...]:
-        return (object,)
+        return ()
 
     def __or__(self, other: Any) -> Any:
         return other

@@ -861,8 +861,9 @@ def test_a_step_of_fit_launches_no_more_than_its_budget(make: Any, of_update: An
         assert of_layers <= MOST_FOR_A_LAYER * len(layers())
 
 
-@update
-def test_a_steady_step_moves_nothing_and_waits_for_nothing(make: Any, of_update: Any) -> None:
+def guarded(optimizer: Any = None, **options: Any) -> int:
+    """Steady steps of a training in which nothing may move, wait or be allocated."""
+
     class Guard(xn.Callback):
         """From the third epoch on, nothing may move but before an epoch and at the very end."""
 
@@ -880,11 +881,16 @@ def test_a_steady_step_moves_nothing_and_waits_for_nothing(make: Any, of_update:
 
     guard = Guard()
     try:
-        with in_use(DOUBLE):
-            trained(DOUBLE, make(), (guard,), log_every=100)
+        trained(DOUBLE, optimizer or xn.Adam(0.01), (guard,), log_every=100, **options)
     finally:
         strict_cupy.ledger.forbidden = frozenset()
-    assert guard.steps == 5
+    return guard.steps
+
+
+@update
+def test_a_steady_step_moves_nothing_and_waits_for_nothing(make: Any, of_update: Any) -> None:
+    with in_use(DOUBLE):
+        assert guarded(make()) == 5
 
 
 @update
@@ -899,3 +905,32 @@ def test_training_with_kernels_is_training_with_formulas(make: Any, of_update: A
         assert one.loss == pytest.approx(other.loss, rel=1e-4)
         assert one.val_accuracy == other.val_accuracy
     assert bits(found.layers[2].mask.get()) == bits(expected.layers[2].mask.get())
+
+
+WEIGHTS = (np.arange(50) % 7 + 1.0).astype(np.float32)
+EXTRAS: dict[str, tuple[Callable[[], dict[str, Any]], int]] = {
+    "smoothing": (lambda: {"loss": xn.SoftmaxCrossEntropy(0.1)}, 0),
+    "clip_norm": (lambda: {"clip_norm": 0.5}, 5),
+    "l2": (lambda: {"l2": 0.1}, 4),
+    "sample_weight": (lambda: {"sample_weight": WEIGHTS}, 14),
+}
+"""What else a step may be asked for, and how many launches that adds to it, products apart."""
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_what_else_a_step_is_asked_for_is_counted_too(name: str) -> None:
+    make, more = EXTRAS[name]
+    found = []
+    for options in ({}, make()):
+        steps = Steps()
+        with in_use(DOUBLE):
+            trained(DOUBLE, xn.Adam(0.01), (steps,), **options)
+        steady = steps.found[9]
+        found.append(sum(n for operation, n in steady.items() if operation not in PRODUCTS))
+    assert found[1] - found[0] == more
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_nor_does_it_move_or_wait_or_allocate(name: str) -> None:
+    with in_use(DOUBLE):
+        assert guarded(**EXTRAS[name][0]()) == 5
