@@ -59,7 +59,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    missing.end()
+    if session.config.getoption("--device") == "cuda":
+        missing.end()
 
 
 @pytest.hookimpl(wrapper=True)

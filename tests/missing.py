@@ -88,5 +88,6 @@ def begin() -> None:
 def end() -> None:
     """From now on what is missing is missing."""
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, Finder)]
-    for name in [name for name, module in sys.modules.items() if isinstance(module, _Module)]:
-        del sys.modules[name]
+    for name, module in list(sys.modules.items()):
+        if type(module) is _Module:  # to ask a lazy one for more would load it
+            del sys.modules[name]
