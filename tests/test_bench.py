@@ -22,7 +22,7 @@ from bench import end_to_end, epochs, floor, footprint, machine, picture, scalin
 from bench.peer import Peer, Unsupported
 from bench.peers import COMPETITORS
 from bench.peers.numpy_student import Student
-from bench.peers.xpnet_peer import Xpnet
+from bench.peers.xpnet_peer import OnCpu, Xpnet
 from bench.timing import Measured, Refused, Wrong, compare, gate, measure
 from bench.worker import Desk
 from bench.workloads import GATE_STEPS, WORKLOADS, Workload, quick
@@ -215,6 +215,14 @@ def test_the_picture_has_a_panel_a_workload(tmp_path):
     assert (tmp_path / "cpu.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_xpnet_need_not_be_installed(monkeypatch):
+    """On a machine where it is run from its folder."""
+    desk = Desk("xpnet", "cpu")
+    monkeypatch.setattr(desk, "competitor", replace(desk.competitor, packages=("numpy", "nobody")))
+    found = desk.prepare(vars(SMALL["W6-one"]))["versions"]
+    assert found == {"numpy": np.__version__, "nobody": "not installed"}
+
+
 def test_competitors_have_names_of_their_own():
     assert len({competitor.name for competitor in COMPETITORS}) == len(COMPETITORS)
 
@@ -354,7 +362,16 @@ def pretended(monkeypatch):
 def test_competitors_on_a_gpu_are_those_of_the_issue():
     names = [c.name for c in command_line.choose_competitors([], "cuda:1")]
     assert names == [
-        *("floor", "launch", "xpnet", "torch", "torch-fused", "torch-reduced", "torch-graph"),
+        *(
+            "floor",
+            "launch",
+            "xpnet",
+            "xpnet-cpu",
+            "torch",
+            "torch-fused",
+            "torch-reduced",
+            "torch-graph",
+        ),
         *("jax", "jax-scan"),
     ]
 
@@ -413,6 +430,20 @@ def test_a_long_run_may_be_cut_into_parts(tmp_path):
     other = json.loads(json.dumps(first))
     other["machine"]["driver"] = "another"
     assert command_line.with_earlier(other, tmp_path) == other
+
+
+def test_a_workload_without_a_floor_has_an_empty_panel():
+    results = canned()
+    del results["workloads"][1]["entries"]["floor"]
+    titles = [axes.get_title() for axes in picture.figure(results).axes]
+    assert "W4\nno floor to measure by" in titles
+
+
+@pytest.mark.parametrize("name", ["W2", "W6-one"])
+def test_the_cpu_beside_a_gpu(name):
+    peer = OnCpu(SMALL[name], "cuda")
+    assert peer.device == "cpu"
+    assert peer.repeat() > 0
 
 
 def test_a_page_names_card_and_driver():

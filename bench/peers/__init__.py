@@ -33,6 +33,14 @@ COMPETITORS = [
     Competitor("launch", "the launch of an empty graph", "floor", "Launch", (), ("cuda",)),
     Competitor("xpnet", "xpnet", "peers.xpnet_peer", "Xpnet", ("xpnet", "numpy"), _BOTH),
     Competitor(
+        "xpnet-cpu",
+        "xpnet on the CPU",
+        "peers.xpnet_peer",
+        "OnCpu",
+        ("xpnet", "numpy"),
+        ("cuda",),
+    ),
+    Competitor(
         "xpnet-fast", "xpnet[fast]", "peers.xpnet_peer", "Fast", ("xpnet", "numpy", "numba")
     ),
     Competitor(
@@ -68,6 +76,6 @@ COMPETITORS = [
     Competitor("thinc", "Thinc", "peers.thinc_peer", "Thinc", ("thinc",)),
 ]
 BY_NAME = {competitor.name: competitor for competitor in COMPETITORS}
-NO_PEERS = ("floor", "launch", "xpnet", "xpnet-fast")
+NO_PEERS = ("floor", "launch", "xpnet", "xpnet-cpu", "xpnet-fast")
 """Whom nobody is compared with as with a peer."""
-OURS = ("xpnet", "xpnet-fast")
+OURS = ("xpnet", "xpnet-cpu", "xpnet-fast")

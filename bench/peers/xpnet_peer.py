@@ -126,6 +126,15 @@ class Xpnet(Peer):
         return self.network.backend.to_host(outputs)
 
 
+class OnCpu(Xpnet):
+    """The same on the CPU, beside a GPU."""
+
+    about = "the same fit() on this machine's CPU, without compiled twins"
+
+    def __init__(self, workload: Workload, device: str) -> None:
+        super().__init__(workload, "cpu")
+
+
 class Fast(Xpnet):
     """The same with numba's twins, as in every training that is long enough for them."""
 
