@@ -15,6 +15,7 @@ nox.options.error_on_missing_interpreters = False
 
 PARITY = ["layers", "losses", "optimizers", "initializers", "network", "training", "metrics"]
 PARITY += ["augmentation", "replay", "checkpoint", "checkpoints", "clipping", "backend"]
+OF_KERNELS = ["kernels", "graph", "precision", "second_device"]
 
 # The rooms that a user enters, also to write a layer, a loss or a callback of his own.
 ROOMS = ["data", "estimator", "gradcheck", "initializers", "metrics", "schedules"]
@@ -63,9 +64,9 @@ def parity(session: nox.Session) -> None:
 
     `nox -s parity -- --device cuda` adds real CuPy (extra `cuda13`).
     """
-    extras = "test,cuda13" if "cuda" in session.posargs else "test"
-    install(session, extras)
-    files = [f"tests/test_{name}.py" for name in PARITY]
+    on_gpu = "cuda" in session.posargs
+    install(session, "test,cuda13" if on_gpu else "test")
+    files = [f"tests/test_{name}.py" for name in [*PARITY, *(OF_KERNELS if on_gpu else [])]]
     session.run("python", "-m", "pytest", *files, "tests/test_cupy_contract.py", *session.posargs)
 
 
@@ -77,7 +78,8 @@ def kernels(session: nox.Session) -> None:
     """
     install(session)
     session.run("python", "tests/compile_kernels.py")
-    session.run("python", "-m", "pytest", "tests/test_kernels.py", "tests/test_graph.py")
+    own = [f"tests/test_{name}.py" for name in OF_KERNELS]
+    session.run("python", "-m", "pytest", *own)
     others = {"checkpoints", "backend", "initializers"}
     files = [f"tests/test_{name}.py" for name in PARITY if name not in others]
     session.run("python", "-m", "pytest", *files, "--device", "kernels", "-k", "kernels")

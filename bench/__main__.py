@@ -2,12 +2,13 @@
 
     python -m bench                         every workload, every peer, about ten minutes
     python -m bench --workload W2 W3 --peer torch jax-scan
-    python -m bench end-to-end | footprint | scaling
+    python -m bench end-to-end | epochs | footprint | scaling
 
 Competitors live in processes of their own and take turns: one repeat each, round after round, so
 that the noise of the machine hits all alike. Before the clock starts, each must show that it
 trains what xpnet trains. A whole run writes `bench/results/`; a part only prints, unless
-`--folder` says where to write.
+`--folder` says where to write: there it is put beside the workloads that the same machine
+measured before, so that a long run can be cut into several.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from xpnet.checkpoint import write_atomically
 from xpnet.errors import ConfigError
 
 RESULTS = Path(__file__).resolve().parent / "results"
-OTHERS = ("end-to-end", "footprint", "scaling")
+OTHERS = ("end-to-end", "epochs", "footprint", "scaling")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,11 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.device,
         options.repeats,
     )
-    page = tables.markdown(found)
-    print(page)
+    print(tables.markdown(found))
     folder = options.folder or (RESULTS if whole else None)
     if folder is not None:
-        save(found, page, folder)
+        save(found if whole else with_earlier(found, folder), folder)
     wrong = sorted({name for one in measured for name in one.wrong})
     if wrong:
         print(f"bench: the gate caught {', '.join(wrong)}", file=sys.stderr)
@@ -118,12 +118,47 @@ def choose_workloads(names: Sequence[str]) -> list[Workload]:
     ]
 
 
-def save(found: tables.Results, page: str, folder: Path) -> None:
+def with_earlier(found: tables.Results, folder: Path) -> tables.Results:
+    """`found`, and what is in `folder` of other workloads, if this machine measured it so too."""
+    path = _path(found, folder)
+    if not path.exists():
+        return found
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    if any(_setting(earlier)[key] != value for key, value in _setting(found).items()):
+        return found
+    by_name = {one["name"]: one for one in [*earlier["workloads"], *found["workloads"]]}
+    order = [workload.name for workload in WORKLOADS]
+    joined = {key: earlier[key] | found[key] for key in ("about", "missing", "idle_cpu_share")}
+    versions = earlier["machine"]["versions"] | found["machine"]["versions"]
+    return (
+        found
+        | joined
+        | {"machine": found["machine"] | {"versions": versions}}
+        | {"workloads": sorted(by_name.values(), key=lambda one: order.index(one["name"]))}
+    )
+
+
+def _setting(found: tables.Results) -> dict[str, object]:
+    """What must be equal for figures to stand side by side; peers' versions are no part of it."""
+    versions = {key: found["machine"]["versions"].get(key) for key in machine.versions()}
+    return {
+        "method": found["method"],
+        "machine": {key: v for key, v in found["machine"].items() if key != "versions"},
+        "versions": versions,
+    }
+
+
+def _path(found: tables.Results, folder: Path) -> Path:
+    kind = found["device"].partition(":")[0]
+    return folder / f"{kind}-{machine.slug(found['machine'])}.json"
+
+
+def save(found: tables.Results, folder: Path) -> None:
     """JSON, Markdown and picture."""
     folder.mkdir(parents=True, exist_ok=True)
-    kind = found["device"].partition(":")[0]
+    kind, page = found["device"].partition(":")[0], tables.markdown(found)
     data = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(folder / f"{kind}-{machine.slug(found['machine'])}.json", data.encode())
+    write_atomically(_path(found, folder), data.encode())
     write_atomically(folder / f"{kind}.md", page.encode())
     picture.draw(found, folder / f"{kind}.png")
 

@@ -1,13 +1,21 @@
-"""The floor: a step's matrix products alone, into arrays made beforehand, and nothing else."""
+"""The floor: a step's matrix products alone, into arrays made beforehand, and nothing else.
+
+On a GPU they are one CUDA graph, as in xpnet; and below that floor is another, what it takes to
+launch a graph with nothing in it.
+"""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-from bench.peer import Peer
+import numpy
+
+from bench.peer import Peer, Unsupported
 from bench.workloads import Workload
-from xpnet.backend import Backend
+from xpnet.backend import Backend, array_module
+from xpnet.graph import Graphs
+from xpnet.replay import record
 
 
 class Floor(Peer):
@@ -21,36 +29,74 @@ class Floor(Peer):
         self.backend = Backend(device)
         self.xp = xp = self.backend.xp
         self.products: list[tuple[Any, Any, Any]] = []
-        rows = xp.random.standard_normal
+        draw = numpy.random.default_rng(3)
+
+        def rows(shape: tuple[int, int]) -> Any:
+            return self.backend.asarray(draw.standard_normal(shape, dtype=numpy.float32))
+
         backward = []
         for place, (weight, _) in enumerate(workload.weights()):
             count, (fan_in, fan_out) = workload.batch, weight.shape
             w = self.backend.asarray(weight)
-            x = rows((count, fan_in)).astype("float32")
+            x = rows((count, fan_in))
             self.products.append((x, w, xp.empty((count, fan_out), "float32")))
             if workload.predicts:
                 continue
-            dz = rows((count, fan_out)).astype("float32")
+            dz = rows((count, fan_out))
             products = [(x.T, dz, xp.empty((fan_in, fan_out), "float32"))]
             if place:
                 products.append((dz, w.T, xp.empty((count, fan_in), "float32")))
             backward.append(products)
         for products in reversed(backward):
             self.products += products
+        self.calls: Any = [self.step]
+        if device != "cpu":
+            self.calls = Graphs(xp).of(record(xp, self.step))
+            for _ in range(2):  # rehearsed, captured
+                self._run()
 
     def step(self) -> None:
         """All products of one step."""
-        matmul = self.xp.matmul
+        matmul = array_module(self.products[0][0]).matmul
         for a, b, out in self.products:
             matmul(a, b, out=out)
 
+    def _run(self) -> None:
+        for call in self.calls:
+            call()
+
     def repeat(self) -> float:
         """Seconds a step."""
-        steps = self.workload.passes * self.workload.steps
+        steps, (call, *others) = self.workload.passes * self.workload.steps, self.calls
+        run = self._run if others else call
         for _timed in (False, True):
             self.backend.synchronize()
             began = time.perf_counter()
             for _ in range(steps):
-                self.step()
+                run()
             self.backend.synchronize()
         return (time.perf_counter() - began) / steps
+
+
+class Launch(Floor):
+    """An empty graph, launched once a step."""
+
+    about = "a CUDA graph with nothing in it, launched once a step"
+
+    @classmethod
+    def adapt(cls, workload: Workload) -> tuple[Workload, str]:
+        """Predictions are launched call by call."""
+        if workload.predicts:
+            raise Unsupported("predictions are not a graph")
+        return workload, ""
+
+    def __init__(self, workload: Workload, device: str) -> None:
+        Peer.__init__(self, workload, device)
+        self.backend = Backend(device)
+        cuda = self.backend.xp.cuda
+        with self.backend.current():
+            stream = cuda.Stream(non_blocking=True)
+            with stream:
+                stream.begin_capture()
+                graph = stream.end_capture()
+            self.calls = [graph.launch]

@@ -29,13 +29,24 @@ def describe(device: str) -> dict[str, Any]:
         "versions": versions(),
     }
     if device != "cpu":
-        cupy = Backend(device).xp
-        runtime = cupy.cuda.runtime
-        found["card"] = runtime.getDeviceProperties(runtime.getDevice())["name"].decode()
+        backend = Backend(device)
+        runtime = backend.xp.cuda.runtime
+        found["card"] = runtime.getDeviceProperties(backend.number)["name"].decode()
+        found["driver"] = driver()
         found["cuda driver"] = runtime.driverGetVersion()
         found["cuda runtime"] = runtime.runtimeGetVersion()
-        found["tf32"] = os.environ.get("CUPY_TF32", "0")
+        found["precision"] = "float32"
     return found
+
+
+def driver() -> str:
+    """The version of NVIDIA's driver, as the kernel gives it."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        text = ""
+    name = re.search(r"\b(\d{3,}(?:\.\d+)+)\b", text)
+    return name[1] if name else "unknown"
 
 
 def processor() -> str:

@@ -37,6 +37,9 @@ def figure(results: Results) -> Figure:
             continue
         workload = workloads[number]
         entries = workload["entries"]
+        if "floor" not in entries:
+            axes.set_title(f"{workload['name']}\nno floor to measure by", fontsize=SMALL)
+            continue
         floor = entries["floor"]["us_per_step"]
         axes.axvline(1, color=VERMILION, linewidth=1.5)
         for row, competitor in enumerate(names):

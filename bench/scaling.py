@@ -68,8 +68,9 @@ def run(options: argparse.Namespace) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         found_all = {"machine": machine.describe(options.device), "points": points}
         data = json.dumps(found_all, indent=1, ensure_ascii=False) + "\n"
-        write_atomically(folder / "scaling.json", data.encode())
-        write(figure(points), folder / "scaling.png")
+        name = "scaling" if options.device == "cpu" else f"scaling-{options.device.split(':')[0]}"
+        write_atomically(folder / f"{name}.json", data.encode())
+        write(figure(points), folder / f"{name}.png")
     return 0
 
 

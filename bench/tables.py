@@ -117,7 +117,7 @@ def introduction(results: Results) -> str:
     lines = [
         f"Medians of {method['repeats']} interleaved repeats, each after a warm-up of its own; "
         f"{machine['threads']} threads each; BLAS of NumPy: {', '.join(machine['blas'])}. "
-        f"{versions}.",
+        f"{card(machine)}{versions}.",
         "A step is everything between two batches: selection, forward and backward pass, update, "
         "loss and hits. *To the floor*: over the step's matrix products alone. *To the fastest "
         "peer*: over the fastest of all but xpnet and the floor.",
@@ -129,12 +129,21 @@ def introduction(results: Results) -> str:
     return "\n\n".join(lines)
 
 
+def card(machine: dict[str, Any]) -> str:
+    """What else there is to be said of a GPU."""
+    if "card" not in machine:
+        return ""
+    names = ("driver", "cuda driver", "cuda runtime")
+    told = ", ".join(f"{name} {machine[name]}" for name in names if name in machine)
+    return f"{machine['card']}, {told}, products in {machine.get('precision', 'float32')}. "
+
+
 def overview(results: Results) -> str:
     """A row a competitor, a column a workload: times the floor."""
     workloads = results["workloads"]
     rows = []
     for competitor in COMPETITORS:
-        if results["device"] not in competitor.devices:
+        if results["device"].partition(":")[0] not in competitor.devices:
             continue
         name = competitor.name
         if name in results["missing"]:

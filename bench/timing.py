@@ -29,7 +29,10 @@ TOLERANCE = 1e-4
 def environment(threads: int = THREADS) -> dict[str, str]:
     """What tells BLAS and OpenMP how many threads to use."""
     names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    return os.environ | dict.fromkeys(names, str(threads))
+    # JAX would take most of a GPU's memory beforehand, and leave nothing for the others.
+    return (
+        os.environ | dict.fromkeys(names, str(threads)) | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    )
 
 
 class Refused(Exception):

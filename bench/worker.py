@@ -39,9 +39,15 @@ class Desk:
         return {"workload": asdict(adapted), "note": note, **about}
 
     def _versions(self) -> dict[str, str]:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return {package: version(package) for package in self.competitor.packages}
+        found = {}
+        for package in self.competitor.packages:
+            try:
+                found[package] = version(package)
+            except PackageNotFoundError:  # it was imported: from a folder, not installed
+                found[package] = "not installed"
+        return found
 
     def gate(self) -> dict[str, Any]:
         """What is compared with xpnet's: losses of a few steps, or some probabilities."""

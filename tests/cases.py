@@ -6,9 +6,11 @@ case here, so whatever is added gets gradient, parity, dtype and PyTorch checks 
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,18 @@ from xpnet.backend import Array, Backend
 from xpnet.initializers import GlorotNormal, Uniform
 
 ROWS, FEATURES = 6, 5
+PACKAGE = Path(layers.__file__).parent
+
+
+def asked_for(text: str) -> set[str]:
+    """The twins that a module asks for."""
+    names = set()
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Call(func=ast.Attribute(attr="did") | ast.Name("did"), args=[first, *_]):
+                assert isinstance(first, ast.Constant), f"not a plain name: {ast.unparse(node)}"
+                names.add(first.value)
+    return names
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import textwrap
 from collections import defaultdict
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import cuda_on_cpu
+import missing
 import pytest
 import strict_cupy
 from hypothesis import settings
@@ -56,6 +58,22 @@ def pytest_configure(config: pytest.Config) -> None:
             Backend("cuda")
         except BackendUnavailable as error:
             raise pytest.UsageError(str(error)) from error
+        missing.begin()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if session.config.getoption("--device") == "cuda":
+        missing.end()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
+    try:
+        return (yield)
+    except ModuleNotFoundError as error:
+        if pyfuncitem.config.getoption("--device") == "cuda" and missing.is_peer(error.name):
+            missing.skip(error.name)
+        raise
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -63,6 +81,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         device = metafunc.config.getoption("--device")
         left_out = {"kernels", "cupy"} - {{"cuda": "cupy"}.get(device, device)}
         if metafunc.definition.get_closest_marker("without_twins"):
+            left_out.add("numba")
+        if device == "cuda" and importlib.util.find_spec("numba").origin is None:
             left_out.add("numba")
         names = [name for name in BACKENDS if name not in left_out]
         metafunc.parametrize("backend", names, indirect=True)

@@ -4,8 +4,12 @@
 #include <ucontext.h>
 extern "C" {
 double exp(double); double log(double); double tanh(double); double sqrt(double);
+double cos(double); double sin(double);
 float expf(float); float logf(float); float tanhf(float); float sqrtf(float);
+float cosf(float); float sinf(float);
 }
+static inline float cos(float x) { return cosf(x); }
+static inline float sin(float x) { return sinf(x); }
 static inline float exp(float x) { return expf(x); }
 static inline float log(float x) { return logf(x); }
 static inline float tanh(float x) { return tanhf(x); }

@@ -85,7 +85,7 @@ def declared() -> dict[str, Declared]:
             name,
             tuple(re.findall(r"typename (\w+)", templates or "")),
             tuple(tuple(part.strip().rsplit(" ", 1)) for part in parameters.split(",")),
-            "sum_of_block(" in body or "__syncthreads" in body,
+            "of_block(" in body or "__syncthreads" in body,
             max(int(bounds or 0), _ALWAYS_POSSIBLE),
         )
     return made

@@ -48,20 +48,23 @@ _OTHER |= {"invert": "invert"}
 
 
 class Ledger:
-    """What happened since `reset()`: `counts` by event, `operations` by name of the call."""
+    """What happened since `reset()`: `counts` by event, `operations` by name, and where."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.operations: Counter[str] = Counter()
+        self.devices: set[int] = set()
         self.forbidden: frozenset[str] = frozenset()
 
     def reset(self) -> None:
         self.counts.clear()
         self.operations.clear()
+        self.devices.clear()
 
     def record(self, event: str, operation: str) -> None:
         capture.refuse(event, operation)
         self.counts[event] += 1
+        self.devices.add(current[-1])
         if event == "op":
             self.operations[operation] += 1
         if event in self.forbidden:
@@ -123,8 +126,9 @@ class ndarray:
     def __init__(self, host: Any) -> None:
         if host.dtype.char not in "?bBhHiIlLqQefdFD":
             raise TypeError(f"CuPy has no arrays of dtype {host.dtype}")
-        self._host = host
+        self._host, self._device = host, current[-1]
 
+    device = property(lambda self: Device(self._device))
     shape = property(lambda self: self._host.shape)
     dtype = property(lambda self: self._host.dtype)
     ndim = property(lambda self: self._host.ndim)
@@ -550,9 +554,33 @@ def _give_operators() -> None:
             setattr(ndarray, f"__i{name}__", named(function, in_place=True))
 
 
+class Device:
+    """A device; `current` has those that were made the current one, the last one last.
+
+    All share their memory, but `ledger.devices` are those where something was done.
+    """
+
+    compute_capability = "90"
+
+    def __init__(self, number: int | None = None) -> None:
+        self.id = current[-1] if number is None else number
+
+    def __enter__(self) -> Device:
+        current.append(self.id)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        current.pop()
+
+    def use(self) -> None:
+        current[-1] = self.id
+
+
+current = [0]
+
 xp: Any = _Module("strict_cupy", cupy, numpy)
 xp.ndarray = ndarray
 _stream = types.SimpleNamespace(synchronize=lambda: ledger.record_all("synchronize", "sync"))
-xp.cuda = types.SimpleNamespace(get_current_stream=lambda: _stream)
+xp.cuda = types.SimpleNamespace(get_current_stream=lambda: _stream, Device=Device)
 _give_operators()
 add_array_module(ndarray, xp)

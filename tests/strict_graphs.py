@@ -11,9 +11,9 @@ import ctypes
 import itertools
 import sys
 import types
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy
@@ -104,11 +104,13 @@ def using_allocator(malloc: Callable[[int], Any]) -> Iterator[None]:
 
 
 class Cublas(types.ModuleType):
-    """The functions of `nvmath.bindings.cublas` that `xpnet.graph` calls, on addresses."""
+    """The functions of `nvmath.bindings.cublas` that `xpnet.products` calls, on addresses."""
 
     def __init__(self) -> None:
         super().__init__("nvmath.bindings.cublas")
         self.handles: dict[int, dict[str, Any]] = {}
+        self.computed: Counter[tuple[int, bool]] = Counter()
+        """Products by compute type, and whether they are of two matrices."""
 
     def create(self) -> int:
         handle = next(_numbers)
@@ -181,12 +183,14 @@ class Cublas(types.ModuleType):
         algo: int,
     ) -> None:
         real = self._check(handle, 0, atype, btype, ctype)
-        assert (compute_type, algo) == ({0: 68, 1: 70}[ctype], -1)
+        assert compute_type in {0: (68, 75, 77), 1: (70,)}[ctype]
+        assert algo == -1
         # The factors are read when the call is made, everything else when it is run.
         first, second = (real.from_address(place).value for place in (alpha, beta))
 
         def multiply() -> None:
             strict_cupy.ledger.record("op", "gemm")
+            self.computed[compute_type, n > 1 and m > 1 and batch_count == 1] += 1
             for n_th in range(batch_count):
                 x, y, z = (
                     place + n_th * stride * ctypes.sizeof(real)
@@ -259,7 +263,7 @@ def graphs_on_the_double(*, bindings: bool = True, capability: str = "90") -> It
         Stream=Stream,
         MemoryPool=MemoryPool,
         using_allocator=using_allocator,
-        Device=partial(types.SimpleNamespace, compute_capability=capability),
+        Device=type("Device", (strict_cupy.Device,), {"compute_capability": capability}),
     )
     cublas = Cublas()
     modules: dict[str, Any] = {"nvmath": types.ModuleType("nvmath")}

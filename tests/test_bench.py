@@ -6,22 +6,28 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
+import cupy
 import numpy as np
 import pytest
+import strict_cupy
+import strict_graphs
+from strict_graphs import graphs_on_the_double
 
 from bench import __main__ as command_line
-from bench import end_to_end, footprint, picture, scaling, tables
-from bench.peer import Peer
+from bench import end_to_end, epochs, floor, footprint, machine, picture, scaling, tables
+from bench.peer import Peer, Unsupported
 from bench.peers import COMPETITORS
 from bench.peers.numpy_student import Student
-from bench.peers.xpnet_peer import Xpnet
+from bench.peers.xpnet_peer import OnCpu, Xpnet
 from bench.timing import Measured, Refused, Wrong, compare, gate, measure
 from bench.worker import Desk
 from bench.workloads import GATE_STEPS, WORKLOADS, Workload, quick
-from xpnet.errors import ConfigError, XpnetError
+from xpnet.backend import Backend
+from xpnet.errors import BackendUnavailable, ConfigError, XpnetError
 
 SMALL = {workload.name: quick(workload) for workload in WORKLOADS}
 TRAINING = [workload for workload in SMALL.values() if not workload.predicts]
@@ -209,6 +215,14 @@ def test_the_picture_has_a_panel_a_workload(tmp_path):
     assert (tmp_path / "cpu.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_xpnet_need_not_be_installed(monkeypatch):
+    """On a machine where it is run from its folder."""
+    desk = Desk("xpnet", "cpu")
+    monkeypatch.setattr(desk, "competitor", replace(desk.competitor, packages=("numpy", "nobody")))
+    found = desk.prepare(vars(SMALL["W6-one"]))["versions"]
+    assert found == {"numpy": np.__version__, "nobody": "not installed"}
+
+
 def test_competitors_have_names_of_their_own():
     assert len({competitor.name for competitor in COMPETITORS}) == len(COMPETITORS)
 
@@ -329,3 +343,149 @@ def test_end_to_end_meets_its_goal(tmp_path):
         assert one["seconds"] > 0
     page = (tmp_path / "end-to-end.md").read_text()
     assert "| torch |" in page
+
+
+# On a GPU, as far as can be seen without one
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """The double in place of a GPU, with graphs."""
+    backend = Backend.of(strict_cupy.xp)
+    for module in (floor, "xpnet.network"):
+        monkeypatch.setattr(f"{getattr(module, '__name__', module)}.Backend", lambda *_: backend)
+    strict_cupy.ledger.reset()
+    with graphs_on_the_double() as cublas:
+        yield cublas
+
+
+def test_competitors_on_a_gpu_are_those_of_the_issue():
+    names = [c.name for c in command_line.choose_competitors([], "cuda:1")]
+    assert names == [
+        *(
+            "floor",
+            "launch",
+            "xpnet",
+            "xpnet-cpu",
+            "torch",
+            "torch-fused",
+            "torch-reduced",
+            "torch-graph",
+        ),
+        *("jax", "jax-scan"),
+    ]
+
+
+def test_the_floor_of_a_gpu_is_a_graph_of_products(pretended):
+    workload = SMALL["W4"]
+    peer = floor.Floor(workload, "cuda")
+    products = len(peer.products)
+    assert products == 3 + 3 + 2
+    strict_cupy.ledger.reset()
+    assert peer.repeat() > 0
+    steps = 2 * workload.passes * workload.steps
+    assert Counter(strict_graphs.log)["launch"] == 1 + steps
+    assert strict_cupy.ledger.operations["gemm"] == products * steps
+    assert strict_cupy.ledger.operations["matmul"] == 0
+
+
+def test_the_launch_of_an_empty_graph(pretended):
+    workload = SMALL["W2"]
+    peer = floor.Launch(workload, "cuda")
+    strict_cupy.ledger.reset()
+    assert peer.repeat() > 0
+    assert Counter(strict_graphs.log)["launch"] == 2 * workload.passes * workload.steps
+    assert set(strict_cupy.ledger.operations) == {"synchronize"}
+    with pytest.raises(Unsupported, match="not a graph"):
+        floor.Launch.adapt(SMALL["W6-one"])
+
+
+@pytest.mark.parametrize("name", ["W2", "W6-many"])
+def test_xpnet_is_timed_with_graphs_and_gated(pretended, name):
+    workload = SMALL[name]
+    peer = Xpnet(workload, "cuda")
+    assert peer.repeat() > 0
+    if workload.predicts:
+        x, _ = workload.data()
+        own = Xpnet(workload, "cpu").probabilities(x)
+        np.testing.assert_allclose(peer.probabilities(x), own, atol=1e-5)
+    else:
+        assert "launch" in strict_graphs.log
+        own = Xpnet(workload, "cpu").losses(workload.gate_rows())
+        assert peer.losses(workload.gate_rows()) == pytest.approx(own, rel=1e-5)
+
+
+def test_a_long_run_may_be_cut_into_parts(tmp_path):
+    whole = canned()
+    first, second = ({**whole, "workloads": [one]} for one in whole["workloads"])
+    second = json.loads(json.dumps(second))
+    second["machine"]["versions"]["jax"] = "1"
+    command_line.save(command_line.with_earlier(second, tmp_path), tmp_path)
+    command_line.save(command_line.with_earlier(first, tmp_path), tmp_path)
+    (data,) = tmp_path.glob("cpu-*.json")
+    joined = json.loads(data.read_text())
+    assert [one["name"] for one in joined["workloads"]] == ["W2", "W4"]
+    assert joined["machine"]["versions"]["jax"] == "1"
+    assert "| xpnet | 1.50 | 2.00 |" in (tmp_path / "cpu.md").read_text()
+    other = json.loads(json.dumps(first))
+    other["machine"]["driver"] = "another"
+    assert command_line.with_earlier(other, tmp_path) == other
+
+
+def test_a_workload_without_a_floor_has_an_empty_panel():
+    results = canned()
+    del results["workloads"][1]["entries"]["floor"]
+    titles = [axes.get_title() for axes in picture.figure(results).axes]
+    assert "W4\nno floor to measure by" in titles
+
+
+@pytest.mark.parametrize("name", ["W2", "W6-one"])
+def test_the_cpu_beside_a_gpu(name):
+    peer = OnCpu(SMALL[name], "cuda")
+    assert peer.device == "cpu"
+    assert peer.repeat() > 0
+
+
+def test_a_page_names_card_and_driver():
+    results = canned()
+    results["machine"] |= {"card": "A GPU", "driver": "580.1", "cuda driver": 13000}
+    page = tables.markdown(results | {"device": "cuda:1"})
+    assert "# A step, on A GPU" in page
+    assert "A GPU, driver 580.1, cuda driver 13000, products in float32." in page
+    assert "| PyTorch eager |" in page
+
+
+def test_the_driver_is_read_where_there_is_one(monkeypatch):
+    text = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build\n"
+    monkeypatch.setattr(machine.Path, "read_text", lambda _: text)
+    assert machine.driver() == "580.95.05"
+    monkeypatch.setattr(machine.Path, "read_text", lambda _: "nothing")
+    assert machine.driver() == "unknown"
+
+
+def test_epochs_runs(tmp_path, capsys):
+    arguments = ["epochs", "--quick", "--peer", "student", "--folder", str(tmp_path)]
+    assert command_line.main(arguments) == 0
+    found = json.loads((tmp_path / "epochs-cpu.json").read_text())["batches"]
+    assert [one["batch"] for one in found] == [64, 128, 1024, 8192]
+    assert all(set(one["seconds"]) >= {"floor", "xpnet", "student"} for one in found)
+    page = (tmp_path / "epochs-cpu.md").read_text()
+    assert page in capsys.readouterr().out
+    assert "| ms for 60,000 digits | batch 64 |" in page
+
+
+def test_epochs_are_whole_batches_and_name_who_is_missing():
+    for batch in epochs.BATCHES:
+        rows = epochs.workload(batch).rows
+        assert rows % batch == 0
+        assert abs(rows - 60_000) <= batch / 2
+    page = epochs.table([{"batch": 64, "seconds": {"xpnet": 0.5}, "absent": {"jax": "not here"}}])
+    assert "| xpnet | 500.0 |" in page
+    assert "- JAX jit, a call a step: not here" in page
+
+
+@pytest.mark.parametrize("what", ["end-to-end", "epochs", "scaling"])
+def test_other_measurements_refuse_a_gpu_that_is_not_there(what, monkeypatch):
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", lambda: 0)
+    with pytest.raises(BackendUnavailable, match="device cuda:0 does not exist"):
+        command_line.main([what, "--device", "cuda", "--quick"])

@@ -80,6 +80,7 @@ OTHER: dict[str, tuple[Any, str]] = {
     "run": (Path("there"), "there"),
     "checkpoint_every": ("30 seconds", "30 seconds"),
 }
+OF_A_GPU = {"device": ("cuda:1", "cuda:1"), "precision": ("bfloat16", "bfloat16")}
 OF_ADAM = {"beta1": (0.8, "0.8"), "beta2": (0.9, "0.9"), "epsilon": (1e-4, "1e-4")}
 OF_RMSPROP = {"optimizer": ("rmsprop", "rmsprop"), "decay_rate": (0.9, "0.9")}
 
@@ -91,7 +92,7 @@ def flags(settings: dict[str, tuple[Any, str]]) -> list[str]:
     return words
 
 
-@pytest.mark.parametrize("settings", [OTHER, OF_ADAM, OF_RMSPROP])
+@pytest.mark.parametrize("settings", [OTHER, OF_A_GPU, OF_ADAM, OF_RMSPROP])
 def test_flags_python_and_toml_say_the_same(
     settings: dict[str, tuple[Any, str]], tmp_path: Path
 ) -> None:
@@ -104,9 +105,9 @@ def test_flags_python_and_toml_say_the_same(
 
 def test_the_flags_above_are_all_there_are() -> None:
     # `resume` needs a folder of a run: tests/test_checkpoints.py.
-    assert {*OTHER, *OF_ADAM, *OF_RMSPROP, "resume"} == set(TrainConfig.model_fields)
+    assert {*OTHER, *OF_A_GPU, *OF_ADAM, *OF_RMSPROP, "resume"} == set(TrainConfig.model_fields)
     defaults = TrainConfig()
-    for name, (value, _) in (OF_RMSPROP | OF_ADAM | OTHER).items():
+    for name, (value, _) in (OF_RMSPROP | OF_ADAM | OF_A_GPU | OTHER).items():
         assert getattr(defaults, name) != value, f"{name} is not told from its default"
 
 

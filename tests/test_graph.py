@@ -28,10 +28,11 @@ from strict_graphs import Cublas, graphs_on_the_double
 import xpnet as xn
 from xpnet import graph
 from xpnet.backend import Array, Backend, array_module
-from xpnet.data import Normalisation
-from xpnet.graph import Graphs, Products
+from xpnet.data import Normalisation, load_dataset, split
+from xpnet.graph import Graphs
 from xpnet.layer import Layer
 from xpnet.network import Sequential
+from xpnet.products import Products
 from xpnet.replay import record
 
 FEATURES, CLASSES = 12, 3
@@ -193,6 +194,45 @@ def test_training_with_graphs_is_training_without(
         assert on_gpu or Counter(strict_graphs.log)["launch"] == 200 - 6
         expected = call_by_call(backend, make, epochs=50, rows=60, optimizer=xn.SGD(0.02))
     assert np.linalg.norm(found[0] - expected[0]) <= 1e-4 * np.linalg.norm(expected[0])
+
+
+@pytest.mark.parametrize("make", [plain, everything])
+def test_training_with_all_of_it_is_training_on_the_cpu(
+    request: pytest.FixtureRequest, make: Callable[[], list[Layer]]
+) -> None:
+    """Graphs and kernels, against formulas on NumPy: 200 steps, to 1e-4 of the weights."""
+    on_gpu = request.config.getoption("--device") == "cuda"
+    options: dict[str, Any] = {"epochs": 50, "rows": 60}
+    with (
+        nullcontext() if on_gpu else graphs_on_the_double(),
+        nullcontext() if on_gpu else twins_on_the_double(),
+    ):
+        backend = Backend("cuda") if on_gpu else DOUBLE
+        found = trained(backend, make, optimizer=xn.SGD(0.02), **options)
+    expected = trained(Backend("cpu"), make, optimizer=xn.SGD(0.02), **options)
+    assert np.linalg.norm(found[0] - expected[0]) <= 1e-4 * np.linalg.norm(expected[0])
+
+
+def test_an_epoch_of_digits_is_that_of_the_cpu(request: pytest.FixtureRequest) -> None:
+    """The same batches and masks to the bit; test accuracy within 0.3 points."""
+    on_gpu = request.config.getoption("--device") == "cuda"
+    parts = split(load_dataset("digits"), validation=None, test=None, seed=0)
+    how = Normalisation.unit(parts.train)
+    accuracies, masks, batches = [], [], []
+    with nullcontext() if on_gpu else graphs_on_the_double():
+        for backend in (Backend("cpu"), Backend("cuda") if on_gpu else DOUBLE):
+            layers = [xn.Linear(784, 32), xn.ReLU(), xn.Dropout(0.2), xn.Linear(32, 10)]
+            network = Sequential(layers, backend=backend, seed=1)
+            data = {"backend": backend, "dtype": "float32"}
+            train, test = (xn.DeviceData.of(d, how, **data) for d in (parts.train, parts.test))
+            xn.fit(network, train, optimizer=xn.Adam(), epochs=1, batch_size=50, seed=3)
+            accuracies.append(xn.evaluate(network, test).accuracy)
+            masks.append(backend.to_host(layers[2].mask).tobytes())
+            batches.append(backend.to_host(layers[0].x).tobytes())
+    assert masks[0] == masks[1]
+    assert batches[0] == batches[1]
+    assert accuracies[0] > 0.7
+    assert abs(accuracies[0] - accuracies[1]) <= 0.003
 
 
 # ---- what if not ----
@@ -499,3 +539,5 @@ def test_the_pretended_bindings_are_those_of_nvidia() -> None:
     assert (real.Operation.N, real.Operation.T) == (0, 1)
     assert real.ComputeType.COMPUTE_32F == 68
     assert real.ComputeType.COMPUTE_64F == 70
+    assert real.ComputeType.COMPUTE_32F_FAST_TF32 == 77
+    assert real.ComputeType.COMPUTE_32F_FAST_16BF == 75

@@ -96,6 +96,17 @@ def layer(**settings: Any) -> bytes:
     return about(architecture=[settings])
 
 
+def npz_of_two_names() -> bytes:
+    """A member whose name, where it lies, goes on for 2,000 bytes of its content."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("x.npy", b"\xff" * 3000)
+        archive.writestr("y.npy", b"")
+    content = bytearray(buffer.getvalue())
+    content[26:28] = (2000).to_bytes(2, "little")
+    return bytes(content)
+
+
 @pytest.mark.parametrize(
     ("name", "data"),
     [
@@ -110,6 +121,7 @@ def layer(**settings: Any) -> bytes:
         ("csv", b"label,a\n\n\n   \n"),
         ("npz, one array", b"\x93NUMPY\x01\x00\x2d\x23" + b"-" * 9000 + b"1\n"),
         ("npz, one array", b"\x93NUMPY\x01\x00\x2d\x23" + b"(" * 9000 + b"1\n"),
+        ("npz", npz_of_two_names()),
         ("safetensors, description", b"[" * DEEP),
         ("safetensors, description", b'{"format":' + LONG.encode() + b"}"),
         ("safetensors, description", about(dtype="float16")),

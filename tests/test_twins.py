@@ -6,7 +6,6 @@ once with twins in use and once without.
 
 from __future__ import annotations
 
-import ast
 import gc
 import importlib
 import math
@@ -25,6 +24,7 @@ import cases
 import numpy as np
 import pytest
 import strict_cupy
+from cases import PACKAGE, asked_for
 from hypothesis import example, given
 from hypothesis import strategies as st
 from numba.core.dispatcher import Dispatcher
@@ -41,7 +41,6 @@ from xpnet.losses import SoftmaxCrossEntropy
 from xpnet.metrics import Accuracy, MeanLoss
 
 CPU = Backend("cpu")
-PACKAGE = Path(xn.__file__).parent
 
 
 @pytest.fixture(autouse=True)
@@ -73,17 +72,6 @@ def functions() -> set[str]:
     """The twins that there are."""
     found = {name for name, item in vars(compiled).items() if isinstance(item, Dispatcher)}
     return {name for name in found if not name.startswith("_")}
-
-
-def asked_for(text: str) -> set[str]:
-    """The twins that a module asks for."""
-    names = set()
-    for node in ast.walk(ast.parse(text)):
-        match node:
-            case ast.Call(func=ast.Attribute(attr="did") | ast.Name("did"), args=[first, *_]):
-                assert isinstance(first, ast.Constant), f"not a plain name: {ast.unparse(node)}"
-                names.add(first.value)
-    return names
 
 
 def test_every_twin_is_asked_for_has_a_case_and_is_used_by_fit() -> None:

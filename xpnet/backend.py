@@ -8,10 +8,11 @@ NumPy user never imports it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import wraps
 from threading import get_ident
-from typing import Any, TypeAlias
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import numpy
 from numpy.typing import NDArray
@@ -25,7 +26,11 @@ Array: TypeAlias = Any
 HostArray: TypeAlias = NDArray[Any]
 """An array in the host's memory: always NumPy's."""
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 _ALIGNMENT = 64
+_HERE = nullcontext()
 _NO_DEVICE = 100  # cudaErrorNoDevice: CuPy has no name for it
 _HOST_MEMORY = (1, 3, 11)  # DLPack's kDLCPU, kDLCUDAHost, kDLROCMHost
 _modules: dict[type, Any] = {numpy.ndarray: numpy}
@@ -96,11 +101,14 @@ def listener_of(module: Any) -> Any:
 def listening(listener: Any) -> Iterator[None]:
     """Within the block `array_module` answers this thread with `listener`, where it equals `xp`."""
     thread = get_ident()
+    before = _listeners.get(thread)
     _listeners[thread] = listener
     try:
         yield
     finally:
         del _listeners[thread]
+        if before is not None:
+            _listeners[thread] = before
 
 
 def _module_of(array: Array) -> Any:
@@ -164,7 +172,8 @@ class Backend:
 
         Of what lies here already nothing is copied, nor of another library's: see `shared`.
         """
-        return self.xp.asarray(shared(array, self.xp), dtype=dtype)
+        with self.current():
+            return self.xp.asarray(shared(array, self.xp), dtype=dtype)
 
     def to_host(self, array: Array) -> HostArray:
         """`array` as a NumPy array: the door device → host, which waits for the device."""
@@ -172,12 +181,42 @@ class Backend:
 
     def zeros(self, size: int, dtype: Any) -> Array:
         """A vector of `size` zeros that begins at an address divisible by 64."""
-        return zeros(self.xp, size, dtype)
+        with self.current():
+            return zeros(self.xp, size, dtype)
+
+    def current(self) -> AbstractContextManager[Any]:
+        """Within the block this thread computes on this device.
+
+        CUDA keeps one current device for each thread, the first one until told otherwise, and
+        takes memory and launches kernels there, wherever their arrays lie.
+        """
+        if self.xp is numpy:
+            return _HERE
+        device: AbstractContextManager[Any] = self.xp.cuda.Device(self.number)
+        return device
+
+    @property
+    def number(self) -> int:
+        """Of the GPU, by CUDA's count; 0 for the CPU."""
+        return int(self.device.partition(":")[2] or 0)
 
     def synchronize(self) -> None:
         """Wait until the device has done all that it was given."""
         if self.xp is not numpy:
-            self.xp.cuda.get_current_stream().synchronize()
+            with self.current():
+                self.xp.cuda.get_current_stream().synchronize()
+
+
+def on_its_device(function: Callable[P, R]) -> Callable[P, R]:
+    """`function` within `current()` of the backend that its first argument, a network, has."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        network: Any = args[0] if args else kwargs["network"]
+        with network.backend.current():
+            return function(*args, **kwargs)
+
+    return call
 
 
 def zeros(xp: Any, size: int, dtype: Any) -> Array:
@@ -237,7 +276,15 @@ def _import_cupy(number: int) -> Any:
     except Exception as error:
         raise unusable(cupy, number, error) from error
     add_array_module(cupy.ndarray, cupy)
+    _be_exact()
     return cupy
+
+
+def _be_exact() -> None:
+    """CuPy's products are float32, whatever CUPY_TF32 says; see `xpnet.products` for others."""
+    from cupy._core._routines_linalg import COMPUTE_TYPE_FP32, set_compute_type
+
+    set_compute_type("float32", COMPUTE_TYPE_FP32)
 
 
 def _try_out(cupy: Any) -> None:

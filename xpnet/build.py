@@ -180,6 +180,7 @@ def fit_as_configured(
         clip_norm=config.clip_norm,
         augmentation=build_augmentation(config, train),
         seed=config.seed,
+        precision=config.precision,
         log_every=config.log_every,
         train_metrics=config.train_metrics,
         callbacks=[*callbacks, stopping] if stopping else callbacks,

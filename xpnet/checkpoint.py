@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from xpnet.backend import Backend, HostArray
-from xpnet.errors import CheckpointError, XpnetError, shown
+from xpnet.errors import CheckpointError, XpnetError, cut, shown
 from xpnet.network import Sequential
 
 TRAINING = "training"
@@ -117,7 +117,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, HostArray]]:
     except (OSError, SafetensorError, TypeError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None
+        found = cut(str(error), 200)
+        raise CheckpointError(f"{path}: not a readable safetensors file ({found})") from None
 
 
 def _about(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:

@@ -162,6 +162,8 @@ class TrainConfig(BaseModel):
     """cpu, cuda, cuda:N, or auto"""
     dtype: Literal["float32", "float64"] = "float32"
     """of all parameters and arithmetic"""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """of the products of two float32 matrices on a GPU, whose weights stay float32"""
     threads: int | None = Field(None, ge=1)
     """threads of the BLAS [default: as many as it takes by itself]"""
     run: Path | None = None
@@ -218,6 +220,16 @@ class TrainConfig(BaseModel):
             raise ValueError("nesterov: needs a momentum above 0, found momentum 0")
         if self.resume is not None and self.run is not None:
             raise ValueError("resume: the run goes on in its own folder: leave run out")
+        if self.precision != "float32" and self.device == "cpu":
+            raise ValueError(
+                f"precision: {self.precision} needs an NVIDIA GPU, found device cpu: use --device "
+                f"cuda, or leave precision out"
+            )
+        if self.precision != "float32" and self.dtype != "float32":
+            raise ValueError(
+                f"precision: {self.precision} is of dtype float32, found dtype {self.dtype}: "
+                f"leave precision out"
+            )
         if self.patience is not None and self.validation == 0:
             raise ValueError("patience: needs a validation part, found validation = 0")
         for name, (setting, values) in _ONLY_WITH.items():

@@ -7,6 +7,7 @@ names and status numbers, so that nothing is imported for whoever computes on th
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -49,13 +50,17 @@ def unusable(cupy: Any, number: int, error: Exception) -> BackendUnavailable:
     )
 
 
-def explained(error: BaseException, device: str = "cuda") -> XpnetError | None:
-    """`error` in one line, if CUDA raised it in the middle of work; else None."""
+def explained(error: BaseException, device: str | None = None) -> XpnetError | None:
+    """`error` in one line, if CUDA raised it in the middle of work; else None.
+
+    `device`: None for the one that is this thread's current one.
+    """
     if type(error).__name__ not in _OF_CUDA:
         return None
     return BackendUnavailable(
-        f"device {device} failed in the middle of work ({_said(error)}): what was saved is kept; "
-        f"see nvidia-smi and the kernel's log (Xid), then begin anew or go on from a checkpoint"
+        f"device {device or _current_device()} failed in the middle of work ({_said(error)}): what "
+        f"was saved is kept; see nvidia-smi and the kernel's log (Xid), then begin anew or go on "
+        f"from a checkpoint"
     )
 
 
@@ -139,6 +144,14 @@ def _held(network: Sequential, loss: Loss, data: DeviceData) -> int:
     """Bytes of the buffers that a training step has made."""
     owners: list[Any] = [*network.layers, network, loss, data]
     return sum(owner.workspace.nbytes for owner in owners)
+
+
+def _current_device() -> str:
+    try:
+        number = sys.modules["cupy"].cuda.runtime.getDevice()
+    except Exception:  # what went wrong first is what is to be told
+        number = 0
+    return f"cuda:{number}" if number else "cuda"
 
 
 def _said(error: BaseException) -> str:

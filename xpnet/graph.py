@@ -6,9 +6,8 @@ a graph once made stays right for as long as the recording does. A short last ba
 recording, and so a graph, of its own.
 
 CuPy refuses its own matrix products while a stream is captured (its issue 6290). In a graph they
-are made with NVIDIA's cuBLAS bindings (`nvmath-python`, in the extras `cuda12` and `cuda13`), by
-a handle bound to the stream, with a workspace that no other work uses. Where that is missing, or
-a call cannot be captured, steps are replayed call by call, and one warning says why.
+are made by a cuBLAS handle of our own: `xpnet.products`. Where its bindings are missing, or a call
+cannot be captured, steps are replayed call by call, and one warning says why.
 
 Not yet run on a GPU. What is shown without one: who is called when, with what, and what becomes
 of a step when something fails, on the test double with a pretended capture.
@@ -17,26 +16,16 @@ of a step when something fails, on the test double with a pretended capture.
 from __future__ import annotations
 
 import warnings
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, TypeAlias
 
-import numpy
-
-from xpnet.backend import Array
+from xpnet.products import Products, precision_of
 
 Call: TypeAlias = Callable[[], Any]
 
 ENABLED = True
 """False replays every step call by call: for tests and measurements, which compare the two."""
-
-_WORKSPACE = {True: 32 * 2**20, False: 4 * 2**20}
-"""Bytes that NVIDIA advises for cuBLAS: since Hopper, and before."""
-
-_KINDS = {"float32": (0, 68), "float64": (1, 70)}
-"""CUDA_R_32F and CUBLAS_COMPUTE_32F, without TF32, and the same for 64."""
 
 
 class Graphs:
@@ -82,7 +71,7 @@ class _Stage:
         self.xp = xp
         self.stream = xp.cuda.Stream(non_blocking=True)
         self.pool = xp.cuda.MemoryPool()
-        self.products = Products(xp, self.stream)
+        self.products = Products(xp, self.stream, precision_of(xp))
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -149,87 +138,3 @@ class _Step:
     def _call_by_call(self) -> None:
         for call in self.recorded:
             call()
-
-
-class Products:
-    """Matrix products by a cuBLAS handle of our own, on `stream` and no other.
-
-    Raises `RuntimeError` where the bindings are missing, and whatever cuBLAS raises.
-    """
-
-    def __init__(self, xp: Any, stream: Any) -> None:
-        try:
-            from nvmath.bindings import cublas
-        except ImportError as error:
-            raise RuntimeError(
-                f"the cuBLAS bindings cannot be imported ({error}): pip install nvmath-python"
-            ) from error
-        self.xp, self._cublas = xp, cublas
-        self._handle = cublas.create()
-        weakref.finalize(self, cublas.destroy, self._handle).atexit = False
-        major = int(str(xp.cuda.Device().compute_capability)[:-1])
-        self._workspace = xp.empty(_WORKSPACE[major >= 9], dtype=xp.uint8)
-        # In this order: a new stream brings the workspace of all streams back.
-        cublas.set_stream(self._handle, stream.ptr)
-        cublas.set_workspace(self._handle, self._workspace.data.ptr, self._workspace.nbytes)
-        self._factors = {name: numpy.array([1, 0], name) for name in _KINDS}
-
-    def in_place_of(self, call: Call) -> Call:
-        """`call` itself, or if it is a product of `xp`, the same product by this handle."""
-        if not isinstance(call, partial) or call.func not in (self.xp.dot, self.xp.matmul):
-            return call
-        if call.func is self.xp.dot and call.args[1].ndim > 2:
-            raise TypeError("a dot product with several matrices")  # it is not a product of each
-        return self.product(*call.args, **call.keywords)
-
-    def product(self, a: Array, b: Array, out: Array) -> Call:
-        """`out = a b`, of vectors, matrices or stacks of matrices: a call without arguments.
-
-        Raises `TypeError` for other dtypes and for arrays that lie neither by rows nor by columns.
-        """
-        cublas, dtype = self._cublas, str(out.dtype)
-        if not (a.dtype == b.dtype == out.dtype and dtype in _KINDS):
-            raise TypeError(f"a product of {a.dtype} and {b.dtype} into {out.dtype}")
-        if not out.flags.c_contiguous or max(a.ndim, b.ndim) > 3 or a.ndim < b.ndim - 1:
-            raise TypeError(f"a product of {a.shape} and {b.shape} into {out.shape}")
-        if a.ndim == b.ndim == 1:
-            return partial(self._dot, a, b, out)
-        count = len(b) if b.ndim == 3 else 1
-        inner, columns = (*b.shape, 1)[:2] if b.ndim < 3 else b.shape[1:]
-        rows = out.size // (count * columns)
-        kind, compute = _KINDS[dtype]
-        # cuBLAS counts by columns: to it `out` is `outᵀ = bᵀ aᵀ`.
-        (turn_b, step_b), (turn_a, step_a) = _lies(b, inner, columns), _lies(a, rows, inner)
-        one = self._factors[dtype].ctypes.data
-        zero = one + out.itemsize
-        head = (self._handle, turn_b, turn_a, columns, rows, inner)
-        first, second = (b.data.ptr, kind, step_b), (a.data.ptr, kind, step_a)
-        third, tail = (out.data.ptr, kind, columns), (compute, -1)  # CUBLAS_GEMM_DEFAULT
-        if count == 1:
-            return partial(cublas.gemm_ex, *head, one, *first, *second, zero, *third, *tail)
-        apart = inner * columns, rows * inner if a.ndim == 3 else 0, rows * columns
-        return partial(
-            cublas.gemm_strided_batched_ex,
-            *(*head, one, *first, apart[0], *second, apart[1]),
-            *(zero, *third, apart[2], count, *tail),
-        )
-
-    def _dot(self, a: Array, b: Array, out: Array) -> None:
-        """Of two vectors, with the result on the device: cuBLAS has to be told."""
-        kind = _KINDS[str(out.dtype)][0]
-        cublas, handle = self._cublas, self._handle
-        cublas.set_pointer_mode(handle, 1)
-        try:
-            one, other = (a.data.ptr, kind, 1), (b.data.ptr, kind, 1)
-            cublas.dot_ex(handle, a.size, *one, *other, out.data.ptr, kind, kind)
-        finally:
-            cublas.set_pointer_mode(handle, 0)
-
-
-def _lies(array: Array, rows: int, columns: int) -> tuple[int, int]:
-    """How cuBLAS is to take the transpose of `array` `(rows, columns)`: turned or not, its step."""
-    if array.flags.c_contiguous:
-        return 0, columns
-    if array.flags.f_contiguous and array.ndim == 2:
-        return 1, rows
-    raise TypeError("a product of an array that lies neither row by row nor column by column")

@@ -32,6 +32,38 @@ __device__ T sum_of_block(T mine) {
     return part[0];  // whole in thread 0, where it was added up
 }
 
+// The same, for all threads of the block, who may call it again.
+template <typename T>
+__device__ T whole_of_block(T mine) {
+    __shared__ T whole;
+    T summed = sum_of_block(mine);
+    if (threadIdx.x == 0) whole = summed;
+    __syncthreads();
+    summed = whole;
+    __syncthreads();
+    return summed;
+}
+
+// What is not a number spreads, as in `max`.
+template <typename T>
+__device__ T larger(T one, T other) {
+    return other > one || other != other ? other : one;
+}
+
+template <typename T>
+__device__ T largest_of_block(T mine) {
+    __shared__ T part[512];
+    part[threadIdx.x] = mine;
+    for (Word half = blockDim.x / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) part[threadIdx.x] = larger(part[threadIdx.x], part[threadIdx.x + half]);
+    }
+    __syncthreads();
+    mine = part[0];
+    __syncthreads();
+    return mine;
+}
+
 // ---- activations ----
 
 template <typename T>
@@ -80,6 +112,131 @@ __global__ void gelu_backward(
     }
 }
 
+template <typename T>
+__global__ void softmax(const T* x, T* y, Size count, Size features) {
+    EACH_ROW(n, count) {
+        const T* from = x + n * features;
+        T* to = y + n * features;
+        T largest = from[0], total = 0;
+        EACH_COLUMN(j, features) largest = larger(largest, from[j]);
+        largest = largest_of_block(largest);
+        EACH_COLUMN(j, features) total += to[j] = exp(from[j] - largest);
+        total = whole_of_block(total);
+        EACH_COLUMN(j, features) to[j] /= total;
+    }
+}
+
+template <typename T>
+__global__ void softmax_backward(const T* dy, const T* y, T* dx, Size count, Size features) {
+    EACH_ROW(n, count) {
+        Size row = n * features;
+        T total = 0;
+        EACH_COLUMN(j, features) total += dy[row + j] * y[row + j];
+        total = whole_of_block(total);
+        EACH_COLUMN(j, features) dx[row + j] = (dy[row + j] - total) * y[row + j];
+    }
+}
+
+// ---- normalising: of a column by its block, of a row by its block ----
+
+template <typename T>
+__global__ void batch_norm(
+    const T* x, const T* weight, const T* bias, T epsilon, T momentum, T* running_mean,
+    T* running_var, T* normal, T* scale, T* y, Size count, Size features
+) {
+    EACH_ROW(j, features) {
+        T mean = 0, variance = 0;
+        EACH_COLUMN(n, count) mean += x[n * features + j];
+        mean = whole_of_block(mean) / count;
+        EACH_COLUMN(n, count) {
+            T centred = x[n * features + j] - mean;
+            variance += centred * centred;
+        }
+        variance = whole_of_block(variance) / count;
+        T s = 1 / sqrt(variance + epsilon);
+        EACH_COLUMN(n, count) {
+            T centred = (x[n * features + j] - mean) * s;
+            normal[n * features + j] = centred;
+            y[n * features + j] = centred * weight[j] + bias[j];
+        }
+        if (threadIdx.x == 0) {
+            T unbiased = (T)((double)count / (count - 1));
+            scale[j] = s;
+            running_mean[j] = running_mean[j] * (1 - momentum) + mean * momentum;
+            running_var[j] = running_var[j] * (1 - momentum) + variance * (momentum * unbiased);
+        }
+    }
+}
+
+template <typename T>
+__global__ void batch_norm_backward(
+    const T* dy, const T* normal, const T* scale, const T* weight, T* dweight, T* dbias, T* dx,
+    Size count, Size features
+) {
+    EACH_ROW(j, features) {
+        T along = 0, summed = 0;
+        EACH_COLUMN(n, count) {
+            along += dy[n * features + j] * normal[n * features + j];
+            summed += dy[n * features + j];
+        }
+        along = whole_of_block(along);
+        summed = whole_of_block(summed);
+        if (threadIdx.x == 0) {
+            dweight[j] = along;
+            dbias[j] = summed;
+        }
+        T factor = weight[j] * scale[j];
+        EACH_COLUMN(n, count) {
+            Size i = n * features + j;
+            dx[i] = (dy[i] - normal[i] * (along / count) - summed / count) * factor;
+        }
+    }
+}
+
+template <typename T>
+__global__ void layer_norm(
+    const T* x, const T* weight, const T* bias, T epsilon, T* normal, T* scale, T* y, Size count,
+    Size features
+) {
+    EACH_ROW(n, count) {
+        Size row = n * features;
+        T mean = 0, variance = 0;
+        EACH_COLUMN(j, features) mean += x[row + j];
+        mean = whole_of_block(mean) / features;
+        EACH_COLUMN(j, features) variance += (x[row + j] - mean) * (x[row + j] - mean);
+        variance = whole_of_block(variance) / features;
+        T s = 1 / sqrt(variance + epsilon);
+        EACH_COLUMN(j, features) {
+            T centred = (x[row + j] - mean) * s;
+            normal[row + j] = centred;
+            y[row + j] = centred * weight[j] + bias[j];
+        }
+        if (threadIdx.x == 0) scale[n] = s;
+    }
+}
+
+// The gradients of weight and bias are sums over rows, and left to products.
+template <typename T>
+__global__ void layer_norm_backward(
+    const T* dy, const T* normal, const T* scale, const T* weight, T* dx, Size count, Size features
+) {
+    EACH_ROW(n, count) {
+        Size row = n * features;
+        T along = 0, summed = 0;
+        EACH_COLUMN(j, features) {
+            T g = dy[row + j] * weight[j];
+            along += g * normal[row + j];
+            summed += g;
+        }
+        along = whole_of_block(along) / features;
+        summed = whole_of_block(summed) / features;
+        EACH_COLUMN(j, features) {
+            T g = dy[row + j] * weight[j];
+            dx[row + j] = (g - summed - normal[row + j] * along) * scale[n];
+        }
+    }
+}
+
 // ---- the loss and what is counted ----
 
 // One block: the mean is a sum over all rows.
@@ -91,10 +248,7 @@ __global__ void __launch_bounds__(512, 1) cross_entropy(
     EACH(n, count) {
         const T* row = logits + n * classes;
         T largest = row[0];
-        for (Size k = 1; k < classes; k++) {
-            // What is not a number spreads, as in `max`.
-            if (row[k] > largest || row[k] != row[k]) largest = row[k];
-        }
+        for (Size k = 1; k < classes; k++) largest = larger(largest, row[k]);
         T total = 0, expected = 0;
         for (Size k = 0; k < classes; k++) {
             T shifted = row[k] - largest;
@@ -214,31 +368,57 @@ __global__ void adam(
 
 // ---- batches and their masks ----
 
+// A well-mixed word for training sample number `counter`, and 32 bits of it for a unit.
+__device__ Word word_of_sample(Long counter) {
+    Long word = counter * 0x9E3779B97F4A7C15ull;
+    word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9ull;
+    word = (word ^ (word >> 27)) * 0x94D049BB133111EBull;
+    word ^= word >> 31;
+    return (Word)(word >> 32);
+}
+
+__device__ Word bits_of_unit(Word row, Word unit) {
+    Word bits = row ^ unit;
+    bits = (bits ^ (bits >> 16)) * 0x7FEB352Du;
+    bits = (bits ^ (bits >> 15)) * 0x846CA68Bu;
+    return bits ^ (bits >> 16);
+}
+
 template <typename T>
 __global__ void dropout(
     const T* x, const Long* counter, const Word* units, Size threshold, T scale, T* mask, T* y,
     Size count, Size features
 ) {
     EACH_ROW(n, count) {
-        Long word = counter[0] + (Long)n;
-        word *= 0x9E3779B97F4A7C15ull;
-        word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9ull;
-        word = (word ^ (word >> 27)) * 0x94D049BB133111EBull;
-        word ^= word >> 31;
-        Word row = (Word)(word >> 32);
+        Word row = word_of_sample(counter[0] + (Long)n);
         EACH_COLUMN(j, features) {
-            Word bits = row ^ units[j];
-            bits = (bits ^ (bits >> 16)) * 0x7FEB352Du;
-            bits = (bits ^ (bits >> 15)) * 0x846CA68Bu;
-            bits ^= bits >> 16;
-            T kept = bits >= threshold ? scale : scale * 0;
+            T kept = bits_of_unit(row, units[j]) >= threshold ? scale : scale * 0;
             mask[n * features + j] = kept;
             y[n * features + j] = x[n * features + j] * kept;
         }
     }
 }
 
-// After `dropout`, in a launch of its own: there every block reads the counter, in any order.
+// Two draws from each word; `factor` is -2 times the variance.
+template <typename T>
+__global__ void gaussian_noise(
+    const T* x, const Long* counter, const Word* units, T factor, T* y, Size count, Size features
+) {
+    Size half = (features + 1) / 2;
+    EACH_ROW(n, count) {
+        Word row = word_of_sample(counter[0] + (Long)n);
+        EACH_COLUMN(j, half) {
+            Word bits = bits_of_unit(row, units[j]);
+            T angle = (T)(bits & 0xFFFFu) * (T)(6.283185307179586 / 65536);
+            T radius = sqrt(log((T)((bits >> 16) + 1) * (T)(1.0 / 65536)) * factor);
+            Size i = n * features + j;
+            y[i] = cos(angle) * radius + x[i];
+            if (half + j < features) y[i + half] = sin(angle) * radius + x[i + half];
+        }
+    }
+}
+
+// After those two, in a launch of its own: there every block reads the counter, in any order.
 __global__ void move_on(Long* counter, Size count) {
     EACH(i, 1) counter[0] += (Long)count;
 }

@@ -37,6 +37,7 @@ ELSEWHERE = {
 }
 """Twins of the CPU that have no kernel of their own, and where their work is done."""
 
+_WARP = 32
 _THREADS = 256
 _MOST_THREADS = 512
 _MOST_BLOCKS = 2048
@@ -66,7 +67,10 @@ def source() -> str:
 
 @cache
 def kernel(expression: str) -> Any:
-    """A kernel for its types, as `relu_backward<float>`: called with grid, block, arguments."""
+    """A kernel for its types, as `relu_backward<float>`: called with grid, block, arguments.
+
+    CuPy loads it anew on each device that is the current one when it is called.
+    """
     import cupy
 
     module = cupy.RawModule(code=source(), options=OPTIONS, name_expressions=(expression,))
@@ -128,6 +132,12 @@ def _each_row(count: int) -> tuple[int, int]:
     return min(count, _MOST_BLOCKS), _THREADS
 
 
+def _one_each(count: int, width: int) -> tuple[int, int]:
+    """The same, where the threads of a block wait for each other: few for short rows."""
+    threads = 1 << (width - 1).bit_length()
+    return min(count, _MOST_BLOCKS), max(_WARP, min(threads, _THREADS))
+
+
 def _one_block(count: int) -> tuple[int, int]:
     """A power of two of threads, at most a block, for `count` rows."""
     return 1, min(1 << (count - 1).bit_length(), _MOST_THREADS)
@@ -176,6 +186,65 @@ def gelu_backward(
     """`GELU.backward`; `cubic` is three times that of the forward pass."""
     over = _each(dx.size)
     yield _launch("gelu_backward", (dx,), over, dy, x, t, cubic, scale, dx, dx.size)
+
+
+@_twin
+def softmax(x: Alike, y: Alike) -> Iterator[Launch]:
+    """`Softmax.forward`."""
+    yield _launch("softmax", (y,), _one_each(*y.shape), x, y, *y.shape)
+
+
+@_twin
+def softmax_backward(dy: Alike, y: Alike, dx: Alike) -> Iterator[Launch]:
+    """`Softmax.backward`."""
+    yield _launch("softmax_backward", (dx,), _one_each(*dx.shape), dy, y, dx, *dx.shape)
+
+
+@_twin
+def batch_norm(
+    x: Alike,
+    weight: Real,
+    bias: Real,
+    epsilon: float,
+    momentum: float,
+    running_mean: Real,
+    running_var: Real,
+    normal: Alike,
+    scale: Real,
+    y: Alike,
+) -> Iterator[Launch]:
+    """`BatchNorm.forward` in training; moves the running statistics."""
+    over = _one_each(*y.shape[::-1])
+    statistics = (epsilon, momentum, running_mean, running_var)
+    arguments = (x, weight, bias, *statistics, normal, scale, y, *y.shape)
+    yield _launch("batch_norm", (y,), over, *arguments)
+
+
+@_twin
+def batch_norm_backward(
+    dy: Alike, normal: Alike, scale: Real, weight: Real, dweight: Real, dbias: Real, dx: Alike
+) -> Iterator[Launch]:
+    """`BatchNorm.backward`, with the gradients of its parameters."""
+    arguments = (dy, normal, scale, weight, dweight, dbias, dx, *dx.shape)
+    yield _launch("batch_norm_backward", (dx,), _one_each(*dx.shape[::-1]), *arguments)
+
+
+@_twin
+def layer_norm(
+    x: Alike, weight: Real, bias: Real, epsilon: float, normal: Alike, scale: Real, y: Alike
+) -> Iterator[Launch]:
+    """`LayerNorm.forward`."""
+    arguments = (x, weight, bias, epsilon, normal, scale, y, *y.shape)
+    yield _launch("layer_norm", (y,), _one_each(*y.shape), *arguments)
+
+
+@_twin
+def layer_norm_backward(
+    dy: Alike, normal: Alike, scale: Real, weight: Real, dx: Alike
+) -> Iterator[Launch]:
+    """`LayerNorm.backward`, without the gradients of its parameters."""
+    arguments = (dy, normal, scale, weight, dx, *dx.shape)
+    yield _launch("layer_norm_backward", (dx,), _one_each(*dx.shape), *arguments)
 
 
 @_twin
@@ -289,6 +358,16 @@ def dropout(
     """`Dropout.forward`; the counter moves on in a second launch, when all have read it."""
     arguments = (x, counter, units, threshold, scale, mask, y, *x.shape)
     yield _launch("dropout", (x,), _each_row(len(x)), *arguments)
+    yield _launch("move_on", (), (1, 1), counter, len(x))
+
+
+@_twin
+def gaussian_noise(
+    x: Alike, counter: Array, units: Array, factor: float, y: Alike
+) -> Iterator[Launch]:
+    """`GaussianNoise.forward`; the counter moves on as in `dropout`."""
+    arguments = (x, counter, units, factor, y, *x.shape)
+    yield _launch("gaussian_noise", (x,), _each_row(len(x)), *arguments)
     yield _launch("move_on", (), (1, 1), counter, len(x))
 
 

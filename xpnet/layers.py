@@ -190,7 +190,11 @@ class GaussianNoise(_Drawing):
         if not training:
             return x
         xp, (count, features) = array_module(x), x.shape
-        half = (features + 1) // 2
+        half, y = (features + 1) // 2, self.like(x, "y")
+        self._place(x, half)
+        factor = -2 * float(self.std) ** 2
+        if twins.did("gaussian_noise", x, self._counters, self._units, factor, y):
+            return y
         bits = self._bits(x, half)
         radius = self.workspace.array(xp, "radius", (count, half), x.dtype)
         angle = self.workspace.array(xp, "angle", (count, half), x.dtype)
@@ -201,9 +205,8 @@ class GaussianNoise(_Drawing):
         xp.add(upper, 1, out=upper)
         xp.multiply(upper, 2**-16, out=radius, dtype=x.dtype)
         xp.log(radius, out=radius)
-        xp.multiply(radius, -2 * self.std**2, out=radius)
+        xp.multiply(radius, factor, out=radius)
         xp.sqrt(radius, out=radius)
-        y = self.like(x, "y")
         first, second = y[:, :half], y[:, half:]
         xp.cos(angle, out=first)
         xp.multiply(first, radius, out=first)
@@ -297,20 +300,30 @@ class BatchNorm(_Normalising):
         variance = self.workspace.array(xp, "variance", (self.features,), x.dtype)
         centred, y = self.like(x, "centred"), self.like(x, "y")
         if training:
+            if self._did_all(x, centred, variance, y):
+                self.normal, self.scale = centred, variance
+                return y
             self._measure(x, centred, variance, y)
         else:
             xp.subtract(x, self.statistics["running_mean"], out=centred)
             xp.copyto(variance, self.statistics["running_var"])
         return self._normalise(centred, variance, self.epsilon, out=y)
 
-    def _measure(self, x: Array, centred: Array, variance: Array, scratch: Array) -> None:
-        """Mean and variance of the batch, in two passes for exactness; moves the running ones."""
-        xp, count = array_module(x), len(x)
-        if count < 2:
+    def _did_all(self, x: Array, normal: Array, scale: Array, y: Array) -> bool:
+        """Whether a twin has done the whole of a forward pass in training."""
+        if len(x) < 2:
             raise ConfigError(
                 "BatchNorm cannot train on a batch of 1 row: use a larger batch_size, one "
                 "that leaves no single row over, or LayerNorm"
             )
+        values = self.values["weight"], self.values["bias"]
+        running = self.statistics["running_mean"], self.statistics["running_var"]
+        how = float(self.epsilon), float(self.momentum)
+        return twins.did("batch_norm", x, *values, *how, *running, normal, scale, y)
+
+    def _measure(self, x: Array, centred: Array, variance: Array, scratch: Array) -> None:
+        """Mean and variance of the batch, in two passes for exactness; moves the running ones."""
+        xp, count = array_module(x), len(x)
         ones = self.workspace.ones(xp, count, x.dtype)
         mean = self.workspace.array(xp, "mean", (self.features,), x.dtype)
         xp.dot(ones, x, out=mean)
@@ -334,7 +347,10 @@ class BatchNorm(_Normalising):
         """`(N, F) -> (N, F)`; writes the gradients of `weight` and `bias`."""
         xp = array_module(dy, self.normal)
         mean = self.workspace.array(xp, "mean", (self.features,), dy.dtype)
-        dx = self.like(dy, "dx")
+        dx, gradients = self.like(dy, "dx"), (self.gradients["weight"], self.gradients["bias"])
+        kept = self.normal, self.scale, self.values["weight"]
+        if twins.did("batch_norm_backward", dy, *kept, *gradients, dx):
+            return dx
         self._backward_parameters(dy, scratch=dx)
         xp.divide(self.gradients["weight"], len(dy), out=mean)
         xp.multiply(self.normal, mean, out=dx)
@@ -370,6 +386,10 @@ class LayerNorm(_Normalising):
         mean = self.workspace.array(xp, "mean", (len(x), 1), x.dtype)
         variance = self.workspace.array(xp, "variance", (len(x), 1), x.dtype)
         centred, y = self.like(x, "centred"), self.like(x, "y")
+        values = self.values["weight"], self.values["bias"]
+        if twins.did("layer_norm", x, *values, float(self.epsilon), centred, variance, y):
+            self.normal, self.scale = centred, variance
+            return y
         xp.mean(x, axis=1, keepdims=True, out=mean)
         xp.subtract(x, mean, out=centred)
         xp.multiply(centred, centred, out=y)
@@ -382,6 +402,9 @@ class LayerNorm(_Normalising):
         mean = self.workspace.array(xp, "mean", (len(dy), 1), dy.dtype)
         dx, part = self.like(dy, "dx"), self.like(dy, "part")
         self._backward_parameters(dy, scratch=part)
+        kept = self.normal, self.scale, self.values["weight"]
+        if twins.did("layer_norm_backward", dy, *kept, dx):
+            return dx
         xp.multiply(dy, self.values["weight"], out=dx)
         xp.multiply(dx, self.normal, out=part)
         xp.mean(part, axis=1, keepdims=True, out=mean)

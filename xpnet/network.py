@@ -8,7 +8,7 @@ from typing import Any
 
 from xpnet import activations, layers, notebook, random
 from xpnet.activations import ACTIVATIONS, softmax
-from xpnet.backend import Array, Backend, array_module, shared
+from xpnet.backend import Array, Backend, array_module, on_its_device, shared
 from xpnet.errors import CheckpointError, ConfigError, ShapeError, listed, shown
 from xpnet.layer import Layer, Parameter
 from xpnet.layers import Linear
@@ -62,7 +62,8 @@ class Sequential:
         self.metadata: dict[str, Any] = {}
         self.workspace = Workspace()
         self.in_features, self.out_features = self._chain()
-        self._allot()
+        with self.backend.current():
+            self._allot()
 
     def _chain(self) -> tuple[int, int]:
         if not self.layers:
@@ -131,6 +132,10 @@ class Sequential:
         x = self._checked(x)
         if training:
             return self._through(x, training=True)
+        with self.backend.current():
+            return self._predicted(x)
+
+    def _predicted(self, x: Array) -> Array:
         if len(x) <= PREDICTION_ROWS:
             return self._through(x, training=False).copy()
         xp = array_module(x)
@@ -171,11 +176,13 @@ class Sequential:
                 layer.backward_parameters(gradient)
         return gradient if input_gradient else None
 
+    @on_its_device
     def predict(self, x: Array) -> Array:
         """The most likely class of each row: `(N, in_features) -> (N,)` int64."""
         logits = self.forward(x)
         return array_module(logits).argmax(logits, axis=1)
 
+    @on_its_device
     def predict_probabilities(self, x: Array) -> Array:
         """Softmax of the logits: `(N, in_features) -> (N, out_features)`, rows sum to 1."""
         p = self.forward(x)
@@ -204,6 +211,7 @@ class Sequential:
         """Views of parameters and running statistics, by the names of PyTorch."""
         return self._values | self._buffers
 
+    @on_its_device
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copy host arrays in, by name. Raises `CheckpointError` unless all and only ours fit."""
         own = self.state_dict()

@@ -49,7 +49,7 @@ class Listener:
         self.calls: list[Call] = []
 
     def __eq__(self, other: object) -> bool:
-        return other is self.xp or other is self
+        return other is self or self.xp == other
 
     def __hash__(self) -> int:
         return hash(self.xp)

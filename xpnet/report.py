@@ -101,6 +101,7 @@ def collect_facts(
         "seed": config.seed,
         "device": backend.device,
         "dtype": config.dtype,
+        "precision": config.precision,
         "threads": config.threads,
         "versions": versions(),
     }

@@ -215,7 +215,8 @@ class _Saved:
                 raise ValueError(f"step {step} of {run.epochs * run.steps_per_epoch}")
             meter.restore(training["measured"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise CheckpointError(f"{self.path}: is no valid checkpoint ({error!r})") from None
+            found = shown(error, 200)
+            raise CheckpointError(f"{self.path}: is no valid checkpoint ({found})") from None
         network.load_state_dict(own)
         run.optimizer.state, run.optimizer.steps = state, updates
         run.history.records[:] = records
@@ -233,7 +234,8 @@ class _Saved:
                 }
                 callback.restore(run, self.training["callbacks"][name] | arrays)
         except (LookupError, TypeError, ValueError, OverflowError) as error:
-            raise CheckpointError(f"{self.path}: is no valid checkpoint ({error!r})") from None
+            found = shown(error, 200)
+            raise CheckpointError(f"{self.path}: is no valid checkpoint ({found})") from None
 
 
 def describe_training(

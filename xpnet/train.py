@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 import threadpoolctl
 
-from xpnet import command
+from xpnet import command, products
 from xpnet.backend import Backend
 from xpnet.build import (
     build_augmentation,
@@ -60,6 +60,7 @@ def train(config: TrainConfig) -> Path:
     backend = Backend(config.device)
     if config.device == "auto":
         print(f"device    auto chose {backend.device}")
+    products.require(config.precision, backend, config.dtype)
     source, splits = read_splits(config)
     print(describe_data(source, splits))
     with threadpoolctl.threadpool_limits(config.threads, user_api="blas"):

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy
 
-from xpnet import blocks, device_errors, random, threads, twins
-from xpnet.backend import Array, HostArray, array_module
+from xpnet import blocks, device_errors, products, random, threads, twins
+from xpnet.backend import Array, Backend, HostArray, array_module, on_its_device
 from xpnet.callbacks import Callback, Interrupted, Run
 from xpnet.clipping import ClipNorm
 from xpnet.data.augmentation import Augmentation
@@ -80,6 +80,7 @@ def train_step(
     return value, logits
 
 
+@on_its_device
 def fit(
     network: Sequential,
     train: DeviceData | tuple[Any, Any],
@@ -94,6 +95,7 @@ def fit(
     clip_norm: float | None = None,
     augmentation: Augmentation | None = None,
     seed: int = 0,
+    precision: str = "float32",
     log_every: int | str = 1,
     train_metrics: str = "running",
     callbacks: Sequence[Callback] = (),
@@ -111,7 +113,9 @@ def fit(
     epoch may be short. `l2`: λ of `losses.L2Penalty`, N being the number of training samples.
     `clip_norm`: the most that the norm of all gradients together may be, see `ClipNorm`.
     `augmentation`: distorts the pictures of every training batch anew.
-    `seed`: of the order in which samples come, and of their distortions. `log_every`: a record
+    `seed`: of the order in which samples come, and of their distortions.
+    `precision`: on a GPU products of two matrices may be less exact than `"float32"`, and faster:
+    `"tf32"`, `"bfloat16"`. The weights stay float32; see `xpnet.products`. `log_every`: a record
     every so many epochs (`1`, `"50 epochs"`) or updates (`"500 iterations"`), and at the end.
     `train_metrics`: the training loss and accuracy of a record are `"running"` means over the
     batches since the last one, each measured before its update, distorted and with dropout on,
@@ -147,8 +151,9 @@ def fit(
     run = Run(network, optimizer, history, epochs, -(-len(data) // size))
     again = data if train_metrics == "evaluated" else None
     meter = Meter(run, loss, penalty, again, held_out)
-    told = _Told(callbacks)
-    update = _Update(run, data, weights, loss, penalty, clip, augmentation, meter, told)
+    told = _Told(callbacks, network.backend)
+    xp = products.chosen(precision, network.backend, network.dtype)
+    update = _Update(run, data, weights, loss, penalty, clip, augmentation, meter, told, xp)
     plan = partial(
         describe_training,
         run,
@@ -162,6 +167,7 @@ def fit(
         clip_norm=clip_norm,
         augmentation=augmentation,
         seed=seed,
+        precision=precision,
         log_every=(every, "iterations" if by_step else "epochs"),
         train_metrics=train_metrics,
     )
@@ -180,6 +186,7 @@ def fit(
             with (
                 # Of the whole training, wherever it goes on: it decides about the last digit.
                 twins.used(epochs * run.steps_per_epoch, data.backend.xp),
+                products.used(xp),
                 threads.kept(),
                 device_errors.in_training(network, loss, data, size),
                 numpy.errstate(over="ignore", invalid="ignore", divide="ignore"),
@@ -248,6 +255,7 @@ class _Update:
         augmentation: Augmentation | None,
         meter: Meter,
         told: _Told,
+        xp: Any,
     ) -> None:
         self.network, self.optimizer, self.loss = run.network, run.optimizer, loss
         self.data, self.weights, self.penalty, self.clip = data, weights, penalty, clip
@@ -258,7 +266,7 @@ class _Update:
         # Of another dtype, each batch is converted into an array of its own.
         self.replay: Replay | None = None
         if data.dtype == self.network.dtype:
-            self.replay = Replay(data.backend.xp, self._parts, watched=told.has_others)
+            self.replay = Replay(xp, self._parts, watched=told.has_others)
         self.told = told
         self.placed: dict[int, tuple[Array, Array]] = {}
         self.copyto = data.backend.xp.copyto
@@ -306,6 +314,7 @@ class _Update:
         return parts if self.augmentation is None else [*parts, self.augmentation]
 
 
+@on_its_device
 def evaluate(network: Sequential, data: DeviceData | tuple[Any, Any]) -> Evaluation:
     """Loss, accuracy and confusion counts of a classifier on labelled data."""
     data = _on_device(network, data, "data")
@@ -345,7 +354,8 @@ def _on_device(network: Sequential, data: DeviceData | tuple[Any, Any], name: st
 class _Told:
     """The callbacks, and whether one that is not xpnet's own has had a turn since last asked."""
 
-    def __init__(self, callbacks: Sequence[Callback]) -> None:
+    def __init__(self, callbacks: Sequence[Callback], backend: Backend) -> None:
+        self.backend = backend
         self.callbacks = [(callback, _is_other(callback)) for callback in callbacks]
         self.has_others = any(is_other for _, is_other in self.callbacks)
         self.disturbed = False
@@ -356,7 +366,9 @@ class _Told:
             method = getattr(callback, hook)
             if getattr(method, "__func__", None) is not nothing:
                 self.disturbed = self.disturbed or is_other
-                method(*arguments)
+                # It may look at another device, and leave that the current one.
+                with self.backend.current():
+                    method(*arguments)
 
 
 def _is_other(callback: Callback) -> bool:

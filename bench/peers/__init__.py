@@ -30,7 +30,16 @@ class Competitor:
 _BOTH = ("cpu", "cuda")
 COMPETITORS = [
     Competitor("floor", "the floor: GEMMs alone", "floor", "Floor", ("numpy",), _BOTH),
+    Competitor("launch", "the launch of an empty graph", "floor", "Launch", (), ("cuda",)),
     Competitor("xpnet", "xpnet", "peers.xpnet_peer", "Xpnet", ("xpnet", "numpy"), _BOTH),
+    Competitor(
+        "xpnet-cpu",
+        "xpnet on the CPU",
+        "peers.xpnet_peer",
+        "OnCpu",
+        ("xpnet", "numpy"),
+        ("cuda",),
+    ),
     Competitor(
         "xpnet-fast", "xpnet[fast]", "peers.xpnet_peer", "Fast", ("xpnet", "numpy", "numba")
     ),
@@ -50,15 +59,23 @@ COMPETITORS = [
         "torch-compiled", "torch.compile", "peers.torch_compiled", "Compiled", ("torch",), ("cpu",)
     ),
     Competitor(
+        "torch-reduced",
+        "torch.compile, reduce-overhead",
+        "peers.torch_compiled",
+        "Reduced",
+        ("torch",),
+        ("cuda",),
+    ),
+    Competitor(
         "torch-graph", "PyTorch, CUDA graph", "peers.torch_graph", "Graph", ("torch",), ("cuda",)
     ),
-    Competitor("jax", "JAX jit, a call a step", "peers.jax_peers", "Jit", ("jax", "jaxlib")),
-    Competitor("jax-scan", "JAX scan, a call an epoch", "peers.jax_peers", "Scan", ("jax",)),
+    Competitor("jax", "JAX jit, a call a step", "peers.jax_peers", "Jit", ("jax", "jaxlib"), _BOTH),
+    Competitor("jax-scan", "JAX scan, a call an epoch", "peers.jax_peers", "Scan", ("jax",), _BOTH),
     Competitor("sklearn", "scikit-learn", "peers.sklearn_peer", "Sklearn", ("scikit-learn",)),
     Competitor("keras", "Keras on JAX", "peers.keras_peer", "Keras", ("keras", "jax")),
     Competitor("thinc", "Thinc", "peers.thinc_peer", "Thinc", ("thinc",)),
 ]
 BY_NAME = {competitor.name: competitor for competitor in COMPETITORS}
-NO_PEERS = ("floor", "xpnet", "xpnet-fast")
+NO_PEERS = ("floor", "launch", "xpnet", "xpnet-cpu", "xpnet-fast")
 """Whom nobody is compared with as with a peer."""
-OURS = ("xpnet", "xpnet-fast")
+OURS = ("xpnet", "xpnet-cpu", "xpnet-fast")

@@ -71,6 +71,14 @@ class Jit(Peer):
 
     def __init__(self, workload: Workload, device: str) -> None:
         super().__init__(workload, device)
+        kind, _, number = device.partition(":")
+        try:
+            place = jax.devices("gpu" if kind == "cuda" else kind)[int(number or 0)]
+        except (RuntimeError, IndexError) as error:
+            raise Unsupported(f"this JAX has no device {device} ({error})") from None
+        jax.config.update("jax_default_device", place)
+        # By itself it would multiply in TF32 on a GPU.
+        jax.config.update("jax_default_matmul_precision", "highest")
         self.reset()
         if workload.predicts:
             self._forward = jax.jit(partial(forward, workload, key=None))

@@ -21,6 +21,8 @@ class Eager(Peer):
 
     def __init__(self, workload: Workload, device: str) -> None:
         super().__init__(workload, device)
+        if ":" in device:
+            torch.cuda.set_device(device)
         layers: list[Any] = []
         for (weight, _), name in zip(workload.weights(), (*workload.activations, ""), strict=True):
             layers.append(torch.nn.Linear(*weight.shape))

@@ -40,12 +40,12 @@ class Clock(Callback):
 class Xpnet(Peer):
     """`fit()` and `Sequential.forward()`, as a user calls them."""
 
-    about = "fit(): whole epochs, one record each; without compiled twins"
+    about = "fit(): whole epochs, one record each; on a CPU without compiled twins"
     fast: ClassVar[bool] = False
 
     def __init__(self, workload: Workload, device: str) -> None:
         super().__init__(workload, device)
-        twins.ENABLED = self.fast
+        twins.ENABLED = self.fast or device != "cpu"
         layers: list[Any] = []
         for (weight, _), name in zip(workload.weights(), (*workload.activations, ""), strict=True):
             layers.append(Linear(*weight.shape))
@@ -124,6 +124,15 @@ class Xpnet(Peer):
     def to_host(self, outputs: Any) -> HostArray:
         """Logits as a NumPy array."""
         return self.network.backend.to_host(outputs)
+
+
+class OnCpu(Xpnet):
+    """The same on the CPU, beside a GPU."""
+
+    about = "the same fit() on this machine's CPU, without compiled twins"
+
+    def __init__(self, workload: Workload, device: str) -> None:
+        super().__init__(workload, "cpu")
 
 
 class Fast(Xpnet):

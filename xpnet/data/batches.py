@@ -60,9 +60,10 @@ class DeviceData:
         elif backend.xp is numpy:
             self.x, self.rows = x.values, x.indices
         else:
-            self.x = backend.xp.empty(x.shape, dtype=x.dtype)
-            for rows, block in x.blocks():
-                self.x[rows] = backend.asarray(block)
+            with backend.current():
+                self.x = backend.xp.empty(x.shape, dtype=x.dtype)
+                for rows, block in x.blocks():
+                    self.x[rows] = backend.asarray(block)
         is_float = target.dtype.kind == "f"
         self.target = backend.asarray(target, dtype=self.dtype if is_float else None)
         self.workspace = Workspace()

@@ -1,0 +1,77 @@
+"""`python -m bench epochs`: how long 60,000 digits take, by the size of the batch.
+
+784-512-256-10, Adam, as whole batches: what is told is the time of a sample, 60,000 times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from bench import machine
+from bench.peers import BY_NAME
+from bench.timing import Workers, measure
+from bench.worker import THREADS
+from bench.workloads import Workload, quick
+from xpnet.backend import Backend
+from xpnet.checkpoint import write_atomically
+
+SAMPLES = 60_000
+BATCHES = (64, 128, 1024, 8192)
+PEERS = ("launch", "torch-fused", "torch-graph", "jax-scan")
+RESULTS = Path(__file__).resolve().parent / "results"
+REPEATS = 3
+
+
+def workload(batch: int) -> Workload:
+    """As many whole batches as are nearest to all the digits."""
+    rows = batch * round(SAMPLES / batch)
+    return Workload(f"batch {batch}", (784, 512, 256, 10), ("relu",) * 2, batch, rows, "adam", 1e-3)
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command."""
+    Backend(options.device)
+    kind = options.device.partition(":")[0]
+    wanted = {"floor", "xpnet", "xpnet-fast", *(options.peer or PEERS)}
+    able = [c for c in BY_NAME.values() if kind in c.devices and c.name in wanted]
+    found: list[dict[str, Any]] = []
+    with Workers(able, options.device, 1 if options.quick else THREADS) as workers:
+        for batch in BATCHES:
+            given = quick(workload(batch)) if options.quick else workload(batch)
+            one = measure(workers.all, given, 1 if options.quick else REPEATS)
+            seconds = {
+                name: SAMPLES * statistics.median(times) / given.batch
+                for name, times in one.seconds.items()
+            }
+            absent = one.missing | one.left_out
+            found.append({"batch": batch, "seconds": seconds, "absent": absent})
+            told = "  ".join(f"{name} {s:.3g}" for name, s in seconds.items())
+            print(f"batch {batch}: {told} s", flush=True)
+    page = table(found)
+    print(page)
+    folder = options.folder or (None if options.quick else RESULTS)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        everything = {"machine": machine.describe(options.device), "batches": found}
+        data = json.dumps(everything, indent=1, ensure_ascii=False) + "\n"
+        write_atomically(folder / f"epochs-{kind}.json", data.encode())
+        write_atomically(folder / f"epochs-{kind}.md", page.encode())
+    return 0
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Markdown: a row a competitor, a column a batch; below it who is missing."""
+    names = dict.fromkeys(name for one in found for name in one["seconds"])
+    head = ["ms for 60,000 digits", *(f"batch {one['batch']:,}" for one in found)]
+    rows = [head, ["---", *["---:"] * len(found)]]
+    for name in names:
+        cells = [one["seconds"].get(name) for one in found]
+        told = [f"{1e3 * s:,.1f}" if s is not None else "—" for s in cells]
+        rows.append([BY_NAME[name].title, *told])
+    absent = {name: why for one in found for name, why in one["absent"].items()}
+    lines = [f"- {BY_NAME[name].title}: {why}" for name, why in absent.items()]
+    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", *lines, ""])
