@@ -58,7 +58,7 @@ def test_where_it_says_that_xpnet_cannot_it_cannot() -> None:
     with pytest.raises(ValueError, match="1d array"):
         XpnetClassifier().fit(x, both)
 
-    assert rows["half precision"] == "no"
+    assert rows["half precision"].startswith("matrix products alone")
     with pytest.raises(ConfigError, match="float32 or float64"):
         xn.Sequential(4, 4, dtype="float16")
 

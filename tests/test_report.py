@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 
 import xpnet
 from xpnet import Callback, compare, export
+from xpnet.calibration import calibration
 from xpnet.charts import Line, line_chart
 from xpnet.config import TrainConfig, make
 from xpnet.data.dataset import Dataset
 from xpnet.drawing import percent
 from xpnet.errors import CheckpointError, ConfigError, DataError
 from xpnet.history import History, Record
-from xpnet.metrics import calibration, worst_pairs
+from xpnet.mistakes import worst_pairs
 from xpnet.report import Answers, collect_metrics, report_again
 from xpnet.results import PastRun
 from xpnet.run_page import run_page

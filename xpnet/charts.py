@@ -14,8 +14,8 @@ from xml.etree.ElementTree import Element
 
 from matplotlib.ticker import LogLocator, MaxNLocator
 
+from xpnet.calibration import Calibration
 from xpnet.drawing import is_wide, percent
-from xpnet.metrics import Calibration
 from xpnet.pages import element
 
 COLOURS = 8

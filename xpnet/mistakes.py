@@ -12,7 +12,6 @@ from xpnet.backend import HostArray
 from xpnet.data.dataset import Dataset
 from xpnet.drawing import percent
 from xpnet.errors import cut
-from xpnet.metrics import worst_pairs
 from xpnet.pages import element, note, picture, section, table
 
 PAIRS, PICTURES = 6, 8
@@ -136,3 +135,16 @@ def _pixels(data: Dataset, index: int) -> HostArray:
     if max(image.size) > _LARGEST:
         image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.BOX)
     return numpy.asarray(image)
+
+
+def worst_pairs(confusion: HostArray, most: int) -> list[tuple[int, int, int]]:
+    """The classes most often taken for another: `(true, predicted, times)`, worst first.
+
+    `confusion`: `(C, C)` on the host. Of equally many, first the larger share of its true class.
+    """
+    mistaken = confusion.copy()
+    numpy.fill_diagonal(mistaken, 0)
+    rows, columns = numpy.nonzero(mistaken)
+    times, of_class = mistaken[rows, columns], confusion.sum(axis=1)[rows]
+    chosen = numpy.lexsort((of_class, -times))[:most]
+    return [(int(rows[i]), int(columns[i]), int(times[i])) for i in chosen]

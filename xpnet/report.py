@@ -12,6 +12,7 @@ import numpy
 
 from xpnet.backend import Backend, HostArray
 from xpnet.build import read_splits, to_device
+from xpnet.calibration import calibration
 from xpnet.checkpoint import write_atomically
 from xpnet.config import TrainConfig
 from xpnet.data.augmentation import Augmentation
@@ -21,7 +22,7 @@ from xpnet.data.mapped import MappedRows
 from xpnet.errors import CheckpointError, ConfigError, DataError, shown
 from xpnet.folder import alone
 from xpnet.history import History, Record
-from xpnet.metrics import calibration, class_scores
+from xpnet.metrics import class_scores
 from xpnet.network import PREDICTION_ROWS, Sequential
 from xpnet.predict import Model
 from xpnet.results import read_run

@@ -14,12 +14,13 @@ from statistics import median
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from xpnet.calibration import calibration
 from xpnet.charts import Line, line_chart, reliability_chart
 from xpnet.config import TrainConfig, toml_value
 from xpnet.drawing import percent
 from xpnet.errors import cut
 from xpnet.history import History
-from xpnet.metrics import calibration, class_scores
+from xpnet.metrics import class_scores
 from xpnet.mistakes import confusion_part, mistakes_part
 from xpnet.network import Sequential
 from xpnet.pages import document, element, figure_list, fold, note, section, table
