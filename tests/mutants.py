@@ -64,6 +64,7 @@ FILES = {
     "activations.py": "test_layers.py",
     "losses.py": "test_losses.py",
     "optimizers.py": "test_optimizers.py",
+    "clipping.py": "test_clipping.py",
 }
 TESTS = (*dict.fromkeys(FILES.values()), "test_network.py")
 # Imported once, before the first fork; nothing here imports xpnet.

@@ -96,6 +96,12 @@ def layer(**settings: Any) -> bytes:
     return about(architecture=[settings])
 
 
+def gone_wrong(**changes: Any) -> bytes:
+    """What a checkpoint says, with counts that contradict each other."""
+    assert changes.keys() <= json.loads(CHECKPOINT).keys()
+    return json.dumps(json.loads(CHECKPOINT) | changes).encode()
+
+
 def npz_of_two_names() -> bytes:
     """A member whose name, where it lies, goes on for 2,000 bytes of its content."""
     buffer = io.BytesIO()
@@ -141,6 +147,10 @@ def npz_of_two_names() -> bytes:
             "safetensors, checkpoint",
             CHECKPOINT.replace(b'"augmentation"', b'"' + LONG.encode() + b'"'),
         ),
+        ("safetensors, checkpoint", gone_wrong(updates=0)),
+        ("safetensors, checkpoint", gone_wrong(updates=10**400)),
+        ("safetensors, checkpoint", gone_wrong(epoch=2)),
+        ("safetensors, checkpoint", gone_wrong(step=4)),
         ("toml", b"a = " + b"[" * DEEP),
         ("toml", b"seed = " + LONG.encode()),
         ("toml", b"seed = 1" + b"0" * 4000),

@@ -103,16 +103,20 @@ def _figures(run: PastRun) -> dict[str, float | None]:
     }
 
 
+def _loss(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
+
+
 _SHOWN: dict[str, tuple[Any, Any]] = {
     "epochs done": ("{:,}".format, None),
     "seconds": ("{:,.1f}".format, min),
     "parameters": ("{:,}".format, None),
     "train accuracy": (percent, max),
-    "train loss": ("{:.4f}".format, min),
+    "train loss": (_loss, min),
     "validation accuracy": (percent, max),
-    "validation loss": ("{:.4f}".format, min),
+    "validation loss": (_loss, min),
     "test accuracy": (percent, max),
-    "test loss": ("{:.4f}".format, min),
+    "test loss": (_loss, min),
     "calibration error": (percent, min),
 }
 """How each figure is written, and which of several is the best."""

@@ -211,8 +211,11 @@ class _Saved:
                 for parameter, view in network.views(state[name]).items():
                     tensor = self.tensors[f"{TRAINING}.optimizer.{name}.{parameter}"]
                     view[...] = backend.asarray(tensor, dtype=network.dtype)
-            if not (updates >= 0 and 0 < step <= run.epochs * run.steps_per_epoch):
-                raise ValueError(f"step {step} of {run.epochs * run.steps_per_epoch}")
+            all_steps = run.epochs * run.steps_per_epoch
+            if not (0 < step <= all_steps and step <= updates < 2**53):
+                raise ValueError(f"step {step} of {all_steps}, update {updates}")
+            if epoch != -(-step // run.steps_per_epoch):
+                raise ValueError(f"step {step} in epoch {epoch}")
             meter.restore(training["measured"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             found = shown(error, 200)
