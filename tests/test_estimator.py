@@ -44,7 +44,7 @@ from xpnet.errors import (
     DataError,
     DivergenceError,
 )
-from xpnet.estimator import XpnetClassifier, XpnetRegressor, parameters
+from xpnet.estimator import XpnetClassifier, XpnetRegressor, _parameters
 from xpnet.losses import MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
 from xpnet.predict import Model
 
@@ -553,8 +553,8 @@ def test_random_state_decides_all() -> None:
     np.random.set_state(before)
 
 
-@pytest.mark.parametrize("activation", sorted(parameters.ACTIVATIONS))
-@pytest.mark.parametrize("solver", parameters.SOLVERS)
+@pytest.mark.parametrize("activation", sorted(_parameters.ACTIVATIONS))
+@pytest.mark.parametrize("solver", _parameters.SOLVERS)
 def test_every_activation_learns_with_every_solver(activation: str, solver: str) -> None:
     rate = 0.3 if solver == "sgd" else 0.03
     network = classifier(activation=activation, solver=solver, learning_rate_init=rate)

@@ -23,11 +23,13 @@ try:
     from sklearn.preprocessing import LabelEncoder
     from sklearn.utils.multiclass import check_classification_targets
 
-    from xpnet.estimator.base import Estimator, Samples
+    from xpnet.estimator._base import Estimator, Samples
 except ImportError as error:
     raise ImportError(
         f"xpnet.estimator needs scikit-learn 1.6 or later ({error}): pip install 'xpnet[sklearn]'"
     ) from error
+
+__all__ = ["XpnetClassifier", "XpnetRegressor"]
 
 
 class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]

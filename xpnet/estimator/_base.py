@@ -20,7 +20,7 @@ from xpnet.activations import GELU, LeakyReLU, ReLU
 from xpnet.backend import HostArray
 from xpnet.callbacks import Callback, Progress, Run
 from xpnet.errors import ConfigError, DataError, DivergenceError
-from xpnet.estimator.parameters import ACTIVATIONS, checked_weights, require_valid, widths
+from xpnet.estimator._parameters import ACTIVATIONS, checked_weights, require_valid, widths
 from xpnet.history import Record
 from xpnet.initializers import GlorotUniform, HeNormal, Initializer
 from xpnet.layer import Layer
