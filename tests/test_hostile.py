@@ -128,6 +128,7 @@ def npz_of_two_names() -> bytes:
         ("npz, one array", b"\x93NUMPY\x01\x00\x2d\x23" + b"-" * 9000 + b"1\n"),
         ("npz, one array", b"\x93NUMPY\x01\x00\x2d\x23" + b"(" * 9000 + b"1\n"),
         ("npz", npz_of_two_names()),
+        ("safetensors", READERS["safetensors"].seeds[1].replace(b'"F32"', b'"\x7fF2"')),
         ("safetensors, description", b"[" * DEEP),
         ("safetensors, description", b'{"format":' + LONG.encode() + b"}"),
         ("safetensors, description", about(dtype="float16")),

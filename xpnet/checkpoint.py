@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from xpnet.backend import Backend, HostArray
-from xpnet.errors import CheckpointError, XpnetError, cut, shown
+from xpnet.errors import CheckpointError, XpnetError, quoted, shown
 from xpnet.network import Sequential
 
 TRAINING = "training"
@@ -117,7 +117,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, HostArray]]:
     except (OSError, SafetensorError, TypeError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
-        found = cut(str(error), 200)
+        found = quoted(error)
         raise CheckpointError(f"{path}: not a readable safetensors file ({found})") from None
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from xpnet.errors import ConfigError, cut, shown
+from xpnet.errors import ConfigError, cut, quoted, shown
 from xpnet.history import parse_checkpoint_every, parse_log_every
 
 Activation = Literal["relu", "leaky_relu", "sigmoid", "tanh", "gelu"]
@@ -295,7 +295,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
     # What is wrong with numbers of many digits and with many brackets, Python says its own way.
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid TOML ({error})") from None
+        raise ConfigError(f"{path}: not valid TOML ({quoted(error)})") from None
     if strange:
         raise ConfigError(f"{path}: {strange}: these are no settings")
     if not _is_small(found):

@@ -61,8 +61,16 @@ def shown(value: object, longest: int = 60) -> str:
 
 def listed(names: Iterable[str]) -> str:
     """Names from a file, for a message: `a, b, c`, or "nothing"."""
-    text = cut(", ".join(names), 200)
-    return (text if text.isprintable() else shown(text, 200)) or "nothing"
+    return quoted(", ".join(names)) or "nothing"
+
+
+def quoted(found: object, longest: int = 200) -> str:
+    """What a file holds, or a library says of it, for a message: a short line of plain text."""
+    text = str(found).strip()
+    if not text and isinstance(found, Exception):
+        text = type(found).__name__
+    text = cut(text.partition("\n")[0], longest)
+    return text if text.isprintable() else shown(text, longest)
 
 
 def cut(text: str, longest: int) -> str:

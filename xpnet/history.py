@@ -13,7 +13,7 @@ from typing import Any
 from xpnet import notebook
 from xpnet.checkpoint import write_atomically
 from xpnet.data.files import reading
-from xpnet.errors import ConfigError, DataError, shown
+from xpnet.errors import ConfigError, DataError, quoted, shown
 
 _MOST_CHARACTERS = 2**25
 
@@ -130,7 +130,7 @@ class History:
         except UnicodeDecodeError:
             raise DataError(f"{path} is no text in UTF-8, so no history") from None
         except csv.Error as error:
-            raise DataError(f"{path} is not valid CSV ({error})") from None
+            raise DataError(f"{path} is not valid CSV ({quoted(error)})") from None
 
 
 def _record(path: Path, line: int, cells: list[str]) -> Record:

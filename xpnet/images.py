@@ -18,7 +18,7 @@ import numpy
 
 from xpnet.backend import HostArray
 from xpnet.data.files import refuse_special
-from xpnet.errors import DataError
+from xpnet.errors import DataError, quoted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -62,14 +62,15 @@ def read_image(path: str | Path, image_shape: tuple[int, int] = (28, 28)) -> Hos
         except UnidentifiedImageError:
             raise DataError(f"{path} is no PNG or JPEG image") from None
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            raise _too_large(path, _first_line(error)) from error
+            raise _too_large(path, quoted(error)) from error
         except MemoryError as error:
             raise DataError(f"{path} does not fit into memory: scale it down") from error
         except DataError:
             raise
         # A damaged file fails wherever its decoder happens to notice.
         except Exception as error:
-            raise DataError(f"{path} cannot be read as an image: {_first_line(error)}") from error
+            reason = quoted(getattr(error, "strerror", None) or error)
+            raise DataError(f"{path} cannot be read as an image: {reason}") from error
     try:
         return _prepared(grey, image_shape)
     except DataError as error:
@@ -197,8 +198,3 @@ def _centred(drawing: HostArray, image_shape: tuple[int, int]) -> HostArray:
         place.append(slice(start, start + length))
     field[tuple(place)] = numpy.rint(drawing * 255)
     return field
-
-
-def _first_line(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(text).splitlines()[0]

@@ -29,7 +29,7 @@ from xpnet.backend import Array, HostArray
 from xpnet.callbacks import Callback, Run
 from xpnet.checkpoint import TRAINING, describe, read, write
 from xpnet.data.batches import DeviceData
-from xpnet.errors import CheckpointError, cut, shown
+from xpnet.errors import CheckpointError, quoted, shown
 from xpnet.folder import alone
 from xpnet.history import Record, parse_checkpoint_every
 from xpnet.meter import Meter
@@ -42,7 +42,6 @@ KEPT = 2
 _NAME = re.compile(r"checkpoint-(\d+)\.safetensors")
 _HASHED_BYTES = 2**28
 _MOST_DIFFERENCES = 4
-_LONGEST = 200
 _REMEDY = "remove it, and training goes on from the one before"
 
 
@@ -185,7 +184,7 @@ class _Saved:
         there = self.training.get("plan")
         there = there if isinstance(there, dict) else {}
         wrong = [
-            f"{_plain(name)} is {_plain(there.get(name, 'none'))} there and "
+            f"{quoted(name)} is {quoted(there.get(name, 'none'))} there and "
             f"{plan.get(name, 'none')} here"
             for name in there | plan
             if there.get(name) != plan.get(name)
@@ -305,12 +304,6 @@ def _named(callbacks: Sequence[Callback]) -> Iterator[tuple[str, Callback]]:
         if type(callback).state is not Callback.state:
             seen[name] = seen.get(name, 0) + 1
             yield (name if seen[name] == 1 else f"{name} {seen[name]}"), callback
-
-
-def _plain(found: object) -> str:
-    """What a file says, for a message: as it is, if that is one short line of text."""
-    is_plain = isinstance(found, str) and found.isprintable()
-    return cut(str(found), _LONGEST) if is_plain else shown(found, _LONGEST)
 
 
 def _record(line: list[Any]) -> Record:

@@ -23,7 +23,7 @@ from xpnet.data.dataset import (
     square_shape,
 )
 from xpnet.data.files import read_content
-from xpnet.errors import DataError, cut
+from xpnet.errors import DataError, cut, quoted
 
 if TYPE_CHECKING:
     import pandas
@@ -125,7 +125,7 @@ def _parse(raw: bytes, path: Path, classes: int | None) -> Dataset:
     # pandas' parser errors, and that of an undecodable byte, are kinds of ValueError; the two
     # parsers may also see different cells in one file.
     except (ValueError, LookupError, csv.Error, StopIteration) as error:
-        _blame(raw, path, layout, 0, str(error).partition("\n")[0])
+        _blame(raw, path, layout, 0, quoted(error))
     x = x[:rows]
     marks = numpy.concatenate(labels) if labels else None
     names = numbered_classes(marks) if classes is None else tuple(map(str, range(classes)))
@@ -178,7 +178,7 @@ def _layout(raw: bytes, path: Path) -> _Layout:
         line, cells = next(records, (0, []))
         second = next(records, None)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is no CSV file in UTF-8 ({error})") from error
+        raise DataError(f"{path} is no CSV file in UTF-8 ({quoted(error)})") from error
     if not cells:
         raise DataError(f"{path} is empty")
     if len(cells) > _MOST_COLUMNS:
@@ -303,9 +303,9 @@ def _blame(raw: bytes, path: Path, layout: _Layout, good_rows: int, reason: str 
                 if fault:
                     raise DataError(f"{path}: line {line}, {_column(layout, column)}: {fault}")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no CSV file in UTF-8 ({error})") from error
+        raise DataError(f"{path} is no CSV file in UTF-8 ({quoted(error)})") from error
     except csv.Error as error:
-        raise DataError(f"{path}: below line {line}: {error}") from error
+        raise DataError(f"{path}: below line {line}: {quoted(error)}") from error
     raise DataError(f"{path} cannot be read as a table of numbers: {reason or 'unknown cell'}")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from xpnet.errors import DataError, cut, listed, shown
+from xpnet.errors import DataError, listed, quoted, shown
 
 GZIP_MAGIC = b"\x1f\x8b"
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -31,13 +31,11 @@ def reading(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: there is no such file") from error
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DataError(
-            f"{path} is damaged and cannot be decompressed ({cut(str(error), 200)}): fetch it again"
+            f"{path} is damaged and cannot be decompressed ({quoted(error)}): fetch it again"
         ) from error
     # zipfile answers a password with RuntimeError, an unknown method with NotImplementedError.
     except (zipfile.BadZipFile, RuntimeError) as error:
-        raise DataError(
-            f"{path} is a ZIP archive that cannot be read ({cut(str(error), 200)})"
-        ) from error
+        raise DataError(f"{path} is a ZIP archive that cannot be read ({quoted(error)})") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except MemoryError as error:

@@ -12,8 +12,8 @@ import numpy
 from xpnet.backend import HostArray
 from xpnet.data.dataset import Dataset, Source, numbered_classes, square_shape
 from xpnet.data.files import reading
-from xpnet.data.npz import DAMAGE, array_header, check_labels, check_samples, reason_of
-from xpnet.errors import DataError, cut
+from xpnet.data.npz import DAMAGE, array_header, check_labels, check_samples
+from xpnet.errors import DataError, cut, quoted
 
 LAYOUTS = "x_train.npy, y_train.npy and perhaps x_test.npy, y_test.npy; or x.npy, y.npy"
 _DTYPES = (numpy.uint8, numpy.float32, numpy.float64)
@@ -84,7 +84,7 @@ def open_npy(path: Path) -> numpy.memmap[Any, Any]:
         try:
             shape, is_fortran, dtype, offset = array_header(file)
         except DAMAGE as error:
-            raise DataError(f"{path} cannot be read as an .npy file: {reason_of(error)}") from error
+            raise DataError(f"{path} cannot be read as an .npy file: {quoted(error)}") from error
         if dtype.hasobject:
             raise DataError(f"{path} holds Python objects, which are never loaded: save numbers")
         wanted = math.prod(shape) * dtype.itemsize

@@ -18,7 +18,7 @@ from numpy.lib import format as npy_format
 from xpnet.backend import HostArray
 from xpnet.data.dataset import Dataset, Source, check_finite, numbered_classes, square_shape
 from xpnet.data.files import check_members, reading
-from xpnet.errors import DataError, cut, listed, shown
+from xpnet.errors import DataError, cut, listed, quoted
 
 # The header of an array is text that NumPy parses as Python; a damaged one fails in many ways.
 DAMAGE = (
@@ -103,9 +103,7 @@ def _read(path: Path) -> tuple[dict[str, HostArray], set[str], str]:
                 _check_sizes(archive.zip, known, path)
                 arrays = {name: archive[name] for name in known}
         except DAMAGE as error:
-            raise DataError(
-                f"{path} cannot be read as an .npz archive: {reason_of(error)}"
-            ) from error
+            raise DataError(f"{path} cannot be read as an .npz archive: {quoted(error)}") from error
     return arrays, names, digest
 
 
@@ -146,12 +144,6 @@ def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, numpy.dtype[An
         else:
             header = npy_format.read_array_header_2_0(head)
     return (*header, head.tell())
-
-
-def reason_of(error: Exception) -> str:
-    """One line of it."""
-    text = cut(str(error).partition("\n")[0], 200) or type(error).__name__
-    return text if text.isprintable() else shown(text, 200)
 
 
 def check_labels(name: str, labels: HostArray) -> HostArray:
