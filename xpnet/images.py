@@ -34,7 +34,7 @@ _FAINTEST = 16
 """Grey levels, of 255, that the drawing has to differ from its background."""
 
 _MOST_PIXELS = 2**25
-"""Some 5,800 by 5,800. With four bytes each, and what is made of them, they take 300 MB."""
+"""Some 5,800 by 5,800. With four bytes each, and what is made of them, they take 180 MB."""
 
 _LONGEST_SIDE = 2**16
 _PIXELS_AT_ONCE = 2**20
