@@ -13,7 +13,7 @@ from xpnet import compare
 from xpnet.compare import main, names_of, remarks, rows, text_table
 from xpnet.config import make
 from xpnet.errors import DataError
-from xpnet.history import History, Record
+from xpnet.history import History, Record, loss_text
 from xpnet.results import read_run
 
 
@@ -103,6 +103,15 @@ def test_a_loss_that_is_not_finite_is_never_the_best(made):
         for name, loss in [("a", math.nan), ("b", 2.0), ("c", math.inf), ("d", 3.0)]
     ]
     assert row(rows(runs), "test loss") == (["nan", "2.0000", "inf", "3.0000"], [1])
+
+
+@pytest.mark.parametrize(
+    ("loss", "text"),
+    [(0.24561, "0.2456"), (0.0, "0.0000"), (999999.5, "999999.5000"), (9.06e28, "9.06e+28"),
+     (-1234567.0, "-1.235e+06"), (math.nan, "nan"), (math.inf, "inf")],
+)  # fmt: skip
+def test_no_loss_takes_more_room_than_it_needs(loss, text):
+    assert loss_text(loss) == text
 
 
 def test_runs_of_the_same_name_are_called_by_their_paths(made, tmp_path, monkeypatch):

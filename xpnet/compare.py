@@ -22,6 +22,7 @@ from xpnet.checkpoint import write_atomically
 from xpnet.config import TrainConfig, toml_value
 from xpnet.drawing import percent
 from xpnet.errors import ConfigError, cut, shown
+from xpnet.history import loss_text
 from xpnet.pages import document, element, note, section, table
 from xpnet.plots import horizontal
 from xpnet.results import PastRun, read_run
@@ -103,20 +104,16 @@ def _figures(run: PastRun) -> dict[str, float | None]:
     }
 
 
-def _loss(value: float) -> str:
-    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
-
-
 _SHOWN: dict[str, tuple[Any, Any]] = {
     "epochs done": ("{:,}".format, None),
     "seconds": ("{:,.1f}".format, min),
     "parameters": ("{:,}".format, None),
     "train accuracy": (percent, max),
-    "train loss": (_loss, min),
+    "train loss": (loss_text, min),
     "validation accuracy": (percent, max),
-    "validation loss": (_loss, min),
+    "validation loss": (loss_text, min),
     "test accuracy": (percent, max),
-    "test loss": (_loss, min),
+    "test loss": (loss_text, min),
     "calibration error": (percent, min),
 }
 """How each figure is written, and which of several is the best."""

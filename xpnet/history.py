@@ -153,6 +153,11 @@ def _record(path: Path, line: int, cells: list[str]) -> Record:
     return Record(**values)
 
 
+def loss_text(loss: float) -> str:
+    """A loss as it is shown: four decimals or, of a million and more, four digits."""
+    return f"{loss:.4f}" if abs(loss) < 1e6 else f"{loss:.4g}"
+
+
 def _texts(record: Record) -> dict[str, str]:
     """The measured fields as text, by their short names; empty where there is no value."""
 
@@ -160,9 +165,9 @@ def _texts(record: Record) -> dict[str, str]:
         return "" if share is None else f"{100 * share:5.2f} %"
 
     return {
-        "loss": f"{record.loss:.4f}",
+        "loss": loss_text(record.loss),
         "acc": percent(record.accuracy),
-        "val loss": "" if record.val_loss is None else f"{record.val_loss:.4f}",
+        "val loss": "" if record.val_loss is None else loss_text(record.val_loss),
         "val acc": percent(record.val_accuracy),
     }
 

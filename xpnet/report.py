@@ -21,7 +21,7 @@ from xpnet.data.dataset import Dataset, Normalisation, Source, Splits
 from xpnet.data.mapped import MappedRows
 from xpnet.errors import CheckpointError, ConfigError, DataError, shown
 from xpnet.folder import alone
-from xpnet.history import History, Record
+from xpnet.history import History, Record, loss_text
 from xpnet.metrics import class_scores
 from xpnet.network import PREDICTION_ROWS, Sequential
 from xpnet.predict import Model
@@ -76,7 +76,7 @@ def describe_test(tested: Evaluation, classes: tuple[str, ...]) -> str:
     """Test accuracy and a line for each class."""
     wide = max(5, *(len(name) for name in classes))
     lines = [
-        f"test accuracy {100 * tested.accuracy:.2f} %   test loss {tested.loss:.4f}",
+        f"test accuracy {100 * tested.accuracy:.2f} %   test loss {loss_text(tested.loss)}",
         f"{'class':>{wide}}  precision  recall      F1  samples",
     ]
     for name, score in zip(classes, class_scores(tested.confusion), strict=True):

@@ -19,7 +19,7 @@ from xpnet.charts import Line, line_chart, reliability_chart
 from xpnet.config import TrainConfig, toml_value
 from xpnet.drawing import percent
 from xpnet.errors import cut
-from xpnet.history import History
+from xpnet.history import History, loss_text
 from xpnet.metrics import class_scores
 from xpnet.mistakes import confusion_part, mistakes_part
 from xpnet.network import Sequential
@@ -75,12 +75,12 @@ def _header(name: str, history: History, about: dict[str, Any], ended: str) -> E
     figures = {}
     if "test_accuracy" in about:
         figures["test accuracy"] = percent(about["test_accuracy"])
-        figures["test loss"] = f"{about['test_loss']:.4f}"
+        figures["test loss"] = loss_text(about["test_loss"])
         if about["validation_accuracy"] is not None:
             figures["validation accuracy"] = percent(about["validation_accuracy"])
     elif history.records:
         last = history.records[-1]
-        figures["training loss"] = f"{last.loss:.4f}"
+        figures["training loss"] = loss_text(last.loss)
         if last.val_accuracy is not None:
             figures["validation accuracy"] = percent(last.val_accuracy)
     if history.records:

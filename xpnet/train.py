@@ -25,7 +25,7 @@ from xpnet.checkpoint import save, write_atomically
 from xpnet.config import TrainConfig, from_command_line
 from xpnet.data import Normalisation, Splits
 from xpnet.errors import DivergenceError
-from xpnet.history import History, Record
+from xpnet.history import History, Record, loss_text
 from xpnet.network import Sequential
 from xpnet.report import (
     ask,
@@ -135,9 +135,10 @@ def fit_network(
         raise
     _keep(network, history, folder)
     if kept is not history.records[-1]:
+        assert kept.val_loss is not None  # it is by this loss that the weights were kept
         print(
             f"kept the weights of epoch {kept.epoch}, whose validation loss "
-            f"{kept.val_loss:.4f} is the lowest"
+            f"{loss_text(kept.val_loss)} is the lowest"
         )
     return history, kept
 

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from xpnet.checkpoint import write_atomically
 from xpnet.config import toml_value
 from xpnet.errors import ConfigError
-from xpnet.history import Record
+from xpnet.history import Record, loss_text
 from xpnet.tune.search import OBJECTIVES, Search, Trial
 from xpnet.tune.space import Range, Space, Values, configure
 
@@ -107,7 +107,7 @@ class Scoreboard:
             *values,
             f"{epochs:>7}",
             f"{100 * accuracy:5.2f} %" if accuracy is not None else " " * 7,
-            f"{loss:8.4f}" if loss is not None else " " * 8,
+            f"{loss_text(loss):>8}" if loss is not None else " " * 8,
         ]
 
 
