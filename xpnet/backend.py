@@ -225,7 +225,7 @@ def zeros(xp: Any, size: int, dtype: Any) -> Array:
     NumPy alone would begin it anywhere; a pass over memory with wide registers, which then cross
     the cache's lines, takes up to twice as long.
     """
-    if xp is not numpy:
+    if xp != numpy:  # who stands for NumPy equals it
         return xp.zeros(size, dtype=dtype)
     itemsize = numpy.dtype(dtype).itemsize
     raw = numpy.zeros(size * itemsize + _ALIGNMENT, dtype=numpy.uint8)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy
 
-from xpnet import blocks, device_errors, products, random, threads, twins
+from xpnet import blocks, device_errors, one_core, products, random, twins
 from xpnet.backend import Array, Backend, HostArray, array_module, on_its_device
 from xpnet.callbacks import Callback, Interrupted, Run
 from xpnet.clipping import ClipNorm
@@ -66,10 +66,10 @@ def train_step(
     if weights is None and blocks.are_possible(network, loss, len(x)):
         value, logits = blocks.forward_backward(network, loss, x, target)
     else:
-        with threads.of_forward_pass(x, network.values):
+        with one_core.if_few(x, network.values):
             logits = network.forward(x, training=True)
-        value = loss.forward(logits, target, weights)
-        network.backward(loss.backward())
+            value = loss.forward(logits, target, weights)
+            network.backward(loss.backward())
     if penalty is not None:
         matrices = network.values[: network.decays]
         array_module(value).add(value, penalty.forward(matrices), out=value)
@@ -187,7 +187,7 @@ def fit(
                 # Of the whole training, wherever it goes on: it decides about the last digit.
                 twins.used(epochs * run.steps_per_epoch, data.backend.xp),
                 products.used(xp),
-                threads.kept(),
+                one_core.kept(),
                 device_errors.in_training(network, loss, data, size),
                 numpy.errstate(over="ignore", invalid="ignore", divide="ignore"),
             ):

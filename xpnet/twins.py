@@ -102,12 +102,12 @@ def did(name: str, *arguments: Any) -> bool:
         elif type(argument) not in (int, float, bool):
             return False
     arguments = tuple(number(a) if type(a) is float else a for a in arguments)
-    listener = listener_of(xp)
+    keep = getattr(listener_of(xp), "keep", None)
     try:
-        if listener is None:
+        if keep is None:
             getattr(module, name)(*arguments)
         else:
-            listener.keep(module.bind(name, arguments))
+            keep(module.bind(name, arguments))
     except Declined:
         return False
     return True

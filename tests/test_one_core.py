@@ -1,9 +1,10 @@
-"""The BLAS threads of a small step: one during the forward pass, as before afterwards."""
+"""A step of few rows: one thread of the BLAS, as before afterwards; products in small pieces."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +14,8 @@ import threadpoolctl
 from cases import place
 
 import xpnet as xn
-from xpnet import replay, threads
-from xpnet.backend import Array, Backend, array_module
+from xpnet import one_core, replay
+from xpnet.backend import Array, Backend, array_module, listening
 from xpnet.callbacks import Run
 from xpnet.layer import Layer
 from xpnet.losses import SoftmaxCrossEntropy
@@ -44,7 +45,7 @@ class Pool:
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch) -> Pool:
     made = Pool()
-    monkeypatch.setattr(threads, "_pool", lambda: made)
+    monkeypatch.setattr(one_core, "_pool", lambda: made)
     return made
 
 
@@ -91,15 +92,15 @@ def step(network: Sequential, rows: int, features: int = 12) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 32])
-def test_few_rows_go_forward_in_one_thread(rows: int, pool: Pool) -> None:
+def test_few_rows_go_forward_and_back_in_one_thread(rows: int, pool: Pool) -> None:
     made = network(pool)
     step(made, rows)
-    assert seen(made) == [("forward", 1), ("backward", BEFORE)]
+    assert seen(made) == [("forward", 1), ("backward", 1)]
     assert pool.calls == [1, BEFORE]
 
 
 @pytest.mark.parametrize(
-    ("rows", "features", "hidden"), [(33, 12, 7), (128, 12, 7), (16, 1024, 257)]
+    ("rows", "features", "hidden"), [(33, 12, 7), (128, 12, 7), (16, 1100, 257), (32, 784, 179)]
 )
 def test_many_rows_or_large_weights_change_nothing(
     rows: int, features: int, hidden: int, pool: Pool
@@ -111,9 +112,9 @@ def test_many_rows_or_large_weights_change_nothing(
 
 
 def test_weights_that_just_fit(pool: Pool) -> None:
-    made = network(pool, features=1023, hidden=255)
-    assert made.values.size <= 2**18 < made.values.size + 4000
-    step(made, 16, 1023)
+    made = network(pool, features=1100, hidden=254)
+    assert 16 * made.values.size <= 4_500_000 < 16 * (made.values.size + 1104)
+    step(made, 16, 1100)
     assert pool.calls == [1, BEFORE]
 
 
@@ -132,7 +133,7 @@ def test_one_thread_stays_one(pool: Pool) -> None:
 
 
 def test_without_a_blas_that_can_be_told(monkeypatch: pytest.MonkeyPatch, pool: Pool) -> None:
-    monkeypatch.setattr(threads, "_pool", lambda: None)
+    monkeypatch.setattr(one_core, "_pool", lambda: None)
     made = network(pool)
     step(made, 16)
     xn.fit(made, samples(64), optimizer=xn.SGD(), epochs=2, batch_size=16)
@@ -203,7 +204,7 @@ def test_a_replayed_step_is_told_too(pool: Pool) -> None:
         batch_size=16,
         callbacks=[At(step, lambda run: numbers.append(pool.number)) for step in range(1, 9)],
     )
-    assert seen(made) == [("forward", 1), ("backward", BEFORE)] * 2
+    assert seen(made) == [("forward", 1), ("backward", 1)] * 2
     assert pool.calls == [1, BEFORE] * 8 + [BEFORE]
     assert numbers == [BEFORE] * 8
 
@@ -234,8 +235,8 @@ def test_an_interrupt_in_a_replayed_step_leaves_the_number_as_it_was(
 
 @pytest.mark.parametrize("first_ends", ["first", "last"])
 def test_trainings_side_by_side_leave_the_number_as_it_was(first_ends: str, pool: Pool) -> None:
-    """The second begins while the first is in a forward pass."""
-    first, second = threads.kept(), threads.kept()
+    """The second begins while the first is in a pass of few rows."""
+    first, second = one_core.kept(), one_core.kept()
     first.__enter__()
     pool.set_num_threads(1)
     second.__enter__()
@@ -244,9 +245,124 @@ def test_trainings_side_by_side_leave_the_number_as_it_was(first_ends: str, pool
         block.__exit__(None, None, None)
         assert pool.number == BEFORE
     pool.number, pool.interrupt_at = 2, len(pool.calls) + 1
-    with pytest.raises(KeyboardInterrupt), threads.kept():
+    with pytest.raises(KeyboardInterrupt), one_core.kept():
         pool.set_num_threads(1)
     assert pool.number == 2
+
+
+# The pieces
+
+
+class Spy:
+    """NumPy, with a note of the products made through it: name and sizes `(M, K, N)`."""
+
+    def __init__(self) -> None:
+        self.products: list[tuple[str, int, int, int]] = []
+
+    def __eq__(self, other: object) -> bool:
+        return other is self or other is np
+
+    def __hash__(self) -> int:
+        return hash(np)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "keep" or name not in ("dot", "matmul"):
+            return getattr(np, name)
+
+        def product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
+            if a.ndim == b.ndim == 2:
+                self.products.append((name, *a.shape, b.shape[1]))
+            return getattr(np, name)(a, b, out=out)
+
+        return product
+
+
+@pytest.fixture
+def spy() -> Iterator[Spy]:
+    made = Spy()
+    with listening(made):
+        yield made
+
+
+def check_product(rows: int, inner: int, columns: int) -> None:
+    random = np.random.default_rng(rows * columns)
+    a = random.standard_normal((rows, inner)).astype(np.float32)
+    b = random.standard_normal((inner, columns)).astype(np.float32)
+    out = np.full((rows, columns), np.nan, np.float32)
+    assert array_module(a, b).dot(a, b, out=out) is out
+    assert np.allclose(out, a.astype(float) @ b.astype(float), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "pieces"),
+    [
+        ((16, 784, 128), [(16, 784, 64)] * 2),  # W3's first layer, forward
+        ((784, 16, 128), [(480, 16, 128), (304, 16, 128)]),  # and its weights' gradient
+        ((16, 128, 784), [(16, 128, 480), (16, 128, 304)]),  # and what it would hand back
+        ((32, 784, 100), [(32, 784, 32)] * 3 + [(32, 784, 4)]),
+        ((16, 500, 126), [(16, 500, 112), (16, 500, 14)]),
+        ((16, 500, 125), [(16, 500, 125)]),  # a million exactly
+        ((32, 4000, 40), [(32, 4000, 40)]),  # sixteen columns would be too many
+        ((0, 784, 128), [(0, 784, 128)]),
+    ],
+)
+def test_a_product_of_few_rows_is_made_in_pieces(
+    sizes: tuple[int, int, int], pieces: list[tuple[int, int, int]], pool: Pool, spy: Spy
+) -> None:
+    with one_core.if_few(np.empty((1, 1)), np.empty(1)):
+        check_product(*sizes)
+    name = "matmul" if np.prod(sizes) > 1_000_000 else "dot"
+    assert spy.products == [(name, *piece) for piece in pieces]
+    spy.products.clear()
+    check_product(*sizes)
+    assert spy.products == [("dot", *sizes)], "outside of the pass it is whole"
+
+
+def test_other_products_stay_whole(pool: Pool, spy: Spy) -> None:
+    a, ones = np.ones((2000, 600), np.float32), np.ones(2000, np.float32)
+    with one_core.if_few(np.empty((1, 1)), np.empty(1)):
+        xp = array_module(a)
+        assert np.array_equal(xp.dot(ones, a, out=np.empty(600, np.float32)), [2000] * 600)
+        assert np.array_equal(xp.dot(a, np.ones(600, np.float32), out=None), [600] * 2000)
+        assert xp.dot(a, a.T, out=None).shape == (2000, 2000)
+    assert spy.products == [("dot", 2000, 600, 2000)]
+
+
+@pytest.mark.parametrize("number", [1, BEFORE])
+@pytest.mark.parametrize(("rows", "name"), [(16, "matmul"), (33, "dot")])
+def test_a_step_makes_its_products_so(
+    rows: int, name: str, number: int, pool: Pool, spy: Spy
+) -> None:
+    """Those of a layer forward and back, however many threads the BLAS had."""
+    pool.number = number
+    made = network(pool, features=784, hidden=128)
+    step(made, rows, 784)
+    whole = [product for product in spy.products if np.prod(product[1:]) > 50_000]
+    assert {product[0] for product in whole} == {name}
+    assert len(whole) == (4 if name == "matmul" else 2)
+    assert sum(np.prod(product[1:]) for product in whole) == 2 * rows * 784 * 128
+
+
+def test_buffers_made_in_such_a_step_are_aligned_too(pool: Pool) -> None:
+    made = network(pool)
+    step(made, 16)
+    buffers = [buffer for layer in made.layers for buffer in layer.workspace._memory.values()]
+    addresses = [buffer.ctypes.data % 64 for buffer in buffers if len(buffer) > 16]
+    assert len(addresses) > 3
+    assert set(addresses) == {0}
+
+
+def test_a_pass_of_few_rows_is_its_own_thread_s(pool: Pool) -> None:
+    asked: list[Any] = []
+    x = np.empty((1, 1))
+    with one_core.if_few(x, x):
+        other = Thread(target=lambda: asked.append(array_module(x)))
+        other.start()
+        other.join()
+        assert array_module(x) is not np
+        assert array_module(x) == np
+    assert [asked[0], array_module(x)] == [np, np]
+    assert asked[0] is np
 
 
 # NumPy's own BLAS
@@ -255,12 +371,12 @@ def test_trainings_side_by_side_leave_the_number_as_it_was(first_ends: str, pool
 @pytest.fixture
 def own() -> Iterator[Any]:
     """The real one, with two threads also where there is one core."""
-    threads._pool.cache_clear()
-    pool = threads._pool()
+    one_core._pool.cache_clear()
+    pool = one_core._pool()
     assert pool is not None, "threadpoolctl knows no BLAS of NumPy's"
     before = pool.get_num_threads()
     pool.set_num_threads(2)
-    assert threads._pool() is pool
+    assert one_core._pool() is pool
     yield pool
     pool.set_num_threads(before)
 
@@ -289,7 +405,7 @@ def test_numpys_own_blas_is_chosen(
             return SimpleNamespace(lib_controllers=pools)
 
     monkeypatch.setattr(threadpoolctl, "ThreadpoolController", Controller)
-    chosen = threads._pool.__wrapped__()
+    chosen = one_core._pool.__wrapped__()
     assert (chosen and chosen.filepath) == (expected and str(PACKAGES / expected))
 
 
@@ -297,7 +413,7 @@ def test_numpys_own_blas_is_told(own: Any) -> None:
     made = network(own)
     step(made, 16)
     step(made, 64)
-    assert seen(made) == [("forward", 1), ("backward", 2), ("forward", 2), ("backward", 2)]
+    assert seen(made) == [("forward", 1), ("backward", 1), ("forward", 2), ("backward", 2)]
     xn.fit(made, samples(64), optimizer=xn.SGD(), epochs=2, batch_size=16)
     assert own.get_num_threads() == 2
 
@@ -313,5 +429,5 @@ def test_the_results_are_those_of_all_threads(own: Any, monkeypatch: pytest.Monk
 
     few = trained()
     assert np.array_equal(trained(), few)
-    monkeypatch.setattr(threads, "FEW_ROWS", 0)
+    monkeypatch.setattr(one_core, "FEW_ROWS", 0)
     assert np.allclose(trained(), few, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,134 @@
+"""A step of few rows, made by one core, in products so small that the BLAS packs nothing.
+
+A product on two cores leaves half of the weights in the other core's cache, and the update,
+which one core makes, has to fetch them back. With few rows that costs more than the second core
+saves: a step of 784-128-64-10 in batches of 16 takes 166 µs on two cores, 137 on one, and where
+the cores share no cache 396 and 139 (`bench/NOTES.md`).
+
+OpenBLAS copies both matrices of a product into an order of its own before it multiplies them;
+for 16 rows that is a third of the time. It leaves that out for a product of at most a million
+multiplications (on x86-64 with AVX-512: `kernel/x86_64/sgemm_small_kernel_permit_skylakex.c`),
+so a larger one is cut into pieces. To another BLAS a product in pieces is one like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy
+import threadpoolctl
+
+from xpnet.backend import Array, listener_of, listening
+
+FEW_ROWS = 32
+FEW_PRODUCTS = 4_500_000
+"""Multiplications of a forward pass, rows times weights, beyond which two cores are faster."""
+
+PIECE = 1_000_000
+"""Multiplications up to which a product is not packed."""
+
+_STEP = 16
+"""Rows or columns of a piece come in multiples of a float32 vector."""
+
+_lock = Lock()
+_numbers: list[int] = []
+"""What the blocks of `kept` that are under way leave behind: the same number, once for each."""
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Leave the number of the BLAS's threads as it was, however the block ends.
+
+    A block may begin while one in another thread is in a pass of few rows: it takes the number
+    from that one.
+    """
+    pool = _pool()
+    if pool is None:
+        yield
+        return
+    with _lock:
+        threads = _numbers[0] if _numbers else pool.get_num_threads()
+        _numbers.append(threads)
+    try:
+        yield
+    finally:
+        with _lock:
+            _numbers.pop()
+            pool.set_num_threads(threads)
+
+
+@contextmanager
+def if_few(x: Array, weights: Array) -> Iterator[None]:
+    """Within the block, a pass forward and back of `x` `(N, F)` is one core's, if that pays."""
+    rows = len(x)
+    is_small = rows <= FEW_ROWS and rows * weights.size <= FEW_PRODUCTS
+    pool = _pool() if is_small and isinstance(x, numpy.ndarray) else None
+    if pool is None:
+        yield
+        return
+    threads = pool.get_num_threads()
+    if threads > 1:
+        _run(partial(pool.set_num_threads, 1))
+    try:
+        with listening(_InPieces(listener_of(numpy) or numpy)):
+            yield
+    finally:
+        if threads > 1:
+            _run(partial(pool.set_num_threads, threads))
+
+
+class _InPieces:
+    """The array module `xp`, but that a product of two matrices is made in pieces.
+
+    `xp` may be who listens to NumPy: it is told of each piece. It equals what it stands for, so
+    that a `Workspace` finds the arrays that were made with that.
+    """
+
+    def __init__(self, xp: Any) -> None:
+        self.xp = xp
+
+    def __eq__(self, other: object) -> bool:
+        return other is self or bool(self.xp == other)
+
+    def __hash__(self) -> int:
+        return hash(self.xp)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.xp, name)
+
+    def dot(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """`a b`."""
+        if out is None or a.ndim < 2 or b.ndim < 2 or a.size * b.shape[1] <= PIECE:
+            return self.xp.dot(a, b, out=out)
+        (rows, inner), columns = a.shape, b.shape[1]
+        longer, shorter = max(rows, columns), min(rows, columns)
+        step = PIECE // (inner * shorter) // _STEP * _STEP or longer
+        for start in range(0, longer, step):
+            part = slice(start, start + step)
+            if rows == longer:
+                self.xp.matmul(a[part], b, out=out[part])
+            else:
+                self.xp.matmul(a, b[:, part], out=out[:, part])
+        return out
+
+
+def _run(call: partial[Any]) -> None:
+    keep = getattr(listener_of(numpy), "keep", None)
+    if keep is None:
+        call()
+    else:
+        keep(call)
+
+
+@cache
+def _pool() -> Any:
+    """NumPy's own BLAS, as threadpoolctl sees it; None where it sees none."""
+    pools = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
+    home = str(Path(numpy.__file__).parent)
+    own = [pool for pool in pools if pool.filepath.startswith(home)]
+    return (own or pools or [None])[0]
