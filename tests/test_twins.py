@@ -30,9 +30,9 @@ from hypothesis import strategies as st
 from numba.core.dispatcher import Dispatcher
 
 import xpnet as xn
-from xpnet import compiled, kernels, twins
+from xpnet import compiled, kernels, replay, twins
 from xpnet.activations import softmax
-from xpnet.backend import Backend
+from xpnet.backend import Backend, array_module
 from xpnet.callbacks import Run
 from xpnet.data import Normalisation
 from xpnet.errors import DivergenceError
@@ -67,6 +67,9 @@ def noted() -> Iterator[list[str]]:
 
 # Nothing goes untested
 
+JOINED = {"add_relu"}
+"""The twins of two neighbours in a recorded step, which have tests of their own at the end."""
+
 
 def functions() -> set[str]:
     """The twins that there are."""
@@ -78,15 +81,16 @@ def test_every_twin_is_asked_for_has_a_case_and_is_used_by_fit() -> None:
     texts = [path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))]
     asked = set().union(*map(asked_for, texts))
     on_cuda = {name for name, item in vars(kernels).items() if hasattr(item, "launches")}
-    assert functions() <= asked, "no twins.did() gives the name"
+    assert functions() - JOINED <= asked, "no twins.did() gives the name"
     assert asked - functions() <= on_cuda, "xpnet/compiled.py lacks what twins.did() names"
-    assert functions() == {name for case in CASES for name in case.twins}, "add a case to CASES"
-    assert functions() == set().union(*(used for _, used in FITS)), "add a training to FITS"
+    alone = functions() - JOINED
+    assert alone == {name for case in CASES for name in case.twins}, "add a case to CASES"
+    assert alone == set().union(*(used for _, used in FITS)), "add a training to FITS"
 
 
 def test_a_twin_without_a_case_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "stray", compiled.descend, raising=False)
-    assert functions() - {name for case in CASES for name in case.twins} == {"stray"}
+    assert functions() - JOINED - {name for case in CASES for name in case.twins} == {"stray"}
     assert asked_for("if x and not twins.did('stray', 1):\n did('other')") == {"stray", "other"}
     with pytest.raises(AssertionError, match="not a plain name"):
         asked_for("twins.did(name, 1)")
@@ -793,3 +797,134 @@ def test_a_bound_twin_keeps_its_arrays() -> None:
     gc.collect()
     call()
     assert (values == 0.75).all()
+
+
+# Neighbours joined
+
+
+def neighbours(dtype: str = "float32", seed: int = 0) -> dict[str, np.ndarray]:
+    """What `Linear` and `ReLU` have in their hands, special values among it."""
+    draw = Draw(seed, 40, 13, dtype, specials=seed > 0)
+    arrays = {"y": draw.reals(), "bias": draw.reals(13), "zeros": np.zeros((40, 13), dtype)}
+    arrays["zeros"].setflags(write=False)
+    return arrays | {"r": np.empty((40, 13), dtype)}
+
+
+def recorded(step: Callable[[Any], Any]) -> list[str]:
+    """The names of the calls that a tape of `step` has, with twins in use."""
+    with twins.used():
+        calls: Any = replay.record(np, lambda: step(array_module(np.empty(0))))
+    return [getattr(call.func, "__name__", type(call.func).__name__) for call in calls]
+
+
+def forward(a: dict[str, np.ndarray]) -> Callable[[Any], Any]:
+    def step(xp: Any) -> None:
+        xp.add(a["y"], a["bias"], out=a["y"])
+        xp.maximum(a["y"], a["zeros"], out=a["r"])
+
+    return step
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_bias_and_the_relu_after_it_are_one_call_to_the_same_bits(dtype: str, seed: int) -> None:
+    given, expected = neighbours(dtype, seed), neighbours(dtype, seed)
+    with np.errstate(all="ignore"), twins.used():
+        (call,) = replay.record(np, lambda: forward(given)(array_module(given["y"])))
+        for name, array in neighbours(dtype, seed).items():
+            if name != "zeros":
+                given[name][...] = array
+        call()
+        forward(expected)(np)
+    for name, array in expected.items():
+        assert np.array_equal(given[name], array, equal_nan=True), name
+
+
+def test_a_network_s_step_is_joined_and_only_with_twins() -> None:
+    network = xn.Sequential([xn.Linear(5, 4), xn.ReLU(), xn.Linear(4, 3)])
+    x = np.ones((6, 5), np.float32)
+    network.forward(x, training=True)
+
+    def step(_: Any) -> None:
+        network.forward(x, training=True)
+
+    assert recorded(step) == ["dot", "add_relu", "dot", "add"]
+    assert len(replay.record(np, lambda: step(None))) == 5
+
+
+def _writeable(a: dict[str, np.ndarray]) -> None:
+    a["zeros"] = np.zeros_like(a["zeros"])
+
+
+def _not_zeros(a: dict[str, np.ndarray]) -> None:
+    a["zeros"] = np.ones_like(a["zeros"])
+    a["zeros"].setflags(write=False)
+
+
+def _apart(a: dict[str, np.ndarray]) -> None:
+    a["r"] = np.empty((40, 26), a["r"].dtype)[:, ::2]
+
+
+def _rows(a: dict[str, np.ndarray]) -> None:
+    a["bias"] = np.ones((40, 1), a["bias"].dtype)
+
+
+def _other_dtype(a: dict[str, np.ndarray]) -> None:
+    a["r"] = a["r"].astype("float64")
+
+
+def _integers(a: dict[str, np.ndarray]) -> None:
+    for name, array in a.items():
+        with np.errstate(invalid="ignore"):
+            a[name] = array.astype("int32")
+    a["zeros"].setflags(write=False)
+
+
+def _vectors(a: dict[str, np.ndarray]) -> None:
+    for name in ("y", "zeros", "r"):
+        a[name] = a[name][0]
+
+
+@pytest.mark.parametrize(
+    "change", [_writeable, _not_zeros, _apart, _rows, _other_dtype, _integers, _vectors]
+)
+def test_what_only_looks_like_it_stays_two_calls(change: Callable[[Any], None]) -> None:
+    arrays = neighbours()
+    change(arrays)
+    assert recorded(forward(arrays)) == ["add", "maximum"]
+
+
+def test_what_is_not_a_bias_and_its_relu_stays_as_it_is() -> None:
+    a = neighbours()
+    other = np.ones_like(a["y"])
+
+    def of_another_array(xp: Any) -> None:
+        xp.add(a["y"], a["bias"], out=a["y"])
+        xp.maximum(other, a["zeros"], out=a["r"])
+
+    def into_another_array(xp: Any) -> None:
+        xp.add(a["y"], a["bias"], out=other)
+        xp.maximum(other, a["zeros"], out=a["r"])
+
+    def in_another_order(xp: Any) -> None:
+        xp.maximum(a["y"], a["zeros"], out=a["r"])
+        xp.add(a["y"], a["bias"], out=a["y"])
+
+    def with_a_launch_between(xp: Any) -> None:
+        xp.add(a["y"], a["bias"], out=a["y"])
+        xp.keep(lambda: None)
+        xp.maximum(a["y"], a["zeros"], out=a["r"])
+
+    assert recorded(of_another_array) == ["add", "maximum"]
+    assert recorded(into_another_array) == ["add", "maximum"]
+    assert recorded(in_another_order) == ["maximum", "add"]
+    with twins.used():
+        assert len(replay.record(np, lambda: with_a_launch_between(array_module(other)))) == 3
+        assert replay.record(np, lambda: None) == ()
+
+
+def test_zeros_to_compare_with_cannot_be_written_to() -> None:
+    zeros = xn.ReLU().workspace.zeros(np, (2, 3), np.float32)
+    assert not zeros.any()
+    with pytest.raises(ValueError, match="read-only"):
+        zeros[0] = 1

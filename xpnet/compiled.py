@@ -32,6 +32,17 @@ def bind(name: str, arguments: Sequence[Any]) -> Callable[[], Any]:
 
 
 @_loop
+def add_relu(y: Array, bias: Array, r: Array) -> None:
+    """The end of `Linear.forward` and the `ReLU.forward` after it: `y += b`, `r = max(y, 0)`."""
+    zero = y.dtype.type(0)
+    for n in range(y.shape[0]):
+        for j in range(bias.size):
+            total = y[n, j] + bias[j]
+            y[n, j] = total
+            r[n, j] = zero if total < zero else total
+
+
+@_loop
 def relu_backward(dy: Array, x: Array, dx: Array) -> None:
     """`ReLU.backward`."""
     if dy.shape != x.shape:

@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 
 import numpy
 
+from xpnet import twins
 from xpnet.backend import listening
 from xpnet.errors import ConfigError
 from xpnet.graph import Graphs
@@ -83,11 +84,11 @@ _REMEDY = (
 
 
 def record(xp: Any, step: Call) -> tuple[Call, ...]:
-    """Run `step`, all of whose work is done through `xp`; returns the calls that it consists of."""
+    """Run `step`, all of whose work is done through `xp`; returns the calls that it comes to."""
     listener = Listener(xp)
     with listening(listener):
         step()
-    return tuple(listener.calls)
+    return twins.joined(listener.calls)
 
 
 def _bound(

@@ -18,18 +18,20 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from threading import get_ident
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy
 
 from xpnet.backend import listener_of
+
+Call: TypeAlias = Callable[[], Any]
 
 ENABLED = os.environ.get("XPNET_KERNELS", "1") != "0"
 """False leaves all twins out."""
@@ -111,6 +113,38 @@ def did(name: str, *arguments: Any) -> bool:
     except Declined:
         return False
     return True
+
+
+def joined(calls: Sequence[Call]) -> tuple[Call, ...]:
+    """The calls of a recorded step, with one twin for two neighbours where there is one.
+
+    There is for a bias and the ReLU after it: what the one wrote, the other would read again.
+    """
+    in_use, kept = _in_use.get(get_ident()), list(calls[:1])
+    if in_use is None or not hasattr(in_use[1], "add_relu"):
+        return tuple(calls)
+    for call in calls[1:]:
+        arrays = _of_bias_and_relu(kept[-1], call)
+        if arrays is None:
+            kept.append(call)
+        else:
+            kept[-1] = in_use[1].bind("add_relu", arrays)
+    return tuple(kept)
+
+
+def _of_bias_and_relu(first: Any, second: Any) -> tuple[Any, ...] | None:
+    """`(y, bias, r)` where the calls are `add(y, bias, y)` and `maximum(y, zeros, out=r)`."""
+    if not (isinstance(first, partial) and isinstance(second, partial)):
+        return None
+    if (first.func, second.func) != (numpy.add, numpy.maximum) or len(first.args) != 3:
+        return None
+    (y, bias, out), (x, zeros), r = first.args, second.args, second.keywords["out"]
+    if not (x is y is out and y.ndim == 2 and bias.shape == y.shape[1:] and r.shape == y.shape):
+        return None
+    if zeros.flags.writeable or zeros.any() or not y.dtype == bias.dtype == r.dtype:
+        return None
+    is_laid_out = all(a.flags.c_contiguous and a.dtype.char in "fd" for a in (y, bias, r))
+    return (y, bias, r) if is_laid_out else None
 
 
 @cache
