@@ -325,6 +325,8 @@ def test_other_products_stay_whole(pool: Pool, spy: Spy) -> None:
         assert np.array_equal(xp.dot(ones, a, out=np.empty(600, np.float32)), [2000] * 600)
         assert np.array_equal(xp.dot(a, np.ones(600, np.float32), out=None), [600] * 2000)
         assert xp.dot(a, a.T, out=None).shape == (2000, 2000)
+        stack = np.ones((2, 900, 600), np.float32)
+        assert xp.dot(stack, a.T, out=np.empty((2, 900, 2000), np.float32)).all()
     assert spy.products == [("dot", 2000, 600, 2000)]
 
 

@@ -6,7 +6,7 @@ saves: a step of 784-128-64-10 in batches of 16 takes 166 µs on two cores, 137 
 the cores share no cache 396 and 139 (`bench/NOTES.md`).
 
 OpenBLAS copies both matrices of a product into an order of its own before it multiplies them;
-for 16 rows that is a third of the time. It leaves that out for a product of at most a million
+for 16 rows that is a quarter of the time. It leaves that out for a product of at most a million
 multiplications (on x86-64 with AVX-512: `kernel/x86_64/sgemm_small_kernel_permit_skylakex.c`),
 so a larger one is cut into pieces. To another BLAS a product in pieces is one like any other.
 """
@@ -103,7 +103,7 @@ class _InPieces:
 
     def dot(self, a: Array, b: Array, out: Array | None = None) -> Array:
         """`a b`."""
-        if out is None or a.ndim < 2 or b.ndim < 2 or a.size * b.shape[1] <= PIECE:
+        if out is None or not a.ndim == b.ndim == 2 or a.size * b.shape[1] <= PIECE:
             return self.xp.dot(a, b, out=out)
         (rows, inner), columns = a.shape, b.shape[1]
         longer, shorter = max(rows, columns), min(rows, columns)
