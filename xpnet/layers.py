@@ -207,11 +207,13 @@ class GaussianNoise(_Drawing):
         xp.log(radius, out=radius)
         xp.multiply(radius, factor, out=radius)
         xp.sqrt(radius, out=radius)
-        first, second = y[:, :half], y[:, half:]
-        xp.cos(angle, out=first)
-        xp.multiply(first, radius, out=first)
-        xp.sin(angle[:, : features - half], out=second)
-        xp.multiply(second, radius[:, : features - half], out=second)
+        wave = self.workspace.array(xp, "wave", (count, half), x.dtype)
+        xp.cos(angle, out=wave)
+        xp.multiply(wave, radius, out=wave)
+        xp.copyto(y[:, :half], wave)
+        xp.sin(angle, out=wave)
+        xp.multiply(wave, radius, out=wave)
+        xp.copyto(y[:, half:], wave[:, : features - half])
         return xp.add(y, x, out=y)
 
     def backward(self, dy: Array) -> Array:

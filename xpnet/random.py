@@ -58,7 +58,8 @@ def hash_bits(rows: Array, units: Array, out: Array, scratch: Array) -> Array:
     ("Prospecting for hash functions", 2018: lowbias32).
     """
     xp = array_module(rows, units, out, scratch)
-    xp.bitwise_xor(rows, units, out=out)
+    xp.copyto(out, rows)
+    xp.bitwise_xor(out, units, out=out)
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         xp.right_shift(out, shift, out=scratch)
         xp.bitwise_xor(out, scratch, out=out)
