@@ -2,8 +2,8 @@
 
 A product on two cores leaves half of the weights in the other core's cache, and the update,
 which one core makes, has to fetch them back. With few rows that costs more than the second core
-saves: a step of 784-128-64-10 in batches of 16 takes 166 µs on two cores, 137 on one, and where
-the cores share no cache 396 and 139 (`bench/NOTES.md`).
+saves: a step of 784-128-64-10 in batches of 16 takes 166 µs on two cores, 137 on one, and when
+data pass slowly from core to core 396 and 139 (`bench/NOTES.md`).
 
 OpenBLAS copies both matrices of a product into an order of its own before it multiplies them;
 for 16 rows that is a quarter of the time. It leaves that out for a product of at most a million
