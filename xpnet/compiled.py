@@ -32,14 +32,27 @@ def bind(name: str, arguments: Sequence[Any]) -> Callable[[], Any]:
 
 
 @_loop
+def _rectified(x: Any) -> Any:
+    # What is not a number stays so, and -0 is 0, as in `maximum`.
+    return x if x > 0 or x != x else type(x)(0)
+
+
+@_loop
+def relu(x: Array, y: Array) -> None:
+    """`ReLU.forward`."""
+    x, y = x.ravel(), y.ravel()
+    for i in range(y.size):
+        y[i] = _rectified(x[i])
+
+
+@_loop
 def add_relu(y: Array, bias: Array, r: Array) -> None:
     """The end of `Linear.forward` and the `ReLU.forward` after it: `y += b`, `r = max(y, 0)`."""
-    zero = y.dtype.type(0)
     for n in range(y.shape[0]):
         for j in range(bias.size):
             total = y[n, j] + bias[j]
             y[n, j] = total
-            r[n, j] = zero if total < zero else total
+            r[n, j] = _rectified(total)
 
 
 @_loop

@@ -64,7 +64,10 @@ def kept() -> Iterator[None]:
 
 @contextmanager
 def if_few(x: Array, weights: Array) -> Iterator[None]:
-    """Within the block, a pass forward and back of `x` `(N, F)` is one core's, if that pays."""
+    """Within the block a pass forward and back of `x` `(N, F)` is one core's, if that pays.
+
+    `weights`: `(P,)`, all values of the network; their number decides.
+    """
     rows = len(x)
     is_small = rows <= FEW_ROWS and rows * weights.size <= FEW_PRODUCTS
     pool = _pool() if is_small and isinstance(x, numpy.ndarray) else None

@@ -133,18 +133,17 @@ def joined(calls: Sequence[Call]) -> tuple[Call, ...]:
 
 
 def _of_bias_and_relu(first: Any, second: Any) -> tuple[Any, ...] | None:
-    """`(y, bias, r)` where the calls are `add(y, bias, y)` and `maximum(y, zeros, out=r)`."""
+    """`(y, bias, r)` where the calls are `add(y, bias, y)` and the twin `relu(y, r)`."""
     if not (isinstance(first, partial) and isinstance(second, partial)):
         return None
-    if (first.func, second.func) != (numpy.add, numpy.maximum) or len(first.args) != 3:
+    is_relu = getattr(second.func, "__name__", None) == "relu"
+    if not is_relu or first.func is not numpy.add or len(first.args) != 3:
         return None
-    (y, bias, out), (x, zeros), r = first.args, second.args, second.keywords["out"]
-    if not (x is y is out and y.ndim == 2 and bias.shape == y.shape[1:] and r.shape == y.shape):
+    (y, bias, out), (x, r) = first.args, second.args
+    if not (x is y is out and y.ndim == 2 and isinstance(bias, numpy.ndarray)):
         return None
-    if zeros.flags.writeable or zeros.any() or not y.dtype == bias.dtype == r.dtype:
-        return None
-    is_laid_out = all(a.flags.c_contiguous and a.dtype.char in "fd" for a in (y, bias, r))
-    return (y, bias, r) if is_laid_out else None
+    is_bias = bias.shape == y.shape[1:] and bias.dtype == y.dtype and bias.flags.c_contiguous
+    return (y, bias, r) if is_bias else None
 
 
 @cache

@@ -33,15 +33,10 @@ class Workspace:
         return view
 
     def zeros(self, xp: Any, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Zeros to compare with: for NumPy, `maximum` of two arrays is faster than of a number.
-
-        NumPy's can be read only, so that whoever finds them knows that they stay zeros.
-        """
+        """Zeros to compare with: for NumPy, `maximum` of two arrays is faster than of a number."""
         size, memory = math.prod(shape), self._memory.get((xp, "zeros"))
         if memory is None or memory.dtype != dtype or len(memory) < size:
             memory = self._memory[xp, "zeros"] = zeros(xp, size, dtype)
-            if hasattr(memory, "setflags"):
-                memory.setflags(write=False)
         return memory[:size].reshape(shape)
 
     def ones(self, xp: Any, size: int, dtype: Any) -> Array:
