@@ -67,6 +67,11 @@ __device__ T largest_of_block(T mine) {
 // ---- activations ----
 
 template <typename T>
+__global__ void relu(const T* x, T* y, Size size) {
+    EACH(i, size) y[i] = x[i] > 0 || x[i] != x[i] ? x[i] : 0;
+}
+
+template <typename T>
 __global__ void relu_backward(const T* dy, const T* x, T* dx, Size size) {
     EACH(i, size) dx[i] = x[i] > 0 ? dy[i] : dy[i] * 0;
 }

@@ -144,6 +144,12 @@ def _one_block(count: int) -> tuple[int, int]:
 
 
 @_twin
+def relu(x: Alike, y: Alike) -> Iterator[Launch]:
+    """`ReLU.forward`."""
+    yield _launch("relu", (y,), _each(y.size), x, y, y.size)
+
+
+@_twin
 def relu_backward(dy: Alike, x: Alike, dx: Alike) -> Iterator[Launch]:
     """`ReLU.backward`."""
     yield _launch("relu_backward", (dx,), _each(dx.size), dy, x, dx, dx.size)
