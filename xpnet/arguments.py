@@ -1,0 +1,84 @@
+"""Checks of arguments, one for all public functions: what was given, what was found, what to do.
+
+A number of NumPy's is as good as one of Python's wherever a number is taken, and so is an array
+without dimensions; what is kept is always Python's own, which never changes the dtype of an array
+and which JSON can hold. Nothing else is converted: `"0.5"` and `True` are no numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+from typing import Any, TypeVar
+
+from xpnet.errors import ConfigError, shown
+
+T = TypeVar("T")
+
+
+def whole(name: str, value: Any, *, least: int = 1, or_else: str = "") -> int:
+    """`value` as an `int` of `least` or more. Raises `ConfigError` that names the argument.
+
+    `or_else`: what is allowed besides, for the message, such as `" or None"`.
+    """
+    number = None
+    if not isinstance(value, bool):
+        try:
+            number = operator.index(value)
+        except TypeError:
+            number = None
+    if number is None or number < least:
+        span = "above 0" if least == 1 else f"of {least} or more"
+        raise ConfigError(f"{name} must be a whole number {span}{or_else}, found {shown(value)}")
+    return number
+
+
+def real(
+    name: str,
+    value: Any,
+    low: float = 0.0,
+    high: float = math.inf,
+    *,
+    low_is_allowed: bool = True,
+    or_else: str = "",
+) -> float:
+    """`value` as a finite `float` in `[low, high)`, or in `(low, high)` without `low_is_allowed`.
+
+    Raises `ConfigError` that names the argument.
+    """
+    number = _as_float(value)
+    is_high_enough = number is not None and (number > low or (number == low and low_is_allowed))
+    if number is None or not math.isfinite(number) or not (is_high_enough and number < high):
+        if math.isfinite(high):
+            span = f"in {'[' if low_is_allowed else '('}{low:g}, {high:g})"
+        elif math.isfinite(low):
+            span = f"of {low:g} or more" if low_is_allowed else f"above {low:g}"
+        else:
+            span = "that is finite"
+        raise ConfigError(f"{name} must be a number {span}{or_else}, found {shown(value)}")
+    return number
+
+
+def _as_float(value: Any) -> float | None:
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return None
+
+
+def instance(name: str, value: Any, kind: type[T] | tuple[type[T], ...], what: str) -> T:
+    """`value`, if it is of `kind`. Raises `ConfigError` that says `what` is expected instead.
+
+    A class in the place of an object is named as such: `SGD` where `SGD()` is meant.
+    """
+    if isinstance(value, kind):
+        return value
+    found = shown(value)
+    if isinstance(value, type):
+        found = f"the class {value.__name__}: write {value.__name__}(...)"
+    raise ConfigError(f"{name} must be {what}, found {found}")
