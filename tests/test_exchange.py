@@ -213,7 +213,7 @@ def test_a_classifier_keeps_its_probabilities(
     network = xn.from_sklearn(model, device=backend)
     x = np.random.default_rng(4).standard_normal((50, 4)).astype(dtype)
     on_device = backend.asarray(x)
-    p = backend.to_host(network.predict_probabilities(on_device))
+    p = backend.to_host(network.predict_proba(on_device))
     assert p.dtype == dtype
     np.testing.assert_allclose(
         p, model.predict_proba(x), atol=1e-6 if dtype == "float32" else 1e-12
@@ -311,7 +311,7 @@ def test_a_tensor_is_predicted_from_where_it_lies() -> None:
         assert type(found) is np.ndarray
         assert np.array_equal(found, expected)
     assert np.array_equal(network.predict(x), expected.argmax(axis=1))
-    assert network.predict_probabilities(x).shape == (6, 3)
+    assert network.predict_proba(x).shape == (6, 3)
     assert seen == [x.data_ptr()] * 5
 
 

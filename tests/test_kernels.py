@@ -205,7 +205,7 @@ def updates(make: Callable[[], Any]) -> Callable[[Draw], list[Any]]:
     def run(draw: Draw) -> list[Any]:
         optimizer, values = make(), draw.reals(draw.rows * draw.width)
         for _ in range(3):
-            optimizer.step(values, draw.reals(len(values)))
+            optimizer.step(values, draw.reals(len(values)), decays=values.size)
         return [values, *optimizer.state.values()]
 
     return run
@@ -774,8 +774,8 @@ def test_an_update_keeps_within_its_launches(case: Any, weight_decay: float) -> 
     values, gradients = (Draw(DOUBLE, "float32").reals(45) for _ in range(2))
     scalars = optimizer.table(range(3), DOUBLE, "float32")
     with in_use(DOUBLE):
-        optimizer.step(values, gradients, scalars=scalars[0])
-        found = launches(lambda: optimizer.step(values, gradients, scalars=scalars[1]))
+        optimizer.step(values, gradients, scalars=scalars[0], decays=9)
+        found = launches(lambda: optimizer.step(values, gradients, scalars=scalars[1], decays=9))
     assert 0 < sum(found.values()) <= 1 + bool(weight_decay) <= MOST_FOR_AN_UPDATE
 
 

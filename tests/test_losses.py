@@ -229,7 +229,7 @@ def test_smoothed_labels_by_hand(backend: Backend) -> None:
 
 @pytest.mark.parametrize("epsilon", [-0.1, 1.0, float("nan")])
 def test_smoothing_out_of_range_is_named(epsilon: float) -> None:
-    with pytest.raises(ConfigError, match=r"label_smoothing must lie in \[0, 1\), found"):
+    with pytest.raises(ConfigError, match=r"label_smoothing must be a number in \[0, 1\), found"):
         SoftmaxCrossEntropy(epsilon)
 
 

@@ -298,7 +298,7 @@ def test_prediction_gives_arrays_of_its_own_in_blocks(backend: Backend) -> None:
     )
     assert error(one_by_one, kept[[0, 1500, 2499]]) <= 1e-13
     assert np.array_equal(backend.to_host(network.predict(x)), kept.argmax(axis=1))
-    p = backend.to_host(network.predict_probabilities(x))
+    p = backend.to_host(network.predict_proba(x))
     assert error(p, torch.softmax(tensor(kept), dim=1)) <= 1e-13
 
 

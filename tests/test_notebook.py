@@ -85,7 +85,7 @@ def test_a_network_in_a_terminal_is_one_line() -> None:
 
 def test_what_a_layer_is_called_is_text_and_not_html() -> None:
     name = "<script>alert('1')</script>&amp;"
-    hostile = type(name, (Layer,), {"hyperparameters": lambda self: {"mode": "<b>"}})
+    hostile = type(name, (Layer,), {"get_config": lambda self: {"mode": "<b>"}})
     network = xn.Sequential(3, 3, hostile(), 2)
     text = network._repr_html_()
     assert "<script" not in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from cases import OptimizerCase, as_written, error, place, tensor
 from xpnet import schedules
 from xpnet.backend import Backend
 from xpnet.errors import ConfigError, ShapeError
+from xpnet.network import Sequential
 from xpnet.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 
 every_optimizer = pytest.mark.parametrize("case", **cases.by_id(cases.OPTIMIZERS))
@@ -35,10 +37,10 @@ def test_nothing_depends_on_what_lay_in_the_buffers(case: OptimizerCase, backend
     found = []
     for garbage in (0, 1):
         optimizer, values = case.make(weight_decay=0.1), place(backend, start())
-        optimizer.step(values, place(backend, gradients(0)))
+        optimizer.step(values, place(backend, gradients(0)), decays=values.size)
         for memory in optimizer.workspace._memory.values():
             memory.fill(garbage)
-        optimizer.step(values, place(backend, gradients(1)))
+        optimizer.step(values, place(backend, gradients(1)), decays=values.size)
         found.append(backend.to_host(values))
     assert np.array_equal(*found)
 
@@ -51,7 +53,7 @@ def test_many_steps_agree_with_torch(
     parameter = torch.nn.Parameter(tensor(start()))
     peer = case.torch([parameter])
     for step in range(STEPS):
-        optimizer.step(values, place(backend, gradients(step)))
+        optimizer.step(values, place(backend, gradients(step)), decays=values.size)
         parameter.grad = tensor(gradients(step))
         peer.step()
         assert error(backend.to_host(values), parameter.detach()) <= 1e-12, f"step {step}"
@@ -59,9 +61,9 @@ def test_many_steps_agree_with_torch(
 
 
 @every_optimizer
-@pytest.mark.parametrize("decays", [None, 9, 0])
+@pytest.mark.parametrize("decays", [SIZE, 9, 0])
 def test_weight_decay_is_decoupled_and_spares_what_does_not_decay(
-    case: OptimizerCase, decays: int | None, backend: Backend
+    case: OptimizerCase, decays: int, backend: Backend
 ) -> None:
     optimizer, values = case.make(weight_decay=0.3), place(backend, start())
     parameter = torch.nn.Parameter(tensor(start()))
@@ -85,9 +87,9 @@ def test_dtype_is_kept_and_backends_agree(
     here, there = case.make(weight_decay=0.1), case.make(weight_decay=0.1)
     values, wanted = place(backend, start(), dtype), start().astype(dtype)
     for step in range(STEPS):
-        here.step(values, place(backend, gradients(step), dtype))
+        here.step(values, place(backend, gradients(step), dtype), decays=values.size)
         with as_written():
-            there.step(wanted, gradients(step).astype(dtype))
+            there.step(wanted, gradients(step).astype(dtype), decays=wanted.size)
     assert values.dtype == np.dtype(dtype)
     assert set(here.state) == set(here.state_names)
     for name, state in here.state.items():
@@ -106,8 +108,8 @@ def test_uploaded_scalars_give_the_same_bits(case: OptimizerCase, backend: Backe
     table = planned.table(range(8), backend, "float32")
     for step in range(8):
         g = place(backend, gradients(step), "float32")
-        eager.step(a, g)
-        planned.step(b, g, scalars=table[step])
+        eager.step(a, g, decays=a.size)
+        planned.step(b, g, scalars=table[step], decays=b.size)
     assert np.array_equal(backend.to_host(a), backend.to_host(b))
 
 
@@ -118,11 +120,11 @@ def test_a_steady_step_touches_neither_host_nor_allocator(
     optimizer = case.make(weight_decay=0.1)
     values, g = place(double, start(), "float32"), place(double, gradients(0), "float32")
     table = optimizer.table(range(3), double, "float32")
-    optimizer.step(values, g, scalars=table[0])
-    optimizer.step(values, g)
+    optimizer.step(values, g, scalars=table[0], decays=values.size)
+    optimizer.step(values, g, decays=values.size)
     with strict_cupy.forbid("sync", "h2d", "d2h", "alloc"):
-        optimizer.step(values, g, scalars=table[1])
-        optimizer.step(values, g)
+        optimizer.step(values, g, scalars=table[1], decays=values.size)
+        optimizer.step(values, g, decays=values.size)
 
 
 @every_optimizer
@@ -138,7 +140,7 @@ def test_a_schedule_agrees_with_torch(case: OptimizerCase, backend: Backend) -> 
     for step in range(STEPS):
         for group in peer.param_groups:
             group["lr"] = rates(step)
-        optimizer.step(values, place(backend, gradients(step)))
+        optimizer.step(values, place(backend, gradients(step)), decays=values.size)
         parameter.grad = tensor(gradients(step))
         peer.step()
     assert error(backend.to_host(values), parameter.detach()) <= 1e-12
@@ -146,7 +148,7 @@ def test_a_schedule_agrees_with_torch(case: OptimizerCase, backend: Backend) -> 
 
 def one_step(backend: Backend, optimizer: Optimizer, value: float, gradient: float) -> float:
     values = place(backend, [value])
-    optimizer.step(values, place(backend, [gradient]))
+    optimizer.step(values, place(backend, [gradient]), decays=values.size)
     return float(backend.to_host(values)[0])
 
 
@@ -177,17 +179,23 @@ def test_the_bits_do_not_depend_on_how_the_store_is_cut(backend: Backend) -> Non
     whole, part = Adam(0.01), Adam(0.01)
     a, b = place(backend, start(), "float32"), place(backend, start()[:11], "float32")
     for step in range(5):
-        whole.step(a, place(backend, gradients(step), "float32"))
-        part.step(b, place(backend, gradients(step)[:11], "float32"))
+        whole.step(a, place(backend, gradients(step), "float32"), decays=a.size)
+        part.step(b, place(backend, gradients(step)[:11], "float32"), decays=b.size)
     assert np.array_equal(backend.to_host(a)[:11], backend.to_host(b))
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: SGD(-0.1), "learning_rate must be a number of 0 or more, found -0.1"),
+        (
+            lambda: SGD(-0.1),
+            "learning_rate must be a number of 0 or more, or a Schedule, found -0.1",
+        ),
         (lambda: SGD(float("nan")), "learning_rate"),
-        (lambda: SGD("fast"), "learning_rate must be a number of 0 or more, found 'fast'"),
+        (
+            lambda: SGD("fast"),
+            "learning_rate must be a number of 0 or more, or a Schedule, found 'fast'",
+        ),
         (lambda: SGD(0.1, momentum=1.0), r"momentum must be a number in \[0, 1\), found 1.0"),
         (lambda: SGD(0.1, nesterov=True), "nesterov needs a momentum"),
         (lambda: SGD(0.1, weight_decay=-1), "weight_decay"),
@@ -217,6 +225,72 @@ def test_one_optimizer_serves_one_network(backend: Backend) -> None:
     optimizer.step(place(backend, np.ones(3)), place(backend, np.ones(3)))
     with pytest.raises(ShapeError, match=r"after \(3,\)"):
         optimizer.step(place(backend, np.ones(4)), place(backend, np.ones(4)))
+
+
+@every_optimizer
+def test_of_a_network_the_biases_do_not_decay(case: OptimizerCase, backend: Backend) -> None:
+    network = Sequential(4, 3, "relu", 2, dtype="float64", backend=backend)
+    network.values.fill(1)
+    optimizer = case.make(weight_decay=0.5)
+    optimizer.step(network)
+    after = {n: backend.to_host(value) for n, value in network.parameters().items()}
+    assert all((after[f"{n}.bias"] == 1).all() for n in (0, 2))
+    assert all((after[f"{n}.weight"] < 1).all() for n in (0, 2))
+    assert optimizer.steps == 1
+
+
+def test_what_decays_has_to_be_told(backend: Backend) -> None:
+    values = place(backend, np.ones(3))
+    with pytest.raises(ConfigError, match=r"AdamW has weight_decay 0.01.*call step.network."):
+        AdamW().step(values, place(backend, np.ones(3)))
+    assert (backend.to_host(values) == 1).all()
+    with pytest.raises(ConfigError, match=r"takes a network, or values and gradients, found None$"):
+        SGD().step(None)
+
+
+@every_optimizer
+def test_another_network_of_the_same_size_is_refused(case: OptimizerCase, backend: Backend) -> None:
+    first, second = (Sequential(4, 3, seed=seed, backend=backend) for seed in (0, 1))
+    optimizer, before = case.make(), backend.to_host(second.values).copy()
+    optimizer.step(first)
+    optimizer.step(first.values[:], first.gradients, decays=first.decays)
+    with pytest.raises(ConfigError, match=r"has made 2 updates of another network.*make a new"):
+        optimizer.step(second)
+    assert np.array_equal(backend.to_host(second.values), before)
+    optimizer.step(first)
+    again = copy.deepcopy(optimizer)
+    again.step(second)
+    assert (optimizer.steps, again.steps) == (3, 4)
+
+
+def test_an_optimizer_without_updates_may_still_be_given_to_another_network() -> None:
+    optimizer = Adam()
+    optimizer.require_same(Sequential(4, 3).values)
+    optimizer.step(Sequential(4, 5))
+    assert optimizer.steps == 1
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        SGD(np.float32(0.5), momentum=np.float64(0.5)),
+        RMSprop(np.float32(0.5), decay_rate=np.float32(0.5), epsilon=np.float32(1e-8)),
+        Adam(np.float32(0.5), beta1=np.float32(0.5), beta2=np.float64(0.5)),
+        AdamW(np.array(0.5), weight_decay=np.float32(0.5)),
+        SGD(schedules.WarmUp(np.float32(0.5), np.int64(3))),
+        SGD(schedules.Cosine(np.float32(0.5), np.int32(3), np.float16(0))),
+    ],
+)
+def test_numbers_of_numpy_become_pythons(made: Optimizer) -> None:
+    def plain(value: Any) -> bool:
+        if isinstance(value, schedules.Schedule):
+            return all(map(plain, vars(value).values()))
+        return type(value) in (int, float, bool)
+
+    assert all(map(plain, made.get_config().values()))
+    values = np.ones(3, np.float32)
+    made.step(values, values.copy(), decays=3)
+    assert values.dtype == np.float32
 
 
 def test_the_base_refuses_to_update() -> None:

@@ -421,7 +421,7 @@ def test_a_model_without_metadata_takes_values_as_they_are(tmp_path, capsys):
     numpy.savez(tmp_path / "x.npz", x=x)
     status, (line,), _ = run(capsys, tmp_path / "m.safetensors", tmp_path / "x.npz")
     assert status == 0
-    p = network.predict_probabilities(x)[0]
+    p = network.predict_proba(x)[0]
     assert LINE.fullmatch(line)[2] == str(p.argmax())
     assert LINE.fullmatch(line)[3] == f"{100 * p.max():.1f}"
     drawing().save(tmp_path / "a.png")
@@ -439,7 +439,7 @@ def test_names_and_normalisation_come_from_the_model(tmp_path, capsys):
     )
     x = numpy.array([[1.0, 5.0, 2.0, -4.0]])
     numpy.savez(tmp_path / "x.npz", x=x)
-    p = network.predict_probabilities(0.5 * x - 3)[0]
+    p = network.predict_proba(0.5 * x - 3)[0]
     _, (line,), _ = run(capsys, tmp_path / "m.safetensors", tmp_path / "x.npz", "--top", 1)
     name = ("{ankle} boot", "bag", "shirt")[p.argmax()]
     assert line == f"{tmp_path / 'x.npz'}:1  {name}  {100 * p.max():.1f} %"

@@ -58,7 +58,7 @@ def work(backend: Backend, **options: Any) -> Sequential:
     xn.evaluate(network, data)
     asked = backend.asarray(np.ones((3, 12), np.float32))
     network.predict(asked)
-    network.predict_probabilities(asked)
+    network.predict_proba(asked)
     network.load_state_dict(network.state_dict() | {"0.bias": np.ones(7, np.float32)})
     backend.synchronize()
     return network

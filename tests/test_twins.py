@@ -198,7 +198,7 @@ def updates(make: Callable[[], Any]) -> Callable[[Draw], list[Any]]:
     def run(draw: Draw) -> list[Any]:
         optimizer, values = make(), draw.reals(draw.rows * draw.width)
         for _ in range(3):
-            optimizer.step(values, draw.reals(len(values)))
+            optimizer.step(values, draw.reals(len(values)), decays=values.size)
         return [values, *optimizer.state.values()]
 
     return run
@@ -406,7 +406,14 @@ def test_data_that_no_twin_knows_is_left_to_the_formula(dtype: str) -> None:
 
 def test_numpys_numbers_are_left_to_the_formula() -> None:
     """NumPy computes with a float64 of its own in float64, and with Python's in the array's."""
-    run = updates(lambda: xn.Adam(0.01, beta1=np.float64(0.9), beta2=np.float64(0.99)))
+
+    def make() -> xn.Adam:
+        made = xn.Adam(0.01)
+        # Given to the class, they would have become Python's.
+        made.beta1, made.beta2 = np.float64(0.9), np.float64(0.99)
+        return made
+
+    run = updates(make)
     expected = run(Draw(0, 20, 7, "float32"))
     with twins.used(), noted() as names:
         found = run(Draw(0, 20, 7, "float32"))

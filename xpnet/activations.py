@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from xpnet import twins
+from xpnet.arguments import real
 from xpnet.backend import Array, array_module
-from xpnet.errors import ConfigError
 from xpnet.layer import Layer
 
 
@@ -59,8 +59,7 @@ class LeakyReLU(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.slope < 1:
-            raise ConfigError(f"slope of LeakyReLU must lie in [0, 1), found {self.slope!r}")
+        self.slope = real("slope of LeakyReLU", self.slope, 0, 1)
 
     def forward(self, x: Array, *, training: bool) -> Array:
         """`(N, F) -> (N, F)`."""

@@ -10,11 +10,23 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from xpnet.errors import ConfigError, shown
 
 T = TypeVar("T")
+
+
+SEEDS = 2**64
+"""Seeds are below this: numbers of 64 bits, which every file can hold."""
+
+
+def seed_of(name: str, value: Any) -> int:
+    """`value` as a seed, a whole number of 64 bits. Raises `ConfigError`."""
+    seed = whole(name, value, least=0)
+    if seed >= SEEDS:
+        raise ConfigError(f"{name} must be a whole number below 2^64, found {shown(value)}")
+    return seed
 
 
 def whole(name: str, value: Any, *, least: int = 1, or_else: str = "") -> int:
@@ -22,16 +34,22 @@ def whole(name: str, value: Any, *, least: int = 1, or_else: str = "") -> int:
 
     `or_else`: what is allowed besides, for the message, such as `" or None"`.
     """
-    number = None
-    if not isinstance(value, bool):
-        try:
-            number = operator.index(value)
-        except TypeError:
-            number = None
+    number = operator.index(value) if is_whole(value) else None
     if number is None or number < least:
         span = "above 0" if least == 1 else f"of {least} or more"
         raise ConfigError(f"{name} must be a whole number {span}{or_else}, found {shown(value)}")
     return number
+
+
+def is_whole(value: Any) -> TypeGuard[int]:
+    """Whether `value` is a whole number of Python's, NumPy's or the like, and no bool."""
+    if isinstance(value, bool):
+        return False
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
 
 
 def real(
@@ -45,7 +63,8 @@ def real(
 ) -> float:
     """`value` as a finite `float` in `[low, high)`, or in `(low, high)` without `low_is_allowed`.
 
-    Raises `ConfigError` that names the argument.
+    A Python `int` stays one, so that what is printed is what was written. Raises `ConfigError`
+    that names the argument.
     """
     number = _as_float(value)
     is_high_enough = number is not None and (number > low or (number == low and low_is_allowed))
@@ -57,13 +76,13 @@ def real(
         else:
             span = "that is finite"
         raise ConfigError(f"{name} must be a number {span}{or_else}, found {shown(value)}")
-    return number
+    return value if type(value) is int else number
 
 
 def _as_float(value: Any) -> float | None:
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         value = value.item()
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return None
     try:
         return float(value)

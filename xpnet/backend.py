@@ -219,6 +219,17 @@ def on_its_device(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+def is_same(one: Array, other: Array) -> bool:
+    """Whether two contiguous arrays of one size and dtype are the same memory."""
+    if type(one) is not type(other) or one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return one is other or _address(one) == _address(other)
+
+
+def _address(array: Array) -> int:
+    return int(array.ctypes.data if isinstance(array, numpy.ndarray) else array.data.ptr)
+
+
 def zeros(xp: Any, size: int, dtype: Any) -> Array:
     """A vector of `size` zeros that begins at an address divisible by 64.
 

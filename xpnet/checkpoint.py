@@ -15,8 +15,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from xpnet.arguments import seed_of
 from xpnet.backend import Backend, HostArray
-from xpnet.errors import CheckpointError, XpnetError, quoted, shown
+from xpnet.configuration import as_plain
+from xpnet.errors import CheckpointError, ConfigError, XpnetError, quoted, shown
+from xpnet.layer import Layer
 from xpnet.network import Sequential
 
 TRAINING = "training"
@@ -27,10 +30,15 @@ _FORMAT = 1
 
 
 def save(network: Sequential, path: str | Path) -> None:
-    """Write `network` to `path`: whole, or not at all. Raises `CheckpointError`.
+    """Write `network` to `path`: whole, or not at all.
 
-    What `network.metadata` holds (plain JSON values) travels along.
+    With it go `network.metadata` (plain JSON values), the seed, which layers are frozen, and what
+    the network predicts. Layers of your own are written by their `get_config()`; `load()` then
+    has to be given their classes. Raises `ConfigError` for a layer or metadata that no file can
+    hold, and `CheckpointError` where the file cannot be written.
     """
+    if not isinstance(network, Sequential):
+        raise ConfigError(f"save() takes a Sequential first, found {shown(network)}")
     to_host = network.backend.to_host
     tensors = {name: to_host(array) for name, array in network.state_dict().items()}
     write(path, tensors, describe(network))
@@ -38,12 +46,20 @@ def save(network: Sequential, path: str | Path) -> None:
 
 def describe(network: Sequential) -> dict[str, Any]:
     """What a file says of `network` beside its numbers."""
-    return {
+    if not isinstance(network.metadata, dict):
+        raise ConfigError(f"metadata of a network is a dict, found {shown(network.metadata)}")
+    about = {
         "format": _FORMAT,
         "architecture": network.architecture(),
         "dtype": str(network.dtype),
-        "metadata": network.metadata,
+        "metadata": as_plain("metadata", network.metadata),
+        "seed": network.seed,
     }
+    if network.prediction is None:
+        return about
+    shape = network.target_shape
+    answers = {"kind": network.prediction, "shape": None if shape is None else list(shape)}
+    return about | {"prediction": answers}
 
 
 def write(path: str | Path, tensors: Mapping[str, HostArray], about: dict[str, Any]) -> None:
@@ -76,10 +92,20 @@ def _pieces(tensors: Mapping[str, HostArray], text: str) -> Iterator[bytes]:
         yield tensors[name].tobytes()
 
 
-def load(path: str | Path, *, device: str | Backend = "cpu") -> Sequential:
+def load(
+    path: str | Path,
+    *,
+    device: str | Backend = "cpu",
+    custom_objects: Mapping[str, type[Layer]] | None = None,
+) -> Sequential:
     """The network saved at `path`, on `device`, giving bit-identical predictions.
 
-    Raises `CheckpointError` for a file that is missing, damaged or not xpnet's.
+    `custom_objects`: the classes of layers that are not xpnet's own, by their names:
+    `load("model.safetensors", custom_objects={"Scale": Scale})`. Each is called with what its
+    `get_config()` gave. Nothing else in the file can run code.
+
+    Raises `CheckpointError` for a file that is missing, damaged, not xpnet's, or has a layer
+    whose class is not given.
     """
     path, backend = Path(path), Backend(device) if isinstance(device, str) else device
     about, tensors = read(path)
@@ -94,12 +120,41 @@ def load(path: str | Path, *, device: str | Backend = "cpu") -> Sequential:
             )
     try:
         network = Sequential.from_architecture(
-            about["architecture"], state=tensors, backend=backend, dtype=about["dtype"]
+            about["architecture"],
+            state=tensors,
+            custom_objects=custom_objects,
+            backend=backend,
+            dtype=about["dtype"],
+            seed=_seed(about),
         )
     except XpnetError as error:
         raise CheckpointError(f"{path}: {error}") from None
     network.metadata = about["metadata"]
+    network.prediction, network.target_shape = _prediction(path, about, network.out_features)
     return network
+
+
+def _seed(about: dict[str, Any]) -> int:
+    """Files of version 0.1 hold no seed."""
+    seed = about.get("seed", 0)
+    try:
+        return seed_of("seed", seed)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def _prediction(
+    path: Path, about: dict[str, Any], outputs: int
+) -> tuple[str | None, tuple[int, ...] | None]:
+    """What the network predicts, and the shape of one target, where the file says so."""
+    found = about.get("prediction")
+    if found is None:
+        return None, None
+    if isinstance(found, dict) and found.get("kind") in ("class", "labels", "values"):
+        shape = found.get("shape")
+        if shape is None or shape in ([], [outputs]):
+            return found["kind"], None if shape is None else tuple(shape)
+    raise CheckpointError(f"{path}: prediction is {shown(found)}, which xpnet did not write")
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, HostArray]]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
+from xpnet.arguments import real
 from xpnet.backend import Array, array_module
-from xpnet.errors import ConfigError
 from xpnet.workspace import Workspace
 
 EPSILON = 1e-6
@@ -22,10 +20,7 @@ class ClipNorm:
     """
 
     def __init__(self, limit: float) -> None:
-        is_number = isinstance(limit, (int, float)) and not isinstance(limit, bool)
-        if not is_number or not 0 < limit < math.inf:
-            raise ConfigError(f"clip_norm must be a number above 0, found {limit!r}")
-        self.limit = limit
+        self.limit = real("clip_norm", limit, low_is_allowed=False)
         self.workspace = Workspace()
 
     def __call__(self, gradients: Array) -> None:

@@ -123,7 +123,7 @@ def bytes_per_sample(network: Sequential, loss: Loss, data: DeviceData) -> int:
     from xpnet.workspace import Workspace
 
     dtype = str(network.dtype)
-    like = Sequential.from_architecture(network.architecture(), dtype=dtype)
+    like = Sequential([layer.without_arrays() for layer in network.layers], dtype=dtype)
     own = copy.copy(loss)
     own.workspace = Workspace()
     taken = []

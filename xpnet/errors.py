@@ -6,6 +6,7 @@ The commands print that line and leave with `exit_code`; a library user catches 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 
 
@@ -76,3 +77,8 @@ def quoted(found: object, longest: int = 200) -> str:
 def cut(text: str, longest: int) -> str:
     """`text`, or the beginning of it that has `longest` characters with its dots."""
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def deprecated(old: str, new: str) -> None:
+    """Warn that `old`, called two frames above, has another name now."""
+    warnings.warn(f"{old} is deprecated: use {new}", DeprecationWarning, stacklevel=3)

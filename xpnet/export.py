@@ -106,7 +106,7 @@ def _layers(network: Sequential) -> Iterator[dict[str, Any]]:
         for name in layer.parameters() | layer.buffers():
             value = network.backend.to_host(state[f"{position}.{name}"])
             arrays[name] = _base64(value, f"{position}.{name}")
-        yield {"type": kind, "settings": layer.hyperparameters(), "arrays": arrays}
+        yield {"type": kind, "settings": layer.get_config(), "arrays": arrays}
 
 
 def _base64(value: HostArray, name: str) -> str:

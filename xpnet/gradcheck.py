@@ -55,6 +55,8 @@ def check_network(
 ) -> dict[str, float]:
     """The relative error of every gradient of `loss` over one batch, `"input"` included.
 
+    Parameters that are not trained have none.
+
     `network` must be float64; `x: (N, in)` float64, `target` and `weights` as `loss`
     takes them. Every value should be below 1e-7, away from kinks.
     """
@@ -71,6 +73,6 @@ def check_network(
     analytic["input"] = array_module(x).array(dx)
     arrays = network.parameters() | {"input": x}
     return {
-        name: relative_error(analytic[name], numerical_gradient(value, arrays[name]))
-        for name in arrays
+        name: relative_error(gradient, numerical_gradient(value, arrays[name]))
+        for name, gradient in analytic.items()
     }

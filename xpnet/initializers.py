@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from xpnet.errors import ConfigError
+from xpnet.arguments import real
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ class Uniform(Initializer):
     bound: float = 0.5
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.bound) and self.bound > 0):
-            raise ConfigError(f"bound must be a number above 0, found {self.bound!r}")
+        bound = real("bound of Uniform", self.bound, low_is_allowed=False)
+        object.__setattr__(self, "bound", bound)
 
     def __call__(self, generator: Any, shape: tuple[int, ...]) -> Any:
         """Draw float64 of `shape`."""

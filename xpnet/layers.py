@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from xpnet import random, twins
+from xpnet.arguments import real, whole
 from xpnet.backend import Array, Backend, array_module
-from xpnet.errors import ConfigError
+from xpnet.errors import ConfigError, shown
 from xpnet.initializers import HeNormal, Initializer, Ones, Zeros
 from xpnet.layer import Layer, Parameter, require_features
 
@@ -37,8 +38,15 @@ class Linear(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_count("Linear", "in_features", self.in_features)
-        _require_count("Linear", "out_features", self.out_features)
+        self.in_features = whole("in_features of Linear", self.in_features)
+        self.out_features = whole("out_features of Linear", self.out_features)
+        for name in ("weight_initializer", "bias_initializer"):
+            draw = getattr(self, name)
+            if isinstance(draw, type) or not callable(draw):
+                raise ConfigError(
+                    f"{name} of Linear must be an initializer such as HeNormal(), found "
+                    f"{shown(draw)}"
+                )
 
     def parameters(self) -> dict[str, Parameter]:
         """`weight: (out, in)` and `bias: (out,)`."""
@@ -46,6 +54,10 @@ class Linear(Layer):
         # With `Wᵀ` lying row by row, the products of a small step take 15 to 25 % less.
         weight = Parameter(shape, self.weight_initializer, decays=True, order="F")
         return {"weight": weight, "bias": Parameter((self.out_features,), self.bias_initializer)}
+
+    def get_config(self) -> dict[str, Any]:
+        """`in_features` and `out_features`."""
+        return {"in_features": self.in_features, "out_features": self.out_features}
 
     def output_features(self, features: int | None) -> int:
         """`out_features`."""
@@ -90,7 +102,7 @@ class _Drawing(Layer):
         super().__post_init__()
         self.seed(0, 0)
 
-    def seed(self, seed: int, position: int) -> None:
+    def seed(self, seed: int, position: int | str) -> None:
         """Draws follow from the network's seed and the layer's position in it."""
         self._seed, self._purpose = seed, f"{self.purpose} {position}"
         self.seek(0)
@@ -137,8 +149,7 @@ class Dropout(_Drawing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.rate < 1:
-            raise ConfigError(f"rate of Dropout must lie in [0, 1), found {self.rate!r}")
+        self.rate = real("rate of Dropout", self.rate, 0, 1)
 
     def forward(self, x: Array, *, training: bool) -> Array:
         """`(N, F) -> (N, F)`; the identity unless `training`."""
@@ -182,8 +193,7 @@ class GaussianNoise(_Drawing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.std < math.inf:
-            raise ConfigError(f"std of GaussianNoise must be 0 or above, found {self.std!r}")
+        self.std = real("std of GaussianNoise", self.std)
 
     def forward(self, x: Array, *, training: bool) -> Array:
         """`(N, F) -> (N, F)`; the identity unless `training`."""
@@ -229,7 +239,7 @@ class _Normalising(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_count(type(self).__name__, "features", self.features)
+        self.features = whole(f"features of {type(self).__name__}", self.features)
 
     def parameters(self) -> dict[str, Parameter]:
         """`weight` (γ) and `bias` (β): `(features,)`, begun at 1 and 0."""
@@ -277,6 +287,9 @@ class BatchNorm(_Normalising):
     `mean(g) = γ dβ / N` and `mean(g x̂) = γ dγ / N`, γ leaves the bracket:
     `dx = γ s (dy − dβ / N − x̂ dγ / N)`.
 
+    **Frozen** (`trainable = False`), it takes the running statistics in training as well and does
+    not move them: `μ` and `s` are constants, and `dx = γ s dy`.
+
     Raises `ConfigError` at construction, and for a training batch of one row, whose variance
     is no estimate of anything.
     """
@@ -287,9 +300,10 @@ class BatchNorm(_Normalising):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.momentum <= 1:
+        self.momentum = real("momentum of BatchNorm", self.momentum, low_is_allowed=False)
+        if self.momentum > 1:
             raise ConfigError(f"momentum of BatchNorm must lie in (0, 1], found {self.momentum!r}")
-        _require_positive("BatchNorm", "epsilon", self.epsilon)
+        self.epsilon = real("epsilon of BatchNorm", self.epsilon, low_is_allowed=False)
 
     def buffers(self) -> dict[str, Parameter]:
         """`running_mean` and `running_var`: `(features,)`, begun at 0 and 1."""
@@ -297,11 +311,14 @@ class BatchNorm(_Normalising):
         return {"running_mean": Parameter(shape, Zeros()), "running_var": Parameter(shape, Ones())}
 
     def forward(self, x: Array, *, training: bool) -> Array:
-        """`(N, F) -> (N, F)`, by the batch's statistics in training, else by the running ones."""
+        """`(N, F) -> (N, F)`, by the batch's statistics in training, else by the running ones.
+
+        By the running ones in training as well where the layer is frozen.
+        """
         xp = array_module(x, self.values["weight"])
         variance = self.workspace.array(xp, "variance", (self.features,), x.dtype)
         centred, y = self.like(x, "centred"), self.like(x, "y")
-        if training:
+        if training and self.trainable:
             if self._did_all(x, centred, variance, y):
                 self.normal, self.scale = centred, variance
                 return y
@@ -351,6 +368,9 @@ class BatchNorm(_Normalising):
         mean = self.workspace.array(xp, "mean", (self.features,), dy.dtype)
         dx, gradients = self.like(dy, "dx"), (self.gradients["weight"], self.gradients["bias"])
         kept = self.normal, self.scale, self.values["weight"]
+        if not self.trainable:
+            xp.multiply(self.values["weight"], self.scale, out=mean)
+            return xp.multiply(dy, mean, out=dx)
         if twins.did("batch_norm_backward", dy, *kept, *gradients, dx):
             return dx
         self._backward_parameters(dy, scratch=dx)
@@ -380,7 +400,7 @@ class LayerNorm(_Normalising):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_positive("LayerNorm", "epsilon", self.epsilon)
+        self.epsilon = real("epsilon of LayerNorm", self.epsilon, low_is_allowed=False)
 
     def forward(self, x: Array, *, training: bool) -> Array:
         """`(N, F) -> (N, F)`."""
@@ -415,13 +435,3 @@ class LayerNorm(_Normalising):
         xp.subtract(dx, mean, out=dx)
         xp.subtract(dx, part, out=dx)
         return xp.multiply(dx, self.scale, out=dx)
-
-
-def _require_count(layer: str, name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name} of {layer} must be a whole number above 0, found {value!r}")
-
-
-def _require_positive(layer: str, name: str, value: float) -> None:
-    if not value > 0:
-        raise ConfigError(f"{name} of {layer} must be above 0, found {value!r}")

@@ -10,19 +10,45 @@ difference of two probabilities and nothing is divided by something that may be 
 from __future__ import annotations
 
 import copy
+from typing import Any, ClassVar
 
 from xpnet import twins
 from xpnet.activations import sigmoid, softmax
-from xpnet.backend import Array, array_module
-from xpnet.errors import ConfigError, ShapeError
+from xpnet.arguments import real
+from xpnet.backend import Array, Backend, array_module
+from xpnet.configuration import config_of
+from xpnet.errors import ShapeError
 from xpnet.workspace import Workspace
 
 
 class Loss:
-    """Base of all losses: `forward(logits, target[, weights]) -> ()`, `backward() -> dlogits`."""
+    """Base of all losses: `forward(logits, target[, weights]) -> ()`, `backward() -> dlogits`.
+
+    What they return are buffers of the loss, written over by its next call: keep
+    `float(loss.forward(...))`, or call the loss itself, `loss(logits, target)`, which gives a
+    number of Python's and makes the device wait.
+
+    A loss of your own keeps each parameter of its `__init__` under the same name, or defines
+    `get_config()`: what is found there tells trainings apart when one is resumed.
+    """
+
+    prediction: ClassVar[str] = "values"
+    """What a network trained with this loss predicts: `"class"`, `"labels"` or `"values"`."""
+
+    takes_logits: ClassVar[bool] = False
+    """Whether the loss applies the output activation itself."""
 
     def __init__(self) -> None:
         self.workspace = Workspace()
+
+    def __call__(self, logits: Array, target: Array, weights: Array | None = None) -> float:
+        """The mean loss of the batch as a number, which makes the device wait."""
+        value = self.forward(logits, target, weights)
+        return float(Backend.of(value).to_host(value))
+
+    def get_config(self) -> dict[str, Any]:
+        """What the class is to be called with to make such a loss, by name."""
+        return config_of(self)
 
     def forward(self, logits: Array, target: Array, weights: Array | None = None) -> Array:
         """The mean loss of the batch, a 0-d array of the logits' dtype."""
@@ -85,11 +111,12 @@ class SoftmaxCrossEntropy(Loss):
     then one long vector operation.
     """
 
+    prediction: ClassVar[str] = "class"
+    takes_logits: ClassVar[bool] = True
+
     def __init__(self, label_smoothing: float = 0.0) -> None:
         super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise ConfigError(f"label_smoothing must lie in [0, 1), found {label_smoothing!r}")
-        self.label_smoothing = label_smoothing
+        self.label_smoothing = real("label_smoothing", label_smoothing, 0, 1)
 
     def for_evaluation(self) -> Loss:
         """Plain cross-entropy."""
@@ -180,6 +207,9 @@ class SigmoidBinaryCrossEntropy(Loss):
     Raises `ShapeError` when logits and target differ in shape.
     """
 
+    prediction: ClassVar[str] = "labels"
+    takes_logits: ClassVar[bool] = True
+
     def forward(self, logits: Array, target: Array, weights: Array | None = None) -> Array:
         """Mean loss, `()`, from `logits` and `target` of one shape."""
         xp = array_module(logits, target)
@@ -250,9 +280,7 @@ class L2Penalty:
     """
 
     def __init__(self, strength: float, samples: int) -> None:
-        if not strength >= 0:
-            raise ConfigError(f"l2 must be a number of 0 or more, found {strength!r}")
-        self.factor = strength / samples
+        self.factor = real("l2", strength) / samples
         self.workspace = Workspace()
 
     def forward(self, values: Array) -> Array:

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields
-from typing import Any
+import copy
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self, overload
 
-from xpnet import activations, layers, notebook, random
-from xpnet.activations import ACTIVATIONS, softmax
+from xpnet import notebook
+from xpnet.activations import Sigmoid, Softmax, sigmoid, softmax
+from xpnet.architecture import LAYERS as LAYERS
+from xpnet.architecture import described, features_after, layers_of, spelled_out
+from xpnet.arguments import seed_of
 from xpnet.backend import Array, Backend, array_module, on_its_device, shared
-from xpnet.errors import CheckpointError, ConfigError, ShapeError, listed, shown
-from xpnet.layer import Layer, Parameter
-from xpnet.layers import Linear
+from xpnet.errors import ConfigError, ShapeError, deprecated, shown
+from xpnet.layer import Layer, walk, walk_positions
+from xpnet.prediction import LayersForPrediction
+from xpnet.store import Store, require_fit, views_of
+from xpnet.summary import as_text, table_of
 from xpnet.workspace import Workspace
 
 PREDICTION_ROWS = 768
 """Rows that a prediction takes at a time: enough for a GEMM, few enough for the cache."""
-
-LAYERS: dict[str, type[Layer]] = {
-    name: layer
-    for module in (layers, activations)
-    for name, layer in vars(module).items()
-    if isinstance(layer, type) and issubclass(layer, Layer)
-    if layer.__module__ == module.__name__ and not name.startswith("_")
-}
 
 
 class Sequential:
@@ -37,13 +35,33 @@ class Sequential:
     features come in, each further one is a `Linear` to so many, a name is an activation
     (`relu`, `leaky_relu`, `sigmoid`, `tanh`, `gelu`), and layers may stand between them.
 
+    **Layers** belong to one network. `network.layers` is a tuple; `network[i]` is one of them,
+    `network[:-1]` a network of copies with the values of now, `layer.copy()` a copy for another
+    network, and `network.append(...)` adds one at the end. So a trained network gets a new last
+    layer by
+
+        network = trained[:-1]
+        for layer in network.layers:
+            layer.trainable = False     # or leave them to be trained further
+        network.append(5)               # Linear(network.out_features, 5)
+
     **The store.** `values`, `gradients`: `(P,)`, contiguous and 64-byte-aligned; matrices come
-    first (`values[:decays]`), biases and gains after them. `buffers`: the running statistics
-    that no gradient moves. Layers hold views of all three. Names and shapes (`0.weight` as
+    first (`values[:decays]`), biases and gains after them. They hold the parameters that are
+    trained; those of layers with `trainable = False` lie apart. `buffers`: the running statistics
+    that no gradient moves. Layers hold views of all these. Names and shapes (`0.weight` as
     `(out, in)`, `0.bias`, ...) are those of `torch.nn.Sequential`.
 
+    **Threads.** Any number of threads may predict with one network at a time (`predict`,
+    `predict_proba`, `forward` without `training`), also between a forward and a backward pass of
+    training; each has buffers of its own. To train, a network needs a thread to itself.
+
+    **Predictions.** `predict` answers in the terms of the loss that `fit()` trained the network
+    with: `prediction`, which is saved with it, is `"class"`, `"labels"`, `"values"`, or None
+    before any training.
+
     Raises `ShapeError` when one layer does not fit the one before, `ConfigError` for no layers,
-    for what is none, or another dtype, `BackendUnavailable` for a device that is not there.
+    for what is none, for a layer of another network, or another dtype, `BackendUnavailable` for a
+    device that is not there.
     """
 
     def __init__(
@@ -53,96 +71,139 @@ class Sequential:
         dtype: str = "float32",
         seed: int = 0,
     ) -> None:
-        self.layers = _spelled_out(layers)
+        if not isinstance(backend, str | Backend):
+            raise ConfigError(f"backend must be a name such as 'cpu', found {shown(backend)}")
         self.backend = Backend(backend) if isinstance(backend, str) else backend
-        if str(dtype) not in ("float32", "float64"):
-            raise ConfigError(f"dtype must be float32 or float64, found {shown(dtype)}")
-        self.dtype = self.backend.xp.dtype(dtype)
-        self.seed = seed
+        self.dtype = self.backend.xp.dtype(_dtype_name(dtype))
+        self.seed = seed_of("seed of Sequential", seed)
         self.metadata: dict[str, Any] = {}
+        self.prediction: str | None = None
+        self.target_shape: tuple[int, ...] | None = None
         self.workspace = Workspace()
-        self.in_features, self.out_features = self._chain()
-        with self.backend.current():
-            self._allot()
+        self._take(spelled_out(layers), {})
 
-    def _chain(self) -> tuple[int, int]:
-        if not self.layers:
-            raise ConfigError("a network needs at least one layer: Sequential(784, 10) has one")
-        if len({id(layer) for layer in self.layers}) < len(self.layers):
-            raise ConfigError("the same layer object stands twice in the network: make two")
-        features: int | None = None
-        entrance: int | None = None
-        for position, layer in enumerate(self.layers):
-            after = _features_after(layer, position, features)
-            if features is None and after is not None:
-                entrance = layer.hyperparameters().get("in_features", after)
-            features = after
-        if features is None or entrance is None:
-            raise ConfigError("no layer of the network says how many features it takes")
-        return entrance, features
-
-    def _allot(self) -> None:
-        wanted: dict[str, Parameter] = {}
-        statistics: dict[str, Parameter] = {}
-        for position, layer in enumerate(self.layers):
+    def _take(self, layers: list[Layer], state: Mapping[str, Array]) -> None:
+        """Have these layers; begin with the values of `state`, as far as it has them."""
+        features = _chain(layers)
+        for layer in walk(layers):
+            layer.get_config()
+            if layer._network is not None and layer._network() is not self:
+                raise ConfigError(
+                    f"{layer} belongs to another network: give layer.copy(), which begins with "
+                    f"the values of now, or begin with a slice of that network, network[:-1]"
+                )
+        self._store_in(Store.of(layers, state, self.backend, self.dtype, self.seed), layers)
+        self._layers = tuple(layers)
+        self.in_features, self.out_features = features
+        for layer, position in walk_positions(layers):
             layer.seed(self.seed, position)
-            wanted |= {f"{position}.{n}": p for n, p in layer.parameters().items()}
-            statistics |= {f"{position}.{n}": p for n, p in layer.buffers().items()}
-        matrices = {name: p for name, p in wanted.items() if p.decays}
-        others = {name: p for name, p in wanted.items() if not p.decays}
-        self._layout = matrices | others
-        self.values, values = self._store(self._layout, draw=True)
-        self.gradients, gradients = self._store(self._layout, draw=False)
-        self.buffers, buffers = self._store(statistics, draw=True)
-        self.decays = sum(values[name].size for name in matrices)
-        self._values = {name: values[name] for name in wanted}
-        self._gradients = {name: gradients[name] for name in wanted}
-        self._buffers = buffers
-        stores = [_by_layer(views) for views in (values, gradients, buffers)]
-        for position, layer in enumerate(self.layers):
-            layer.bind(*(store.get(position, {}) for store in stores))
-        trainable = [p for p, layer in enumerate(self.layers) if layer.parameters()]
-        self._first_trainable = trainable[0] if trainable else len(self.layers)
+        own = weakref.ref(self)
+        for layer in walk(layers):
+            layer._network = own
+        self._for_prediction = LayersForPrediction(self._layers)
 
-    def _store(
-        self, parameters: dict[str, Parameter], draw: bool
-    ) -> tuple[Array, dict[str, Array]]:
-        """One flat array and named views of it, filled by the initializers if `draw`."""
-        size = sum(_size(p.shape) for p in parameters.values())
-        # Of what no machine has room for NumPy says something else.
-        if size > 2**48:
-            raise MemoryError(f"{size} parameters")
-        flat = self.backend.zeros(size, self.dtype)
-        views = _views(flat, parameters)
-        if draw:
-            for name, parameter in parameters.items():
-                generator = random.generator(self.seed, f"parameter {name}")
-                drawn = parameter.initializer(generator, parameter.shape)
-                views[name][...] = self.backend.asarray(drawn, dtype=self.dtype)
-        return flat, views
+    def _store_in(self, store: Store, layers: Sequence[Layer]) -> None:
+        """Have the parameters of `layers` in `store`."""
+        self._store = store
+        self.values, self.gradients = store.trained.flat, store.gradients.flat
+        self.buffers, self.decays = store.statistics.flat, store.decays
+        store.bind(layers)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers, first to last; `append` adds one, slices of the network leave some out."""
+        return self._layers
+
+    def append(self, layer: Layer | int | str) -> Self:
+        """Add a layer at the end, as `Sequential(...)` takes one; returns the network.
+
+        All other parameters keep their values. What is known of the outputs no longer holds:
+        `prediction`, and the names of classes in `metadata` where their number is another. An
+        optimizer that has made updates serves the network no longer. Raises `ShapeError` and
+        `ConfigError`, and then leaves the network as it was.
+        """
+        if isinstance(layer, Iterable) and not isinstance(layer, str):
+            raise ConfigError(f"append() takes one layer, number or name, found {shown(layer)}")
+        added = spelled_out((layer,), self.out_features, len(self._layers))
+        self._take([*self._layers, *added], self.state_dict())
+        self.prediction, self.target_shape = None, None
+        if len(self.metadata.get("classes", ())) != self.out_features:
+            self.metadata.pop("classes", None)
+        return self
+
+    def set_trainable(self, layer: Layer, trainable: bool) -> None:
+        """What `layer.trainable = trainable` does for a layer of this network."""
+        if not any(layer is own for own in self._layers):
+            raise ConfigError(
+                f"{layer} lies within another layer: set trainable of the layer of the network "
+                f"that it is in"
+            )
+        if layer.trainable == trainable:
+            return
+        state = self.state_dict()
+        for inside in walk([layer]):
+            inside._trainable = trainable
+        made = Store.of(self._layers, state, self.backend, self.dtype, self.seed)
+        self._store_in(made, self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self._layers)
+
+    @overload
+    def __getitem__(self, index: int) -> Layer: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequential: ...
+    def __getitem__(self, index: int | slice) -> Layer | Sequential:
+        """`network[i]`: that layer; `network[i:j]`: a network of copies of these, trained as now.
+
+        What is known of inputs or outputs goes along where the first or the last layer does.
+        """
+        if not isinstance(index, slice):
+            return self._layers[index]
+        chosen = range(len(self))[index]
+        if not chosen:
+            raise ConfigError(f"network[{index.start}:{index.stop}] has no layer")
+        part = Sequential(
+            [self._layers[position].copy() for position in chosen],
+            backend=self.backend,
+            dtype=str(self.dtype),
+            seed=self.seed,
+        )
+        has_first, has_last = chosen[0] == 0, chosen[-1] == len(self) - 1
+        part.metadata = {
+            name: copy.deepcopy(value)
+            for name, value in self.metadata.items()
+            if (has_last if name == "classes" else has_first)
+        }
+        if has_last:
+            part.prediction, part.target_shape = self.prediction, self.target_shape
+        return part
 
     def forward(self, x: Array, *, training: bool = False) -> Array:
         """Logits for `x`: `(N, in_features) -> (N, out_features)`.
 
-        In training the result is a buffer that the next call writes over; in prediction it is
-        an array of the caller's own, and any number of rows is worked off in blocks. `x` of
-        another dtype is converted; it may be another library's, such as a tensor of PyTorch's
-        (see `backend.shared`). Raises `ShapeError`, `DeviceMismatch` and `DataError`.
+        In training the result is a buffer that the next call writes over: copy it to keep it. In
+        prediction it is an array of the caller's own, and any number of rows is worked off in
+        blocks. `x` of another dtype is converted; it may be another library's, such as a tensor
+        of PyTorch's (see `backend.shared`). Raises `ShapeError`, `DeviceMismatch` and `DataError`.
         """
         x = self._checked(x)
         if training:
-            return self._through(x, training=True)
+            return self._through(x)
         with self.backend.current():
             return self._predicted(x)
 
     def _predicted(self, x: Array) -> Array:
         if len(x) <= PREDICTION_ROWS:
-            return self._through(x, training=False).copy()
+            return self._for_prediction.forward(x).copy()
         xp = array_module(x)
         logits = xp.empty((len(x), self.out_features), dtype=self.dtype)
         for start in range(0, len(x), PREDICTION_ROWS):
             rows = slice(start, start + PREDICTION_ROWS)
-            logits[rows] = self._through(x[rows], training=False)
+            logits[rows] = self._for_prediction.forward(x[rows])
         return logits
 
     def _checked(self, x: Array) -> Array:
@@ -156,72 +217,111 @@ class Sequential:
             x = x.astype(self.dtype)
         return x
 
-    def _through(self, x: Array, *, training: bool) -> Array:
-        for layer in self.layers:
-            x = layer.forward(x, training=training)
+    def _through(self, x: Array) -> Array:
+        for layer in self._layers:
+            x = layer.forward(x, training=True)
         return x
 
     def backward(self, dlogits: Array, *, input_gradient: bool = False) -> Array | None:
         """Write all gradients, given `∂L/∂logits` of the last training forward pass.
 
-        Goes back no further than the first layer with parameters, whose `dx` is not worked
-        out, unless `input_gradient` asks for `∂L/∂x`: `(N, in_features)`.
+        Goes back no further than the first layer with parameters to be trained, whose `dx` is
+        not worked out, unless `input_gradient` asks for `∂L/∂x`: `(N, in_features)`.
         """
         gradient = dlogits
-        for position in reversed(range(len(self.layers))):
-            layer = self.layers[position]
-            if position > self._first_trainable or input_gradient:
+        for position in reversed(range(len(self._layers))):
+            layer = self._layers[position]
+            if position > self._store.first_trained or input_gradient:
                 gradient = layer.backward(gradient)
-            elif position == self._first_trainable:
+            elif position == self._store.first_trained:
                 layer.backward_parameters(gradient)
         return gradient if input_gradient else None
 
     @on_its_device
     def predict(self, x: Array) -> Array:
-        """The most likely class of each row: `(N, in_features) -> (N,)` int64."""
-        logits = self.forward(x)
-        return array_module(logits).argmax(logits, axis=1)
+        """What the network answers for each row of `x`: `(N, in_features)`.
+
+        By the loss it was trained with. `SoftmaxCrossEntropy`: the most likely class, `(N,)`
+        int64; `SigmoidBinaryCrossEntropy`: 1 where the probability is above a half, else 0,
+        int64; any other: the outputs. Labels and values are shaped as the targets were, `(N,)`
+        or `(N, out_features)`. Before any training: the class or, of one output, the value.
+        """
+        outputs, kind = self.forward(x), self._answers()
+        xp = array_module(outputs)
+        if kind == "class":
+            return xp.argmax(outputs, axis=1)
+        if kind == "labels":
+            outputs = (outputs > 0).astype(xp.int64)
+        if self.target_shape == () and self.out_features == 1:
+            outputs = outputs.reshape(len(outputs))
+        return outputs
 
     @on_its_device
-    def predict_probabilities(self, x: Array) -> Array:
-        """Softmax of the logits: `(N, in_features) -> (N, out_features)`, rows sum to 1."""
+    def predict_proba(self, x: Array) -> Array:
+        """The probability of each class or label: `(N, in_features) -> (N, out_features)`.
+
+        The softmax of the logits, so that rows sum to 1; of a network trained with
+        `SigmoidBinaryCrossEntropy` the sigmoid of each. Of a network that ends in `Softmax` or
+        `Sigmoid` the outputs as they are. Raises `ConfigError` for a network without
+        probabilities: one trained on values, or of a single output.
+        """
+        if self._ends_in(Softmax) or self._ends_in(Sigmoid):
+            return self.forward(x)
+        kind = self._answers()
+        if kind == "values":
+            what = "was trained on values" if self.prediction else "has a single output"
+            raise ConfigError(f"the network {what}, which have no probabilities: use predict()")
         p = self.forward(x)
         xp = array_module(p)
+        if kind == "labels":
+            return sigmoid(xp, p, out=xp.empty_like(p), scratch=xp.empty_like(p))
         total = xp.empty((len(p), 1), dtype=p.dtype)
         return softmax(xp, p, axis=1, shifted=p, total=total, out=p)
 
+    def predict_probabilities(self, x: Array) -> Array:
+        """The former name of `predict_proba`, deprecated."""
+        deprecated("predict_probabilities()", "predict_proba()")
+        return self.predict_proba(x)
+
+    def _answers(self) -> str:
+        return self.prediction or ("class" if self.out_features > 1 else "values")
+
+    def _ends_in(self, kind: type[Layer]) -> bool:
+        return type(self._layers[-1]) is kind
+
     def seek(self, samples: int) -> None:
         """Let layers that draw go on at training sample number `samples`."""
-        for layer in self.layers:
+        for layer in walk(self._layers):
             layer.seek(samples)
 
     def parameters(self) -> dict[str, Array]:
         """Views of all parameters by name, in layer order; writing to one trains the network."""
-        return dict(self._values)
+        return dict(self._store.parameters)
 
     def parameter_gradients(self) -> dict[str, Array]:
-        """Views of all gradients, under the names of `parameters()`."""
-        return dict(self._gradients)
+        """Views of the gradients of all parameters that are trained, by name."""
+        views = self._store.gradients.views
+        return {name: views[name] for name in self._store.parameters if name in views}
 
     def views(self, flat: Array) -> dict[str, Array]:
-        """Views, under the names of `parameters()`, of an array `(P,)` laid out as `values` is."""
-        return _views(flat, self._layout)
+        """Views, by name of the parameters, of an array `(P,)` laid out as `values` is."""
+        return views_of(flat, self._store.trained.layout)
 
     def state_dict(self) -> dict[str, Array]:
         """Views of parameters and running statistics, by the names of PyTorch."""
-        return self._values | self._buffers
+        return self._store.parameters | self._store.statistics.views
 
     @on_its_device
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copy host arrays in, by name. Raises `CheckpointError` unless all and only ours fit."""
         own = self.state_dict()
-        _require_fit({name: view.shape for name, view in own.items()}, state)
+        require_fit({name: view.shape for name, view in own.items()}, state)
         for name, view in own.items():
             view[...] = self.backend.asarray(state[name], dtype=self.dtype)
 
     def architecture(self) -> list[dict[str, Any]]:
-        """The layers as plain data, which `from_architecture` takes."""
-        return [{"type": type(x).__name__} | x.hyperparameters() for x in self.layers]
+        """The layers as plain data, which `from_architecture` takes. Raises `ConfigError`."""
+        return described(self._layers)
 
     @classmethod
     def from_architecture(
@@ -229,19 +329,16 @@ class Sequential:
         architecture: list[dict[str, Any]],
         *,
         state: Mapping[str, Any] | None = None,
+        custom_objects: Mapping[str, type[Layer]] | None = None,
         **options: Any,
     ) -> Sequential:
         """A network of the layers in `architecture`; `options` as for `Sequential`.
 
         `state`, as `load_state_dict` takes it, is held against the layers before they are given
         any memory: raises `CheckpointError` unless it fits. Without it the network is a fresh one.
+        `custom_objects`: layer classes that are not xpnet's own, by name.
         """
-        made = []
-        for position, entry in enumerate(architecture):
-            try:
-                made.append(_made(**entry))
-            except (KeyError, TypeError, ValueError) as error:
-                raise CheckpointError(f"layer {position} is not known: {shown(entry)}") from error
+        made = layers_of(architecture, custom_objects)
         if state is None:
             return cls(made, **options)
         shapes = {
@@ -249,30 +346,20 @@ class Sequential:
             for position, layer in enumerate(made)
             for name, parameter in (layer.parameters() | layer.buffers()).items()
         }
-        _require_fit(shapes, state)
+        require_fit(shapes, state)
         network = cls(made, **options)
         network.load_state_dict(state)
         return network
 
     def summary(self) -> str:
-        """A table of layers, output shapes and parameter counts."""
-        rows = self._rows()
-        wide = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = [f"{a:<{wide[0]}}  {b:<{wide[1]}}  {c:>{wide[2]}}" for a, b, c in rows]
-        rule = "─" * len(lines[0])
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        """A table of layers, output shapes and parameter counts; layers not trained are marked.
 
-    def _rows(self) -> list[tuple[str, str, str]]:
-        rows, features = [("layer", "output shape", "parameters")], self.in_features
-        for position, layer in enumerate(self.layers):
-            features = layer.output_features(features) or features
-            count = sum(_size(p.shape) for p in layer.parameters().values())
-            rows.append((f"{position} {layer}", f"(N, {features})", f"{count:,}"))
-        rows.append(("all", f"(N, {self.out_features})", f"{self.values.size:,}"))
-        return rows
+        In ASCII where the encoding of the standard output has no characters to draw a line with.
+        """
+        return as_text(table_of(self._layers, self.in_features))
 
     def __repr__(self) -> str:
-        inside = ", ".join(str(layer) for layer in self.layers)
+        inside = ", ".join(str(layer) for layer in self._layers)
         return (
             f"Sequential([{inside}], backend={self.backend.device!r}, dtype={str(self.dtype)!r}, "
             f"seed={self.seed})"
@@ -280,128 +367,51 @@ class Sequential:
 
     def _repr_html_(self) -> str:
         note = f"{self.dtype} on {self.backend.device}, seed {self.seed}"
-        return notebook.table(self._rows(), left=2, note=note, foot=True)
+        rows = table_of(self._layers, self.in_features)
+        return notebook.table(rows, left=2, note=note, foot=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
         state = {name: self.backend.to_host(v) for name, v in self.state_dict().items()}
-        device, dtype = self.backend.device, str(self.dtype)
-        return _restored, (self.architecture(), device, dtype, self.seed, state, self.metadata)
-
-
-def _spelled_out(parts: tuple[Iterable[Layer] | Layer | int | str, ...]) -> list[Layer]:
-    """The layers that `Sequential(*parts)` has: those of one list, or those written in brief."""
-    if len(parts) == 1 and isinstance(parts[0], Iterable) and not isinstance(parts[0], str):
-        made = list(parts[0])
-        for position, layer in enumerate(made):
-            if not isinstance(layer, Layer):
-                raise ConfigError(
-                    f"layer {position} is {shown(layer)}: a list holds layers; numbers and names "
-                    f'go without the brackets, as in Sequential(784, 128, "relu", 10)'
-                )
-        return made
-    made, features = [], None
-    for part in parts:
-        if isinstance(part, Layer):
-            layer = part
-        elif isinstance(part, str):
-            layer = _activation(part)
-        elif not isinstance(part, int) or isinstance(part, bool) or part < 1:
-            raise ConfigError(
-                f"a network in brief is written in whole numbers above 0, names of activations "
-                f"and layers, found {shown(part)}"
-            )
-        elif features is not None:
-            layer = Linear(features, part)
-        elif not made:
-            features = part
-            continue
-        else:
-            raise ConfigError(
-                f"how many features come in is said first, as in Sequential(784, ...), "
-                f"found {made[0]} before {part}"
-            )
-        features = _features_after(layer, len(made), features)
-        made.append(layer)
-    return made
-
-
-def _activation(name: str) -> Layer:
-    if name not in ACTIVATIONS:
-        raise ConfigError(f"no activation is called {shown(name)}: there are {listed(ACTIVATIONS)}")
-    return ACTIVATIONS[name]()
-
-
-def _features_after(layer: Layer, position: int, features: int | None) -> int | None:
-    try:
-        return layer.output_features(features)
-    except ShapeError as error:
-        raise ShapeError(f"layer {position}: {error}") from None
+        layers = [layer.without_arrays() for layer in self._layers]
+        options = {"backend": self.backend.device, "dtype": str(self.dtype), "seed": self.seed}
+        known = {
+            "metadata": self.metadata,
+            "prediction": self.prediction,
+            "target_shape": self.target_shape,
+        }
+        return _restored, (layers, options, state, known)
 
 
 def _restored(
-    architecture: list[dict[str, Any]],
-    device: str,
-    dtype: str,
-    seed: int,
-    state: dict[str, Any],
-    metadata: dict[str, Any],
+    layers: list[Layer], options: dict[str, Any], state: dict[str, Any], known: dict[str, Any]
 ) -> Sequential:
-    options: dict[str, Any] = {"backend": device, "dtype": dtype, "seed": seed}
-    network = Sequential.from_architecture(architecture, state=state, **options)
-    network.metadata = metadata
+    network = Sequential(layers, **options)
+    network.load_state_dict(state)
+    vars(network).update(known)
     return network
 
 
-def _made(type: str, **settings: Any) -> Layer:
-    """The layer that a file describes; every setting in a file is a number."""
-    kind = LAYERS[type]
-    drawn = {f.name for f in fields(kind) if f.default_factory is not MISSING}
-    for name, value in settings.items():
-        if name in drawn or not isinstance(value, int | float) or not abs(value) < 2**63:
-            raise TypeError(f"{name} of {type} is {shown(value)}")
-    return kind(**settings)
+def _dtype_name(dtype: object) -> str:
+    """`"float32"` or `"float64"`, however it is said. Raises `ConfigError`."""
+    name = getattr(dtype, "__name__", None) or str(dtype)
+    if name not in ("float32", "float64"):
+        raise ConfigError(f"dtype must be float32 or float64, found {shown(dtype)}")
+    return name
 
 
-def _require_fit(shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Any]) -> None:
-    """Raise `CheckpointError` unless `state` holds arrays of these names and shapes alone."""
-    if shapes.keys() != state.keys():
-        missing, extra = sorted(shapes.keys() - state.keys()), sorted(state.keys() - shapes.keys())
-        raise CheckpointError(
-            f"the state does not belong to this network: missing {shown(missing, 200)}, "
-            f"not known {shown(extra, 200)}"
-        )
-    for name, shape in shapes.items():
-        found = tuple(state[name].shape)
-        if found != shape:
-            raise CheckpointError(f"{name} has shape {found}, this network's is {shape}")
-
-
-def _by_layer(views: dict[str, Array]) -> dict[int, dict[str, Array]]:
-    found: dict[int, dict[str, Array]] = {}
-    for name, view in views.items():
-        position, _, own = name.partition(".")
-        found.setdefault(int(position), {})[own] = view
-    return found
-
-
-def _views(flat: Array, parameters: dict[str, Parameter]) -> dict[str, Array]:
-    views, start = {}, 0
-    for name, parameter in parameters.items():
-        end = start + _size(parameter.shape)
-        views[name] = _shaped(flat[start:end], parameter)
-        start = end
-    return views
-
-
-def _shaped(flat: Array, parameter: Parameter) -> Array:
-    """The stretch `flat` of the store as `parameter` has it: a view."""
-    if parameter.order == "F":
-        return flat.reshape(parameter.shape[::-1]).T
-    return flat.reshape(parameter.shape)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
+def _chain(layers: list[Layer]) -> tuple[int, int]:
+    """How many features come in and go out. Raises `ConfigError` and `ShapeError`."""
+    if not layers:
+        raise ConfigError("a network needs at least one layer: Sequential(784, 10) has one")
+    if len({id(layer) for layer in layers}) < len(layers):
+        raise ConfigError("the same layer object stands twice in the network: make two")
+    features: int | None = None
+    entrance: int | None = None
+    for position, layer in enumerate(layers):
+        after = features_after(layer, position, features)
+        if features is None and after is not None:
+            entrance = getattr(layer, "in_features", after)
+        features = after
+    if features is None or entrance is None:
+        raise ConfigError("no layer of the network says how many features it takes")
+    return entrance, features

@@ -15,33 +15,46 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from xpnet import twins
-from xpnet.backend import Array, Backend, array_module, zeros
-from xpnet.errors import ConfigError, ShapeError
+from xpnet.arguments import real
+from xpnet.backend import Array, Backend, array_module, is_same, zeros
+from xpnet.configuration import config_of
+from xpnet.errors import ConfigError, ShapeError, shown
 from xpnet.schedules import Constant, Schedule
 from xpnet.workspace import Workspace
 
 
 class Optimizer:
-    """Base of all optimizers: `step(values, gradients)` changes `values` in place.
+    """Base of all optimizers: `step(network)` changes the network's values in place.
 
     `learning_rate`: a number or a `Schedule`. `steps` counts the updates made; `state` holds
-    arrays shaped like `values`, by name. Raises `ConfigError` for a hyperparameter out of its
-    range and `ShapeError` when a later step brings arrays of another size.
+    arrays shaped like `values`, by name. One optimizer serves one network, whose moments and
+    count of updates it has; for another network make another optimizer. Raises `ConfigError` for
+    a hyperparameter out of its range, and when a later step brings another network's values,
+    `ShapeError` when these are of another size.
+
+    An optimizer of your own keeps each parameter of its `__init__` under the same name, or
+    defines `get_config()`: what is found there tells trainings apart when one is resumed.
     """
 
     state_names: tuple[str, ...] = ()
 
     def __init__(self, learning_rate: float | Schedule, weight_decay: float = 0.0) -> None:
         if not isinstance(learning_rate, Schedule):
-            _require("learning_rate", learning_rate, 0, math.inf)
-            learning_rate = Constant(learning_rate)
+            rate = real("learning_rate", learning_rate, or_else=", or a Schedule")
+            learning_rate = Constant(rate)
         self.learning_rate = learning_rate
-        self.weight_decay = _require("weight_decay", weight_decay, 0, math.inf)
+        self.weight_decay = real("weight_decay", weight_decay)
         self.steps = 0
         self.state: dict[str, Array] = {}
         self.workspace = Workspace()
+        self._values: Array | None = None
+
+    def get_config(self) -> dict[str, Any]:
+        """What the class is to be called with to make such an optimizer, by name."""
+        return config_of(self)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         """What update number `step` (from 0) multiplies by, in float64: rate, decay, ...
@@ -57,26 +70,63 @@ class Optimizer:
 
     def step(
         self,
-        values: Array,
-        gradients: Array,
+        values: Any,
+        gradients: Array | None = None,
         *,
         decays: int | None = None,
         scalars: Array | None = None,
     ) -> None:
-        """One update of `values` by `gradients`, both `(P,)`.
+        """One update: `step(network)`, or of `values` by `gradients`, both `(P,)`.
 
-        `decays`: only the first so many values shrink by `weight_decay` (all, if None); a
-        network passes the number of its matrices' entries. `scalars`: this step's
-        `self.scalars(self.steps)` if it lies on the device already.
+        `decays`: only the first so many values shrink by `weight_decay`; a network has its
+        matrices there, and biases and gains, which are to stay as they are, behind them. It is
+        taken from the network, or has to be given where `weight_decay` is not 0. `scalars`: this
+        step's `self.scalars(self.steps)` if it lies on the device already.
         """
+        if gradients is None:
+            network = values
+            if not hasattr(network, "gradients"):
+                raise ConfigError(
+                    f"step() takes a network, or values and gradients, found {shown(network)}"
+                )
+            values, gradients, decays = network.values, network.gradients, network.decays
+        self.require_same(values)
         self._prepare(values, gradients)
         if scalars is None:
             scalars = self._upload(values)
         if self.weight_decay:
+            if decays is None:
+                raise ConfigError(
+                    f"{type(self).__name__} has weight_decay {self.weight_decay:g}, and step() is "
+                    f"not told which values are to decay: call step(network), or give "
+                    f"decays=network.decays"
+                )
             matrices = values[:decays]
             array_module(matrices).multiply(matrices, scalars[1:2], out=matrices)
         self.update(values, gradients, scalars)
         self.steps += 1
+
+    def require_same(self, values: Array) -> None:
+        """Raise `ConfigError` where updates were made of other values than `values` `(P,)`."""
+        if values is self._values:
+            return
+        if self._values is not None and self.steps and not is_same(values, self._values):
+            if values.shape != self._values.shape:
+                raise ShapeError(
+                    f"the values are of shape {values.shape} after {self._values.shape}: "
+                    f"one optimizer serves one network"
+                )
+            raise ConfigError(
+                f"this {type(self).__name__} has made {self.steps} updates of another network, or "
+                f"of this one before its layers were changed: make a new optimizer"
+            )
+        if not self.steps:
+            self.state = {}
+        self._values = values
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy goes on with whichever network it is given first, such as a copy of its own.
+        return vars(self) | {"_values": None}
 
     def _prepare(self, values: Array, gradients: Array) -> None:
         xp = array_module(values, gradients)
@@ -150,8 +200,8 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(learning_rate, weight_decay)
-        self.momentum = _require("momentum", momentum, 0, 1)
-        self.nesterov = nesterov
+        self.momentum = real("momentum", momentum, 0, 1)
+        self.nesterov = bool(nesterov)
         if nesterov and not momentum:
             raise ConfigError("nesterov needs a momentum above 0: set momentum=0.9, say")
         self.state_names = ("momentum",) if momentum else ()
@@ -179,9 +229,9 @@ class RMSprop(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(learning_rate, weight_decay)
-        self.decay_rate = _require("decay_rate", decay_rate, 0, 1)
-        self.epsilon = _require("epsilon", epsilon, 0, math.inf)
-        self.momentum = _require("momentum", momentum, 0, 1)
+        self.decay_rate = real("decay_rate", decay_rate, 0, 1)
+        self.epsilon = real("epsilon", epsilon)
+        self.momentum = real("momentum", momentum, 0, 1)
         self.state_names = ("square", "momentum") if momentum else ("square",)
 
     def update(self, values: Array, gradients: Array, scalars: Array) -> None:
@@ -237,9 +287,9 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(learning_rate, weight_decay)
-        self.beta1 = _require("beta1", beta1, 0, 1)
-        self.beta2 = _require("beta2", beta2, 0, 1)
-        self.epsilon = _require("epsilon", epsilon, 0, math.inf)
+        self.beta1 = real("beta1", beta1, 0, 1)
+        self.beta2 = real("beta2", beta2, 0, 1)
+        self.epsilon = real("epsilon", epsilon)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         """`a`, `1 − rate · weight_decay`, `ε c` of update number `step` (from 0)."""
@@ -286,11 +336,3 @@ class AdamW(Adam):
         super().__init__(
             learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon, weight_decay=weight_decay
         )
-
-
-def _require(name: str, value: float, low: float, high: float) -> float:
-    """`value`, if it is a finite number in `[low, high)`; else a `ConfigError` that names it."""
-    if not (isinstance(value, (int, float)) and math.isfinite(value) and low <= value < high):
-        span = f"in [{low}, {high})" if math.isfinite(high) else f"of {low} or more"
-        raise ConfigError(f"{name} must be a number {span}, found {value!r}")
-    return value

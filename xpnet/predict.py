@@ -93,7 +93,7 @@ class Model:
         network = self.network
         with numpy.errstate(all="ignore"):
             values = self.normalisation.apply(x, network.dtype)
-            p = network.predict_probabilities(network.backend.asarray(values))
+            p = network.predict_proba(network.backend.asarray(values))
             return network.backend.to_host(p)
 
 

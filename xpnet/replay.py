@@ -24,6 +24,7 @@ import numpy
 
 from xpnet import twins
 from xpnet.backend import listening
+from xpnet.configuration import is_own
 from xpnet.errors import ConfigError
 from xpnet.graph import Graphs
 
@@ -199,11 +200,6 @@ class Replay:
 
 def _same(one: list[Any], other: list[Any]) -> bool:
     return len(one) == len(other) and all(map(is_, one, other))
-
-
-def is_own(kind: type) -> bool:
-    """Whether xpnet itself defines the class `kind`."""
-    return kind.__module__.partition(".")[0] == __package__
 
 
 def is_replayable(part: object) -> bool:

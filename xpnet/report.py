@@ -150,7 +150,7 @@ def ask(
     """The evaluation `tested` of `network` on `data`, with every sample's probabilities."""
     backend = network.backend
     held = DeviceData.of(data, normalisation, backend=backend, dtype=network.dtype)
-    blocks = (network.predict_probabilities(x) for x, _ in held.blocks(PREDICTION_ROWS))
+    blocks = (network.predict_proba(x) for x, _ in held.blocks(PREDICTION_ROWS))
     probabilities = numpy.concatenate([backend.to_host(block) for block in blocks])
     return Answers(tested, probabilities, data)
 

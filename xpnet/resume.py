@@ -28,10 +28,12 @@ import numpy
 from xpnet.backend import Array, HostArray
 from xpnet.callbacks import Callback, Run
 from xpnet.checkpoint import TRAINING, describe, read, write
+from xpnet.configuration import as_plain
 from xpnet.data.batches import DeviceData
 from xpnet.errors import CheckpointError, quoted, shown
 from xpnet.folder import alone
 from xpnet.history import Record, parse_checkpoint_every
+from xpnet.losses import Loss
 from xpnet.meter import Meter
 from xpnet.network import Sequential
 from xpnet.schedules import Schedule
@@ -244,7 +246,7 @@ def describe_training(
     run: Run,
     data: DeviceData,
     held_out: DeviceData | None,
-    loss: object,
+    loss: Loss,
     callbacks: Sequence[Callback],
     **settings: object,
 ) -> dict[str, str]:
@@ -255,7 +257,7 @@ def describe_training(
     """
     network = run.network
     layers = {
-        f"layer {number}": _text(entry.pop("type"), entry)
+        f"layer {number}": _text(entry.pop("type").rpartition(".")[2], {}, entry)
         for number, entry in enumerate(network.architecture())
     }
     return {
@@ -264,20 +266,27 @@ def describe_training(
         "seed of the network": str(network.seed),
         "training data": _describe_data(data),
         "validation data": _describe_data(held_out) if held_out is not None else "none",
-        "loss": _text(type(loss).__name__, vars(loss)),
-        "optimizer": _text(type(run.optimizer).__name__, vars(run.optimizer)),
+        "loss": _text(type(loss).__name__, vars(loss), loss.get_config()),
+        "optimizer": _text(
+            type(run.optimizer).__name__, vars(run.optimizer), run.optimizer.get_config()
+        ),
         "epochs": str(run.epochs),
         **{name: str(value) for name, value in settings.items()},
         "callbacks": ", ".join(name for name, _ in _named(callbacks)) or "none",
     }
 
 
-def _text(name: str, settings: dict[str, Any]) -> str:
-    """`Adam(beta1=0.9, …)`: of the settings those that are plain values, or schedules."""
+def _text(name: str, settings: dict[str, Any], config: dict[str, Any] | None = None) -> str:
+    """`Adam(beta1=0.9, …)`: of the settings those that are plain values, or schedules.
+
+    And all of `config`, which is to be plain too: what is not has to be said by `get_config()`.
+    """
     plain = (bool, int, float, str, tuple, Schedule)
     # How many updates were made is no setting.
-    kept = {k: v for k, v in sorted(settings.items()) if isinstance(v, plain) and k != "steps"}
-    return f"{name}({', '.join(f'{k}={v!r}' for k, v in kept.items())})"
+    kept = {k: v for k, v in settings.items() if isinstance(v, plain) and k != "steps"}
+    for key, value in (config or {}).items():
+        kept[key] = value if isinstance(value, Schedule) else as_plain(name, {key: value})[key]
+    return f"{name}({', '.join(f'{k}={v!r}' for k, v in sorted(kept.items()))})"
 
 
 def _describe_data(data: DeviceData) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+from xpnet.arguments import real, whole
 from xpnet.errors import ConfigError
 
 
@@ -18,20 +19,15 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, Schedule):
-                continue
-            if item.name in ("steps", "every"):
-                if not isinstance(value, int) or value < 1:
-                    raise ConfigError(
-                        f"{item.name} of {type(self).__name__} must be a whole number above 0, "
-                        f"found {value!r}"
-                    )
-            elif not (math.isfinite(value) and value >= 0):
-                raise ConfigError(
-                    f"{item.name} of {type(self).__name__} must be a number of 0 or more, "
-                    f"found {value!r}"
-                )
+            value, name = getattr(self, item.name), f"{item.name} of {type(self).__name__}"
+            if item.name == "then":
+                if not isinstance(value, Schedule):
+                    value = Constant(real(name, value, or_else=", or a Schedule"))
+            elif item.name in ("steps", "every"):
+                value = whole(name, value)
+            else:
+                value = real(name, value)
+            object.__setattr__(self, item.name, value)
 
     def __call__(self, step: int) -> float:
         """The learning rate of update number `step` (the first is 0)."""
@@ -117,11 +113,12 @@ class WarmUp(Schedule):
     Goyal et al., "Accurate, large minibatch SGD", 2017, section 2.2.
     """
 
-    then: Schedule
+    then: Schedule | float
     steps: int
 
     def __call__(self, step: int) -> float:
         """The rate at `step`."""
+        assert isinstance(self.then, Schedule)  # a number has become one
         if step < self.steps:
             return self.then(0) * (step + 1) / (self.steps + 1)
         return self.then(step - self.steps)

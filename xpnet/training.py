@@ -19,6 +19,7 @@ from xpnet import blocks, device_errors, one_core, products, random, twins
 from xpnet.backend import Array, Backend, HostArray, array_module, on_its_device
 from xpnet.callbacks import Callback, Interrupted, Run
 from xpnet.clipping import ClipNorm
+from xpnet.configuration import is_own
 from xpnet.data.augmentation import Augmentation
 from xpnet.data.batches import DeviceData
 from xpnet.data.weights import SampleWeights
@@ -29,7 +30,7 @@ from xpnet.meter import Meter
 from xpnet.metrics import ConfusionMatrix, MeanLoss
 from xpnet.network import PREDICTION_ROWS, Sequential
 from xpnet.optimizers import Optimizer
-from xpnet.replay import Replay, is_own
+from xpnet.replay import Replay
 from xpnet.resume import Checkpoints, Keeper, describe_training
 
 TRAIN_METRICS = ("running", "evaluated")

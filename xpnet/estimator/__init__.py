@@ -106,7 +106,7 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         """The probability of each class: `(n, features) -> (n, classes)`, as in `classes_`."""
         x = self._placed(X)
         network = self.network_
-        return network.backend.to_host(network.predict_probabilities(x))
+        return network.backend.to_host(network.predict_proba(x))
 
     def predict_log_proba(self, X: Any) -> HostArray:
         """`log p` of each class, finite where `p` itself is 0: `(n, features) -> (n, classes)`."""

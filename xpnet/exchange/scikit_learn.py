@@ -25,7 +25,7 @@ _ACTIVATIONS: dict[str, type[Layer] | None] = {
 def from_sklearn(model: Any, *, device: str | Backend = "cpu") -> Sequential:
     """A fitted `MLPClassifier` or `MLPRegressor` as a network of its dtype on `device`.
 
-    Of a classifier, `predict_probabilities(x)`: `(N, C)` is the model's `predict_proba(x)`, and
+    Of a classifier, `predict_proba(x)`: `(N, C)` is the model's `predict_proba(x)`, and
     `metadata["classes"]` holds the names of its `classes_`, in order. The network ends, as all
     of xpnet's do, in logits. A model of two classes has one output `z` and the probability
     `σ(z)`; its network has the outputs `(0, z)`, of which the softmax is `(1 − σ(z), σ(z))`. Of
@@ -37,7 +37,7 @@ def from_sklearn(model: Any, *, device: str | Backend = "cpu") -> Sequential:
 
         model = MLPClassifier((128,)).fit(x, y)
         network = xn.from_sklearn(model)
-        p = network.predict_probabilities(x)             # (N, C), as model.predict_proba(x)
+        p = network.predict_proba(x)             # (N, C), as model.predict_proba(x)
     """
     neural = imported("sklearn.neural_network", "from_sklearn()", "scikit-learn")
     if not isinstance(model, neural.MLPClassifier | neural.MLPRegressor):

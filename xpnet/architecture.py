@@ -1,0 +1,151 @@
+"""Layers from a short notation, from a description in a file, and the description itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, fields
+from typing import Any
+
+from xpnet import activations, layers
+from xpnet.activations import ACTIVATIONS
+from xpnet.arguments import is_whole
+from xpnet.configuration import as_plain, is_own
+from xpnet.errors import CheckpointError, ConfigError, ShapeError, XpnetError, listed, shown
+from xpnet.layer import Layer
+from xpnet.layers import Linear
+
+LAYERS: dict[str, type[Layer]] = {
+    name: layer
+    for module in (layers, activations)
+    for name, layer in vars(module).items()
+    if isinstance(layer, type) and issubclass(layer, Layer)
+    if layer.__module__ == module.__name__ and not name.startswith("_")
+}
+
+
+def spelled_out(
+    parts: tuple[Iterable[Layer] | Layer | int | str, ...],
+    features: int | None = None,
+    first: int = 0,
+) -> list[Layer]:
+    """The layers that `Sequential(*parts)` has: those of one list, or those written in brief.
+
+    `features`: what the layers before give, None at the beginning of a network, where layer
+    number `first` stands at number 0.
+    """
+    if len(parts) == 1 and isinstance(parts[0], Iterable) and not isinstance(parts[0], str):
+        made = list(parts[0])
+        for position, layer in enumerate(made):
+            if not isinstance(layer, Layer):
+                raise ConfigError(
+                    f"layer {position} is {shown(layer)}: a list holds layers; numbers and names "
+                    f'go without the brackets, as in Sequential(784, 128, "relu", 10)'
+                )
+        return made
+    made = []
+    for part in parts:
+        if isinstance(part, Layer):
+            layer = part
+        elif isinstance(part, str):
+            layer = _activation(part)
+        elif not is_whole(part) or part < 1:
+            raise ConfigError(
+                f"a network in brief is written in whole numbers above 0, names of activations "
+                f"and layers, found {shown(part)}"
+            )
+        elif features is not None:
+            layer = Linear(features, part)
+        elif not made:
+            features = int(part)
+            continue
+        else:
+            raise ConfigError(
+                f"how many features come in is said first, as in Sequential(784, ...), "
+                f"found {made[0]} before {part}"
+            )
+        features = features_after(layer, first + len(made), features)
+        made.append(layer)
+    return made
+
+
+def _activation(name: str) -> Layer:
+    if name not in ACTIVATIONS:
+        raise ConfigError(f"no activation is called {shown(name)}: there are {listed(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
+
+
+def features_after(layer: Layer, position: int, features: int | None) -> int | None:
+    """What layer number `position` makes of `features`. Raises `ShapeError`."""
+    try:
+        return layer.output_features(features)
+    except ShapeError as error:
+        raise ShapeError(f"layer {position}: {error}") from None
+
+
+def described(made: Sequence[Layer]) -> list[dict[str, Any]]:
+    """The layers as plain data, which `layers_of` takes.
+
+    A class of xpnet's own goes by its name, another one by its module and name. Raises
+    `ConfigError` for a layer whose configuration no file can hold.
+    """
+    found = []
+    for position, layer in enumerate(made):
+        kind = type(layer)
+        name = kind.__name__ if is_own(kind) else f"{kind.__module__}.{kind.__qualname__}"
+        entry = {"type": name} | as_plain(f"layer {position}, {kind.__name__},", layer.get_config())
+        found.append(entry if layer.trainable else entry | {"trainable": False})
+    return found
+
+
+def layers_of(
+    architecture: list[dict[str, Any]], custom_objects: Mapping[str, type[Layer]] | None = None
+) -> list[Layer]:
+    """The layers that `described` gives as plain data. Raises `CheckpointError`."""
+    made = []
+    for position, entry in enumerate(architecture):
+        try:
+            made.append(_made(position, dict(custom_objects or {}), **entry))
+        except XpnetError as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"layer {position} cannot be made: {error}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"layer {position} is not known: {shown(entry)}") from error
+    return made
+
+
+def _made(
+    position: int,
+    custom_objects: dict[str, type[Layer]],
+    /,
+    type: str,
+    trainable: bool = True,
+    **settings: Any,
+) -> Layer:
+    """The layer that a file describes; every setting of xpnet's own layers is a number."""
+    if type not in LAYERS:
+        layer = _custom(position, type, custom_objects)(**settings)
+    else:
+        kind = LAYERS[type]
+        drawn = {f.name for f in fields(kind) if f.default_factory is not MISSING}
+        for name, value in settings.items():
+            if name in drawn or not isinstance(value, int | float) or not abs(value) < 2**63:
+                raise TypeError(f"{name} of {type} is {shown(value)}")
+        layer = kind(**settings)
+    if not trainable:
+        layer.trainable = trainable
+    return layer
+
+
+def _custom(position: int, name: str, custom_objects: dict[str, type[Layer]]) -> type[Layer]:
+    short = name.rpartition(".")[2]
+    found = custom_objects.get(name, custom_objects.get(short))
+    if found is None:
+        how = f'{{"{short}": {short}}}' if short.isidentifier() and len(short) < 40 else "{...}"
+        raise CheckpointError(
+            f"layer {position} is not known: {shown(name)} is no layer of xpnet's, so load() has "
+            f"to be given the class: load(path, custom_objects={how})"
+        )
+    if not (isinstance(found, type) and issubclass(found, Layer)):
+        raise ConfigError(f"custom_objects[{shown(short)}] is {shown(found)}: give the layer class")
+    return found

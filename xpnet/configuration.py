@@ -1,0 +1,69 @@
+"""What an object was made with: `get_config()`, for files, checkpoints and `summary()`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy
+
+from xpnet.errors import ConfigError, shown
+
+
+def config_of(made: object) -> dict[str, Any]:
+    """The arguments of `type(made)(...)` by name, as `made` holds them.
+
+    Of a dataclass these are its fields, of another class the parameters of its `__init__`, each
+    of which must be an attribute of the same name, as in scikit-learn. Raises `ConfigError`,
+    naming the class and the parameter, where one is missing.
+    """
+    kind = type(made)
+    found = {}
+    for name, parameter in inspect.signature(kind).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if not hasattr(made, name):
+            raise ConfigError(
+                f"{kind.__name__} is made with {name!r} and has no attribute of that name, so it "
+                f"could not be saved: keep it as self.{name}, or define get_config()"
+            )
+        found[name] = getattr(made, name)
+    return found
+
+
+def is_own(kind: type) -> bool:
+    """Whether xpnet itself defines the class `kind`."""
+    return kind.__module__.partition(".")[0] == __package__
+
+
+def optional_arguments(kind: type) -> set[str]:
+    """The names of the arguments of `kind(...)` that have a default."""
+    parameters = inspect.signature(kind).parameters
+    return {name for name, p in parameters.items() if p.default is not p.empty}
+
+
+def as_python(value: Any) -> Any:
+    """A number of NumPy's as Python's own; all else as it is."""
+    return value.item() if isinstance(value, numpy.generic) else value
+
+
+def as_plain(owner: str, config: dict[str, Any]) -> dict[str, Any]:
+    """`config` as JSON holds it: numbers, strings, None, and lists and dicts of these.
+
+    Raises `ConfigError`, naming `owner` and the setting, for any other value.
+    """
+    return {name: _plain(owner, name, value) for name, value in config.items()}
+
+
+def _plain(owner: str, name: str, value: Any) -> Any:
+    value = as_python(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(owner, name, item) for item in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _plain(owner, name, item) for key, item in value.items()}
+    raise ConfigError(
+        f"{name} of {owner} is {shown(value)}, which no file can hold: make {owner} with numbers "
+        f"and strings (or lists and dicts of them), or let its get_config() give these"
+    )
