@@ -176,7 +176,8 @@ def test_every_layer_that_a_file_can_hold_is_known_to_the_page():
 
 
 def test_a_layer_that_the_page_does_not_know_is_refused(monkeypatch, tmp_path):
-    made_up = type("Convolution", (Layer,), {"forward": lambda self, x, *, training: x})
+    own = {"forward": lambda self, x, *, training: x, "__module__": "xpnet.layers"}
+    made_up = type("Convolution", (Layer,), own)
     monkeypatch.setitem(network_module.LAYERS, "Convolution", made_up)
     network = xpnet.Sequential([xpnet.Linear(784, 8), made_up(), xpnet.Linear(8, 10)])
     network.metadata = PICTURES

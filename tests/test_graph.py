@@ -142,7 +142,9 @@ def everything() -> list[Layer]:
 
 OPTIONS = [
     pytest.param({}, id="plain"),
-    pytest.param({"make": everything}, id="every layer"),
+    # Not by Adam: the gradient of the bias before `BatchNorm` is 0 but for rounding, which Adam,
+    # dividing by the size of the gradient, would make whole steps of.
+    pytest.param({"make": everything, "optimizer": lambda: xn.SGD(0.05)}, id="every layer"),
     pytest.param({"l2": 0.1, "optimizer": xn.SGD}, id="L2"),
     pytest.param({"optimizer": lambda: xn.SGD(0.1, momentum=0.9, weight_decay=0.1)}, id="momentum"),
     pytest.param({"optimizer": xn.RMSprop}, id="RMSprop"),

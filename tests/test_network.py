@@ -28,7 +28,7 @@ from xpnet import (
     Tanh,
 )
 from xpnet.backend import Backend
-from xpnet.errors import CheckpointError, ConfigError, ShapeError
+from xpnet.errors import CheckpointError, ConfigError, DataError, ShapeError
 from xpnet.gradcheck import check_network, numerical_gradient
 from xpnet.initializers import GlorotNormal, Ones
 from xpnet.layer import Layer, Parameter
@@ -371,7 +371,8 @@ def test_a_network_without_parameters_in_front(backend: Backend) -> None:
         (lambda: Sequential([Linear(2, 3), LayerNorm(4)]), ShapeError, "layer 1: LayerNorm"),
         (lambda: mixed().forward(np.ones((3, 11))), ShapeError, r"\(N, 12\), found \(3, 11\)"),
         (lambda: mixed().forward(np.ones(12)), ShapeError, r"found \(12,\)"),
-        (lambda: mixed().forward([[1.0] * 12]), TypeError, "found list"),
+        (lambda: mixed().forward([[1.0] * 11]), ShapeError, r"\(N, 12\), found \(1, 11\)"),
+        (lambda: mixed().forward([["a"] * 12]), DataError, r"x\[0, 0\] is the text 'a'"),
         (lambda: Sequential.from_architecture([{"type": "Conv"}]), CheckpointError, "layer 0"),
         (lambda: Sequential.from_architecture([{"type": "Layer"}]), CheckpointError, "layer 0"),
         (

@@ -21,6 +21,7 @@ import numpy
 from xpnet import command
 from xpnet.backend import HostArray
 from xpnet.checkpoint import write_atomically
+from xpnet.configuration import is_own
 from xpnet.errors import CheckpointError, ConfigError
 from xpnet.exchange.onnx_file import export_onnx
 from xpnet.layers import Linear
@@ -97,7 +98,7 @@ def _layers(network: Sequential) -> Iterator[dict[str, Any]]:
     state = network.state_dict()
     for position, layer in enumerate(network.layers):
         kind = type(layer).__name__
-        if kind not in KNOWN:
+        if kind not in KNOWN or not is_own(type(layer)):
             raise ConfigError(
                 f"layer {position} is a {kind}, which the page cannot compute: it knows "
                 f"{', '.join(KNOWN)}"

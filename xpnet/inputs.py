@@ -61,16 +61,8 @@ def as_samples(
     beyond `dtype`), for masked, sparse or ragged arrays and for no samples at all;
     `DeviceMismatch` for an array on another device.
     """
-    # One row, as a server asks for: the sum of squares is finite only if each value is, and
-    # below the largest float32 only if each value is within its range.
-    if (
-        type(x) is numpy.ndarray
-        and x.ndim == 2
-        and x.dtype in _FLOATS
-        and 0 < x.size <= _FEW
-        and (features is None or x.shape[1] == features)
-        and (not check or numpy.vdot(x, x) <= _LARGEST)
-    ):
+    # One row, as a server asks for, is to be taken fast.
+    if is_plain(x, features) and (not check or (x.size <= _FEW and is_finite(x))):
         return x
     array, place = _as_array(x, backend, name, _NO_SAMPLES_OF_TEXT)
     found = tuple(array.shape)
@@ -80,6 +72,26 @@ def as_samples(
     if check:
         check_finite(array.reshape(found), place, dtype)
     return array
+
+
+def is_plain(x: Any, features: int | None = None) -> bool:
+    """Whether `x` is NumPy's own array `(N, features)` of float32 or float64, N above 0."""
+    return (
+        type(x) is numpy.ndarray
+        and x.ndim == 2
+        and x.dtype in _FLOATS
+        and x.size > 0
+        and (features is None or x.shape[1] == features)
+    )
+
+
+def is_finite(block: HostArray) -> bool:
+    """Whether it is certain, after one fast pass, that every value is finite, in float32 too.
+
+    The sum of squares is finite only if each value is, and below the largest float32 only if
+    each value is within its range.
+    """
+    return bool(numpy.vdot(block, block) <= _LARGEST)
 
 
 def as_targets(y: Any, *, backend: Backend, name: str = "y", dtype: Any = None) -> Array:

@@ -214,7 +214,7 @@ class Layer:
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy, by whatever way, belongs to no network.
-        state = vars(self) | {"_network": None, "gradients": {}}
+        state = vars(self) | {"_network": None, "gradients": {}, "workspace": Workspace()}
         if not is_own(type(self)):
             return state
         kept = {

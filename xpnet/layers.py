@@ -300,8 +300,8 @@ class BatchNorm(_Normalising):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.momentum = real("momentum of BatchNorm", self.momentum, low_is_allowed=False)
-        if self.momentum > 1:
+        self.momentum = real("momentum of BatchNorm", self.momentum, low=-math.inf)
+        if not 0 < self.momentum <= 1:
             raise ConfigError(f"momentum of BatchNorm must lie in (0, 1], found {self.momentum!r}")
         self.epsilon = real("epsilon of BatchNorm", self.epsilon, low_is_allowed=False)
 

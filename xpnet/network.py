@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, overload
@@ -12,8 +13,9 @@ from xpnet.activations import Sigmoid, Softmax, sigmoid, softmax
 from xpnet.architecture import LAYERS as LAYERS
 from xpnet.architecture import described, features_after, layers_of, spelled_out
 from xpnet.arguments import seed_of
-from xpnet.backend import Array, Backend, array_module, on_its_device, shared
-from xpnet.errors import ConfigError, ShapeError, deprecated, shown
+from xpnet.backend import Array, Backend, array_module, on_its_device
+from xpnet.errors import ConfigError, deprecated, shown
+from xpnet.inputs import as_samples, check_finite, is_plain
 from xpnet.layer import Layer, walk, walk_positions
 from xpnet.prediction import LayersForPrediction
 from xpnet.store import Store, require_fit, views_of
@@ -77,6 +79,7 @@ class Sequential:
         self.dtype = self.backend.xp.dtype(_dtype_name(dtype))
         self.seed = seed_of("seed of Sequential", seed)
         self.metadata: dict[str, Any] = {}
+        self._is_on_host = self.backend.device == "cpu"
         self.prediction: str | None = None
         self.target_shape: tuple[int, ...] | None = None
         self.workspace = Workspace()
@@ -100,7 +103,6 @@ class Sequential:
         own = weakref.ref(self)
         for layer in walk(layers):
             layer._network = own
-        self._for_prediction = LayersForPrediction(self._layers)
 
     def _store_in(self, store: Store, layers: Sequence[Layer]) -> None:
         """Have the parameters of `layers` in `store`."""
@@ -108,6 +110,8 @@ class Sequential:
         self.values, self.gradients = store.trained.flat, store.gradients.flat
         self.buffers, self.decays = store.statistics.flat, store.decays
         store.bind(layers)
+        # Copies of the layers, which hold views of the store as well, one set a thread.
+        self._of_thread = threading.local()
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -182,40 +186,59 @@ class Sequential:
             part.prediction, part.target_shape = self.prediction, self.target_shape
         return part
 
-    def forward(self, x: Array, *, training: bool = False) -> Array:
+    def forward(self, x: Any, *, training: bool = False) -> Array:
         """Logits for `x`: `(N, in_features) -> (N, out_features)`.
 
-        In training the result is a buffer that the next call writes over: copy it to keep it. In
-        prediction it is an array of the caller's own, and any number of rows is worked off in
-        blocks. `x` of another dtype is converted; it may be another library's, such as a tensor
-        of PyTorch's (see `backend.shared`). Raises `ShapeError`, `DeviceMismatch` and `DataError`.
-        """
-        x = self._checked(x)
-        if training:
-            return self._through(x)
-        with self.backend.current():
-            return self._predicted(x)
+        `x`: an array, rows of numbers, a DataFrame, pictures, or an array of another library,
+        such as a tensor of PyTorch's; see `inputs.as_samples`. Another dtype is converted.
 
-    def _predicted(self, x: Array) -> Array:
+        In prediction the result is an array of the caller's own, any number of rows is worked off
+        in blocks, and a value on the host that is not finite is refused. In training the result
+        is a buffer that the next call writes over (copy it to keep it), and values are taken as
+        they are. Raises `ShapeError`, `DeviceMismatch` and `DataError`.
+        """
+        if training:
+            return self._through(self._taken(x, check=False))
+        # An array as it is expected, such as the one row of a request, needs no more than this.
+        if self._is_on_host and is_plain(x, self.in_features) and x.dtype == self.dtype:
+            return self._predicted(x, look=True)
+        with self.backend.current():
+            return self._predicted(self._taken(x, check=True), look=False)
+
+    def _taken(self, x: Any, *, check: bool) -> Array:
+        """`x` as an array `(N, in_features)` of the network's dtype, where the network is."""
+        x = as_samples(
+            x, backend=self.backend, features=self.in_features, check=check, dtype=self.dtype
+        )
+        array_module(x, self.values)
+        return x if x.dtype == self.dtype else x.astype(self.dtype)
+
+    def _predicted(self, x: Array, *, look: bool) -> Array:
+        """Logits of `x`; if it is to `look`, every value must be finite, else it is known to be."""
         if len(x) <= PREDICTION_ROWS:
-            return self._for_prediction.forward(x).copy()
+            logits = self._copies().forward(x, look)
+            return logits.copy() if logits is not None else self._looked_at(x)
         xp = array_module(x)
-        logits = xp.empty((len(x), self.out_features), dtype=self.dtype)
+        made = xp.empty((len(x), self.out_features), dtype=self.dtype)
         for start in range(0, len(x), PREDICTION_ROWS):
             rows = slice(start, start + PREDICTION_ROWS)
-            logits[rows] = self._for_prediction.forward(x[rows])
-        return logits
+            logits = self._copies().forward(x[rows], look)
+            if logits is None:
+                return self._looked_at(x)
+            made[rows] = logits
+        return made
 
-    def _checked(self, x: Array) -> Array:
-        x = shared(x, self.backend.xp)
-        array_module(x, self.values)
-        if x.ndim != 2 or x.shape[1] != self.in_features:
-            raise ShapeError(
-                f"the network takes x of shape (N, {self.in_features}), found {x.shape}"
-            )
-        if x.dtype != self.dtype:
-            x = x.astype(self.dtype)
-        return x
+    def _looked_at(self, x: Array) -> Array:
+        """`_predicted`, once every value was found finite after all, if large."""
+        check_finite(x, "x", self.dtype)
+        return self._predicted(x, look=False)
+
+    def _copies(self) -> LayersForPrediction:
+        """The layers that this thread predicts with."""
+        copies: LayersForPrediction | None = getattr(self._of_thread, "copies", None)
+        if copies is None:
+            copies = self._of_thread.copies = LayersForPrediction(self._layers)
+        return copies
 
     def _through(self, x: Array) -> Array:
         for layer in self._layers:
@@ -238,7 +261,7 @@ class Sequential:
         return gradient if input_gradient else None
 
     @on_its_device
-    def predict(self, x: Array) -> Array:
+    def predict(self, x: Any) -> Array:
         """What the network answers for each row of `x`: `(N, in_features)`.
 
         By the loss it was trained with. `SoftmaxCrossEntropy`: the most likely class, `(N,)`
@@ -249,7 +272,7 @@ class Sequential:
         outputs, kind = self.forward(x), self._answers()
         xp = array_module(outputs)
         if kind == "class":
-            return xp.argmax(outputs, axis=1)
+            return outputs.argmax(axis=1)
         if kind == "labels":
             outputs = (outputs > 0).astype(xp.int64)
         if self.target_shape == () and self.out_features == 1:
@@ -257,7 +280,7 @@ class Sequential:
         return outputs
 
     @on_its_device
-    def predict_proba(self, x: Array) -> Array:
+    def predict_proba(self, x: Any) -> Array:
         """The probability of each class or label: `(N, in_features) -> (N, out_features)`.
 
         The softmax of the logits, so that rows sum to 1; of a network trained with
@@ -278,7 +301,7 @@ class Sequential:
         total = xp.empty((len(p), 1), dtype=p.dtype)
         return softmax(xp, p, axis=1, shifted=p, total=total, out=p)
 
-    def predict_probabilities(self, x: Array) -> Array:
+    def predict_probabilities(self, x: Any) -> Array:
         """The former name of `predict_proba`, deprecated."""
         deprecated("predict_probabilities()", "predict_proba()")
         return self.predict_proba(x)
