@@ -22,7 +22,8 @@ def config_of(made: object) -> dict[str, Any]:
     for name, parameter in inspect.signature(kind).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        if not hasattr(made, name):
+        # A class's own value is what another argument was not given for.
+        if name not in vars(made) and not isinstance(getattr(kind, name, None), property):
             raise ConfigError(
                 f"{kind.__name__} is made with {name!r} and has no attribute of that name, so it "
                 f"could not be saved: keep it as self.{name}, or define get_config()"
