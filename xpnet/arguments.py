@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+from os import PathLike
+from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
 from xpnet.errors import ConfigError, shown
@@ -66,7 +68,7 @@ def real(
     A Python `int` stays one, so that what is printed is what was written. Raises `ConfigError`
     that names the argument.
     """
-    number = _as_float(value)
+    number = as_float(value)
     is_high_enough = number is not None and (number > low or (number == low and low_is_allowed))
     if number is None or not math.isfinite(number) or not (is_high_enough and number < high):
         if math.isfinite(high):
@@ -79,7 +81,8 @@ def real(
     return value if type(value) is int else number
 
 
-def _as_float(value: Any) -> float | None:
+def as_float(value: Any) -> float | None:
+    """`value` as a `float`, or None where it is no number."""
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -88,6 +91,26 @@ def _as_float(value: Any) -> float | None:
         return float(value)
     except OverflowError:  # a whole number of more than 308 digits
         return None
+
+
+def picture_shape(name: str, value: Any) -> tuple[int, int]:
+    """`value` as `(height, width)`. Raises `ConfigError` that names the argument."""
+    try:
+        height, width = (operator.index(n) for n in value if not isinstance(n, bool))
+    except (TypeError, ValueError):
+        height = width = 0
+    if height < 1 or width < 1:
+        raise ConfigError(
+            f"{name} must be (height, width), whole numbers above 0, found {shown(value)}"
+        )
+    return height, width
+
+
+def path(name: str, value: Any) -> Path:
+    """`value`, a text or a path, as a `Path`. Raises `ConfigError` that names the argument."""
+    if isinstance(value, str | PathLike):
+        return Path(value)
+    raise ConfigError(f"{name} must be a path, as a text or a Path, found {shown(value)}")
 
 
 def instance(name: str, value: Any, kind: type[T] | tuple[type[T], ...], what: str) -> T:

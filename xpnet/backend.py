@@ -18,7 +18,7 @@ import numpy
 from numpy.typing import NDArray
 
 from xpnet.device_errors import unusable
-from xpnet.errors import BackendUnavailable, ConfigError, DataError, DeviceMismatch
+from xpnet.errors import BackendUnavailable, ConfigError, DataError, DeviceMismatch, shown
 
 Array: TypeAlias = Any
 """An array of whichever module computes: `numpy.ndarray` or `cupy.ndarray`."""
@@ -136,6 +136,8 @@ class Backend:
     """
 
     def __init__(self, device: str = "cpu") -> None:
+        if not isinstance(device, str):
+            raise ConfigError(f"device must be cpu, cuda, cuda:N or auto, found {shown(device)}")
         if device == "auto":
             try:
                 _import_cupy(0)
@@ -208,12 +210,21 @@ class Backend:
 
 
 def on_its_device(function: Callable[P, R]) -> Callable[P, R]:
-    """`function` within `current()` of the backend that its first argument, a network, has."""
+    """`function` within `current()` of the backend that its first argument, a network, has.
+
+    Raises `ConfigError` for an argument that has none.
+    """
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        network: Any = args[0] if args else kwargs["network"]
-        with network.backend.current():
+        network: Any = args[0] if args else kwargs.get("network")
+        backend = getattr(network, "backend", None)
+        if not isinstance(backend, Backend):
+            if not args and "network" not in kwargs:
+                return function(*args, **kwargs)  # Python says what is missing
+            found = f"the class {network.__name__}" if isinstance(network, type) else shown(network)
+            raise ConfigError(f"network must be a Sequential, found {found}")
+        with backend.current():
             return function(*args, **kwargs)
 
     return call

@@ -6,12 +6,15 @@ import math
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 from xpnet import notebook
-from xpnet.backend import Array
-from xpnet.errors import ConfigError
+from xpnet.arguments import whole
+from xpnet.backend import Array, Backend
+from xpnet.configuration import is_own
+from xpnet.errors import ConfigError, shown
 from xpnet.history import History, Record
 from xpnet.network import Sequential
 from xpnet.optimizers import Optimizer
@@ -77,10 +80,17 @@ class Progress(Callback):
     """One line for each record; on a terminal and in a notebook also a live bar for each epoch.
 
     In a notebook the bar is one line that is written over, and there is none where no epoch
-    takes a second.
+    takes a second. `stream`: where lines go, `sys.stdout` if None; `ConfigError` for what is no
+    stream of text.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
+        is_stream = all(hasattr(stream, name) for name in ("write", "flush", "isatty"))
+        if stream is not None and (isinstance(stream, type) or not is_stream):
+            raise ConfigError(
+                f"stream must be a file open for text, or None for sys.stdout, found "
+                f"{shown(stream)}"
+            )
         self.stream = stream
         self.bar: Any = None
 
@@ -155,13 +165,14 @@ class EarlyStopping(Callback):
 
     The best values and running statistics are copied on the device whenever the validation
     loss falls, and put back at the end, however training ends. `best`: that record, or None.
-    Prechelt, "Early stopping — but when?", 1998.
+    Prechelt, "Early stopping — but when?", 1998. Raises `ConfigError` for a `patience` that is no
+    whole number above 0; `fit()` does, before it trains, where there is no validation part.
     """
 
+    NEEDS: ClassVar[str] = "early stopping (patience) needs a validation part: set validation"
+
     def __init__(self, patience: int) -> None:
-        if not isinstance(patience, int) or patience < 1:
-            raise ConfigError(f"patience must be a whole number above 0, found {patience!r}")
-        self.patience = patience
+        self.patience = whole("patience", patience)
         self.best: Record | None = None
 
     def on_train_begin(self, run: Run) -> None:
@@ -172,7 +183,7 @@ class EarlyStopping(Callback):
     def on_record(self, run: Run, record: Record) -> None:
         """Compare with the best so far."""
         if record.val_loss is None:
-            raise ConfigError("early stopping (patience) needs a validation part: set validation")
+            raise ConfigError(self.NEEDS)
         lowest = self.best.val_loss if self.best is not None else None
         if record.val_loss < (math.inf if lowest is None else lowest):
             self.best, self.waited = record, 0
@@ -232,3 +243,29 @@ class StopAtInterrupt(Callback):
         for number, before in self.before.items():
             signal.signal(number, before)
         self.before = {}
+
+
+class Told:
+    """The callbacks, and whether one that is not xpnet's own has had a turn since last asked."""
+
+    def __init__(self, callbacks: Sequence[Callback], backend: Backend) -> None:
+        self.backend = backend
+        self.callbacks = [(callback, _is_other(callback)) for callback in callbacks]
+        self.has_others = any(is_other for _, is_other in self.callbacks)
+        self.disturbed = False
+
+    def __call__(self, hook: str, *arguments: Any) -> None:
+        """Call the method `hook` of each that has one of its own."""
+        nothing = getattr(Callback, hook)
+        for callback, is_other in self.callbacks:
+            method = getattr(callback, hook)
+            if getattr(method, "__func__", None) is not nothing:
+                self.disturbed = self.disturbed or is_other
+                # It may look at another device, and leave that the current one.
+                with self.backend.current():
+                    method(*arguments)
+
+
+def _is_other(callback: Callback) -> bool:
+    """Whether somebody else's code runs in it: by its class, or by a hook put into it."""
+    return not is_own(type(callback)) or any(hasattr(Callback, name) for name in vars(callback))

@@ -17,6 +17,8 @@ class ClipNorm:
     gives the norm, one multiplication does the rest, and the factor never leaves the device. A
     gradient that is not finite stays so. Pascanu, Mikolov, Bengio, "On the difficulty of
     training recurrent neural networks", ICML 2013, algorithm 1; the 1e-6 is PyTorch's.
+
+    Raises `ConfigError` for another `limit`.
     """
 
     def __init__(self, limit: float) -> None:

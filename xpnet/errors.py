@@ -51,13 +51,13 @@ class DivergenceError(XpnetError, ArithmeticError):
 
 
 def shown(value: object, longest: int = 60) -> str:
-    """What was found, for a message: `repr(value)`, cut to `longest` characters."""
+    """What was found, for a message: `repr(value)` in one line, cut to `longest` characters."""
     try:
         text = repr(value)
     # Python writes no number of thousands of digits, and follows brackets only so deep.
     except (ValueError, RecursionError):
         text = f"a very large {type(value).__name__}"
-    return cut(text, longest)
+    return cut(" ".join(text.split()) if "\n" in text else text, longest)
 
 
 def listed(names: Iterable[str]) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from xpnet import notebook
+from xpnet.arguments import instance
+from xpnet.arguments import path as checked_path
 from xpnet.checkpoint import write_atomically
 from xpnet.data.files import reading
 from xpnet.errors import ConfigError, DataError, quoted, shown
@@ -48,15 +50,26 @@ class Record:
 
 @dataclass
 class History:
-    """The records of a training run, oldest first; a notebook shows it as table and curves."""
+    """The records of a training run, oldest first; a notebook shows it as table and curves.
+
+    Raises `ConfigError` unless `records` is a list of records.
+    """
 
     records: list[Record] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        instance("records", self.records, list, "a list of records")
+        for number, record in enumerate(self.records):
+            instance(f"records[{number}]", record, Record, "a Record")
 
     def __len__(self) -> int:
         return len(self.records)
 
     def column(self, name: str) -> list[Any]:
-        """One field of all records."""
+        """One field of all records. Raises `ConfigError` for a name that is none."""
+        names = [item.name for item in fields(Record)]
+        if not isinstance(name, str) or name not in names:
+            raise ConfigError(f"a record has no {shown(name)}: it has {', '.join(names)}")
         return [getattr(record, name) for record in self.records]
 
     def best(self) -> Record:
@@ -104,17 +117,18 @@ class History:
 
     def to_csv(self, path: str | Path) -> None:
         """Write one line a record, full precision, empty where there is no value."""
+        target = checked_path("path", path)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         names = [item.name for item in fields(Record)]
         writer.writerow(names)
         writer.writerows([getattr(record, name) for name in names] for record in self.records)
-        write_atomically(Path(path), text.getvalue().encode())
+        write_atomically(target, text.getvalue().encode())
 
     @classmethod
     def from_csv(cls, path: str | Path) -> History:
         """What `to_csv` wrote. Raises `DataError`, naming the file and the line."""
-        path = Path(path)
+        path = checked_path("path", path)
         names = [item.name for item in fields(Record)]
         try:
             with reading(path), path.open(encoding="utf-8", newline="") as file:
@@ -187,7 +201,7 @@ def parse_checkpoint_every(value: int | str) -> tuple[float, bool]:
         return float(number), True
     raise ConfigError(
         f"checkpoint_every must be a number of epochs or of seconds, such as 1, '5 epochs' or "
-        f"'30 seconds', found {value!r}"
+        f"'30 seconds', found {shown(value)}"
     )
 
 
@@ -199,5 +213,5 @@ def parse_log_every(value: int | str) -> tuple[int, bool]:
         return int(number), units[unit.strip()]
     raise ConfigError(
         f"log_every must be a number of epochs or of iterations, such as 10, '10 epochs' or "
-        f"'500 iterations', found {value!r}"
+        f"'500 iterations', found {shown(value)}"
     )

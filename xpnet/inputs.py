@@ -94,17 +94,26 @@ def is_finite(block: HostArray) -> bool:
     return bool(numpy.vdot(block, block) <= _LARGEST)
 
 
-def as_targets(y: Any, *, backend: Backend, name: str = "y", dtype: Any = None) -> Array:
+def as_targets(
+    y: Any,
+    *,
+    backend: Backend,
+    name: str = "y",
+    check: bool = True,
+    dtype: Any = None,
+    about_text: str = _NO_LABELS_OF_TEXT,
+) -> Array:
     """`y` as an array `(N,)` or `(N, …)` of numbers, N above 0: labels, or any other targets.
 
-    As `as_samples`; the names of classes are refused, with what to do about them.
+    As `as_samples`; the names of classes are refused, with `about_text` as what to do about them.
     """
-    array, place = _as_array(y, backend, name, _NO_LABELS_OF_TEXT)
+    array, place = _as_array(y, backend, name, about_text)
     if array.ndim == 0:
         raise ShapeError(f"{name} is a single number: give one target for each sample")
     if 0 in array.shape:
         raise DataError(f"{name} is empty, shape {array.shape}: give N targets, N above 0")
-    check_finite(array, place, dtype)
+    if check:
+        check_finite(array, place, dtype)
     return array
 
 
@@ -127,7 +136,8 @@ def check_finite(array: Array, place: Place | str, dtype: Any = None) -> None:
         wrong = ~(numpy.abs(block) <= largest)
         first = tuple(int(i) for i in numpy.argwhere(wrong)[0])
         where = (first[0] + start, *first[1:])
-        raise _not_finite(_name_of(place)(where), block[first].item(), largest)
+        name = named(place) if isinstance(place, str) else place
+        raise _not_finite(name(where), block[first].item(), largest)
 
 
 def _not_finite(where: str, value: float, largest: float) -> DataError:
@@ -169,7 +179,7 @@ def _as_array(value: Any, backend: Backend, name: str, about_text: str) -> tuple
             columns = _FramePlace(name, list(value.columns))
             return _from_frame(value, columns, about_text), columns
         if isinstance(value, pandas.Series):
-            return _from_series(value, _name_of(name), about_text), _name_of(name)
+            return _from_series(value, named(name), about_text), named(name)
     if isinstance(value, str | bytes | type) or value is None:
         raise DataError(f"{name} is {_described(value)}: {_NUMBERS}")
     if hasattr(value, "toarray"):
@@ -177,9 +187,9 @@ def _as_array(value: Any, backend: Backend, name: str, about_text: str) -> tuple
         raise DataError(f"{name} is sparse ({kind}), networks take dense rows: .toarray()")
     value = shared(_without_mask(value, name), backend.xp)
     if not isinstance(value, numpy.ndarray) and _is_on_device(value, backend, name):
-        return _device_numbers(value, name), _name_of(name)
+        return _device_numbers(value, name), named(name)
     array = value if isinstance(value, numpy.ndarray) else _from_sequence(value, name)
-    return _numbers(numpy.asarray(array), _name_of(name), name, about_text), _name_of(name)
+    return _numbers(numpy.asarray(array), named(name), name, about_text), named(name)
 
 
 def _is_on_device(value: Any, backend: Backend, name: str) -> bool:
@@ -214,7 +224,7 @@ def _without_mask(value: Any, name: str) -> Any:
         return value
     mask = numpy.ma.getmaskarray(value)
     if mask.any():
-        where = _name_of(name)(tuple(int(i) for i in numpy.argwhere(mask)[0]))
+        where = named(name)(tuple(int(i) for i in numpy.argwhere(mask)[0]))
         raise DataError(f"{where} is masked: fill it in ({name}.filled(...)), or leave out the row")
     return value.data
 
@@ -256,18 +266,25 @@ def _no_array(value: Any, name: str, error: Exception) -> str:
 def _numbers(array: HostArray, place: Place, name: str, about_text: str) -> HostArray:
     """`array` of one of the dtypes that are taken, native; else `DataError`."""
     kind = array.dtype.kind
-    if kind == "b":
-        return array.view(numpy.uint8)
     if kind == "O":
         return _from_objects(array, place, about_text)
+    require_numbers(array.dtype, name, about_text)
+    if kind == "b":
+        return array.view(numpy.uint8)
     if kind == "f" and array.dtype.itemsize > 8:
         return array.astype(numpy.float64)
-    if kind in "iuf":
-        return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
-    what = {"c": "complex numbers", "M": "dates", "m": "durations", "V": "records"}.get(kind)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def require_numbers(dtype: Any, name: str, about_text: str = _NO_SAMPLES_OF_TEXT) -> None:
+    """Raise `DataError` unless `dtype` is one of real numbers or bools."""
+    if dtype.kind in "biuf":
+        return
+    kinds = {"c": "complex numbers", "M": "dates", "m": "durations", "V": "records"}
+    what = kinds.get(dtype.kind)
     if what is None:
-        raise DataError(f"{name} holds text ({array.dtype}): {about_text}")
-    raise DataError(f"{name} holds {what} ({array.dtype}): networks take real numbers")
+        raise DataError(f"{name} holds text ({dtype}): {about_text}")
+    raise DataError(f"{name} holds {what} ({dtype}): networks take real numbers")
 
 
 def _from_objects(array: HostArray, place: Place, about_text: str) -> HostArray:
@@ -346,10 +363,15 @@ class _FramePlace:
         return lambda where: f"{column}{f', row {where[0]}' if where else ''} of {self.name}"
 
 
-def _name_of(name: Place | str) -> Place:
-    if not isinstance(name, str):
-        return name
-    return lambda where: f"{name}[{', '.join(map(str, where))}]" if where else name
+def named(name: str, first: int = 0) -> Place:
+    """Places of an array called `name`, which begins at its row `first`: `x[3, 2]`."""
+
+    def place(where: tuple[int, ...]) -> str:
+        if not where:
+            return name
+        return f"{name}[{', '.join(map(str, (where[0] + first, *where[1:])))}]"
+
+    return place
 
 
 def _is_missing(value: Any) -> bool:

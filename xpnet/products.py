@@ -44,7 +44,7 @@ _KINDS = {"float32": (0, PRECISIONS["float32"]), "float64": (1, 70)}
 
 def require(precision: str, backend: Backend, dtype: object) -> None:
     """Raises `ConfigError` where products on `backend` cannot be made with `precision`."""
-    if precision not in PRECISIONS:
+    if not isinstance(precision, str) or precision not in PRECISIONS:
         raise ConfigError(
             f"precision must be one of {', '.join(PRECISIONS)}, found {shown(precision)}"
         )

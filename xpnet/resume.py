@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy
 
+from xpnet.arguments import path
 from xpnet.backend import Array, HostArray
 from xpnet.callbacks import Callback, Run
 from xpnet.checkpoint import TRAINING, describe, read, write
@@ -52,11 +53,11 @@ class Checkpoints:
 
     `folder`: of one training alone, made if need be; `fit()` lets nobody else in meanwhile.
     `every`: `2` or `"2 epochs"`, or `"30 seconds"`; a training that `StopAtInterrupt` ends leaves
-    one more. The last `KEPT` of them stay. Raises `ConfigError` for another `every`.
+    one more. The last `KEPT` of them stay. Raises `ConfigError` for another `folder` or `every`.
     """
 
     def __init__(self, folder: str | Path, every: int | str = "60 seconds") -> None:
-        self.folder = Path(folder)
+        self.folder = path("folder", folder)
         self.every, self.by_seconds = parse_checkpoint_every(every)
 
     def paths(self) -> list[Path]:

@@ -8,28 +8,30 @@ once and replayed: see `xpnet.replay`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy
 
-from xpnet import blocks, device_errors, one_core, products, random, twins
-from xpnet.backend import Array, Backend, HostArray, array_module, on_its_device
-from xpnet.callbacks import Callback, Interrupted, Run
+from xpnet import blocks, device_errors, one_core, products, random, settings, twins
+from xpnet.arguments import instance, real, seed_of, whole
+from xpnet.backend import Array, HostArray, array_module, on_its_device
+from xpnet.callbacks import Callback, Interrupted, Run, Told
 from xpnet.clipping import ClipNorm
-from xpnet.configuration import is_own
 from xpnet.data.augmentation import Augmentation
 from xpnet.data.batches import DeviceData
 from xpnet.data.weights import SampleWeights
-from xpnet.errors import ConfigError, DataError
+from xpnet.errors import ConfigError, shown
+from xpnet.exclusive import Use
 from xpnet.history import History, parse_log_every
 from xpnet.losses import L2Penalty, Loss, SoftmaxCrossEntropy
 from xpnet.meter import Meter
 from xpnet.metrics import ConfusionMatrix, MeanLoss
 from xpnet.network import PREDICTION_ROWS, Sequential
 from xpnet.optimizers import Optimizer
+from xpnet.parts import Part, fitted, on_device
 from xpnet.replay import Replay
 from xpnet.resume import Checkpoints, Keeper, describe_training
 
@@ -84,11 +86,11 @@ def train_step(
 @on_its_device
 def fit(
     network: Sequential,
-    train: DeviceData | tuple[Any, Any],
-    validation: DeviceData | tuple[Any, Any] | None = None,
+    train: Part,
+    validation: Part | None = None,
     *,
-    optimizer: Optimizer,
-    loss: Loss | None = None,
+    optimizer: Optimizer | str,
+    loss: Loss | str | None = None,
     sample_weight: Any = None,
     epochs: int,
     batch_size: int | None = 128,
@@ -99,16 +101,22 @@ def fit(
     precision: str = "float32",
     log_every: int | str = 1,
     train_metrics: str = "running",
-    callbacks: Sequence[Callback] = (),
+    callbacks: Callback | Iterable[Callback] | None = (),
     history: History | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> History:
     """Train `network` in place and return its `History`.
 
-    `train`, `validation`: `DeviceData`, or a pair of host arrays `x (N, features)`, labels `(N,)`,
-    whose values are taken as they are (scale pixels first, or give `DeviceData` a
-    `Normalisation`); arrays of other libraries are shared, not copied, where they offer DLPack.
-    `sample_weight`: `(N,)` numbers above 0 on the host. The loss of a batch is then `Σ wℓ / Σ w`
+    `train`, `validation`: `DeviceData`; a `Dataset`; or a pair of samples `x (N, features)`, or
+    pictures `(N, height, width)`, and targets `y`, each an array, nested lists, a DataFrame or a
+    Series. Labels are whole numbers `(N,)`; a loss of values takes `(N, outputs)`, or `(N,)` for
+    one output. The values of a pair and of a `Dataset` are taken as they are, pixels too, as
+    `Sequential.predict` takes them: scale them first, or give `DeviceData` a `Normalisation`.
+    Arrays of other libraries are shared, not copied, where they offer DLPack.
+    `optimizer`, `loss`: an object, or its name, which stands for its defaults: `"sgd"`,
+    `"rmsprop"`, `"adam"`, `"adamw"`; `"cross_entropy"` (also without a loss), `"mse"`,
+    `"binary_cross_entropy"`.
+    `sample_weight`: `(N,)` numbers above 0. The loss of a batch is then `Σ wℓ / Σ w`
     over its samples; accuracies, and what is evaluated, go on counting every sample once.
     `batch_size`: samples per update, None for all of them (full batch); the last batch of an
     epoch may be short. `l2`: λ of `losses.L2Penalty`, N being the number of training samples.
@@ -121,98 +129,139 @@ def fit(
     `train_metrics`: the training loss and accuracy of a record are `"running"` means over the
     batches since the last one, each measured before its update, distorted and with dropout on,
     or are `"evaluated"` afterwards, by one more pass over the training part as it is.
-    `history`: a list to go on with, so that the records survive an exception.
+    `callbacks`: one, or several. `history`: to go on with, so that the records survive an
+    exception.
     `checkpoints`: where to leave them. If there is one of this training, it goes on from there,
     to the same weights and records as if it had never ended; on the CPU to the same bits.
 
-    Raises `DivergenceError` at the first record or checkpoint where a loss, or a weight, is not
-    finite; `ConfigError` and `DataError` for arguments that cannot be, and `CheckpointError` for
-    a checkpoint of another training, before anything is trained.
+    Several threads may train at once, also on one `DeviceData`, loss or augmentation of xpnet's;
+    the network, the optimizer, the history and callbacks with a memory are one training's alone.
+
+    Raises, before anything is trained, `ConfigError`, `DataError`, `ShapeError` or
+    `DeviceMismatch` for what cannot be trained on, naming the argument, and row and column of a
+    value that is no finite number; for BatchNorm where a batch has one row, for `EarlyStopping`
+    without validation, and for what another `fit()` is using; `CheckpointError` for a checkpoint
+    of another training. Raises `DivergenceError` at the first record or checkpoint where a loss,
+    or a weight, is not finite.
     """
-    loss = SoftmaxCrossEntropy() if loss is None else loss
-    history = History() if history is None else history
-    data, held_out = _on_device(network, train, "train"), None
+    instance("network", network, Sequential, "a Sequential")
+    optimizer, loss = settings.optimizer_of(optimizer), settings.loss_of(loss)
+    epochs, seed = whole("epochs", epochs), seed_of("seed", seed)
+    if batch_size is not None:
+        batch_size = whole("batch_size", batch_size)
+    l2, clip = real("l2", l2), None
+    if clip_norm is not None:
+        clip = ClipNorm(clip_norm)
+        clip_norm = clip.limit
+    augmentation = settings.augmentation_of(augmentation)
+    every, by_step = parse_log_every(log_every)
+    if not isinstance(train_metrics, str) or train_metrics not in TRAIN_METRICS:
+        raise ConfigError(
+            f"train_metrics must be {' or '.join(TRAIN_METRICS)}, found {shown(train_metrics)}"
+        )
+    callbacks, history = settings.callbacks_of(callbacks), settings.history_of(history)
+    checkpoints = settings.checkpoints_of(checkpoints)
+    settings.require_validation(callbacks, validation is not None)
+
+    given, held_out = on_device(network, train, "train"), None
+    data = fitted(given, network, loss, "train")
     if validation is not None:
-        held_out = _on_device(network, validation, "validation")
+        held_out = on_device(network, validation, "validation")
+        held_out = fitted(held_out, network, loss, "validation")
     weights = None
     if sample_weight is not None:
         backend, dtype = network.backend, network.dtype
         weights = SampleWeights(sample_weight, len(data), backend=backend, dtype=dtype)
-    every, by_step = parse_log_every(log_every)
-    for name, value in (("epochs", epochs), ("batch_size", batch_size or 1)):
-        if not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{name} must be a whole number above 0, found {value!r}")
-    if train_metrics not in TRAIN_METRICS:
-        raise ConfigError(
-            f"train_metrics must be {' or '.join(TRAIN_METRICS)}, found {train_metrics!r}"
-        )
     size = min(batch_size or len(data), len(data))
-    penalty = L2Penalty(l2, len(data)) if l2 else None
-    clip = ClipNorm(clip_norm) if clip_norm is not None else None
-    run = Run(network, optimizer, history, epochs, -(-len(data) // size))
-    again = data if train_metrics == "evaluated" else None
-    meter = Meter(run, loss, penalty, again, held_out)
-    told = _Told(callbacks, network.backend)
-    xp = products.chosen(precision, network.backend, network.dtype)
-    update = _Update(run, data, weights, loss, penalty, clip, augmentation, meter, told, xp)
-    plan = partial(
-        describe_training,
-        run,
-        data,
-        held_out,
-        loss,
-        callbacks,
-        sample_weight=weights,
-        batch_size=size,
-        l2=l2,
-        clip_norm=clip_norm,
-        augmentation=augmentation,
-        seed=seed,
-        precision=precision,
-        log_every=(every, "iterations" if by_step else "epochs"),
-        train_metrics=train_metrics,
-    )
-    keeper = Keeper(checkpoints, run, meter, callbacks, plan)
-    with keeper.at_work():
-        epochs_seen, steps_seen = divmod(run.step, run.steps_per_epoch)
-        samples = epochs_seen * len(data) + steps_seen * size
-        network.seek(samples)
+    settings.require_rows(network, len(data), size)
+
+    with Use() as use:
+        use.alone(
+            settings.exclusive_parts(network, optimizer, loss, augmentation, callbacks, history)
+        )
+        data, loss = use.or_copy(data), use.or_copy(loss)
+        if held_out is not None:
+            held_out = use.or_copy(held_out)
         if augmentation is not None:
+            augmentation = use.or_copy(augmentation)
             data.begin(augmentation, seed)
-            augmentation.seek(samples)
-        told("on_train_begin", run)
-        try:
-            keeper.restore_callbacks()
-            batches = _batches(run, data, size, seed, told)
-            with (
-                # Of the whole training, wherever it goes on: it decides about the last digit.
-                twins.used(epochs * run.steps_per_epoch, data.backend.xp),
-                products.used(xp),
-                one_core.kept(),
-                device_errors.in_training(network, loss, data, size),
-                numpy.errstate(over="ignore", invalid="ignore", divide="ignore"),
-            ):
-                while not run.stop and (batch := next(batches, None)) is not None:
-                    update(*batch)
-                    run.step += 1
-                    ends_epoch = run.step == run.epoch * run.steps_per_epoch
-                    last = ends_epoch and run.epoch == epochs
-                    count = run.step if by_step else run.epoch
-                    if last or ((by_step or ends_epoch) and count % every == 0):
-                        told("on_record", run, meter.record())
-                    told("on_step_end", run)
-                    keeper.after_step()
-                    if run.interrupted:
-                        raise Interrupted(run.interrupted)
-        except KeyboardInterrupt:
-            meter.record_partial()
-            raise
-        finally:
-            told("on_train_end", run)
+        penalty = L2Penalty(l2, len(data)) if l2 else None
+        run = Run(network, optimizer, history, epochs, -(-len(data) // size))
+        again = data if train_metrics == "evaluated" else None
+        meter = Meter(run, loss, penalty, again, held_out)
+        told = Told(callbacks, network.backend)
+        xp = products.chosen(precision, network.backend, network.dtype)
+        update = _Update(run, data, weights, loss, penalty, clip, augmentation, meter, told, xp)
+        plan = partial(
+            describe_training,
+            run,
+            data,
+            held_out,
+            loss,
+            callbacks,
+            sample_weight=weights,
+            batch_size=size,
+            l2=l2,
+            clip_norm=clip_norm,
+            augmentation=augmentation,
+            seed=seed,
+            precision=precision,
+            log_every=(every, "iterations" if by_step else "epochs"),
+            train_metrics=train_metrics,
+        )
+        keeper = Keeper(checkpoints, run, meter, callbacks, plan)
+        target_shape = tuple(given.target.shape[1:])
+        with keeper.at_work():
+            network.prediction = loss.prediction
+            is_known = target_shape in ((), (network.out_features,))
+            network.target_shape = target_shape if is_known else None
+            _train(run, update, keeper, size, seed, (every, by_step))
     # A signal that came when all was done already is not forgotten.
     if run.interrupted:
         raise Interrupted(run.interrupted)
     return history
+
+
+def _train(
+    run: Run, update: _Update, keeper: Keeper, size: int, seed: int, log_every: tuple[int, bool]
+) -> None:
+    """All epochs still to come."""
+    network, data, told, meter = run.network, update.data, update.told, update.meter
+    every, by_step = log_every
+    epochs_seen, steps_seen = divmod(run.step, run.steps_per_epoch)
+    samples = epochs_seen * len(data) + steps_seen * size
+    network.seek(samples)
+    if update.augmentation is not None:
+        update.augmentation.seek(samples)
+    told("on_train_begin", run)
+    try:
+        keeper.restore_callbacks()
+        batches = _batches(run, data, size, seed, told)
+        with (
+            # Of the whole training, wherever it goes on: it decides about the last digit.
+            twins.used(run.epochs * run.steps_per_epoch, data.backend.xp),
+            products.used(update.xp),
+            one_core.kept(),
+            device_errors.in_training(network, update.loss, data, size),
+            numpy.errstate(over="ignore", invalid="ignore", divide="ignore"),
+        ):
+            while not run.stop and (batch := next(batches, None)) is not None:
+                update(*batch)
+                run.step += 1
+                ends_epoch = run.step == run.epoch * run.steps_per_epoch
+                last = ends_epoch and run.epoch == run.epochs
+                count = run.step if by_step else run.epoch
+                if last or ((by_step or ends_epoch) and count % every == 0):
+                    told("on_record", run, meter.record())
+                told("on_step_end", run)
+                keeper.after_step()
+                if run.interrupted:
+                    raise Interrupted(run.interrupted)
+    except KeyboardInterrupt:
+        meter.record_partial()
+        raise
+    finally:
+        told("on_train_end", run)
 
 
 def _batches(
@@ -220,7 +269,7 @@ def _batches(
     data: DeviceData,
     size: int,
     seed: int,
-    told: _Told,
+    told: Told,
 ) -> Iterator[tuple[Array, Array]]:
     """The samples of every batch still to come and the optimizer's scalars, on the device."""
     backend, optimizer, steps = data.backend, run.optimizer, run.steps_per_epoch
@@ -230,7 +279,7 @@ def _batches(
         told("on_epoch_begin", run)
         done = run.step % steps
         first = optimizer.steps - done
-        table = optimizer.table(range(first, first + steps), backend, data.dtype)
+        table = optimizer.table(range(first, first + steps), backend, run.network.dtype)
         order = every
         if order is None:
             order = backend.asarray(random.permutation(seed, run.epoch, len(data)))
@@ -255,7 +304,7 @@ class _Update:
         clip: ClipNorm | None,
         augmentation: Augmentation | None,
         meter: Meter,
-        told: _Told,
+        told: Told,
         xp: Any,
     ) -> None:
         self.network, self.optimizer, self.loss = run.network, run.optimizer, loss
@@ -268,7 +317,7 @@ class _Update:
         self.replay: Replay | None = None
         if data.dtype == self.network.dtype:
             self.replay = Replay(xp, self._parts, watched=told.has_others)
-        self.told = told
+        self.told, self.xp = told, xp
         self.placed: dict[int, tuple[Array, Array]] = {}
         self.copyto = data.backend.xp.copyto
 
@@ -316,10 +365,23 @@ class _Update:
 
 
 @on_its_device
-def evaluate(network: Sequential, data: DeviceData | tuple[Any, Any]) -> Evaluation:
-    """Loss, accuracy and confusion counts of a classifier on labelled data."""
-    data = _on_device(network, data, "data")
+def evaluate(network: Sequential, data: Part) -> Evaluation:
+    """Loss, accuracy and confusion counts of a classifier on labelled data.
+
+    `data`: as `fit()` takes it, with labels `(N,)`, whole numbers. Raises as `fit()` does, and
+    `ConfigError` for targets of another kind, or a network that was not trained to give classes.
+    """
+    instance("network", network, Sequential, "a Sequential")
+    data = on_device(network, data, "data").view()
     mean, loss = MeanLoss(network.backend), SoftmaxCrossEntropy()
+    gives_values = network.prediction in ("labels", "values")
+    if data.target.dtype.kind == "f" or (gives_values and network.out_features == 1):
+        raise ConfigError(
+            f"evaluate() measures a classifier by its labels (N,), whole numbers, and data has "
+            f"targets of {data.target.dtype} and shape {tuple(data.target.shape)} for "
+            f"{network.out_features} outputs: hold network.predict(x) against the targets"
+        )
+    data = fitted(data, network, loss, "data")
     confusion = ConfusionMatrix(network.backend, network.out_features)
     for x, labels in data.blocks(PREDICTION_ROWS):
         logits = network.forward(x, training=False)
@@ -327,51 +389,3 @@ def evaluate(network: Sequential, data: DeviceData | tuple[Any, Any]) -> Evaluat
         confusion.update(logits, labels)
     counts = confusion.result()
     return Evaluation(mean.result(), float(counts.trace() / counts.sum()), counts)
-
-
-def _on_device(network: Sequential, data: DeviceData | tuple[Any, Any], name: str) -> DeviceData:
-    """`data` on the network's device, its labels checked on the host where they come in."""
-    if not isinstance(data, DeviceData):
-        sparse = [type(part).__name__ for part in data if hasattr(part, "toarray")]
-        if sparse:
-            raise DataError(f"{name} is sparse ({sparse[0]}), networks take dense rows: .toarray()")
-        x, target = (p if hasattr(p, "__dlpack__") else numpy.asarray(p) for p in data)
-        data = DeviceData(x, target, backend=network.backend, dtype=network.dtype)
-    if data.x.shape[1] != network.in_features:
-        raise DataError(
-            f"{name} has {data.x.shape[1]} features a sample, the network takes "
-            f"{network.in_features}"
-        )
-    if data.target.dtype.kind in "iu" and data.target.ndim == 1:
-        labels = network.backend.to_host(data.target)
-        if labels.min() < 0 or labels.max() >= network.out_features:
-            raise DataError(
-                f"{name} has labels {labels.min()} to {labels.max()}, the network gives "
-                f"{network.out_features} classes, 0 to {network.out_features - 1}"
-            )
-    return data
-
-
-class _Told:
-    """The callbacks, and whether one that is not xpnet's own has had a turn since last asked."""
-
-    def __init__(self, callbacks: Sequence[Callback], backend: Backend) -> None:
-        self.backend = backend
-        self.callbacks = [(callback, _is_other(callback)) for callback in callbacks]
-        self.has_others = any(is_other for _, is_other in self.callbacks)
-        self.disturbed = False
-
-    def __call__(self, hook: str, *arguments: Any) -> None:
-        nothing = getattr(Callback, hook)
-        for callback, is_other in self.callbacks:
-            method = getattr(callback, hook)
-            if getattr(method, "__func__", None) is not nothing:
-                self.disturbed = self.disturbed or is_other
-                # It may look at another device, and leave that the current one.
-                with self.backend.current():
-                    method(*arguments)
-
-
-def _is_other(callback: Callback) -> bool:
-    """Whether somebody else's code runs in it: by its class, or by a hook put into it."""
-    return not is_own(type(callback)) or any(hasattr(Callback, name) for name in vars(callback))

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy
 
 from xpnet import random
+from xpnet.arguments import as_float, picture_shape
 from xpnet.backend import Array, Backend, HostArray, array_module, gather
-from xpnet.errors import ConfigError, ShapeError
+from xpnet.errors import ConfigError, ShapeError, shown
 from xpnet.workspace import Workspace
 
 _TRUNCATE = 4.0
@@ -86,9 +87,11 @@ class Augmentation:
 
     def _require(self, name: str, words: str, holds: Callable[[float], bool]) -> None:
         value = getattr(self, name)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not holds(value):
-            raise ConfigError(f"{name} of Augmentation must lie {words}, found {value!r}")
+        number = as_float(value)
+        if number is None or not holds(number):
+            raise ConfigError(f"{name} of Augmentation must lie {words}, found {shown(value)}")
+        if type(value) is not int:  # a checkpoint says 1, not 1.0, where 1 was given
+            setattr(self, name, number)
 
     def begin(self, image_shape: tuple[int, int], seed: int) -> None:
         """Pictures are `image_shape = (H, W)`, draws follow from `seed`; `seek(0)`.
@@ -96,12 +99,7 @@ class Augmentation:
         Raises `ConfigError` unless `image_shape` is two whole numbers above 0, and for pictures
         of more than 2^24 pixels.
         """
-        if len(image_shape) != 2 or any(type(n) is not int or n < 1 for n in image_shape):
-            raise ConfigError(
-                f"image_shape of Augmentation must be (height, width), whole numbers above 0, "
-                f"found {image_shape!r}"
-            )
-        height, width = image_shape
+        height, width = picture_shape("image_shape of Augmentation", image_shape)
         if (height + 2) * (width + 2) > _LARGEST_PICTURE:
             raise ConfigError(
                 f"Augmentation takes pictures of up to {_LARGEST_PICTURE} pixels, border "

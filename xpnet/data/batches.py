@@ -2,58 +2,73 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy
 
 from xpnet import twins
-from xpnet.backend import Array, Backend, HostArray, array_module, gather, shared
+from xpnet.arguments import instance, picture_shape
+from xpnet.backend import Array, Backend, array_module, gather
 from xpnet.data.augmentation import Augmentation
 from xpnet.data.dataset import Dataset, Normalisation, square_shape
 from xpnet.data.mapped import MappedRows, Samples, is_mapped
-from xpnet.errors import ConfigError, DataError
+from xpnet.errors import ConfigError, DataError, shown
+from xpnet.exclusive import with_own_buffers
+from xpnet.inputs import as_samples, as_targets, check_finite, named, require_numbers
 from xpnet.workspace import Workspace
 
 
 class DeviceData:
     """A dataset on a device, kept in the dtype it came in (pixels stay uint8).
 
-    `x`: host `(N, features)` or pictures `(N, height, width)`; `target`: host `(N,)` labels (or
-    any targets, one row a sample); `dtype`: of the batches; `image_shape`: `(height, width)`
-    where a row is a picture, unless `x` says so or it is a square. A batch is a gather and one
-    multiplication, `x · scale + shift`, into buffers that the next batch writes over.
+    `x`: `(N, features)` or pictures `(N, height, width)`; `target`: `(N,)` labels (or any targets,
+    one row a sample); both an array, lists, a DataFrame or Series: see `xpnet.inputs`, which also
+    says what is refused. `backend`: or its device, such as `"cpu"`; `dtype`: of the batches,
+    float32 or float64; `image_shape`: `(height, width)` where a row is a picture, unless `x` says
+    so or it is a square. `name`: of this part of the data, for messages. A batch is a gather and
+    one multiplication, `x · scale + shift`, into buffers that the next batch writes over.
 
-    On the CPU `x` is not copied: of a memory map only the rows of a batch get into memory. Nor
-    are arrays of other libraries, on the host or on this device: see `backend.shared`.
+    On the CPU `x` is not copied: of a memory map only the rows of a batch get into memory, once
+    all of it was looked through. Nor are arrays of other libraries, on the host or on this device:
+    see `backend.shared`. What lies on a GPU already is not looked at, since that would make it
+    wait: a NaN there shows as divergence.
+
+    Raises `DataError` and `ShapeError` as `xpnet.inputs` does, and unless there is one target a
+    row; `ConfigError` for the other arguments.
     """
 
     def __init__(
         self,
         x: Samples,
-        target: HostArray,
+        target: Any,
         *,
-        backend: Backend,
+        backend: Backend | str,
         dtype: object,
         normalisation: Normalisation | None = None,
         image_shape: tuple[int, int] | None = None,
+        name: str = "",
     ) -> None:
-        x, target = shared(x, backend.xp), shared(target, backend.xp)
-        if x.ndim not in (2, 3) or len(x) != len(target) or len(x) == 0:
+        self._place(backend, dtype)
+        backend, prefix = self.backend, f"{name} ".lstrip()
+        target = as_targets(target, backend=backend, name=f"{prefix}y", dtype=self.dtype)
+        if getattr(x, "ndim", 0) == 3 and image_shape is None:
+            image_shape = x.shape[1:]
+        x = self._samples(x, f"{prefix}x")
+        if len(x) != len(target):
             raise DataError(
-                f"x must be (N, features) or (N, height, width) with one target a row and N above "
-                f"0, found x {x.shape} and targets {target.shape}"
+                f"{prefix}x must be (N, features) or (N, height, width) with one target a row, "
+                f"found x {tuple(x.shape)} and targets {tuple(target.shape)}"
             )
-        if x.ndim == 3:
-            image_shape = image_shape or (x.shape[1], x.shape[2])
-        if is_mapped(x):
-            x = MappedRows(x)
-        elif x.ndim == 3:
-            x = x.reshape(len(x), -1)
-        self.backend, self.dtype = backend, backend.xp.dtype(dtype)
+        if normalisation is not None:
+            instance("normalisation", normalisation, Normalisation, "a Normalisation or None")
         self.normalisation = normalisation or Normalisation(1.0, 0.0)
         n = self.normalisation
         self.is_ready = x.dtype == self.dtype and n.scale == 1 and n.shift == 0
-        self.image_shape = image_shape or square_shape(x.shape[1])
+        self.image_shape = square_shape(x.shape[1])
+        if image_shape is not None:
+            self.image_shape = picture_shape("image_shape", image_shape)
         self.rows: Array | None = None
         if not isinstance(x, MappedRows):
             self.x = backend.asarray(x)
@@ -68,11 +83,35 @@ class DeviceData:
         self.target = backend.asarray(target, dtype=self.dtype if is_float else None)
         self.workspace = Workspace()
 
+    def _place(self, backend: Backend | str, dtype: object) -> None:
+        place = Backend(backend) if isinstance(backend, str) else backend
+        self.backend = instance("backend", place, Backend, "a Backend or a device such as 'cpu'")
+        if str(dtype) not in ("float32", "float64"):
+            raise ConfigError(f"dtype must be float32 or float64, found {shown(dtype)}")
+        self.dtype = self.backend.xp.dtype(dtype)
+
+    def _samples(self, x: Any, name: str) -> Samples:
+        """`x`, checked: in memory, or in its file."""
+        if isinstance(x, MappedRows):
+            return x  # a reader's, which has looked at all of it
+        if not is_mapped(x):
+            return as_samples(x, backend=self.backend, name=name, dtype=self.dtype)
+        rows = MappedRows(x)
+        require_numbers(rows.dtype, name)
+        for where, block in rows.blocks():
+            check_finite(block, named(name, where.start), self.dtype)
+        return rows
+
+    def view(self) -> DeviceData:
+        """The same samples, on the same arrays, with buffers of their own: for one training."""
+        return with_own_buffers(self)
+
     @classmethod
     def of(
         cls, dataset: Dataset, normalisation: Normalisation, *, backend: Backend, dtype: object
     ) -> DeviceData:
         """The labelled `dataset` on `backend`. Raises `DataError` if it has no labels."""
+        instance("dataset", dataset, Dataset, "a Dataset")
         if dataset.labels is None:
             raise DataError("the data has no labels, so nothing can be trained or tested on it")
         return cls(
@@ -122,6 +161,10 @@ class DeviceData:
             raise ConfigError(
                 f"augmentation needs pictures, and {self.x.shape[1]} features are no square: "
                 f"give DeviceData their image_shape, or train without augmentation"
+            )
+        if math.prod(self.image_shape) != self.x.shape[1]:
+            raise ConfigError(
+                f"image_shape {self.image_shape} does not hold the {self.x.shape[1]} features of x"
             )
         augmentation.begin(self.image_shape, seed)
 
