@@ -154,7 +154,50 @@ def test_a_memory_map_is_looked_through(tmp_path: Path) -> None:
         train(x=wrong)
 
 
+def test_rows_that_are_not_in_one_piece_are_copied_once_and_others_never() -> None:
+    both = np.asfortranarray(np.column_stack([X, LABELS]).astype(np.float32))
+    held = xn.DeviceData(both[:, :4], both[:, 4], backend="cpu", dtype=np.float32)
+    assert held.x.flags.c_contiguous
+    assert held.target.flags.c_contiguous
+    assert np.array_equal(held.x, X)
+    labels = np.ascontiguousarray(LABELS)
+    held = xn.DeviceData(X, labels, backend="cpu", dtype="float64")
+    assert np.shares_memory(held.x, X)
+    assert np.shares_memory(held.target, labels)
+
+
+def test_the_shape_of_pictures_is_held_against_the_features() -> None:
+    wrong: Any
+    for wrong in ((28,), (0, 4), "2x2", 4, (2.0, 2)):
+        with pytest.raises(ConfigError, match=r"^image_shape must be \(height, width\)"):
+            xn.DeviceData(X, LABELS, backend="cpu", dtype="float32", image_shape=wrong)
+    held = xn.DeviceData(X, LABELS, backend="cpu", dtype="float32", image_shape=(3, 4))
+    with pytest.raises(ConfigError, match=r"^image_shape \(3, 4\) does not hold the 4 features"):
+        xn.fit(net(), held, optimizer="sgd", epochs=1, augmentation=Augmentation(shift=1))
+
+
 # ------------------------------------------------------------------- targets, loss and network
+
+
+@pytest.mark.parametrize(
+    ("y", "loss", "prediction", "shape"),
+    [
+        (VALUES, "mse", "values", (40,)),
+        (VALUES.reshape(-1, 1), "mse", "values", (40, 1)),
+        (LABELS % 2, "bce", "labels", (40,)),
+        (LABELS, None, "class", (40,)),
+    ],
+)
+def test_a_network_remembers_what_it_was_trained_to_predict(
+    y: Any, loss: Any, prediction: str, shape: tuple[int, ...]
+) -> None:
+    network = net(3 if loss is None else 1)
+    xn.fit(network, (X, y), optimizer="sgd", epochs=1, loss=loss)
+    assert network.prediction == prediction
+    assert network.predict(X).shape == shape
+    with pytest.raises(XpnetError):
+        xn.fit(network, (X, np.ones((40, 7))), optimizer="sgd", epochs=1, loss="mse")
+    assert network.prediction == prediction
 
 
 def test_whole_numbers_and_one_column_are_values_of_a_regression(backend: Backend) -> None:
@@ -242,7 +285,7 @@ def test_one_row_left_over_for_batch_norm_is_refused_before_training(tmp_path: P
     class Pair(Layer):
         def __init__(self) -> None:
             super().__post_init__()
-            self.inside = [xn.ReLU(), {"norm": xn.BatchNorm(4)}]
+            self.inside = [xn.ReLU(), xn.BatchNorm(4)]
 
     composite = xn.Sequential([Pair(), xn.Linear(4, 3)])
     for made in (network(), composite):

@@ -93,6 +93,14 @@ def as_float(value: Any) -> float | None:
         return None
 
 
+def float_dtype(name: str, value: Any) -> str:
+    """`"float32"` or `"float64"`, however it is said. Raises `ConfigError`."""
+    found = getattr(value, "__name__", None) or str(value)
+    if found not in ("float32", "float64"):
+        raise ConfigError(f"{name} must be float32 or float64, found {shown(value)}")
+    return str(found)
+
+
 def picture_shape(name: str, value: Any) -> tuple[int, int]:
     """`value` as `(height, width)`. Raises `ConfigError` that names the argument."""
     try:

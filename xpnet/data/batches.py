@@ -9,12 +9,12 @@ from typing import Any
 import numpy
 
 from xpnet import twins
-from xpnet.arguments import instance, picture_shape
+from xpnet.arguments import float_dtype, instance, picture_shape
 from xpnet.backend import Array, Backend, array_module, gather
 from xpnet.data.augmentation import Augmentation
 from xpnet.data.dataset import Dataset, Normalisation, square_shape
 from xpnet.data.mapped import MappedRows, Samples, is_mapped
-from xpnet.errors import ConfigError, DataError, shown
+from xpnet.errors import ConfigError, DataError
 from xpnet.exclusive import with_own_buffers
 from xpnet.inputs import as_samples, as_targets, check_finite, named, require_numbers
 from xpnet.workspace import Workspace
@@ -30,10 +30,10 @@ class DeviceData:
     so or it is a square. `name`: of this part of the data, for messages. A batch is a gather and
     one multiplication, `x · scale + shift`, into buffers that the next batch writes over.
 
-    On the CPU `x` is not copied: of a memory map only the rows of a batch get into memory, once
-    all of it was looked through. Nor are arrays of other libraries, on the host or on this device:
-    see `backend.shared`. What lies on a GPU already is not looked at, since that would make it
-    wait: a NaN there shows as divergence.
+    On the CPU `x` is not copied where its rows are in one piece: of a memory map only the rows of a
+    batch get into memory, once all of it was looked through. Nor are such arrays of other
+    libraries, on the host or on this device: see `backend.shared`. What lies on a GPU already is
+    not looked at, since that would make it wait: a NaN there shows as divergence.
 
     Raises `DataError` and `ShapeError` as `xpnet.inputs` does, and unless there is one target a
     row; `ConfigError` for the other arguments.
@@ -53,6 +53,7 @@ class DeviceData:
         self._place(backend, dtype)
         backend, prefix = self.backend, f"{name} ".lstrip()
         target = as_targets(target, backend=backend, name=f"{prefix}y", dtype=self.dtype)
+        target = _by_rows(target)
         if getattr(x, "ndim", 0) == 3 and image_shape is None:
             image_shape = x.shape[1:]
         x = self._samples(x, f"{prefix}x")
@@ -86,16 +87,14 @@ class DeviceData:
     def _place(self, backend: Backend | str, dtype: object) -> None:
         place = Backend(backend) if isinstance(backend, str) else backend
         self.backend = instance("backend", place, Backend, "a Backend or a device such as 'cpu'")
-        if str(dtype) not in ("float32", "float64"):
-            raise ConfigError(f"dtype must be float32 or float64, found {shown(dtype)}")
-        self.dtype = self.backend.xp.dtype(dtype)
+        self.dtype = self.backend.xp.dtype(float_dtype("dtype", dtype))
 
     def _samples(self, x: Any, name: str) -> Samples:
         """`x`, checked: in memory, or in its file."""
         if isinstance(x, MappedRows):
             return x  # a reader's, which has looked at all of it
         if not is_mapped(x):
-            return as_samples(x, backend=self.backend, name=name, dtype=self.dtype)
+            return _by_rows(as_samples(x, backend=self.backend, name=name, dtype=self.dtype))
         rows = MappedRows(x)
         require_numbers(rows.dtype, name)
         for where, block in rows.blocks():
@@ -186,3 +185,8 @@ class DeviceData:
         if how.shift:
             xp.add(x, how.shift, out=x)
         return x
+
+
+def _by_rows(array: Array) -> Array:
+    """A host `array` in C order: NumPy would bring it there for each batch anew."""
+    return numpy.ascontiguousarray(array) if isinstance(array, numpy.ndarray) else array
