@@ -184,3 +184,21 @@ def test_what_cannot_be_is_named() -> None:
     made.layers[4].trainable = True
     with pytest.raises(ConfigError, match="make a new optimizer"):
         fit(made, optimizer=optimizer)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda made: setattr(made.layers[0], "trainable", False), "trainable of a layer cannot"),
+        (lambda made: made.append(2), "no layer can be appended while fit"),
+    ],
+)
+def test_layers_do_not_change_while_fit_trains(change: Any, words: str) -> None:
+    class Change(xn.Callback):
+        def on_step_end(self, run: Any) -> None:
+            change(run.network)
+
+    made = network()
+    with pytest.raises(ConfigError, match=words):
+        fit(made, callbacks=[Change()])
+    change(made)

@@ -50,6 +50,12 @@ class Use:
         return thing if self._takes(thing) else with_own_buffers(thing)
 
 
+def require_free(thing: object, what: str) -> None:
+    """Raise `ConfigError` while a training has taken `thing`: `what` has to wait for its end."""
+    if (os.getpid(), id(thing)) in _in_use:
+        raise ConfigError(f"{what} while fit() trains the network: do it before or after")
+
+
 def with_own_buffers(thing: T) -> T:
     """A shallow copy of `thing`, which has a `workspace`, with an empty one."""
     other = copy.copy(thing)

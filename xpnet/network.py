@@ -15,6 +15,7 @@ from xpnet.architecture import described, features_after, layers_of, spelled_out
 from xpnet.arguments import seed_of
 from xpnet.backend import Array, Backend, array_module, on_its_device
 from xpnet.errors import ConfigError, deprecated, shown
+from xpnet.exclusive import require_free
 from xpnet.inputs import as_samples, check_finite, is_plain
 from xpnet.layer import Layer, walk, walk_positions
 from xpnet.prediction import LayersForPrediction
@@ -126,6 +127,7 @@ class Sequential:
         optimizer that has made updates serves the network no longer. Raises `ShapeError` and
         `ConfigError`, and then leaves the network as it was.
         """
+        require_free(self, "no layer can be appended")
         if isinstance(layer, Iterable) and not isinstance(layer, str):
             raise ConfigError(f"append() takes one layer, number or name, found {shown(layer)}")
         added = spelled_out((layer,), self.out_features, len(self._layers))
@@ -144,6 +146,7 @@ class Sequential:
             )
         if layer.trainable == trainable:
             return
+        require_free(self, "trainable of a layer cannot change")
         state = self.state_dict()
         for inside in walk([layer]):
             inside._trainable = trainable

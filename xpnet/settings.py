@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any, TypeVar
 
+from xpnet.activations import Sigmoid, Softmax
 from xpnet.arguments import instance
 from xpnet.callbacks import Callback, EarlyStopping
 from xpnet.configuration import is_own
@@ -146,6 +147,25 @@ def require_validation(callbacks: Iterable[Callback], has_validation: bool) -> N
         decides = getattr(type(callback), "on_record", None) is EarlyStopping.on_record
         if decides and not has_validation:
             raise ConfigError(EarlyStopping.NEEDS)
+
+
+def require_trainable(network: Sequential, optimizer: Optimizer, loss: Loss) -> None:
+    """Raise `ConfigError` where nothing could be learnt, or not what is meant.
+
+    That is where all layers are frozen, the optimizer is that of another network, or the network
+    ends in an activation that the loss applies once more.
+    """
+    if not network.values.size:
+        raise ConfigError(
+            "the network has no parameters to train: set trainable = True for one of its layers"
+        )
+    last = network.layers[-1]
+    if loss.takes_logits and type(last) in (Softmax, Sigmoid):
+        raise ConfigError(
+            f"the network ends in {last}, and {type(loss).__name__} applies its activation itself: "
+            f"train network[:-1], and ask predict_proba() for probabilities"
+        )
+    optimizer.require_same(network.values)
 
 
 def require_rows(network: Sequential, count: int, size: int) -> None:

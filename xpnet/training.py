@@ -179,6 +179,7 @@ def fit(
         use.alone(
             settings.exclusive_parts(network, optimizer, loss, augmentation, callbacks, history)
         )
+        settings.require_trainable(network, optimizer, loss)
         data, loss = use.or_copy(data), use.or_copy(loss)
         if held_out is not None:
             held_out = use.or_copy(held_out)
