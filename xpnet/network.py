@@ -74,9 +74,9 @@ class Sequential:
         dtype: str = "float32",
         seed: int = 0,
     ) -> None:
-        if not isinstance(backend, str | Backend):
-            raise ConfigError(f"backend must be a name such as 'cpu', found {shown(backend)}")
         self.backend = Backend(backend) if isinstance(backend, str) else backend
+        if not hasattr(self.backend, "xp"):
+            raise ConfigError(f"backend must be a device such as 'cpu', found {shown(backend)}")
         self.dtype = self.backend.xp.dtype(_dtype_name(dtype))
         self.seed = seed_of("seed of Sequential", seed)
         self.metadata: dict[str, Any] = {}
