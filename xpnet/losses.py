@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 from xpnet import twins
 from xpnet.activations import sigmoid, softmax
 from xpnet.arguments import real
-from xpnet.backend import Array, Backend, array_module
+from xpnet.backend import Array, Backend, HostArray, array_module
 from xpnet.configuration import config_of
-from xpnet.errors import ShapeError
+from xpnet.errors import DataError, ShapeError
 from xpnet.workspace import Workspace
 
 
@@ -61,6 +61,15 @@ class Loss:
     def for_evaluation(self) -> Loss:
         """The loss as held-out data is measured: with buffers of its own, without smoothing."""
         return copy.deepcopy(self)
+
+    def require_targets(self, target: HostArray, outputs: int, name: str) -> None:
+        """Refuse targets on the host that this loss cannot be computed for, before training.
+
+        `target`: those of all samples, `(N, ...)`; `outputs`: of the network; `name`: of the data,
+        such as `train`, for the message. Raises `ShapeError` for a shape or dtype and `DataError`
+        for a value, naming its row (counted from 0). A loss of your own that says nothing about
+        its targets takes all of them.
+        """
 
     def _mean(self, losses: Array, weights: Array | None) -> Array:
         """`Σ wℓ / Σ w` of the per-sample `losses` `(N,)`; keeps what `backward` multiplies by."""
@@ -156,6 +165,27 @@ class SoftmaxCrossEntropy(Loss):
         xp.subtract(losses, picked, out=losses)
         return self._mean(losses, weights)
 
+    def require_targets(self, target: HostArray, outputs: int, name: str) -> None:
+        """Integers `(N,)` from 0 to `outputs − 1`."""
+        if target.ndim != 1:
+            raise ShapeError(
+                f"{name} has targets of shape {target.shape}: SoftmaxCrossEntropy takes one class "
+                f"number a sample, shape (N,) (of one-hot rows: y.argmax(axis=1))"
+            )
+        if target.dtype.kind not in "iu":
+            raise ShapeError(
+                f"{name}: labels must be integers, found dtype {target.dtype}: SoftmaxCrossEntropy "
+                f"takes class numbers, 0 to {outputs - 1}"
+            )
+        xp = array_module(target)
+        wrong = xp.flatnonzero((target < 0) | (target >= outputs))
+        if len(wrong):
+            raise DataError(
+                f"{name} has labels {target.min()} to {target.max()}, the network gives {outputs} "
+                f"classes, 0 to {outputs - 1}: the first other one is {target[wrong[0]]}, in row "
+                f"{wrong[0]}"
+            )
+
     def _expected(self) -> Array:
         """`q` `(C, N)`: where the label is, smoothed if it is to be."""
         xp, shape = array_module(self.p), self.p.shape
@@ -231,6 +261,11 @@ class SigmoidBinaryCrossEntropy(Loss):
         xp.add(elements, product, out=elements)
         return self._mean(_per_sample(self.workspace, elements), weights)
 
+    def require_targets(self, target: HostArray, outputs: int, name: str) -> None:
+        """Numbers from 0 to 1, `(N, outputs)`; of one output also `(N,)`."""
+        _require_targets(self, target, outputs, name)
+        _require_values(self, target, (target >= 0) & (target <= 1), name, "numbers from 0 to 1")
+
     def backward(self, scale: float = 1.0) -> Array:
         """`scale · (σ(z) − t) / (N K)`, or `scale · w (σ(z) − t) / (K Σw)`: as the logits."""
         xp = array_module(self.p)
@@ -260,6 +295,12 @@ class MeanSquaredError(Loss):
         xp.subtract(logits, target, out=self.difference)
         xp.multiply(self.difference, self.difference, out=squares)
         return self._mean(_per_sample(self.workspace, squares), weights)
+
+    def require_targets(self, target: HostArray, outputs: int, name: str) -> None:
+        """Finite numbers, `(N, outputs)`; of one output also `(N,)`."""
+        _require_targets(self, target, outputs, name)
+        is_finite = array_module(target).isfinite(target)
+        _require_values(self, target, is_finite, name, "finite numbers")
 
     def backward(self, scale: float = 1.0) -> Array:
         """`scale · 2 (z − t) / (N K)`, or `scale · 2 w (z − t) / (K Σw)`: as the outputs."""
@@ -302,6 +343,32 @@ class L2Penalty:
 def _require_integers(labels: Array) -> None:
     if labels.dtype.kind not in "iu":
         raise ShapeError(f"labels must be integers, found dtype {labels.dtype}")
+
+
+def _require_targets(loss: Loss, target: HostArray, outputs: int, name: str) -> None:
+    """Raise `ShapeError` unless `target` holds a number for each output of each sample."""
+    kind = type(loss).__name__
+    if target.shape[1:] != (outputs,) and not (target.ndim == 1 and outputs == 1):
+        raise ShapeError(
+            f"{name} has targets of shape {target.shape}: {kind} takes one number for each output "
+            f"of the network, shape (N, {outputs})"
+        )
+    if target.dtype.kind not in "iufb":
+        raise ShapeError(f"{name} has targets of dtype {target.dtype}: {kind} takes numbers")
+
+
+def _require_values(
+    loss: Loss, target: HostArray, is_allowed: HostArray, name: str, wanted: str
+) -> None:
+    """Raise `DataError` that names the first target which is not allowed, if there is one."""
+    if is_allowed.all():
+        return
+    first = array_module(target).argwhere(~is_allowed)[0].tolist()
+    place = f"row {first[0]}" + "".join(f", column {column}" for column in first[1:])
+    raise DataError(
+        f"{name} has the target {target[tuple(first)]} in {place}: {type(loss).__name__} takes "
+        f"{wanted}"
+    )
 
 
 def _require_same_shape(loss: Loss, logits: Array, target: Array) -> None:

@@ -1,0 +1,63 @@
+"""`Loss.require_targets`: targets that a loss cannot be computed for are named on the host."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from xpnet.errors import DataError, ShapeError
+from xpnet.losses import Loss, MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
+
+
+@pytest.mark.parametrize(
+    ("loss", "target", "outputs"),
+    [
+        (SoftmaxCrossEntropy(), np.array([0, 2, 1]), 3),
+        (SoftmaxCrossEntropy(0.1), np.array([0, 255], np.uint8), 1000),
+        (SigmoidBinaryCrossEntropy(), np.array([[0.0, 1.0], [0.5, 0.25]]), 2),
+        (SigmoidBinaryCrossEntropy(), np.array([0, 1, 1]), 1),
+        (SigmoidBinaryCrossEntropy(), np.array([[False], [True]]), 1),
+        (MeanSquaredError(), np.array([[-1e300], [7.0]]), 1),
+        (MeanSquaredError(), np.array([3, 5]), 1),
+        (Loss(), np.array([["anything"]]), 7),
+    ],
+)
+def test_targets_that_fit_pass(loss: Loss, target: np.ndarray, outputs: int) -> None:
+    loss.require_targets(target, outputs, "train")
+
+
+@pytest.mark.parametrize(
+    ("loss", "target", "outputs", "error", "words"),
+    [
+        (
+            SoftmaxCrossEntropy(),
+            np.array([0, 2, 3, -1]),
+            3,
+            DataError,
+            r"^train has labels -1 to 3, the network gives 3 classes, 0 to 2: .* is 3, in row 2$",
+        ),
+        (SoftmaxCrossEntropy(), np.array([0, 200, 255], np.uint8), 200, DataError, "200, in row 1"),
+        (SoftmaxCrossEntropy(), np.zeros(3), 3, ShapeError, "must be integers, found dtype float"),
+        (SoftmaxCrossEntropy(), np.eye(3, dtype=int), 3, ShapeError, r"\(3, 3\).*argmax\(axis=1\)"),
+        (
+            SigmoidBinaryCrossEntropy(),
+            np.array([[0.0, 1.0], [0.5, 1.5]]),
+            2,
+            DataError,
+            r"^train has the target 1.5 in row 1, column 1: Sigmoid.* takes numbers from 0 to 1$",
+        ),
+        (SigmoidBinaryCrossEntropy(), np.array([0, 1, -1]), 1, DataError, "target -1 in row 2:"),
+        (SigmoidBinaryCrossEntropy(), np.array([0.0, np.nan]), 1, DataError, "nan in row 1:"),
+        (SigmoidBinaryCrossEntropy(), np.zeros(3), 2, ShapeError, r"\(3,\).*\(N, 2\)"),
+        (MeanSquaredError(), np.array([[1.0], [np.inf]]), 1, DataError, "inf in row 1, column 0"),
+        (MeanSquaredError(), np.zeros((3, 2)), 1, ShapeError, r"\(3, 2\).*\(N, 1\)"),
+        (MeanSquaredError(), np.array([["1"]]), 1, ShapeError, "takes numbers"),
+        (MeanSquaredError(), np.array([[1j]]), 1, ShapeError, "complex128.*takes numbers"),
+    ],
+)
+def test_others_are_named(
+    loss: Loss, target: np.ndarray, outputs: int, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words) as caught:
+        loss.require_targets(target, outputs, "train")
+    assert "\n" not in str(caught.value)
