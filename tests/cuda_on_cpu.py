@@ -33,7 +33,7 @@ from xpnet import kernels, twins
 # What stands for each template parameter: float types, and what labels, indices and samples are.
 TYPES = {
     "T": ("float", "double"),
-    "Label": ("int", "long long", "unsigned char"),
+    "Label": ("int", "long long", "signed char", "unsigned char", "unsigned short"),
     "Index": ("int", "long long"),
     "Pixel": ("unsigned char", "float", "double"),
 }

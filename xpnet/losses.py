@@ -190,7 +190,7 @@ class SoftmaxCrossEntropy(Loss):
         """`q` `(C, N)`: where the label is, smoothed if it is to be."""
         xp, shape = array_module(self.p), self.p.shape
         is_label = self.workspace.array(xp, "is label", shape, bool)
-        classes_down = self.workspace.numbers(xp, shape[0], self.labels.dtype).reshape(-1, 1)
+        classes_down = self.workspace.classes(xp, shape[0], self.labels).reshape(-1, 1)
         xp.equal(classes_down, self.labels, out=is_label)
         return self._smoothed(is_label, self.p.dtype) if self.label_smoothing else is_label
 

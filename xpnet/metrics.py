@@ -86,7 +86,7 @@ class Accuracy:
         larger = workspace.array(xp, "larger", (count, classes), bool)
         rank = workspace.array(xp, "rank", (count,), xp.int64)
         own = workspace.array(xp, "own", (count, 1), logits.dtype)
-        numbers = workspace.numbers(xp, classes, labels.dtype)
+        numbers = workspace.classes(xp, classes, labels)
         xp.equal(numbers, labels.reshape(count, 1), out=larger)
         xp.multiply(logits, larger, out=chosen)
         xp.sum(chosen, axis=1, keepdims=True, out=own)

@@ -53,6 +53,15 @@ class Workspace:
             memory = self._memory[xp, "numbers"] = xp.arange(size, dtype=dtype)
         return memory[:size]
 
+    def classes(self, xp: Any, count: int, labels: Array) -> Array:
+        """The class numbers `0, 1, …, count − 1`, to be compared with integer `labels`.
+
+        In the dtype of the labels where it holds all of them, else in int64: 256 made in uint8
+        would be a second 0, and neither NumPy nor CuPy would say so.
+        """
+        bits = 8 * labels.dtype.itemsize - (labels.dtype.kind == "i")
+        return self.numbers(xp, count, labels.dtype if count <= 2**bits else xp.int64)
+
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays made so far."""
