@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import strict_cupy
 from cases import place
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from xpnet.backend import Backend
 from xpnet.errors import ConfigError
@@ -82,7 +83,29 @@ def test_class_scores_by_hand() -> None:
     assert (scores[0].precision, scores[0].recall, scores[0].support) == (8 / 9, 0.8, 10)
     assert scores[0].f1 == pytest.approx(2 * (8 / 9) * 0.8 / (8 / 9 + 0.8))
     assert (scores[1].precision, scores[1].recall) == (9 / 11, 0.9)
-    assert (scores[2].precision, scores[2].recall, scores[2].f1, scores[2].support) == (0, 0, 0, 0)
+
+
+def test_scores_that_would_be_0_over_0_are_none() -> None:
+    # Class 0 is never predicted, class 1 has no sample, class 2 neither.
+    first, second, third = class_scores(np.array([[0, 3, 0], [0, 0, 0], [0, 0, 0]]))
+    assert (first.precision, first.recall, first.f1, first.support) == (None, 0, 0, 3)
+    assert (second.precision, second.recall, second.f1, second.support) == (0, None, 0, 0)
+    assert (third.precision, third.recall, third.f1, third.support) == (None, None, None, 0)
+
+
+def test_class_scores_are_those_of_scikit_learn() -> None:
+    rng = np.random.default_rng(3)
+    true, predicted = rng.choice([0, 1, 2, 5], 60), rng.choice([0, 1, 3, 5], 60)
+    names = list(range(7))
+    with np.errstate(invalid="ignore"):
+        expected = precision_recall_fscore_support(
+            true, predicted, labels=names, zero_division=np.nan
+        )
+    for score, *wanted in zip(
+        class_scores(confusion_matrix(true, predicted, labels=names)), *expected, strict=True
+    ):
+        found = [np.nan if value is None else value for value in vars(score).values()]
+        np.testing.assert_allclose(found, wanted, rtol=1e-15)
 
 
 def test_counting_touches_neither_host_nor_allocator(double: Backend) -> None:

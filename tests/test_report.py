@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import xpnet
 from xpnet import Callback, compare, export
-from xpnet.calibration import calibration
+from xpnet.calibration import Predictions, calibration, reliability
 from xpnet.charts import Line, line_chart
 from xpnet.config import TrainConfig, make
 from xpnet.data.dataset import Dataset
@@ -66,7 +66,7 @@ def answers_of(classes=10, samples=60, image_shape=(4, 4), names=None, wrong=0.3
     features = math.prod(image_shape) if image_shape else 5
     x = draw.integers(0, 256, (samples, features)).astype(numpy.uint8)
     tested = Evaluation(0.5, float(confusion.trace() / samples), confusion)
-    return Answers(tested, p, Dataset(x, labels, names, image_shape))
+    return Answers(tested, Predictions.of(p, labels), Dataset(x, labels, names, image_shape))
 
 
 def page_of(
@@ -202,9 +202,9 @@ def test_the_surest_mistakes_are_shown_first_and_named(tmp_path):
     true, guess, times = worst_pairs(answers.tested.confusion, 1)[0]
     assert words(next(section.iter("h3"))) == f"{true} taken for {guess}"
     assert f"{times} of {answers.tested.confusion[true].sum()} test samples" in words(section)
-    p, data = answers.probabilities, answers.data
-    mistaken = [i for i in range(90) if data.labels[i] == true and p[i].argmax() == guess]
-    mistaken.sort(key=lambda i: -p[i, guess])
+    p, data = answers.predictions, answers.data
+    mistaken = [i for i in range(90) if data.labels[i] == true and p.classes[i] == guess]
+    mistaken.sort(key=lambda i: -p.confidence[i])
     assert len(mistaken) >= 8
     shown = list(next(section.iter("ul")))
     assert len(shown) == 8
@@ -214,15 +214,15 @@ def test_the_surest_mistakes_are_shown_first_and_named(tmp_path):
         assert image.get("alt") == f"Test sample {i + 1}"
         told = [words(span) for span in one.iter("span")]
         assert told == [
-            f"as {guess} {percent(float(p[i, guess]), 1)}",
-            f"true {true} {percent(float(p[i, true]), 1)}",
+            f"as {guess} {percent(float(p.confidence[i]), 1)}",
+            f"true {true} {percent(float(p.of_true[i]), 1)}",
         ]
 
 
 def test_calibration_is_told_with_its_counts(tmp_path):
     answers = answers_of()
     section = part(page_of(tmp_path, answers), "Calibration")
-    found = calibration(answers.probabilities, answers.data.labels)
+    found = reliability(answers.predictions, answers.data.labels)
     assert f"{percent(found.error)} expected calibration error" in words(section)
     (drawing,) = section.iter("svg")
     counts = [words(one) for one in drawing.iter("text") if one.get("class") == "count"]
@@ -291,7 +291,7 @@ def test_without_validation_there_are_no_curves_of_it(tmp_path):
 
 def test_probabilities_that_are_not_numbers_do_no_harm(tmp_path):
     answers = answers_of()
-    answers.probabilities[3] = numpy.nan
+    answers.predictions.confidence[3] = answers.predictions.of_true[3] = numpy.nan
     root = page_of(tmp_path, answers)
     assert "nan %" in words(part(root, "Calibration"))
     for one in root.iter():
@@ -307,7 +307,7 @@ def test_samples_of_any_values_and_size_are_shown(value, shape, tmp_path):
     x[:] = value
     x[:, 0] = -x[:, 0] if isinstance(value, float) else 1
     data = Dataset(x, answers.data.labels, answers.data.classes, shape)
-    root = page_of(tmp_path, Answers(answers.tested, answers.probabilities, data))
+    root = page_of(tmp_path, Answers(answers.tested, answers.predictions, data))
     for image in root.iter("img"):
         assert max(pixels(image).shape) <= 96
         assert pixels(image).ndim == 2

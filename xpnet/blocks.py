@@ -11,11 +11,18 @@ from __future__ import annotations
 
 from xpnet.backend import Array, array_module
 from xpnet.losses import Loss
-from xpnet.network import Sequential
+from xpnet.network import PREDICTION_ROWS, Sequential
 from xpnet.replay import is_replayable
 
 BLOCK_ROWS = 1024
 """Rows of a block: enough for a matrix product, few enough for the cache."""
+_MOST_LOGITS = 2**22
+"""Of a block of an evaluation, so that tens of thousands of classes do not fill the memory."""
+
+
+def prediction_rows(outputs: int) -> int:
+    """Rows that an evaluation takes at a time, of a network with so many outputs."""
+    return max(1, min(PREDICTION_ROWS, _MOST_LOGITS // outputs))
 
 
 def are_possible(network: Sequential, loss: Loss, count: int) -> bool:

@@ -1,12 +1,52 @@
-"""Whether predictions come true as often as they say: computed on the host, for reports."""
+"""How sure predictions are, and whether they come true as often as they say: on the host."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy
 
 from xpnet.backend import HostArray
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a classifier answers on `N` labelled samples: `(N,)` each, on the host.
+
+    `classes`: the most likely class, int64; `confidence`: its probability; `of_true`: the
+    probability of the sample's own class. All that a report needs of `(N, C)` probabilities,
+    which of many classes are more than memory holds.
+    """
+
+    classes: HostArray
+    confidence: HostArray
+    of_true: HostArray
+
+    @classmethod
+    def of(cls, probabilities: HostArray, labels: HostArray) -> Predictions:
+        """Of `probabilities` `(N, C)` and `labels` `(N,)`, both on the host."""
+        rows = numpy.arange(len(labels))
+        return cls(
+            probabilities.argmax(axis=1), probabilities.max(axis=1), probabilities[rows, labels]
+        )
+
+    @classmethod
+    def joined(cls, parts: Iterable[Predictions]) -> Predictions:
+        """Those of all `parts`, in order."""
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        return cls(*(numpy.concatenate(column) for column in columns))
+
+    def table(self, rows: HostArray, labels: HostArray, classes: int) -> HostArray:
+        """Probabilities `(n, classes)` of samples `rows`; 0 but for the predicted and true class.
+
+        `labels`: `(N,)`, of all samples.
+        """
+        table = numpy.zeros((len(rows), classes), self.confidence.dtype)
+        place = numpy.arange(len(rows))
+        table[place, labels[rows]] = self.of_true[rows]
+        table[place, self.classes[rows]] = self.confidence[rows]
+        return table
 
 
 @dataclass(frozen=True)
@@ -35,8 +75,13 @@ def calibration(probabilities: HostArray, labels: HostArray, bins: int = 15) -> 
     Source: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks" (ICML 2017),
     section 2; 15 bins, as in its experiments.
     """
-    confidence = probabilities.max(axis=1).astype(numpy.float64)
-    right = (probabilities.argmax(axis=1) == labels).astype(numpy.float64)
+    return reliability(Predictions.of(probabilities, labels), labels, bins)
+
+
+def reliability(predictions: Predictions, labels: HostArray, bins: int = 15) -> Calibration:
+    """The same as `calibration`, of predictions without the probabilities of all classes."""
+    confidence = predictions.confidence.astype(numpy.float64)
+    right = (predictions.classes == labels).astype(numpy.float64)
     ends = numpy.arange(1, bins + 1) / bins
     # Rounding may leave a confidence a little above 1.
     place = numpy.minimum(numpy.searchsorted(ends, confidence, side="left"), bins - 1)

@@ -60,9 +60,9 @@ def shortened(name: str, length: int) -> str:
     return name if len(name) <= length else f"{name[: length - tail - 1]}…{name[-tail:]}"
 
 
-def percent(share: float, digits: int = 2) -> str:
-    """`0.9375` as `93.75 %`."""
-    return f"{100 * share:.{digits}f} %"
+def percent(share: float | None, digits: int = 2) -> str:
+    """`0.9375` as `93.75 %`, and what is not defined (None) as `–`."""
+    return "–" if share is None else f"{100 * share:.{digits}f} %"
 
 
 def is_wide(values: Sequence[float]) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy
 
+from xpnet import blocks
 from xpnet.backend import Array
 from xpnet.callbacks import Run
 from xpnet.data.batches import DeviceData
@@ -15,7 +16,7 @@ from xpnet.errors import DivergenceError
 from xpnet.history import Record
 from xpnet.losses import L2Penalty, Loss, SoftmaxCrossEntropy
 from xpnet.metrics import Accuracy, MeanLoss
-from xpnet.network import PREDICTION_ROWS, Sequential
+from xpnet.network import Sequential
 
 
 class Meter:
@@ -157,7 +158,7 @@ def mean_loss(
 ) -> tuple[float, float | None]:
     """Mean loss and, if it `counts`, accuracy of `network` on `data`, as it predicts."""
     mean, accuracy = MeanLoss(network.backend), Accuracy(network.backend)
-    for x, target in data.blocks(PREDICTION_ROWS):
+    for x, target in data.blocks(blocks.prediction_rows(network.out_features)):
         logits = network.forward(x, training=False)
         mean.update(loss.forward(logits, target), len(target))
         if counts:

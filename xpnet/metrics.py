@@ -7,11 +7,15 @@ waits; `result()` is a door: it copies a few numbers to the host.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from xpnet import twins
 from xpnet.backend import Array, Backend, HostArray, array_module
 from xpnet.errors import ConfigError
 from xpnet.workspace import Workspace
+
+MOST_CLASSES = 1024
+"""Up to so many classes `evaluate()` counts all pairs of them; of more, only those that occur."""
 
 
 class MeanLoss:
@@ -107,7 +111,8 @@ class Accuracy:
 class ConfusionMatrix:
     """How often class `i` was taken for class `j`: `(C, C)`, row = true, column = predicted.
 
-    A batch adds `onehot(true)ᵀ onehot(predicted)`: one small product, nothing scattered.
+    A batch adds `onehot(true)ᵀ onehot(predicted)`: one small product, nothing scattered. It takes
+    memory for C² pairs; for many classes there is `SparseConfusionMatrix`.
     """
 
     def __init__(self, backend: Backend, classes: int) -> None:
@@ -141,32 +146,108 @@ class ConfusionMatrix:
         return self.backend.to_host(self.counts).copy()
 
 
+@dataclass(frozen=True, eq=False)
+class ConfusedPairs:
+    """A confusion matrix `(C, C)` of which only the pairs that occur are kept, on the host.
+
+    `times[i]` samples of class `true[i]` were taken for `predicted[i]`: `(P,)` int64 each, P no
+    more than there are samples, in the order of `true`, then of `predicted`. `classes` is C.
+    """
+
+    classes: int
+    true: HostArray
+    predicted: HostArray
+    times: HostArray
+
+
+class SparseConfusionMatrix:
+    """How often class `i` was taken for class `j`, in memory that grows with the samples alone.
+
+    `update()` copies classes and labels of the batch to the host, and so waits for the device:
+    it is for evaluation, not for a training step.
+    """
+
+    def __init__(self, backend: Backend, classes: int) -> None:
+        self.backend, self.classes = backend, classes
+        self._found: list[tuple[HostArray, HostArray]] = []
+        self.workspace = Workspace()
+
+    def update(self, logits: Array, labels: Array) -> None:
+        """Count one batch."""
+        xp = array_module(logits, labels)
+        predicted = self.workspace.array(xp, "predicted", (len(labels),), xp.int64)
+        xp.argmax(logits, axis=1, out=predicted)
+        guesses, true = self.backend.to_host(predicted), self.backend.to_host(labels)
+        pairs = true.astype("int64") * self.classes + guesses
+        self._found.append(array_module(pairs).unique(pairs, return_counts=True))
+
+    def result(self) -> ConfusedPairs:
+        """The pairs so far."""
+        codes, times = (list(part) for part in zip(*self._found, strict=True))
+        xp = array_module(codes[0])
+        found, place = xp.unique(xp.concatenate(codes), return_inverse=True)
+        counts = xp.zeros(len(found), dtype=xp.int64)
+        xp.add.at(counts, place, xp.concatenate(times))
+        return ConfusedPairs(self.classes, found // self.classes, found % self.classes, counts)
+
+
+Confusion: TypeAlias = HostArray | ConfusedPairs
+"""Counts of who was taken for whom: `(C, C)`, a row a true class; or of many classes the pairs."""
+
+
+@dataclass(frozen=True)
+class ClassCounts:
+    """Of each class: hits, samples predicted as it, samples of it; `(C,)` int64 on the host."""
+
+    hits: HostArray
+    predicted: HostArray
+    support: HostArray
+
+    @classmethod
+    def of(cls, confusion: Confusion) -> ClassCounts:
+        """The sums over a confusion matrix."""
+        if not isinstance(confusion, ConfusedPairs):
+            return cls(confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1))
+        xp, is_hit = array_module(confusion.true), confusion.true == confusion.predicted
+
+        def summed(classes: HostArray, times: HostArray) -> HostArray:
+            counts: HostArray = xp.zeros(confusion.classes, dtype=xp.int64)
+            xp.add.at(counts, classes, times)
+            return counts
+
+        return cls(
+            summed(confusion.true[is_hit], confusion.times[is_hit]),
+            summed(confusion.predicted, confusion.times),
+            summed(confusion.true, confusion.times),
+        )
+
+
 @dataclass(frozen=True)
 class ClassScores:
     """Precision, recall, F1 and number of samples of one class.
 
     Precision is the hits over all predicted as this class, recall the hits over all of this
-    class, F1 their harmonic mean; each is 0 where it would be 0/0.
+    class, F1 their harmonic mean, `2 · hits / (predicted + support)`. What would be 0/0 is not
+    defined, and None: the precision of a class that was never predicted, the recall of one
+    without samples, the F1 of one that has neither (scikit-learn's `zero_division=nan`).
     """
 
-    precision: float
-    recall: float
-    f1: float
+    precision: float | None
+    recall: float | None
+    f1: float | None
     support: int
 
 
-def class_scores(confusion: HostArray) -> list[ClassScores]:
-    """One `ClassScores` per row of a host confusion matrix `(C, C)`."""
-    scores = []
-    for number, row in enumerate(confusion.tolist()):
-        hits, support = row[number], sum(row)
-        predicted = int(confusion[:, number].sum())
-        scores.append(
-            ClassScores(
-                precision=hits / predicted if predicted else 0.0,
-                recall=hits / support if support else 0.0,
-                f1=2 * hits / (predicted + support) if predicted + support else 0.0,
-                support=support,
-            )
+def class_scores(confusion: Confusion) -> list[ClassScores]:
+    """One `ClassScores` per class of a confusion matrix on the host, `(C, C)` or its pairs."""
+    counts = ClassCounts.of(confusion)
+    rows = zip(*(part.tolist() for part in vars(counts).values()), strict=True)
+    return [
+        ClassScores(
+            precision=hits / predicted if predicted else None,
+            recall=hits / support if support else None,
+            f1=2 * hits / (predicted + support) if predicted + support else None,
+            support=support,
         )
-    return scores
+        for hits, predicted, support in rows
+    ]

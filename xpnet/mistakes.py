@@ -9,9 +9,11 @@ import numpy
 from PIL import Image
 
 from xpnet.backend import HostArray
+from xpnet.calibration import Predictions
 from xpnet.data.dataset import Dataset
 from xpnet.drawing import percent
 from xpnet.errors import cut
+from xpnet.metrics import ClassCounts, ConfusedPairs, Confusion
 from xpnet.pages import element, note, picture, section, table
 
 PAIRS, PICTURES = 6, 8
@@ -24,16 +26,28 @@ _RIGHT, _WRONG = (36, 128, 214), (216, 90, 0)
 _LONGEST_NAME = 24
 
 
-def confusion_part(counts: HostArray, classes: Sequence[str]) -> Element:
-    """The matrix `(C, C)` as a table or, of more than 26 classes, as a picture."""
+def confusion_part(confusion: Confusion, classes: Sequence[str]) -> Element:
+    """The matrix `(C, C)` as a table or, of more than 26 classes, as a picture.
+
+    Of so many classes that only the pairs which occur are counted, it is a sentence.
+    """
+    sums = ClassCounts.of(confusion)
+    total, right = int(sums.support.sum()), int(sums.hits.sum())
+    title = f"{right:,} of {total:,} test samples are right ({percent(right / max(total, 1))})."
+    if isinstance(confusion, ConfusedPairs):
+        why = f"A matrix of {len(classes):,} classes is too large to be shown."
+        return section("Confusion", element("p", title), note(why))
+    return section("Confusion", element("p", title), *_shown(confusion, classes))
+
+
+def _shown(counts: HostArray, classes: Sequence[str]) -> tuple[Element, Element]:
+    """The matrix, and what its colours mean."""
     of_class = numpy.maximum(counts.sum(axis=1, keepdims=True), 1)
     shares = counts / of_class
     diagonal = numpy.eye(len(counts), dtype=bool)
     worst = max(float(shares[~diagonal].max(initial=0.0)), 0.01)
     # Mistakes have a scale of their own, or the hits would pale them.
     strength = numpy.where(diagonal, shares, shares / worst)
-    total, right = int(counts.sum()), int(counts.trace())
-    title = f"{right:,} of {total:,} test samples are right ({percent(right / max(total, 1))})."
     explained = note(
         element("span", "Blue", class_="below"),
         " is the share of a class that was recognised, ",
@@ -45,7 +59,7 @@ def confusion_part(counts: HostArray, classes: Sequence[str]) -> Element:
         shown = _matrix(counts, strength, classes)
     else:
         shown = _map(strength, diagonal, f"Confusion matrix of {len(classes)} classes")
-    return section("Confusion", element("p", title), shown, explained)
+    return shown, explained
 
 
 def _matrix(counts: HostArray, strength: HostArray, classes: Sequence[str]) -> Element:
@@ -77,36 +91,37 @@ def _map(strength: HostArray, diagonal: HostArray, alt: str) -> Element:
     return picture(pixels, alt, class_="map")
 
 
-def mistakes_part(counts: HostArray, probabilities: HostArray, data: Dataset) -> Element:
+def mistakes_part(confusion: Confusion, predictions: Predictions, data: Dataset) -> Element:
     """The pairs most often confused, and the mistakes of each that the network was surest of."""
-    pairs = worst_pairs(counts, PAIRS)
+    pairs, support = worst_pairs(confusion, PAIRS), ClassCounts.of(confusion).support
     if not pairs:
         return section("Worst confused", note("No test sample was mistaken."))
     shown = element("div", class_="pairs")
     for true, predicted, times in pairs:
         name, other = (cut(data.classes[i], _LONGEST_NAME) for i in (true, predicted))
-        samples = int(counts[true].sum())
+        samples = int(support[true])
         shown.append(
             element(
                 "div",
                 element("h3", f"{name} taken for {other}"),
                 note(f"{times:,} of {samples:,} test samples, {percent(times / samples, 1)}"),
-                _examples(true, predicted, probabilities, data),
+                _examples(true, predicted, predictions, data),
             )
         )
     explained = f"Of each pair up to {PICTURES}, first those of which the network was surest."
     return section("Worst confused", shown, note(explained))
 
 
-def _examples(true: int, predicted: int, probabilities: HostArray, data: Dataset) -> Element:
+def _examples(true: int, predicted: int, predictions: Predictions, data: Dataset) -> Element:
     assert data.labels is not None
-    found = numpy.flatnonzero((data.labels == true) & (probabilities.argmax(axis=1) == predicted))
-    order = numpy.argsort(-probabilities[found, predicted], kind="stable")
+    found = numpy.flatnonzero((data.labels == true) & (predictions.classes == predicted))
+    order = numpy.argsort(-predictions.confidence[found], kind="stable")
     chosen = found[order[:PICTURES]]
     listed = element("ul", class_="mistakes")
     names = [cut(data.classes[i], _LONGEST_NAME) for i in (predicted, true)]
     for index in chosen.tolist():
-        shares = [percent(float(probabilities[index, i]), 1) for i in (predicted, true)]
+        sure = predictions.confidence[index], predictions.of_true[index]
+        shares = [percent(float(share), 1) for share in sure]
         words = element(
             "figcaption",
             element("span", f"as {names[0]} {shares[0]}"),
@@ -127,7 +142,9 @@ def _pixels(data: Dataset, index: int) -> HostArray:
     assert data.image_shape is not None
     values = data.x[index : index + 1].reshape(data.image_shape)
     if values.dtype != numpy.uint8:
-        # Their distance may be more than a float can be.
+        if values.dtype.kind == "i":
+            values = values.astype(numpy.float64)  # the distance of -128 from 0 is no int8
+        # The distance of two floats may be more than a float can be.
         values = values / max(float(numpy.abs(values).max()), 1e-300)
         low, high = float(values.min()), float(values.max())
         values = (values - low) * (255 / (high - low) if high > low else 0.0)
@@ -137,14 +154,20 @@ def _pixels(data: Dataset, index: int) -> HostArray:
     return numpy.asarray(image)
 
 
-def worst_pairs(confusion: HostArray, most: int) -> list[tuple[int, int, int]]:
+def worst_pairs(confusion: Confusion, most: int) -> list[tuple[int, int, int]]:
     """The classes most often taken for another: `(true, predicted, times)`, worst first.
 
-    `confusion`: `(C, C)` on the host. Of equally many, first the larger share of its true class.
+    `confusion`: on the host. Of equally many, first the larger share of its true class.
     """
-    mistaken = confusion.copy()
-    numpy.fill_diagonal(mistaken, 0)
-    rows, columns = numpy.nonzero(mistaken)
-    times, of_class = mistaken[rows, columns], confusion.sum(axis=1)[rows]
+    if isinstance(confusion, ConfusedPairs):
+        is_mistake = confusion.true != confusion.predicted
+        rows, columns = confusion.true[is_mistake], confusion.predicted[is_mistake]
+        times = confusion.times[is_mistake]
+    else:
+        mistaken = confusion.copy()
+        numpy.fill_diagonal(mistaken, 0)
+        rows, columns = numpy.nonzero(mistaken)
+        times = mistaken[rows, columns]
+    of_class = ClassCounts.of(confusion).support[rows]
     chosen = numpy.lexsort((of_class, -times))[:most]
     return [(int(rows[i]), int(columns[i]), int(times[i])) for i in chosen]

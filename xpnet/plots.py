@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from xpnet import random
 from xpnet.backend import HostArray
+from xpnet.calibration import Predictions
 from xpnet.drawing import (
     BLUE,
     GREY,
@@ -295,10 +296,16 @@ def choose_samples(probabilities: HostArray, labels: HostArray, count: int, seed
     surest of; the others are drawn at random from the rightly classified ones. Where one
     kind has too few, the other makes up for it. The same arguments give the same indices.
     """
-    wrong = probabilities.argmax(axis=1) != labels
+    return choose_predictions(Predictions.of(probabilities, labels), labels, count, seed)
+
+
+def choose_predictions(
+    predictions: Predictions, labels: HostArray, count: int, seed: int
+) -> HostArray:
+    """The same as `choose_samples`, of predictions without the probabilities of all classes."""
+    wrong = predictions.classes != labels
     mistakes, hits = numpy.flatnonzero(wrong), numpy.flatnonzero(~wrong)
-    sureness = probabilities.max(axis=1)
-    mistakes = mistakes[numpy.argsort(-sureness[mistakes], kind="stable")]
+    mistakes = mistakes[numpy.argsort(-predictions.confidence[mistakes], kind="stable")]
     hits = random.generator(seed, "samples to show").permutation(hits)
     of_mistakes = max(-(-count // 3), count - len(hits))
     mistakes = mistakes[:of_mistakes]

@@ -11,22 +11,24 @@ from typing import Any
 import numpy
 
 from xpnet.backend import Backend, HostArray
+from xpnet.blocks import prediction_rows
 from xpnet.build import read_splits, to_device
-from xpnet.calibration import calibration
+from xpnet.calibration import Predictions, reliability
 from xpnet.checkpoint import write_atomically
 from xpnet.config import TrainConfig
 from xpnet.data.augmentation import Augmentation
 from xpnet.data.batches import DeviceData
 from xpnet.data.dataset import Dataset, Normalisation, Source, Splits
 from xpnet.data.mapped import MappedRows
+from xpnet.drawing import percent
 from xpnet.errors import CheckpointError, ConfigError, DataError, shown
 from xpnet.folder import alone
 from xpnet.history import History, Record, loss_text
-from xpnet.metrics import class_scores
-from xpnet.network import PREDICTION_ROWS, Sequential
+from xpnet.metrics import MOST_CLASSES, ConfusedPairs, class_scores
+from xpnet.network import Sequential
 from xpnet.predict import Model
 from xpnet.results import read_run
-from xpnet.runs import resume_command
+from xpnet.runs import METRICS, resume_command
 from xpnet.training import Evaluation, evaluate
 
 REPORT = "report.html"
@@ -41,10 +43,10 @@ MOST_COLUMNS = 20
 
 @dataclass(frozen=True)
 class Answers:
-    """An evaluation of a network on labelled data, and each sample's probabilities `(N, C)`."""
+    """An evaluation of a network on labelled data, and its prediction of each sample."""
 
     tested: Evaluation
-    probabilities: HostArray
+    predictions: Predictions
     data: Dataset
 
 
@@ -73,17 +75,17 @@ def describe_data(source: Source, splits: Splits) -> str:
 
 
 def describe_test(tested: Evaluation, classes: tuple[str, ...]) -> str:
-    """Test accuracy and a line for each class."""
+    """Test accuracy and a line for each class; `–` is what is not defined (`ClassScores`)."""
     wide = max(5, *(len(name) for name in classes))
-    lines = [
-        f"test accuracy {100 * tested.accuracy:.2f} %   test loss {loss_text(tested.loss)}",
-        f"{'class':>{wide}}  precision  recall      F1  samples",
-    ]
+    lines = [f"test accuracy {100 * tested.accuracy:.2f} %   test loss {loss_text(tested.loss)}"]
+    if len(classes) > MOST_CLASSES:
+        lines.append(f"{len(classes):,} classes: the scores of each are in {METRICS}")
+        return "\n".join(lines)
+    lines.append(f"{'class':>{wide}}  precision  recall      F1  samples")
     for name, score in zip(classes, class_scores(tested.confusion), strict=True):
-        lines.append(
-            f"{name:>{wide}}  {100 * score.precision:7.2f} %  {100 * score.recall:5.1f} %  "
-            f"{score.f1:6.4f}  {score.support:7,}"
-        )
+        precision, recall = percent(score.precision, 2), percent(score.recall, 1)
+        f1 = "–" if score.f1 is None else f"{score.f1:6.4f}"
+        lines.append(f"{name:>{wide}}  {precision:>9}  {recall:>7}  {f1:>6}  {score.support:7,}")
     return "\n".join(lines)
 
 
@@ -115,16 +117,17 @@ def collect_metrics(
     last, tested, data = history.records[-1], answers.tested, answers.data
     assert data.labels is not None
     named = zip(data.classes, class_scores(tested.confusion), strict=True)
+    confusion = tested.confusion
     return {
         "test_accuracy": tested.accuracy,
         "test_loss": tested.loss,
-        "test_calibration_error": calibration(answers.probabilities, data.labels).error,
+        "test_calibration_error": reliability(answers.predictions, data.labels).error,
         "train_accuracy": kept.accuracy,
         "train_loss": kept.loss,
         "validation_accuracy": kept.val_accuracy,
         "validation_loss": kept.val_loss,
         "classes": {name: vars(score) for name, score in named},
-        "confusion": tested.confusion.tolist(),
+        "confusion": None if isinstance(confusion, ConfusedPairs) else confusion.tolist(),
         "epochs": last.epoch,
         "steps": last.step,
         "kept_epoch": kept.epoch,
@@ -147,12 +150,14 @@ def versions() -> dict[str, str]:
 def ask(
     network: Sequential, tested: Evaluation, data: Dataset, normalisation: Normalisation
 ) -> Answers:
-    """The evaluation `tested` of `network` on `data`, with every sample's probabilities."""
-    backend = network.backend
+    """The evaluation `tested` of `network` on `data`, with every sample's prediction."""
+    backend, size = network.backend, prediction_rows(network.out_features)
     held = DeviceData.of(data, normalisation, backend=backend, dtype=network.dtype)
-    blocks = (network.predict_proba(x) for x, _ in held.blocks(PREDICTION_ROWS))
-    probabilities = numpy.concatenate([backend.to_host(block) for block in blocks])
-    return Answers(tested, probabilities, data)
+    parts = (
+        Predictions.of(backend.to_host(network.predict_proba(x)), backend.to_host(labels))
+        for x, labels in held.blocks(size)
+    )
+    return Answers(tested, Predictions.joined(parts), data)
 
 
 def draw(
@@ -170,14 +175,15 @@ def draw(
     from xpnet import plots
 
     plots.training_metrics(history, folder / "training_metrics.png")
-    data, probabilities = answers.data, answers.probabilities
-    plots.confusion_matrix(answers.tested.confusion, data.classes, folder / "confusion_matrix.png")
+    data, predictions, confusion = answers.data, answers.predictions, answers.tested.confusion
+    if not isinstance(confusion, ConfusedPairs):
+        plots.confusion_matrix(confusion, data.classes, folder / "confusion_matrix.png")
     if data.image_shape is None or data.labels is None:
         return
-    chosen = plots.choose_samples(probabilities, data.labels, DRAWN_SAMPLES, network.seed)
+    chosen = plots.choose_predictions(predictions, data.labels, DRAWN_SAMPLES, network.seed)
     plots.sample_predictions(
         data.x[chosen].reshape(-1, *data.image_shape),
-        probabilities[chosen],
+        predictions.table(chosen, data.labels, len(data.classes)),
         data.labels[chosen],
         data.classes,
         folder / "sample_predictions.png",

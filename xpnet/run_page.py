@@ -14,13 +14,13 @@ from statistics import median
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from xpnet.calibration import calibration
+from xpnet.calibration import reliability
 from xpnet.charts import Line, line_chart, reliability_chart
 from xpnet.config import TrainConfig, toml_value
 from xpnet.drawing import percent
 from xpnet.errors import cut
 from xpnet.history import History, loss_text
-from xpnet.metrics import class_scores
+from xpnet.metrics import MOST_CLASSES, class_scores
 from xpnet.mistakes import confusion_part, mistakes_part
 from xpnet.network import Sequential
 from xpnet.pages import document, element, figure_list, fold, note, section, table
@@ -54,7 +54,7 @@ def run_page(
     if answers is not None:
         parts += [
             confusion_part(answers.tested.confusion, answers.data.classes),
-            mistakes_part(answers.tested.confusion, answers.probabilities, answers.data),
+            mistakes_part(answers.tested.confusion, answers.predictions, answers.data),
             _scores(answers),
             _calibration(answers),
         ]
@@ -171,26 +171,32 @@ def points(history: History, x: Sequence[float], name: str) -> list[tuple[float,
 
 
 def _scores(answers: Answers) -> Element:
-    scores = class_scores(answers.tested.confusion)
+    named = list(zip(answers.data.classes, class_scores(answers.tested.confusion), strict=True))
+    # Of very many classes those that the test says something of.
+    known = [pair for pair in named if len(named) <= MOST_CLASSES or pair[1].f1 is not None]
+    left_out = len(named) - len(known[:MOST_CLASSES])
     rows: list[list[Element | str]] = [
         [
             cut(name, _LONGEST_NAME),
             percent(score.precision),
             percent(score.recall),
-            f"{score.f1:.4f}",
+            "–" if score.f1 is None else f"{score.f1:.4f}",
             f"{score.support:,}",
         ]
-        for name, score in zip(answers.data.classes, scores, strict=True)
+        for name, score in known[:MOST_CLASSES]
     ]
     head = ["class", "precision", "recall", "F1", "samples"]
     shown = table(head, rows, caption="Precision, recall and F1 of each class")
+    if left_out:
+        text = f"{left_out:,} more classes are not shown; metrics.json has the scores of all."
+        return section("Each class", fold(f"{len(rows):,} classes", shown), note(text))
     content = shown if len(rows) <= _FEW_ROWS else fold(f"All {len(rows)} classes", shown)
     return section("Each class", content)
 
 
 def _calibration(answers: Answers) -> Element:
     assert answers.data.labels is not None
-    found = calibration(answers.probabilities, answers.data.labels)
+    found = reliability(answers.predictions, answers.data.labels)
     bins = len(found.counts)
     rows: list[list[Element | str]] = [
         [

@@ -17,7 +17,7 @@ import numpy
 
 from xpnet import blocks, device_errors, one_core, products, random, settings, twins
 from xpnet.arguments import instance, real, seed_of, whole
-from xpnet.backend import Array, HostArray, array_module, on_its_device
+from xpnet.backend import Array, array_module, on_its_device
 from xpnet.callbacks import Callback, Interrupted, Run, Told
 from xpnet.clipping import ClipNorm
 from xpnet.data.augmentation import Augmentation
@@ -28,8 +28,15 @@ from xpnet.exclusive import Use
 from xpnet.history import History, parse_log_every
 from xpnet.losses import L2Penalty, Loss, SoftmaxCrossEntropy
 from xpnet.meter import Meter
-from xpnet.metrics import ConfusionMatrix, MeanLoss
-from xpnet.network import PREDICTION_ROWS, Sequential
+from xpnet.metrics import (
+    MOST_CLASSES,
+    ClassCounts,
+    Confusion,
+    ConfusionMatrix,
+    MeanLoss,
+    SparseConfusionMatrix,
+)
+from xpnet.network import Sequential
 from xpnet.optimizers import Optimizer
 from xpnet.parts import Part, fitted, on_device
 from xpnet.replay import Replay
@@ -41,11 +48,16 @@ TRAIN_METRICS = ("running", "evaluated")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss, accuracy and confusion counts `(C, C)` of a network on labelled data."""
+    """Mean loss, accuracy and confusion counts of a network on labelled data.
+
+    `confusion`: `(C, C)` int64, row = true, column = predicted; of more than
+    `metrics.MOST_CLASSES` classes the `ConfusedPairs`, which take no memory for C² pairs.
+    `metrics.class_scores` takes both.
+    """
 
     loss: float
     accuracy: float
-    confusion: HostArray
+    confusion: Confusion
 
 
 def train_step(
@@ -383,10 +395,12 @@ def evaluate(network: Sequential, data: Part) -> Evaluation:
             f"{network.out_features} outputs: hold network.predict(x) against the targets"
         )
     data = fitted(data, network, loss, "data")
-    confusion = ConfusionMatrix(network.backend, network.out_features)
-    for x, labels in data.blocks(PREDICTION_ROWS):
+    kind = ConfusionMatrix if network.out_features <= MOST_CLASSES else SparseConfusionMatrix
+    confusion = kind(network.backend, network.out_features)
+    for x, labels in data.blocks(blocks.prediction_rows(network.out_features)):
         logits = network.forward(x, training=False)
         mean.update(loss.forward(logits, labels), len(labels))
         confusion.update(logits, labels)
     counts = confusion.result()
-    return Evaluation(mean.result(), float(counts.trace() / counts.sum()), counts)
+    hits = int(ClassCounts.of(counts).hits.sum())
+    return Evaluation(mean.result(), hits / len(data), counts)
