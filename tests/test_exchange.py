@@ -141,7 +141,7 @@ def after_a_linear(module: nn.Module) -> nn.Sequential:
     ("module", "says"),
     [
         (nn.Conv2d(1, 2, 3), r"module 1 .*torch\.Conv2d, is no layer that xpnet has: .*LayerNorm"),
-        (nn.Sequential(nn.ReLU()), r"module 1 .*torch\.Sequential, is no layer"),
+        (nn.Sequential(nn.Softplus()), r"module 1\.0 .*torch\.Softplus, is no layer"),
         (nn.Flatten(0), r"module 1 .*torch\.Flatten, is no layer"),
         (nn.GELU(), r"module 1 .*torch\.GELU, has approximate 'none': .* with 'tanh' only"),
         (nn.Softmax(dim=0), r"module 1 .*torch\.Softmax, has dim 0: .* with 1 or -1 only"),

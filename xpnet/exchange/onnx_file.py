@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ import xpnet
 from xpnet import activations, layers
 from xpnet.backend import HostArray
 from xpnet.checkpoint import write_atomically
-from xpnet.errors import CheckpointError, ConfigError
-from xpnet.exchange.peers import imported, require_network
+from xpnet.errors import CheckpointError, ConfigError, shown
+from xpnet.exchange.peers import imported, require_network, require_own_forward
 from xpnet.layer import Layer
 from xpnet.network import Sequential
 
@@ -36,11 +36,13 @@ def export_onnx(network: Sequential, path: str | Path, *, normalise: bool = Fals
     keep their names and shapes (`0.weight`: `(out, in)`). The same network gives the same bytes.
 
     `normalise`: begin with the normalisation of `network.metadata`, so that `x` are the values
-    as they are stored: uint8 where the network was trained on pixels. All other metadata (class
-    names, shape of a picture) become properties of the file, each a JSON text under its name.
+    as they are stored: uint8 where the network was trained on pixels. `scale` and `shift` there
+    are finite numbers, or lists of one for each feature. All other metadata (class names, shape
+    of a picture) become properties of the file, each a JSON text under its name.
 
     Raises `ConfigError` without the package `onnx`, for a layer that ONNX has no form of, and
-    for a normalisation that is missing; `CheckpointError` for what cannot be written.
+    for a normalisation that is missing or no such numbers; `CheckpointError` for what cannot be
+    written.
 
         xn.export_onnx(network, "digits.onnx")
         session = onnxruntime.InferenceSession("digits.onnx")
@@ -58,9 +60,12 @@ def export_onnx(network: Sequential, path: str | Path, *, normalise: bool = Fals
     if normalise:
         if about.get("pixels") is True:
             entrance = onnx.TensorProto.UINT8
-        x = _normalised(graph, x, about.pop("normalisation", None), entrance)
+        how = about.pop("normalisation", None)
+        factors = [_factors(how, name, network) for name in ("scale", "shift")]
+        x = _normalised(graph, x, factors, entrance)
     for position, layer in enumerate(network.layers):
         graph.position = str(position)
+        require_own_forward(position, layer)
         form = _FORMS.get(type(layer))
         if form is None:
             raise ConfigError(f"layer {position}, {layer}, has no form in ONNX: leave it out")
@@ -108,22 +113,38 @@ class _Graph:
         self.constants[name] = numpy.ascontiguousarray(self._state[name])
         return name
 
-    def number(self, name: str, value: float) -> str:
-        """Add a number in the network's dtype."""
+    def number(self, name: str, value: float | HostArray) -> str:
+        """Add a number, or several, in the network's dtype."""
         name = f"{self.position}.{name}"
         self.constants[name] = numpy.asarray(value, dtype=self.numpy_dtype)
         return name
 
 
-def _normalised(graph: _Graph, x: str, how: Any, entrance: int) -> str:
-    """`x · scale + shift`, as `Normalisation.apply` does it."""
+def _factors(how: Any, name: str, network: Sequential) -> HostArray:
+    """`scale` or `shift` of a normalisation: `()`, or `(in_features,)`, in the network's dtype."""
+    features = network.in_features
+    found = how.get(name) if isinstance(how, Mapping) else None
     try:
-        scale, shift = float(how["scale"]), float(how["shift"])
-    except (TypeError, KeyError, ValueError):
-        raise ConfigError(
-            f"normalise: the network's metadata has as normalisation {how!r}, not the numbers "
-            f"scale and shift: set them, or export without normalise"
-        ) from None
+        values = numpy.asarray(found)
+    except ValueError:  # a ragged list
+        values = numpy.asarray(None)
+    if values.dtype.kind in "iuf" and values.shape in ((), (features,)):
+        with numpy.errstate(over="ignore"):
+            values = values.astype(network.dtype)
+        if numpy.isfinite(values).all():
+            return values
+    is_given = isinstance(how, Mapping) and name in how
+    what = f"has {name} {shown(found)}" if is_given else f"is {shown(how)}"
+    raise ConfigError(
+        f"normalise: the network's normalisation (in its metadata) {what}: scale and shift have "
+        f"to be finite numbers, or lists of {features}, one for each feature; or export without "
+        f"normalise"
+    )
+
+
+def _normalised(graph: _Graph, x: str, factors: Sequence[HostArray], entrance: int) -> str:
+    """`x · scale + shift`, as `Normalisation.apply` does it."""
+    scale, shift = factors
     graph.position = "normalisation"
     if entrance != graph.dtype:
         x = graph.node("Cast", x, to=graph.dtype)

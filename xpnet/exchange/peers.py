@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from xpnet.errors import ConfigError
+from xpnet.layer import Layer
 from xpnet.network import Sequential
 
 
@@ -23,6 +24,20 @@ def require_network(thing: object, user: str) -> None:
     """Raise `ConfigError` unless `thing` is a `Sequential` of xpnet's."""
     if not isinstance(thing, Sequential):
         raise ConfigError(f"{user} takes an xpnet.Sequential, found {kind_of(thing)}")
+    if type(thing).forward is not Sequential.forward or "forward" in vars(thing):
+        raise ConfigError(
+            f"{user} writes the layers of a network, found a {kind_of(thing)} with a forward() of "
+            f"its own, which would be left out"
+        )
+
+
+def require_own_forward(position: int, layer: Layer) -> None:
+    """Raise `ConfigError` for a layer object whose forward pass is not that of its class."""
+    if "forward" in vars(layer):
+        raise ConfigError(
+            f"layer {position}, {layer}, has a replaced forward(), which would be left out: make "
+            f"it a layer of your own"
+        )
 
 
 def kind_of(thing: object) -> str:

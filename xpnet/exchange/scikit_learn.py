@@ -21,6 +21,9 @@ _ACTIVATIONS: dict[str, type[Layer] | None] = {
     "identity": None,
 }
 
+_METHODS = ("predict", "predict_proba", "_predict", "_forward_pass", "_forward_pass_fast")
+"""What a model's outputs come from."""
+
 
 def from_sklearn(model: Any, *, device: str | Backend = "cpu") -> Sequential:
     """A fitted `MLPClassifier` or `MLPRegressor` as a network of its dtype on `device`.
@@ -30,10 +33,11 @@ def from_sklearn(model: Any, *, device: str | Backend = "cpu") -> Sequential:
     of xpnet's do, in logits. A model of two classes has one output `z` and the probability
     `σ(z)`; its network has the outputs `(0, z)`, of which the softmax is `(1 − σ(z), σ(z))`. Of
     a regressor, `forward(x)`: `(N, outputs)` is the model's `predict(x)`, with the axis of
-    outputs kept where there is one.
+    outputs kept where there is one; `predict(x)` leaves it out as the model does.
 
-    Raises `ConfigError` for a model that is not fitted, is something else, decides on several
-    labels at once, or ends in another function than these.
+    Raises `ConfigError` for a model that is not fitted, is something else (such as a subclass
+    that computes its outputs in its own way), decides on several labels at once, or ends in
+    another function than these.
 
         model = MLPClassifier((128,)).fit(x, y)
         network = xn.from_sklearn(model)
@@ -45,6 +49,14 @@ def from_sklearn(model: Any, *, device: str | Backend = "cpu") -> Sequential:
             f"from_sklearn() takes a fitted MLPClassifier or MLPRegressor, found {kind_of(model)}"
         )
     name = type(model).__name__
+    kind = next(k for k in (neural.MLPClassifier, neural.MLPRegressor) if isinstance(model, k))
+    for method in _METHODS:
+        own = getattr(type(model), method, None) is not getattr(kind, method, None)
+        if own or method in vars(model):
+            raise ConfigError(
+                f"the {name} has a {method}() that is not {kind.__name__}'s, and from_sklearn() "
+                f"would leave it out: give a plain {kind.__name__}"
+            )
     if not hasattr(model, "coefs_"):
         raise ConfigError(f"the {name} is not fitted, so it has no weights: call fit() first")
     classes = _classes(model) if isinstance(model, neural.MLPClassifier) else None
@@ -68,6 +80,9 @@ def from_sklearn(model: Any, *, device: str | Backend = "cpu") -> Sequential:
         made.append(Linear(weight.shape[1], weight.shape[0]))
     network = Sequential(made, backend=device, dtype=str(weights[0].dtype))
     network.load_state_dict(state)
+    network.prediction = "values" if classes is None else "class"
+    is_flat = classes is not None or model.n_outputs_ == 1
+    network.target_shape = () if is_flat else (model.n_outputs_,)
     if classes is not None:
         network.metadata["classes"] = classes
     return network
