@@ -604,11 +604,11 @@ def test_the_network_can_be_saved_and_names_its_classes(tmp_path: Path) -> None:
         ("learning_rate_init", 0, "must be a number above 0, found 0"),
         ("learning_rate_init", math.nan, "must be a number above 0, found nan"),
         ("epsilon", "1e-8", "must be a number above 0"),
-        ("momentum", 1, "must be a number of 0 or more and below 1, found 1"),
+        ("momentum", 1, r"must be a number in \[0, 1\), found 1"),
         ("beta_1", True, "must be a number"),
         ("beta_2", 1.0, "must be a number"),
         ("dropout", 1.0, "must be a number"),
-        ("validation_fraction", 0, "must be a number above 0 and below 1"),
+        ("validation_fraction", 0, r"must be a number in \(0, 1\), found 0"),
         ("max_iter", 2.0, "must be a whole number above 0, found 2.0"),
         ("batch_size", 0, "must be a whole number above 0, or 'auto', found 0"),
         ("n_iter_no_change", 0, "must be a whole number above 0, or inf, found 0"),
@@ -713,7 +713,11 @@ def test_it_trains_and_predicts_on_every_backend(
     options = {"batch_size": 32, "dropout": 0.1, "early_stopping": True, "max_iter": 5}
     weights = np.random.default_rng(0).random(len(x))
     expected = make(**options).fit(x, y, weights)
-    monkeypatch.setattr("xpnet.network.Backend", lambda device: backend)
+
+    def placed(layers: Any, **options: Any) -> xn.Sequential:
+        return xn.Sequential(layers, **(options | {"backend": backend}))
+
+    monkeypatch.setattr("xpnet.estimator._base.Sequential", placed)
     found = make(**options, device="cuda").fit(x, y, weights)
     assert found.network_.backend is backend
     for method in ("predict_proba", "predict_log_proba", "predict"):

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy
 
 from xpnet.backend import HostArray
-from xpnet.errors import ConfigError
+from xpnet.errors import ConfigError, DataError
 from xpnet.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy
 from xpnet.network import Sequential
 
@@ -24,12 +24,21 @@ try:
     from sklearn.utils.multiclass import check_classification_targets
 
     from xpnet.estimator._base import Estimator, Samples
+    from xpnet.estimator._inputs import look_at_classes, look_at_numbers
 except ImportError as error:
     raise ImportError(
         f"xpnet.estimator needs scikit-learn 1.6 or later ({error}): pip install 'xpnet[sklearn]'"
     ) from error
 
 __all__ = ["XpnetClassifier", "XpnetRegressor"]
+
+_LARGEST = float(numpy.finfo("float32").max)
+
+
+def _most_likely(network: Sequential, x: Any) -> HostArray:
+    """The number of the most likely class of each row: `(n,)` on the host."""
+    classes: HostArray = network.backend.to_host(network.forward(x)).argmax(axis=1)
+    return classes
 
 
 class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
@@ -50,8 +59,9 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     epoch. Training ends when the loss has not fallen by `tol` for more than `n_iter_no_change`
     epochs in a row (`inf`: never) or, with `early_stopping`, when the score of
     `validation_fraction` of the samples (or of `X_val`, `y_val`) has not risen so, and the
-    weights of the best score are kept. Besides: `dropout`, the rate after each hidden layer, and
-    `device`, `"cpu"`, `"cuda"`, `"cuda:1"` or `"auto"`.
+    weights of the best score are kept; a class of a single sample is trained on, and where there
+    is no room for every class in what is held out, some are left out there. Besides: `dropout`,
+    the rate after each hidden layer, and `device`, `"cpu"`, `"cuda"`, `"cuda:1"` or `"auto"`.
 
     **Attributes**: `classes_`; `network_`, the `Sequential` (which `xpnet.save` takes); `n_iter_`,
     epochs of the last call; `t_`, samples seen in all calls; `loss_curve_`, `loss_`, `best_loss_`,
@@ -99,7 +109,7 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         """The most likely class of each row: `(n, features) -> (n,)`, of `classes_`."""
         x = self._placed(X)
         network = self.network_
-        labels: HostArray = self.classes_[network.backend.to_host(network.predict(x))]
+        labels: HostArray = self.classes_[_most_likely(network, x)]
         return labels
 
     def predict_proba(self, X: Any) -> HostArray:
@@ -119,6 +129,9 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         check_classification_targets(y)
         self.classes_ = LabelEncoder().fit(y).classes_
 
+    def _look_at_targets(self, y: Any) -> None:
+        look_at_classes(y)
+
     def _encoded(self, y: HostArray, dtype: Any) -> HostArray:
         encoder = LabelEncoder()
         encoder.classes_ = self.classes_
@@ -133,11 +146,15 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         # So a saved network names its classes, to `python -m xpnet.predict` as well.
         self.network_.metadata["classes"] = [str(name) for name in self.classes_]
 
+    @property
+    def _target_shape(self) -> tuple[int, ...]:
+        return ()
+
     def _loss(self) -> Loss:
         return SoftmaxCrossEntropy()
 
     def _score(self, network: Sequential, x: Any, held_out: Samples) -> float:
-        hit = network.backend.to_host(network.predict(x)) == held_out.target
+        hit = _most_likely(network, x) == held_out.target
         return float(numpy.average(hit, weights=held_out.weights))
 
 
@@ -188,11 +205,25 @@ class XpnetRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
     def _learn_targets(self, y: HostArray) -> None:
         self._is_single = y.ndim == 1
 
+    def _look_at_targets(self, y: Any) -> None:
+        look_at_numbers(y, "y")
+
     def _encoded(self, y: HostArray, dtype: Any) -> HostArray:
+        target = numpy.asarray(y, dtype=numpy.float64)
+        if dtype == numpy.float32 and not (numpy.abs(target) <= _LARGEST).all():
+            row = numpy.argwhere(~(numpy.abs(target) <= _LARGEST))[0, 0]
+            raise DataError(
+                f"y[{row}] is {target[row]}, and float32, the dtype of X, holds no number above "
+                f"{_LARGEST:.2g}: scale y, or give X as float64"
+            )
         return y.reshape(len(y), -1).astype(dtype)
 
     def _outputs(self, target: HostArray) -> int:
         return int(target.shape[1])
+
+    @property
+    def _target_shape(self) -> tuple[int, ...]:
+        return () if self._is_single else (self.network_.out_features,)
 
     def _loss(self) -> Loss:
         return MeanSquaredError()

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, NamedTuple
 import numpy
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -20,7 +19,9 @@ from xpnet.activations import GELU, LeakyReLU, ReLU
 from xpnet.backend import HostArray
 from xpnet.callbacks import Callback, Progress, Run
 from xpnet.errors import ConfigError, DataError, DivergenceError
+from xpnet.estimator._inputs import blaming, look_at_samples, require_unmasked
 from xpnet.estimator._parameters import ACTIVATIONS, checked_weights, require_valid, widths
+from xpnet.estimator._split import split
 from xpnet.history import Record
 from xpnet.initializers import GlorotUniform, HeNormal, Initializer
 from xpnet.layer import Layer
@@ -158,12 +159,21 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         """Keep what `y` says of targets in general: the classes, or its shape."""
 
     @abstractmethod
+    def _look_at_targets(self, y: Any) -> None:
+        """Raise `DataError` for what is wrong with `y`, naming the place, if it can be named."""
+
+    @abstractmethod
     def _encoded(self, y: HostArray, dtype: Any) -> HostArray:
         """`y` as the loss takes it."""
 
     @abstractmethod
     def _outputs(self, target: HostArray) -> int:
         """How many outputs the network needs."""
+
+    @property
+    @abstractmethod
+    def _target_shape(self) -> tuple[int, ...]:
+        """The shape of one target, as it was given: of what the network itself is to predict."""
 
     @abstractmethod
     def _loss(self) -> Loss:
@@ -207,10 +217,7 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         elif self.early_stopping:
             train, held_out = self._split(train)
         if held_out is not None and len(held_out.x) < 2:
-            raise DataError(
-                "validation needs 2 samples or more, found 1: give X_val more rows, or let "
-                "validation_fraction be larger"
-            )
+            raise DataError("validation needs 2 samples or more, found 1: give X_val more rows")
         return self._train(train, held_out, epochs=int(self.max_iter))
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, *, begins: bool, learn: bool) -> Any:
@@ -231,35 +238,36 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         self, X: Any, y: Any, sample_weight: Any, *, reset: bool = False, learn: bool = False
     ) -> Samples:
         """The arguments of a fit, checked; samples of weight 0 are left out."""
-        x, y = validate_data(
-            self,
-            X,
-            y,
-            dtype=(numpy.float64, numpy.float32),
-            order="C",
-            reset=reset,
-            **self._y_options,
-        )
+        require_unmasked(X, "X")
+        require_unmasked(y, "y")
+
+        def checked() -> tuple[HostArray, HostArray]:
+            x, given = validate_data(
+                self,
+                X,
+                y,
+                dtype=(numpy.float64, numpy.float32),
+                order="C",
+                reset=reset,
+                **self._y_options,
+            )
+            if learn:
+                self._learn_targets(given)
+            return x, self._encoded(given, x.dtype)
+
+        x, target = blaming(checked, lambda: look_at_samples(X), lambda: self._look_at_targets(y))
         weights = None if sample_weight is None else checked_weights(sample_weight, len(x))
-        if learn:
-            self._learn_targets(y)
-        samples = Samples(x, self._encoded(y, x.dtype), weights)
+        samples = Samples(x, target, weights)
         if weights is None or weights.all():
             return samples
         return samples.take(weights.nonzero()[0])
 
     def _split(self, samples: Samples) -> tuple[Samples, Samples]:
         """`samples` without and with those that `validation_fraction` holds out."""
-        numbered = numpy.arange(len(samples.x))
         classes = samples.target if samples.target.ndim == 1 else None
-        parts = train_test_split(
-            numbered,
-            test_size=float(self.validation_fraction),
-            random_state=self._seed,
-            stratify=classes,
-        )
-        train, held_out = (samples.take(part) for part in parts)
-        return train, held_out
+        fraction = float(self.validation_fraction)
+        train, held_out = split(len(samples.x), fraction, self._seed, classes)
+        return samples.take(train), samples.take(held_out)
 
     def _begin(self, train: Samples) -> None:
         """A new network for such samples, and nothing known of earlier ones."""
@@ -360,6 +368,7 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         # The loss of a batch is measured before its update: the last update may be the wrong one.
         if not numpy.isfinite(network.backend.to_host(network.values)).all():
             raise self._diverged()
+        network.prediction, network.target_shape = self._loss().prediction, self._target_shape
         self._keep(history.column("loss"), watch.scores, count)
         if not is_partial and not watch.has_stopped and self.n_iter_no_change != math.inf:
             warnings.warn(
@@ -389,5 +398,11 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
     def _placed(self, X: Any) -> Any:
         """`X` of a prediction, checked, on the device."""
         check_is_fitted(self, "network_")
-        x = validate_data(self, X, dtype=(numpy.float64, numpy.float32), order="C", reset=False)
-        return self.network_.backend.asarray(x)
+        require_unmasked(X, "X")
+
+        def checked() -> HostArray:
+            dtypes = (numpy.float64, numpy.float32)
+            x: HostArray = validate_data(self, X, dtype=dtypes, order="C", reset=False)
+            return x
+
+        return self.network_.backend.asarray(blaming(checked, lambda: look_at_samples(X)))

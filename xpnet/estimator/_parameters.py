@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import numbers
+import operator
 from typing import Any
 
 import numpy
-from sklearn.utils import check_array
+from sklearn.utils import check_array, check_random_state
 
 from xpnet.activations import GELU, LeakyReLU, ReLU, Sigmoid, Tanh
+from xpnet.arguments import real, whole
 from xpnet.backend import HostArray
-from xpnet.errors import ConfigError, DataError
+from xpnet.errors import ConfigError, DataError, shown
+from xpnet.estimator._inputs import blaming, look_at_numbers, require_unmasked
 from xpnet.layer import Layer
 
 ACTIVATIONS: dict[str, type[Layer] | None] = {
@@ -27,6 +30,7 @@ SOLVERS = ("adam", "sgd")
 _OF_ZERO_OR_MORE = ("alpha", "tol")
 _ABOVE_ZERO = ("learning_rate_init", "epsilon")
 _BELOW_ONE = ("dropout", "momentum", "beta_1", "beta_2")
+_SWITCHES = ("early_stopping", "warm_start", "nesterovs_momentum")
 
 
 def require_valid(estimator: Any) -> None:
@@ -34,35 +38,70 @@ def require_valid(estimator: Any) -> None:
     widths(estimator.hidden_layer_sizes)
     for name, known in (("activation", tuple(ACTIVATIONS)), ("solver", SOLVERS)):
         value = getattr(estimator, name)
-        if value not in known:
-            raise ConfigError(f"{name} must be one of {', '.join(known)}, found {value!r}")
-    for name in (*_OF_ZERO_OR_MORE, *_ABOVE_ZERO, *_BELOW_ONE, "validation_fraction"):
-        _require_number(estimator, name)
+        if not isinstance(value, str) or value not in known:
+            raise ConfigError(f"{name} must be one of {', '.join(known)}, found {shown(value)}")
+    for name in _OF_ZERO_OR_MORE:
+        real(name, getattr(estimator, name))
+    for name in _ABOVE_ZERO:
+        real(name, getattr(estimator, name), low_is_allowed=False)
+    for name in _BELOW_ONE:
+        real(name, getattr(estimator, name), high=1)
+    fraction = estimator.validation_fraction
+    real("validation_fraction", fraction, high=1, low_is_allowed=False)
     _require_count("max_iter", estimator.max_iter)
-    if estimator.batch_size != "auto":
+    if not _is(estimator.batch_size, "auto"):
         _require_count("batch_size", estimator.batch_size, or_else=", or 'auto'")
-    if estimator.n_iter_no_change != math.inf:
+    if not _is(estimator.n_iter_no_change, math.inf):
         _require_count("n_iter_no_change", estimator.n_iter_no_change, or_else=", or inf")
+    for name in _SWITCHES:
+        _require_switch(name, getattr(estimator, name))
+    if not isinstance(estimator.verbose, numbers.Integral | numpy.bool):
+        _require_switch("verbose", estimator.verbose)
     if not isinstance(estimator.device, str):
-        raise ConfigError(f"device must be a string such as 'cuda', found {estimator.device!r}")
+        raise ConfigError(
+            f"device must be a string such as 'cuda', found {shown(estimator.device)}"
+        )
+    try:
+        check_random_state(estimator.random_state)
+    except ValueError:
+        raise ConfigError(
+            f"random_state must be a whole number from 0 to 2**32 - 1, a numpy.random.RandomState "
+            f"or None, found {shown(estimator.random_state)}"
+        ) from None
 
 
-def _require_number(estimator: Any, name: str) -> None:
-    value = getattr(estimator, name)
-    high = math.inf if name in (*_OF_ZERO_OR_MORE, *_ABOVE_ZERO) else 1
-    with_zero = name in (*_OF_ZERO_OR_MORE, *_BELOW_ONE)
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or not (0 <= value < high) or (value == 0 and not with_zero):
-        span = "of 0 or more" if with_zero else "above 0"
-        span += " and below 1" if high == 1 else ""
-        raise ConfigError(f"{name} must be a number {span}, found {value!r}")
+def _require_count(name: str, value: Any, or_else: str = "") -> None:
+    if whole(name, value, or_else=or_else) >= 2**63:
+        raise ConfigError(
+            f"{name} must be a whole number above 0 and below 2**63{or_else}, found {shown(value)}"
+        )
+
+
+def _is(value: Any, expected: str | float) -> bool:
+    return isinstance(value, str | numbers.Real) and bool(value == expected)
+
+
+def _require_switch(name: str, value: Any) -> None:
+    is_bool = isinstance(value, bool | numpy.bool)
+    if not is_bool and not (isinstance(value, numbers.Integral) and value in (0, 1)):
+        raise ConfigError(f"{name} must be True or False, found {shown(value)}")
 
 
 def checked_weights(sample_weight: Any, count: int) -> HostArray:
     """`sample_weight` `(count,)` as float64, none below 0 and not all 0."""
-    weights: HostArray = check_array(
-        sample_weight, ensure_2d=False, dtype=numpy.float64, input_name="sample_weight"
-    )
+    require_unmasked(sample_weight, "sample_weight")
+    if isinstance(sample_weight, str | bytes | numbers.Number):
+        raise DataError(
+            f"sample_weight is {shown(sample_weight)}, X has {count} rows: give one weight a row"
+        )
+
+    def checked() -> HostArray:
+        weights: HostArray = check_array(
+            sample_weight, ensure_2d=False, dtype=numpy.float64, input_name="sample_weight"
+        )
+        return weights
+
+    weights = blaming(checked, lambda: look_at_numbers(sample_weight, "sample_weight"))
     if weights.shape != (count,):
         raise DataError(
             f"sample_weight has shape {weights.shape}, X has {count} rows: give one weight a row"
@@ -77,22 +116,16 @@ def checked_weights(sample_weight: Any, count: int) -> HostArray:
 
 def widths(hidden_layer_sizes: Any) -> tuple[int, ...]:
     """`hidden_layer_sizes`, one number or several, as whole numbers."""
-    sizes = hidden_layer_sizes
-    if isinstance(sizes, numbers.Integral):
-        sizes = (sizes,)
     try:
-        sizes = tuple(sizes)
-        for size in sizes:
-            _require_count("hidden_layer_sizes", size)
+        sizes = (operator.index(hidden_layer_sizes),)
+    except TypeError:
+        sizes = hidden_layer_sizes
+    try:
+        if isinstance(hidden_layer_sizes, bool | str | set | dict):
+            raise TypeError
+        return tuple(whole("hidden_layer_sizes", size) for size in sizes)
     except (TypeError, ConfigError):
         raise ConfigError(
             f"hidden_layer_sizes must be whole numbers above 0, one a hidden layer, found "
-            f"{hidden_layer_sizes!r}"
+            f"{shown(hidden_layer_sizes)}"
         ) from None
-    return tuple(int(size) for size in sizes)
-
-
-def _require_count(name: str, value: Any, or_else: str = "") -> None:
-    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not is_whole or value < 1:
-        raise ConfigError(f"{name} must be a whole number above 0{or_else}, found {value!r}")
