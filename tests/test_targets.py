@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import xpnet as xn
 from xpnet.errors import DataError, ShapeError
 from xpnet.losses import Loss, MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
 
@@ -34,9 +35,15 @@ def test_targets_that_fit_pass(loss: Loss, target: np.ndarray, outputs: int) -> 
             np.array([0, 2, 3, -1]),
             3,
             DataError,
-            r"^train has labels -1 to 3, the network gives 3 classes, 0 to 2: .* is 3, in row 2$",
+            r"^train has labels -1 to 3, the network gives 3 classes, 0 to 2: label 3 is in row 2$",
         ),
-        (SoftmaxCrossEntropy(), np.array([0, 200, 255], np.uint8), 200, DataError, "200, in row 1"),
+        (
+            SoftmaxCrossEntropy(),
+            np.array([0, 200, 255], np.uint8),
+            200,
+            DataError,
+            "label 200 is in row 1",
+        ),
         (SoftmaxCrossEntropy(), np.zeros(3), 3, ShapeError, "must be integers, found dtype float"),
         (SoftmaxCrossEntropy(), np.eye(3, dtype=int), 3, ShapeError, r"\(3, 3\).*argmax\(axis=1\)"),
         (
@@ -44,10 +51,16 @@ def test_targets_that_fit_pass(loss: Loss, target: np.ndarray, outputs: int) -> 
             np.array([[0.0, 1.0], [0.5, 1.5]]),
             2,
             DataError,
-            r"^train has the target 1.5 in row 1, column 1: Sigmoid.* takes numbers from 0 to 1$",
+            r"^train has the target 1.5 in row 1, column 1, and Sigmoid.* takes numbers from 0",
         ),
-        (SigmoidBinaryCrossEntropy(), np.array([0, 1, -1]), 1, DataError, "target -1 in row 2:"),
-        (SigmoidBinaryCrossEntropy(), np.array([0.0, np.nan]), 1, DataError, "nan in row 1:"),
+        (
+            SigmoidBinaryCrossEntropy(),
+            np.array([0, 1, -1]),
+            1,
+            DataError,
+            "-1 in row 2, and",
+        ),
+        (SigmoidBinaryCrossEntropy(), np.array([0.0, np.nan]), 1, DataError, "nan in row 1, and"),
         (SigmoidBinaryCrossEntropy(), np.zeros(3), 2, ShapeError, r"\(3,\).*\(N, 2\)"),
         (MeanSquaredError(), np.array([[1.0], [np.inf]]), 1, DataError, "inf in row 1, column 0"),
         (MeanSquaredError(), np.zeros((3, 2)), 1, ShapeError, r"\(3, 2\).*\(N, 1\)"),
@@ -61,3 +74,30 @@ def test_others_are_named(
     with pytest.raises(error, match=words) as caught:
         loss.require_targets(target, outputs, "train")
     assert "\n" not in str(caught.value)
+
+
+class Hinge(Loss):
+    """A loss of a user's own, which takes -1 and 1 alone."""
+
+    def require_targets(self, target: np.ndarray, outputs: int, name: str) -> None:
+        if not np.isin(target, (-1, 1)).all():
+            raise DataError(f"{name} holds other targets than -1 and 1")
+
+
+def test_fit_asks_the_loss_before_training() -> None:
+    network = xn.Sequential(3, 1, seed=0)
+    before = network.values.copy()
+    x, y = np.ones((4, 3), np.float32), np.array([[1.0], [-1.0], [1.0], [0.5]])
+    with pytest.raises(DataError, match="train holds other targets than -1 and 1"):
+        xn.fit(network, (x, y), optimizer=xn.SGD(0.1), loss=Hinge(), epochs=1)
+    with pytest.raises(DataError, match="validation holds other targets than -1 and 1"):
+        xn.fit(network, (x, np.sign(y)), (x, y), optimizer=xn.SGD(0.1), loss=Hinge(), epochs=1)
+    with pytest.raises(DataError, match=r"train has the target -1\.0 in row 1, column 0"):
+        xn.fit(
+            network,
+            (x, np.sign(y)),
+            optimizer=xn.SGD(0.1),
+            loss=xn.SigmoidBinaryCrossEntropy(),
+            epochs=1,
+        )
+    assert np.array_equal(network.values, before)

@@ -182,8 +182,7 @@ class SoftmaxCrossEntropy(Loss):
         if len(wrong):
             raise DataError(
                 f"{name} has labels {target.min()} to {target.max()}, the network gives {outputs} "
-                f"classes, 0 to {outputs - 1}: the first other one is {target[wrong[0]]}, in row "
-                f"{wrong[0]}"
+                f"classes, 0 to {outputs - 1}: label {target[wrong[0]]} is in row {wrong[0]}"
             )
 
     def _expected(self) -> Array:
@@ -366,8 +365,8 @@ def _require_values(
     first = array_module(target).argwhere(~is_allowed)[0].tolist()
     place = f"row {first[0]}" + "".join(f", column {column}" for column in first[1:])
     raise DataError(
-        f"{name} has the target {target[tuple(first)]} in {place}: {type(loss).__name__} takes "
-        f"{wanted}"
+        f"{name} has the target {target[tuple(first)]} in {place}, and {type(loss).__name__} "
+        f"takes {wanted}"
     )
 
 

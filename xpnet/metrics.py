@@ -191,6 +191,12 @@ class SparseConfusionMatrix:
         return ConfusedPairs(self.classes, found // self.classes, found % self.classes, counts)
 
 
+def confusion_counter(backend: Backend, classes: int) -> ConfusionMatrix | SparseConfusionMatrix:
+    """What counts all pairs of `classes` or, of more than `MOST_CLASSES`, those that occur."""
+    kind = ConfusionMatrix if classes <= MOST_CLASSES else SparseConfusionMatrix
+    return kind(backend, classes)
+
+
 Confusion: TypeAlias = HostArray | ConfusedPairs
 """Counts of who was taken for whom: `(C, C)`, a row a true class; or of many classes the pairs."""
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-import numpy
-
-from xpnet.backend import Array, HostArray
+from xpnet.backend import Array
 from xpnet.data.batches import DeviceData
 from xpnet.data.dataset import Dataset, Normalisation
 from xpnet.errors import ConfigError, DataError, DeviceMismatch, ShapeError, shown
@@ -82,10 +80,10 @@ def fitted(data: DeviceData, network: Sequential, loss: Loss, name: str) -> Devi
         target = _as_labels(data, network, name)
     elif isinstance(loss, MeanSquaredError | SigmoidBinaryCrossEntropy):
         target = _as_values(data, network, loss, name)
-    if are_labels(target):
-        _require_classes(network.backend.to_host(target), network, name)
-    if isinstance(loss, SigmoidBinaryCrossEntropy):
-        _require_probabilities(network.backend.to_host(target), name)
+    host = network.backend.to_host(target)
+    if are_labels(target) and not isinstance(loss, SoftmaxCrossEntropy):
+        SoftmaxCrossEntropy().require_targets(host, network.out_features, name)
+    loss.require_targets(host, network.out_features, name)
     if target is not data.target:
         data = data.view()
         data.target = target
@@ -128,25 +126,3 @@ def _as_values(data: DeviceData, network: Sequential, loss: Loss, name: str) -> 
             f"{remedy}"
         )
     return target if target.dtype.kind == "f" else target.astype(data.dtype)
-
-
-def _require_classes(labels: HostArray, network: Sequential, name: str) -> None:
-    classes = network.out_features
-    low, high = labels.min(), labels.max()
-    if low >= 0 and high < classes:
-        return
-    row = int(((labels < 0) | (labels >= classes)).argmax())
-    raise DataError(
-        f"{name} has labels {low} to {high}, the network gives {classes} classes, 0 to "
-        f"{classes - 1}: label {labels[row]} is in row {row}"
-    )
-
-
-def _require_probabilities(target: HostArray, name: str) -> None:
-    wrong = ~((target >= 0) & (target <= 1))
-    if wrong.any():
-        row, column = (int(n) for n in numpy.argwhere(wrong)[0])
-        raise DataError(
-            f"{name} has the target {target[row, column]:g} in row {row}, column {column}, and "
-            f"SigmoidBinaryCrossEntropy takes numbers from 0 to 1"
-        )

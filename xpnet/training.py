@@ -28,14 +28,7 @@ from xpnet.exclusive import Use
 from xpnet.history import History, parse_log_every
 from xpnet.losses import L2Penalty, Loss, SoftmaxCrossEntropy
 from xpnet.meter import Meter
-from xpnet.metrics import (
-    MOST_CLASSES,
-    ClassCounts,
-    Confusion,
-    ConfusionMatrix,
-    MeanLoss,
-    SparseConfusionMatrix,
-)
+from xpnet.metrics import ClassCounts, Confusion, MeanLoss, confusion_counter
 from xpnet.network import Sequential
 from xpnet.optimizers import Optimizer
 from xpnet.parts import Part, fitted, on_device
@@ -395,8 +388,7 @@ def evaluate(network: Sequential, data: Part) -> Evaluation:
             f"{network.out_features} outputs: hold network.predict(x) against the targets"
         )
     data = fitted(data, network, loss, "data")
-    kind = ConfusionMatrix if network.out_features <= MOST_CLASSES else SparseConfusionMatrix
-    confusion = kind(network.backend, network.out_features)
+    confusion = confusion_counter(network.backend, network.out_features)
     for x, labels in data.blocks(blocks.prediction_rows(network.out_features)):
         logits = network.forward(x, training=False)
         mean.update(loss.forward(logits, labels), len(labels))
