@@ -92,7 +92,7 @@ def test_fit_asks_the_loss_before_training() -> None:
         xn.fit(network, (x, y), optimizer=xn.SGD(0.1), loss=Hinge(), epochs=1)
     with pytest.raises(DataError, match="validation holds other targets than -1 and 1"):
         xn.fit(network, (x, np.sign(y)), (x, y), optimizer=xn.SGD(0.1), loss=Hinge(), epochs=1)
-    with pytest.raises(DataError, match=r"train has the target -1\.0 in row 1, column 0"):
+    with pytest.raises(DataError, match=r"train has the target -1 in row 1, column 0"):
         xn.fit(
             network,
             (x, np.sign(y)),

@@ -365,7 +365,7 @@ def _require_values(
     first = array_module(target).argwhere(~is_allowed)[0].tolist()
     place = f"row {first[0]}" + "".join(f", column {column}" for column in first[1:])
     raise DataError(
-        f"{name} has the target {target[tuple(first)]} in {place}, and {type(loss).__name__} "
+        f"{name} has the target {target[tuple(first)]:g} in {place}, and {type(loss).__name__} "
         f"takes {wanted}"
     )
 
