@@ -41,11 +41,14 @@ OTHER: dict[str, tuple[Any, str]] = {
     "normalise": ("standard", "standard"),
     "validation": (0.25, "0.25"),
     "test": (1000.0, "1000"),
+    "split_seed": (5, "5"),
     "hidden": ((30, 20), "30,20"),
     "activation": (("tanh", "sigmoid"), "tanh,sigmoid"),
     "initializer": ("uniform", "uniform"),
     "bias_initializer": ("uniform", "uniform"),
     "initializer_bound": (0.1, "0.1"),
+    "initial_model": ("a/model.safetensors", "a/model.safetensors"),
+    "initial_model_sha256": ("0f" * 32, "0f" * 32),
     "dropout": (0.0, "0"),
     "batch_norm": (True, ""),
     "noise": (0.2, "0.2"),
@@ -116,7 +119,7 @@ def test_toml_is_whole_and_reads_back(tmp_path: Path) -> None:
     read = tomllib.loads(config.to_toml())
     assert read["dataset"] == config.dataset
     unset = {"run", "validation", "test", "patience", "threads", "weight_decay", "clip_norm"}
-    unset |= {"resume"}
+    unset |= {"resume", "split_seed", "initial_model", "initial_model_sha256"}
     assert set(read) == set(TrainConfig.model_fields) - unset
     assert make(read) == config
 

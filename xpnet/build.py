@@ -15,6 +15,7 @@ from xpnet.data.batches import DeviceData
 from xpnet.data.dataset import Dataset, Normalisation
 from xpnet.errors import ConfigError, DataError
 from xpnet.history import History, Record
+from xpnet.initial_model import InitialModel
 from xpnet.layer import Layer
 from xpnet.layers import BatchNorm, Dropout, GaussianNoise, Linear
 from xpnet.losses import SoftmaxCrossEntropy
@@ -45,14 +46,19 @@ def read_splits(config: TrainConfig) -> tuple[Source, Splits]:
             f"dataset: {config.dataset} has no labels, so nothing can be learnt from it"
         )
     sizes = {"validation": config.validation, "test": config.test}
-    return source, split(source, **sizes, seed=config.seed, in_place=True)
+    return source, split(source, **sizes, seed=config.seed_of_split, in_place=True)
 
 
 def fit_normalisation(config: TrainConfig, data: Dataset) -> Normalisation:
-    """The normalisation that `config.normalise` names, from the training part alone."""
-    if config.normalise == "standard":
-        return Normalisation.standard(data)
-    return Normalisation.unit(data)
+    """The normalisation that `config.normalise` names, from the training part alone.
+
+    With an initial model it is the one of that model.
+    """
+    standard = config.normalise == "standard"
+    made = Normalisation.standard(data) if standard else Normalisation.unit(data)
+    if config.initial_model is not None:
+        return InitialModel.read(config).normalisation(config, made)
+    return made
 
 
 def to_device(network: Sequential, data: Dataset, normalisation: Normalisation) -> DeviceData:
@@ -64,7 +70,8 @@ def build_network(config: TrainConfig, data: Dataset, backend: Backend) -> Seque
     """The hidden layers and a linear layer of logits.
 
     A hidden layer is Linear, BatchNorm, GaussianNoise, the activation and Dropout, as far as
-    they are asked for; noise is added to the input as well.
+    they are asked for; noise is added to the input as well. With `config.initial_model` it has the
+    weights of that model, which `xpnet.initial_model.settle` has held against the settings.
     """
     uniform = initializers.Uniform(config.initializer_bound)
     named = INITIALIZERS.get(config.initializer)
@@ -84,7 +91,10 @@ def build_network(config: TrainConfig, data: Dataset, backend: Backend) -> Seque
             layers.append(Dropout(config.dropout))
         features = width
     layers.append(Linear(features, len(data.classes), weights, biases))
-    return Sequential(layers, backend=backend, dtype=config.dtype, seed=config.seed)
+    network = Sequential(layers, backend=backend, dtype=config.dtype, seed=config.seed)
+    if config.initial_model is not None:
+        InitialModel.read(config).copy_into(network, data, config)
+    return network
 
 
 def build_schedule(config: TrainConfig, steps_per_epoch: int) -> schedules.Schedule:

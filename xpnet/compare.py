@@ -6,27 +6,27 @@ read are the `config.toml`, `history.csv` and `metrics.json` of each folder.
 
 from __future__ import annotations
 
-import argparse
 import math
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from xml.etree.ElementTree import Element
 
 from xpnet import command
 from xpnet.charts import Line, line_chart
 from xpnet.checkpoint import write_atomically
-from xpnet.config import TrainConfig, toml_value
+from xpnet.config import TrainConfig
 from xpnet.drawing import percent
-from xpnet.errors import ConfigError, cut, shown
+from xpnet.errors import cut, plain
 from xpnet.history import loss_text
 from xpnet.pages import document, element, note, section, table
 from xpnet.plots import horizontal
 from xpnet.results import PastRun, read_run
 from xpnet.run_page import points
+from xpnet.toml_file import toml_value
 
 _LONGEST = 30
 _CURVES = {
@@ -50,17 +50,20 @@ def rows(runs: Sequence[PastRun]) -> list[Row]:
     """The settings that differ, and what came of them.
 
     Accuracy is best where it is highest; loss, calibration error and seconds where they are
-    lowest. Runs that are not finished have no part in that, nor has a value that all share; and of
-    different data nothing is the best.
+    lowest. Runs that are not finished have no part in that, nor has a value that all share; of
+    different data nothing is the best, and what was measured on different samples of the same
+    data is not either.
     """
     found = [*_settings([run.config for run in runs])]
     found.append(Row("state", ["finished" if run.metrics else "not finished" for run in runs]))
     figures = [_figures(run) for run in runs]
-    comparable = [run.metrics is not None and not _of_different_data(runs) for run in runs]
+    finished = [run.metrics is not None for run in runs]
+    apart = set(_PARTS) if _of_different_data(runs) else _different_parts(runs)
     for name, (show, pick) in _SHOWN.items():
         values = [figure.get(name) for figure in figures]
         texts = ["–" if value is None else show(value) for value in values]
-        found.append(Row(name, texts, _best(values, comparable, pick)))
+        is_fair = _PARTS_OF.get(name) not in apart and not _of_different_data(runs)
+        found.append(Row(name, texts, _best(values, finished, pick) if is_fair else frozenset()))
     return found
 
 
@@ -73,7 +76,7 @@ def _settings(configs: Sequence[TrainConfig]) -> Iterator[Row]:
 
 def _plain(text: str) -> str:
     """Text from a file or a folder's name, of which the terminal takes nothing for an order."""
-    return cut(text if text.isprintable() else shown(text), _LONGEST)
+    return cut(plain(text), _LONGEST)
 
 
 def _figures(run: PastRun) -> dict[str, float | None]:
@@ -118,6 +121,11 @@ _SHOWN: dict[str, tuple[Any, Any]] = {
 }
 """How each figure is written, and which of several is the best."""
 
+_PARTS = ("test", "validation", "train")
+_PARTS_OF = {name: part for name in _SHOWN for part in _PARTS if name.startswith(f"{part} ")}
+_PARTS_OF["calibration error"] = "test"
+"""The part of the data that a figure is measured on."""
+
 
 def _best(values: Sequence[float | None], comparable: Sequence[bool], pick: Any) -> frozenset[int]:
     some = {
@@ -142,11 +150,44 @@ def _of_different_data(runs: Sequence[PastRun]) -> bool:
     return len({run.metrics.dataset.sha256 for run in runs if run.metrics}) > 1
 
 
+def _different_parts(runs: Sequence[PastRun]) -> set[str]:
+    """The parts of the data that are not the same samples in all finished runs."""
+    done = [run for run in runs if run.metrics is not None]
+    known = all(run.metrics.samples_sha256 is not None for run in done if run.metrics)
+    parts = [_digests(run) if known else _by_settings(run) for run in done]
+    return {part for part in _PARTS if len({one[part] for one in parts}) > 1}
+
+
+def _digests(run: PastRun) -> dict[str, Any]:
+    assert run.metrics is not None
+    assert run.metrics.samples_sha256 is not None
+    return run.metrics.samples_sha256.model_dump()
+
+
+def _by_settings(run: PastRun) -> dict[str, Any]:
+    """What decides which samples a part has, of a run of a version that kept no digests."""
+    assert run.metrics is not None
+    counts, config, seed = run.metrics.samples, run.config, run.config.seed_of_split
+    total = counts.train + counts.validation + counts.test
+    # With its own test part, the seed divides only the rest.
+    is_drawn = config.test is not None or counts.test == max(1, round(total / 5))
+    test = (run.metrics.dataset.sha256, counts.test, seed if is_drawn else None)
+    validation = (test, counts.validation, seed if counts.validation else None)
+    return {"test": test, "validation": validation, "train": validation}
+
+
 def remarks(runs: Sequence[PastRun]) -> list[str]:
     """What keeps the figures of these runs from being compared."""
     said = []
     if _of_different_data(runs):
         said.append("The runs are of different data: their figures cannot be compared.")
+    elif apart := _different_parts(runs):
+        names = {"test": "test", "validation": "validation", "train": "training"}
+        which = " and ".join(names[part] for part in _PARTS if part in apart)
+        said.append(
+            f"The runs have different {which} samples, so the best of these figures is not marked: "
+            f"with the same --split-seed, --test and --validation they would have the same."
+        )
     if any(run.metrics is None for run in runs):
         said.append("A run that is not finished shows its last record, and is never the best.")
     return said
@@ -237,22 +278,15 @@ def _compare(argv: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(argv)
     runs = [read_run(folder) for folder in arguments.runs]
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    print(text_table(names_of(runs), rows(runs), width))
-    for remark in remarks(runs):
-        print(remark)
+    command.say(*text_table(names_of(runs), rows(runs), width).split("\n"), *remarks(runs))
     write_atomically(arguments.html, page(runs))
-    print(f"\n* the best of its row; curves: {arguments.html}")
+    command.say("", f"* the best of its row; curves: {arguments.html}")
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; --help tells more")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m xpnet.compare",
+def _parser() -> command.Parser:
+    parser = command.Parser(
+        "python -m xpnet.compare",
         description="Put runs side by side: what was set differently, and what came of it.",
         epilog="The page is one file that any browser opens, with the table and all curves.",
     )

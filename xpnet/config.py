@@ -1,22 +1,22 @@
 """Every setting of a training run, declared once: CLI flags, TOML keys and checks follow.
 
-pydantic turns the declaration below into validation with messages, and pydantic-settings into
-command-line flags; both are used because they do all three from one typed class.
+pydantic turns the declaration below into validation with messages; `xpnet.flags` makes
+command-line flags of it. What a TOML file or Python gives has to be of the type that is declared:
+`true`, `"5"` and `20.0` are no whole numbers. A flag is text, and becomes the type.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import tomllib
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from xpnet.errors import ConfigError, cut, quoted, shown
+from xpnet.errors import ConfigError, cut, shown
 from xpnet.history import parse_checkpoint_every, parse_log_every
+from xpnet.toml_file import TOO_LARGE, read_toml, toml_value
 
 Activation = Literal["relu", "leaky_relu", "sigmoid", "tanh", "gelu"]
 InitializerName = Literal[
@@ -40,8 +40,6 @@ AUGMENTATIONS = (
 )
 """The kinds of augmentation: the settings that are its strengths."""
 
-_MOST_CHARACTERS = 2**17
-_MOST_DOTS = 100
 _MOST_FAULTS = 8
 _ONLY_WITH = {
     "initializer_bound": ("initializer", ("uniform",)),
@@ -57,129 +55,176 @@ _ONLY_WITH = {
 
 
 class TrainConfig(BaseModel):
-    """Train a classifier and leave behind all that a person wants to see.
-
-    With no flags: the 5,000 digits that come with xpnet, offline, in under a minute.
-    """
+    """All settings of a training run of a classifier; the defaults train on embedded digits."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
     dataset: str = "digits"
-    """digits (embedded), mnist, or a path: folder (IDX, .npy), .csv[.gz|.zip], .npz, .npy"""
+    """the data set: digits (5,000 that come with xpnet), mnist, or a path: a folder of IDX or .npy
+    files, a .csv, .csv.gz, .csv.zip, .npz or .npy file"""
     normalise: Literal["unit", "standard"] = "unit"
-    """unit: pixels / 255; standard: zero mean and unit deviation over the training part"""
+    """the scaling of the values: unit (pixels / 255, other numbers as they are) or standard
+    (zero mean and unit deviation over the training part)"""
     validation: float | None = Field(None, ge=0)
-    """fraction or number of samples kept for validation [default: as many as for the test]"""
+    """the part kept for validation, as a fraction or a number of samples; 0 for none (default:
+    as many samples as the test part has)"""
     test: float | None = Field(None, gt=0)
-    """fraction or number of samples kept for the test, all parts pooled [default: the
-    dataset's own test part, or a fifth]"""
+    """the part kept for the test, as a fraction or a number of samples, drawn from all samples
+    of the data (default: the data's own test part, else a fifth)"""
+    split_seed: int | None = Field(None, ge=0, lt=TOO_LARGE)
+    """the seed by which samples are divided into training, validation and test part; runs that
+    share it are tested on the same samples (default: that of the run whose model is the initial
+    one, else the seed)"""
 
     hidden: tuple[int, ...] = (512, 256)
     """units of each hidden layer, such as 512,256"""
     activation: tuple[Activation, ...] = ("relu",)
-    """of the hidden layers: one for all or one for each"""
-    initializer: InitializerName = "he_normal"
-    """of the weights"""
-    bias_initializer: Literal["zeros", "uniform"] = "zeros"
-    """of the biases"""
-    initializer_bound: float = Field(0.5, gt=0)
-    """the a of the initializer 'uniform', which draws from -a to a"""
-    dropout: float = Field(0.4, ge=0, lt=1)
-    """probability that a hidden unit is dropped in training"""
+    """the activation function of the hidden layers, one for all or one for each: relu,
+    leaky_relu, sigmoid, tanh or gelu"""
     batch_norm: bool = False
-    """normalise what goes into each activation over the batch"""
+    """batch normalisation before each activation"""
+    initializer: InitializerName = "he_normal"
+    """the initial weights: he_normal, he_uniform, glorot_normal, glorot_uniform, xavier_normal,
+    xavier_uniform, lecun_normal, lecun_uniform or uniform"""
+    bias_initializer: Literal["zeros", "uniform"] = "zeros"
+    """the initial biases"""
+    initializer_bound: float = Field(0.5, gt=0)
+    """the bound a of the initializer uniform, which draws from -a to a"""
+    initial_model: str | None = None
+    """a model to begin with instead of drawn weights: a .safetensors file, or a run folder for
+    its model.safetensors; the layers are those of the model (default: none)"""
+    initial_model_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    """the SHA-256 that the file of the initial model must have; config.toml records it (default:
+    not checked)"""
+
+    dropout: float = Field(0.4, ge=0, lt=1)
+    """the probability with which training drops a hidden unit"""
     noise: float = Field(0.0, ge=0)
-    """deviation of the Gaussian noise that training adds to the input and to what goes into
+    """the standard deviation of the Gaussian noise that training adds to the input and before
     each activation"""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """share of each training label that is spread over all classes"""
+    """the share of each training label that is spread over all classes"""
+    l2: float = Field(0.0, ge=0)
+    """the factor lambda of the penalty lambda/2N sum W^2 in the loss, for N training samples"""
+    weight_decay: float | None = Field(None, ge=0)
+    """the decoupled decay of the weights in each update, times the learning rate (default: 0.01
+    for adamw, 0 for the other optimizers)"""
 
     augment_shift: float = Field(0.0, ge=0)
-    """training pictures are shifted by up to so many pixels"""
+    """the largest shift of a training picture, in pixels"""
     augment_rotation: float = Field(0.0, ge=0)
-    """and rotated by up to so many degrees"""
+    """the largest rotation of a training picture, in degrees"""
     augment_scale: float = Field(0.0, ge=0, lt=1)
-    """and scaled by a factor of up to 1 plus or minus this"""
+    """the largest change of scale of a training picture: 0.1 for factors from 0.9 to 1.1"""
     augment_shear: float = Field(0.0, ge=0, lt=90)
-    """and sheared by up to so many degrees"""
+    """the largest shear of a training picture, in degrees"""
     augment_elastic: float = Field(0.0, ge=0)
-    """and distorted elastically (Simard's alpha, such as 34)"""
+    """the strength of the elastic distortion of a training picture (Simard's alpha, such as 34)"""
     augment_elastic_sigma: float = Field(4.0, gt=0)
-    """pixels over which the elastic displacements are smoothed"""
+    """the smoothing of the elastic distortion, in pixels"""
     augment_probability: float = Field(1.0, ge=0, le=1)
-    """that a training picture is changed at all, each time it is seen"""
+    """the probability with which a training picture is changed at all, each time it is seen"""
 
     optimizer: Literal["sgd", "rmsprop", "adam", "adamw"] = "adam"
-    """how gradients become updates"""
+    """the optimizer, which makes updates of gradients"""
     learning_rate: float = Field(2e-3, ge=0)
     """the highest learning rate of the schedule"""
     schedule: Literal["constant", "step", "cosine", "one_cycle"] = "cosine"
-    """how the learning rate goes from there"""
+    """the course of the learning rate over the run"""
     warm_up: float = Field(0.05, ge=0, lt=1)
-    """fraction of all updates over which the rate first rises (one_cycle has its own)"""
-    step_every: int = Field(10, ge=1)
-    """epochs between two drops of schedule 'step'"""
+    """the share of all updates over which the learning rate first rises (one_cycle has its own)"""
+    step_every: int = Field(10, ge=1, lt=TOO_LARGE)
+    """the number of epochs between two drops of the schedule step"""
     step_factor: float = Field(0.1, gt=0, le=1)
-    """what schedule 'step' multiplies the rate by"""
+    """the factor of each drop of the schedule step"""
     momentum: float = Field(0.0, ge=0, lt=1)
-    """of sgd and rmsprop"""
+    """the momentum of sgd and rmsprop"""
     nesterov: bool = False
-    """Nesterov's form of sgd's momentum"""
+    """Nesterov's form of the momentum of sgd"""
     beta1: float = Field(0.9, ge=0, lt=1)
-    """of adam and adamw: decay of the first moment"""
+    """the decay of the first moment of adam and adamw"""
     beta2: float = Field(0.999, ge=0, lt=1)
-    """of adam and adamw: decay of the second moment"""
+    """the decay of the second moment of adam and adamw"""
     decay_rate: float = Field(0.99, ge=0, lt=1)
-    """of rmsprop: decay of the squared gradient"""
+    """the decay of the mean squared gradient of rmsprop"""
     epsilon: float = Field(1e-8, ge=0)
-    """of adam, adamw and rmsprop: keeps the division finite"""
-    l2: float = Field(0.0, ge=0)
-    """lambda of the penalty lambda/2N sum W^2 in the loss, N training samples"""
-    weight_decay: float | None = Field(None, ge=0)
-    """decoupled decay of the weights, times the learning rate, each step [default: the
-    optimizer's own, 0.01 for adamw and 0 for the others]"""
+    """the small number by which adam, adamw and rmsprop keep their division finite"""
     clip_norm: float | None = Field(None, gt=0)
-    """shorten the gradient of all parameters together to this norm where it is longer
-    [default: never]"""
-
-    epochs: int = Field(20, ge=1)
-    """passes over the training part"""
+    """the largest norm of the gradient of all parameters together; a longer one is shortened
+    (default: no limit)"""
+    epochs: int = Field(20, ge=1, lt=TOO_LARGE)
+    """the number of passes over the training part"""
     batch_size: int | Literal["full"] = 64
-    """samples an update, or full"""
-    patience: int | None = Field(None, ge=1)
-    """stop after so many records without a lower validation loss, keep the best weights
-    [default: never]"""
-    log_every: str = "1 epoch"
-    """when to record: '10 epochs', '500 iterations'"""
-    train_metrics: Literal["running", "evaluated"] = "running"
-    """training loss and accuracy: means while training, or evaluated at each record"""
-    seed: int = Field(0, ge=0)
-    """of weights, split, order of samples and dropout"""
+    """the number of samples of an update, or full for the whole training part"""
+    patience: int | None = Field(None, ge=1, lt=TOO_LARGE)
+    """the number of records without a lower validation loss after which training stops; then the
+    weights of the lowest validation loss are kept, else those of the last epoch (default: no
+    early stop)"""
 
-    device: str = "cpu"
-    """cpu, cuda, cuda:N, or auto"""
-    dtype: Literal["float32", "float64"] = "float32"
-    """of all parameters and arithmetic"""
-    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    """of the products of two float32 matrices on a GPU, whose weights stay float32"""
-    threads: int | None = Field(None, ge=1)
-    """threads of the BLAS [default: as many as it takes by itself]"""
     run: Path | None = None
-    """folder to make for the results [default: runs/DATASET-001, then -002, ...]"""
+    """the folder to make for the results (default: runs/DATASET-001, then -002 and so on)"""
+    seed: int = Field(0, ge=0, lt=TOO_LARGE)
+    """the seed of the weights, of the order of samples, of dropout and other noise, and of the
+    split"""
+    log_every: str = "1 epoch"
+    """the interval between two records, in epochs or iterations: '10 epochs', '500 iterations'"""
+    train_metrics: Literal["running", "evaluated"] = "running"
+    """the way training loss and accuracy are measured: running (means while the epoch trains) or
+    evaluated (anew at each record)"""
     checkpoint_every: str = "60 seconds"
-    """when to leave a checkpoint in that folder: '2 epochs', '30 seconds'"""
+    """the interval between two checkpoints in the run folder: '2 epochs', '30 seconds'"""
     resume: Path | None = None
-    """folder of a run that ended early, to go on with; its config.toml has the settings"""
+    """the folder of a run that ended early, to go on with: its config.toml has the settings
+    (default: a new run)"""
+    device: str = "cpu"
+    """the device that computes: cpu, cuda, cuda:N or auto"""
+    dtype: Literal["float32", "float64"] = "float32"
+    """the type of all parameters and of the arithmetic"""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """the precision of products of two float32 matrices on a GPU; the weights stay float32"""
+    threads: int | None = Field(None, ge=1, lt=TOO_LARGE)
+    """the number of threads of the BLAS (default: the BLAS's own choice)"""
+
+    @field_validator("dataset", "initial_model", "run", "resume", mode="before")
+    @classmethod
+    def _can_be_a_name(cls, value: Any) -> Any:
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError(f"no file can have such a name, found {shown(value)}")
+        return value
+
+    @field_validator("dataset", "initial_model", mode="before")
+    @classmethod
+    def _can_be_recorded(cls, value: Any) -> Any:
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"the name is not UTF-8, so config.toml cannot hold it: rename the file or "
+                f"folder, found {shown(value)}"
+            ) from None
+        return value
+
+    @field_validator("run", "resume", mode="before")
+    @classmethod
+    def _a_path(cls, value: Any) -> Any:
+        return Path(value) if isinstance(value, str) else value
 
     @field_validator("hidden", "activation", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        if isinstance(value, (list, tuple)):
-            return tuple(part for part in value if part != "")
+            parts = re.split(r"\s*,\s*|\s+", value.strip())
+            if len(parts) > 1 and "" in parts:
+                raise ValueError(f"put one comma or a space between two, found {shown(value)}")
+            return () if parts == [""] else tuple(parts)
+        if isinstance(value, list):
+            return tuple(value)
         return (value,) if isinstance(value, int) else value
 
     @field_validator("log_every", "checkpoint_every", mode="before")
@@ -207,15 +252,17 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _together(self) -> TrainConfig:
-        if any(width < 1 for width in self.hidden):
-            raise ValueError(f"hidden: every width must be above 0, found {list(self.hidden)}")
+        if not all(0 < width < TOO_LARGE for width in self.hidden):
+            found = shown(list(self.hidden))
+            raise ValueError(f"hidden: every width must be above 0 and below 2**63, found {found}")
         if len(self.activation) not in (1, len(self.hidden)):
             raise ValueError(
                 f"activation: give one, or one for each of the {len(self.hidden)} hidden "
                 f"layers, found {len(self.activation)}"
             )
-        if isinstance(self.batch_size, int) and self.batch_size < 1:
-            raise ValueError(f"batch_size: must be above 0 or 'full', found {self.batch_size}")
+        if isinstance(self.batch_size, int) and not 0 < self.batch_size < TOO_LARGE:
+            found = shown(self.batch_size)
+            raise ValueError(f"batch_size: must be above 0 and below 2**63, or full, found {found}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov: needs a momentum above 0, found momentum 0")
         if self.resume is not None and self.run is not None:
@@ -232,6 +279,11 @@ class TrainConfig(BaseModel):
             )
         if self.patience is not None and self.validation == 0:
             raise ValueError("patience: needs a validation part, found validation = 0")
+        if self.initial_model_sha256 is not None and self.initial_model is None:
+            raise ValueError(
+                "initial_model_sha256: works only with an initial_model, found none: leave "
+                "initial_model_sha256 out"
+            )
         for name, (setting, values) in _ONLY_WITH.items():
             given, default = getattr(self, name), type(self).model_fields[name].default
             if given != default and getattr(self, setting) not in values:
@@ -261,6 +313,11 @@ class TrainConfig(BaseModel):
                 f"0, found none: leave augment_probability out"
             )
 
+    @property
+    def seed_of_split(self) -> int:
+        """The seed by which samples are divided into parts."""
+        return self.seed if self.split_seed is None else self.split_seed
+
     def to_toml(self) -> str:
         """The settings as a TOML file, without those of folders; what is not set is left out."""
         lines = [
@@ -271,55 +328,6 @@ class TrainConfig(BaseModel):
         return "\n".join([*lines, ""])
 
 
-def toml_value(value: Any) -> str:
-    """One value (bool, number, string, or a list of these) as TOML writes it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (tuple, list)):
-        return f"[{', '.join(toml_value(item) for item in value)}]"
-    if isinstance(value, str):
-        # JSON's string escapes are a subset of TOML's.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The keys of a TOML file. Raises `ConfigError` that names the file."""
-    try:
-        # It may be a pipe that never ends.
-        with path.open(encoding="utf-8") as file:
-            text = file.read(_MOST_CHARACTERS + 1)
-        strange = _strange(text)
-        found = {} if strange else tomllib.loads(text)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
-    # What is wrong with numbers of many digits and with many brackets, Python says its own way.
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid TOML ({quoted(error)})") from None
-    if strange:
-        raise ConfigError(f"{path}: {strange}: these are no settings")
-    if not _is_small(found):
-        raise ConfigError(f"{path}: not valid TOML (a whole number of more than 64 bits)")
-    return found
-
-
-def _strange(text: str) -> str:
-    """What would keep the parser busy: it takes the square of a name's dots as its time."""
-    if len(text) > _MOST_CHARACTERS:
-        return f"has more than {_MOST_CHARACTERS} characters"
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.count(".") > _MOST_DOTS:
-            return f"line {number} has more than {_MOST_DOTS} dots"
-    return ""
-
-
-def _is_small(value: Any) -> bool:
-    """Whether all whole numbers in it are of 64 bits, as TOML has them."""
-    if isinstance(value, (dict, list)):
-        return all(map(_is_small, value.values() if isinstance(value, dict) else value))
-    return not isinstance(value, int) or -(2**63) <= value < 2**63
-
-
 def settings_of(run: Path) -> dict[str, Any]:
     """The settings in the `config.toml` of a run folder. Raises `ConfigError`."""
     try:
@@ -328,10 +336,13 @@ def settings_of(run: Path) -> dict[str, Any]:
         raise ConfigError(f"resume: {run} is no run that could go on: {error}") from None
 
 
-def make(values: dict[str, Any], source: str = "") -> TrainConfig:
-    """A checked `TrainConfig`. Raises `ConfigError`: one line, all that is wrong in it."""
+def make(values: dict[str, Any], source: str = "", *, from_text: bool = False) -> TrainConfig:
+    """A checked `TrainConfig`. Raises `ConfigError`: one line, all that is wrong in it.
+
+    `from_text`: a value may also be the text of a flag.
+    """
     try:
-        return TrainConfig(**values)
+        return TrainConfig.model_validate(values, strict=not from_text)
     except ValidationError as error:
         raise ConfigError(source + explain(error)) from None
 
@@ -363,48 +374,8 @@ def explain(error: ValidationError) -> str:
 def from_command_line(argv: list[str], command: str) -> TrainConfig:
     """Flags over the TOML file of `--config` (or of `--resume`) over the defaults.
 
-    `--help` prints and exits.
-
-    Raises `ConfigError` in one line for an unknown flag, key or value.
+    `--help` prints and exits. Raises `ConfigError` in one line for an unknown flag, key or value.
     """
-    from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
+    from xpnet.flags import read_flags
 
-    class Flags(TrainConfig, BaseSettings):
-        __doc__ = TrainConfig.__doc__
-
-        model_config = SettingsConfigDict(
-            cli_kebab_case=True,
-            cli_implicit_flags=True,
-            cli_avoid_json=True,
-            cli_exit_on_error=False,
-            cli_prog_name=command,
-        )
-
-        config: Path | None = None
-        """a TOML file of these settings, which flags override"""
-
-        @classmethod
-        def settings_customise_sources(
-            cls, settings_cls: Any, init_settings: Any, *environment: Any, **more: Any
-        ) -> tuple[Any, ...]:
-            # A setting comes from a flag, a file or the default, never from the environment.
-            return (init_settings,)
-
-    first = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
-    first.add_argument("--config", type=Path)
-    first.add_argument("--resume", type=Path)
-    try:
-        given = first.parse_known_args(argv)[0]
-        if given.config and given.resume:
-            raise ConfigError("resume: the run has its own settings: leave config out")
-        path = given.resume / "config.toml" if given.resume else given.config
-        values = settings_of(given.resume) if given.resume else read_toml(path) if path else {}
-        if path:
-            make(values, source=f"{path}: ")
-        flags = CliApp.run(Flags, cli_args=argv, **values)
-    except ValidationError as error:
-        raise ConfigError(explain(error)) from None
-    except (SettingsError, argparse.ArgumentError) as error:
-        text = str(error).removeprefix("error parsing CLI: ")
-        raise ConfigError(f"{text}: see {command} --help") from None
-    return make(flags.model_dump(exclude={"config"}, exclude_unset=True))
+    return read_flags(argv, command)

@@ -82,3 +82,22 @@ def cut(text: str, longest: int) -> str:
 def deprecated(old: str, new: str) -> None:
     """Warn that `old`, called two frames above, has another name now."""
     warnings.warn(f"{old} is deprecated: use {new}", DeprecationWarning, stacklevel=3)
+
+
+def plain(text: object) -> str:
+    """One line that any terminal may be given: what is not printable becomes an escape.
+
+    A name from a file or of a file may hold a line break, a sequence that moves the cursor or
+    changes colours, or bytes that are no text.
+    """
+    shown = str(text)
+    if shown.isprintable():
+        return shown
+    return "".join(c if c.isprintable() else _escape(c) for c in shown)
+
+
+def _escape(character: str) -> str:
+    # Python's way to have a byte of a name that is not UTF-8.
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")

@@ -8,13 +8,12 @@ prepared as `xpnet.images` prepares a picture, and the forward pass equals xpnet
 
 from __future__ import annotations
 
-import argparse
 import base64
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from string import Template
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy
 
@@ -142,17 +141,12 @@ def _export(argv: Sequence[str] | None) -> int:
 
 
 def _report(path: Path, what: str) -> None:
-    print(f"{path}  {path.stat().st_size / 1000:,.0f} kB: {what}")
+    command.say(f"{path}  {path.stat().st_size / 1000:,.0f} kB: {what}")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; --help tells more")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m xpnet.export",
+def _parser() -> command.Parser:
+    parser = command.Parser(
+        "python -m xpnet.export",
         description="Write a trained network as a web page to draw on, or as an ONNX file.",
         epilog="The page is one file that needs no server and sends nothing anywhere. It shows "
         "the classes' probabilities, the hidden activations and the weights that fired, live. "

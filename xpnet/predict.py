@@ -6,13 +6,12 @@ and its accuracy at the end where the samples are labelled.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy
 
@@ -20,7 +19,7 @@ from xpnet import command
 from xpnet.backend import HostArray
 from xpnet.checkpoint import load
 from xpnet.data.dataset import Normalisation
-from xpnet.errors import CheckpointError, ConfigError, DataError, XpnetError, shown
+from xpnet.errors import CheckpointError, DataError, XpnetError, shown
 from xpnet.network import PREDICTION_ROWS, Sequential
 
 _PICTURES = (".png", ".jpg", ".jpeg")
@@ -106,12 +105,12 @@ def _predict(argv: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(argv)
     model = Model.load(arguments.model, device=arguments.device)
     if arguments.device == "auto":
-        print(f"xpnet: device {model.network.backend.device}", file=sys.stderr)
+        command.say(f"xpnet: device {model.network.backend.device}", file=sys.stderr)
     status = 0
     for path in arguments.files:
         try:
             for line in predictions(model, path, top=arguments.top):
-                print(line)
+                command.say(line)
         except XpnetError as error:
             status = command.complain(error)
         # Keeps a file's lines before the complaint about the next.
@@ -194,14 +193,9 @@ def _ranked(model: Model, p: HostArray, top: int) -> str:
     return f"{model.classes[best]}  {100 * p[best]:.1f} %" + (f"   ({rest})" if rest else "")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; --help tells more")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m xpnet.predict",
+def _parser() -> command.Parser:
+    parser = command.Parser(
+        "python -m xpnet.predict",
         description="Print the likeliest classes of each picture or sample.",
         epilog="A picture gives one line. A file of samples gives one line a sample, counted "
         "from 1, and its accuracy where it is labelled. Exit code 2: not all could be read.",
@@ -220,17 +214,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--top",
         metavar="K",
-        type=_count,
+        type=command.count,
         default=3,
         help="how many classes to print, likeliest first (default: %(default)s)",
     )
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, found {text!r}")
-    return int(text)
 
 
 def _is_list_of(kind: type, value: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +22,7 @@ from xpnet.data.batches import DeviceData
 from xpnet.data.dataset import Dataset, Normalisation, Source, Splits
 from xpnet.data.mapped import MappedRows
 from xpnet.drawing import percent
-from xpnet.errors import CheckpointError, ConfigError, DataError, shown
+from xpnet.errors import CheckpointError, ConfigError, DataError, plain, shown
 from xpnet.folder import alone
 from xpnet.history import History, Record, loss_text
 from xpnet.metrics import MOST_CLASSES, ConfusedPairs, class_scores
@@ -40,6 +41,9 @@ DRAWN_SAMPLES = 25
 MOST_COLUMNS = 20
 """Classes whose counts are printed side by side; of more, the smallest and the largest."""
 
+_HASHED_BYTES = 2**28
+_ROWS_AT_ONCE = 4096
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -57,14 +61,15 @@ def describe_data(source: Source, splits: Splits) -> str:
     # To find them in a file that may be larger than memory would take as long as an epoch.
     values = "" if isinstance(some, MappedRows) else f", values {some.min():g} to {some.max():g}"
     shape = f" ({data.image_shape[0]}×{data.image_shape[1]})" if data.image_shape else ""
+    names = [plain(name) for name in data.classes]
     lines = [
-        f"data      {source.name}: {data.features} features{shape} {some.dtype}{values}, "
+        f"data      {plain(source.name)}: {data.features} features{shape} {some.dtype}{values}, "
         f"{len(data.classes)} classes",
     ]
     few = len(data.classes) <= MOST_COLUMNS
-    wide = max(6, *(len(name) for name in data.classes))
+    wide = max(6, *map(len, names))
     if few:
-        lines.append(f"{'class':<10}{'':>8}  " + " ".join(f"{c:>{wide}}" for c in data.classes))
+        lines.append(f"{'class':<10}{'':>8}  " + " ".join(f"{c:>{wide}}" for c in names))
     for name, part in parts.items():
         if part is not None and part.labels is not None:
             counts = numpy.bincount(part.labels, minlength=len(data.classes))
@@ -76,13 +81,14 @@ def describe_data(source: Source, splits: Splits) -> str:
 
 def describe_test(tested: Evaluation, classes: tuple[str, ...]) -> str:
     """Test accuracy and a line for each class; `–` is what is not defined (`ClassScores`)."""
-    wide = max(5, *(len(name) for name in classes))
+    names = [plain(name) for name in classes]
+    wide = max(5, *map(len, names))
     lines = [f"test accuracy {100 * tested.accuracy:.2f} %   test loss {loss_text(tested.loss)}"]
     if len(classes) > MOST_CLASSES:
         lines.append(f"{len(classes):,} classes: the scores of each are in {METRICS}")
         return "\n".join(lines)
     lines.append(f"{'class':>{wide}}  precision  recall      F1  samples")
-    for name, score in zip(classes, class_scores(tested.confusion), strict=True):
+    for name, score in zip(names, class_scores(tested.confusion), strict=True):
         precision, recall = percent(score.precision, 2), percent(score.recall, 1)
         f1 = "–" if score.f1 is None else f"{score.f1:6.4f}"
         lines.append(f"{name:>{wide}}  {precision:>9}  {recall:>7}  {f1:>6}  {score.support:7,}")
@@ -100,14 +106,38 @@ def collect_facts(
             "validation": len(splits.validation) if splits.validation is not None else 0,
             "test": len(splits.test),
         },
+        "samples_sha256": {
+            "train": digest_of(splits.train),
+            "validation": digest_of(splits.validation),
+            "test": digest_of(splits.test),
+        },
         "dataset": {"name": source.name, "sha256": source.sha256},
         "seed": config.seed,
+        "split_seed": config.seed_of_split,
         "device": backend.device,
         "dtype": config.dtype,
         "precision": config.precision,
         "threads": config.threads,
         "versions": versions(),
     }
+
+
+def digest_of(part: Dataset | None) -> str | None:
+    """SHA-256 of the samples and labels of a part of the data, by which equal parts are known.
+
+    Of a part of more than 256 MiB, of rows at equal distances and of all labels.
+    """
+    if part is None:
+        return None
+    x = part.x
+    digest = hashlib.sha256(repr((x.shape, x.dtype.str)).encode())
+    if part.labels is not None:
+        digest.update(numpy.ascontiguousarray(part.labels).data)
+    apart = -(-x.size * x.dtype.itemsize // _HASHED_BYTES)
+    for start in range(0, len(x), _ROWS_AT_ONCE * apart):
+        rows = x[start : start + _ROWS_AT_ONCE * apart : apart]
+        digest.update(numpy.ascontiguousarray(rows).data)
+    return digest.hexdigest()
 
 
 def collect_metrics(

@@ -8,11 +8,12 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from xpnet.config import TrainConfig, explain, make, read_toml
+from xpnet.config import TrainConfig, explain, make
 from xpnet.data.files import reading
 from xpnet.errors import ConfigError, DataError
 from xpnet.history import History
 from xpnet.runs import METRICS
+from xpnet.toml_file import read_toml
 
 _MOST_BYTES = 2**25
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -25,6 +26,14 @@ class Samples(BaseModel):
     train: Annotated[int, Field(ge=1, lt=2**63)]
     validation: _Count
     test: _Count
+
+
+class Digests(BaseModel):
+    """By which a part of the data is known, whatever made it: `xpnet.report.digest_of`."""
+
+    train: str
+    validation: str | None
+    test: str
 
 
 class Origin(BaseModel):
@@ -51,8 +60,10 @@ class Metrics(BaseModel):
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     parameters: _Count
     samples: Samples
+    samples_sha256: Digests | None = None
     dataset: Origin
     seed: int
+    split_seed: int | None = None
     device: str
     dtype: str
     threads: int | None

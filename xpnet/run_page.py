@@ -6,7 +6,6 @@ answers on the test part: see `xpnet.report`.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +15,8 @@ from xml.etree.ElementTree import Element
 
 from xpnet.calibration import reliability
 from xpnet.charts import Line, line_chart, reliability_chart
-from xpnet.config import TrainConfig, toml_value
+from xpnet.command import typed
+from xpnet.config import TrainConfig
 from xpnet.drawing import percent
 from xpnet.errors import cut
 from xpnet.history import History, loss_text
@@ -26,7 +26,8 @@ from xpnet.network import Sequential
 from xpnet.pages import document, element, figure_list, fold, note, section, table
 from xpnet.plots import horizontal
 from xpnet.report import Answers
-from xpnet.runs import resume_command
+from xpnet.runs import absolute_places, resume_command
+from xpnet.toml_file import toml_value
 
 _FEW_ROWS = 26
 _LONGEST_NAME = 60
@@ -59,19 +60,23 @@ def run_page(
             _calibration(answers),
         ]
     parts += [_timing(config, history, about), _again(folder, config, network, answers, diverged)]
-    parts.append(_versions(about))
+    parts.append(_versions(config, about))
     name = folder.resolve().name
-    header = _header(name, history, about, ended)
+    header = _header(name, config, history, about, ended)
     return document(f"{name}: an xpnet run", header, element("main", *parts))
 
 
-def _header(name: str, history: History, about: dict[str, Any], ended: str) -> Element:
+def _header(
+    name: str, config: TrainConfig, history: History, about: dict[str, Any], ended: str
+) -> Element:
     header = element("header", element("h1", name))
     data, counts = about["dataset"], about["samples"]
     parts = ", ".join(f"{counts[part]:,} {part}" for part in counts if counts[part])
     header.append(element("p", f"A network trained with xpnet on {data['name']} ({parts})."))
     if ended:
         header.append(element("p", ended, class_="ended"))
+    if "kept_epoch" in about:
+        header.append(element("p", _which_weights(config, about)))
     figures = {}
     if "test_accuracy" in about:
         figures["test accuracy"] = percent(about["test_accuracy"])
@@ -92,6 +97,13 @@ def _header(name: str, history: History, about: dict[str, Any], ended: str) -> E
     figures["parameters"] = f"{about['parameters']:,}"
     header.append(figure_list(figures))
     return header
+
+
+def _which_weights(config: TrainConfig, about: dict[str, Any]) -> str:
+    which = f"the last epoch ({about['kept_epoch']:,})"
+    if config.patience is not None:
+        which = f"epoch {about['kept_epoch']:,}, where the validation loss is the lowest"
+    return f"The weights that were saved, and that were tested, are those of {which}."
 
 
 def _settings(config: TrainConfig, network: Sequential) -> Element:
@@ -288,34 +300,36 @@ def _duration(seconds: float) -> str:
 def _again(
     folder: Path, config: TrainConfig, network: Sequential, answers: Answers | None, diverged: bool
 ) -> Element:
-    def run(module: str, *words: str) -> str:
-        return shlex.join(["python", "-m", f"xpnet.{module}", *words])
+    def run(module: str, *words: str | Path) -> str:
+        return typed("python", "-m", f"xpnet.{module}", *words)
 
-    settings, model = str(folder / "config.toml"), str(folder / "model.safetensors")
+    # It may be read in any folder, and what it says is to be typed there.
+    here = folder.absolute()
+    model = here / "model.safetensors"
+    settings: list[str | Path] = ["--config", here / "config.toml", *absolute_places(config)]
     same = "The same training again; on this machine and device to the same bits"
-    commands = {same: run("train", "--config", settings)}
+    commands = {same: run("train", *settings)}
     if diverged:
         lower = f"{config.learning_rate / 10:g}"
         commands = {
             "The same with a smaller learning rate": run(
-                "train", "--config", settings, "--learning-rate", lower
+                "train", *settings, "--learning-rate", lower
             ),
-            "The same with clipped gradients": run(
-                "train", "--config", settings, "--clip-norm", "1"
-            ),
+            "The same with clipped gradients": run("train", *settings, "--clip-norm", "1"),
         }
     elif answers is None:
-        commands = {"To go on where it was left": resume_command(config, folder)} | commands
+        on = resume_command(config, folder, anywhere=True)
+        commands = {"To go on where it was left": on} | commands
     if not diverged:
         commands["What it sees in files"] = run("predict", model, "FILE")
         if _can_be_drawn_on(network):
             commands["A page to draw on"] = run("export", model, "--html", "digit.html")
         commands["As an ONNX file"] = run("export", model, "--onnx", "model.onnx")
-        commands["Beside another run"] = run("compare", str(folder), "OTHER_RUN")
+        commands["Beside another run"] = run("compare", here, "OTHER_RUN")
     content = []
     for what, command in commands.items():
         content += [note(what), element("pre", command, tabindex=0)]
-    where = note("To be typed in the folder in which the run was started.")
+    where = note("To be typed in any folder; FILE and OTHER_RUN stand for paths of yours.")
     return section("Again, and further", *content, where)
 
 
@@ -324,9 +338,10 @@ def _can_be_drawn_on(network: Sequential) -> bool:
     return shape[0] == shape[1] and network.metadata.get("pixels") is not False
 
 
-def _versions(about: dict[str, Any]) -> Element:
+def _versions(config: TrainConfig, about: dict[str, Any]) -> Element:
     rows = {
         "seed": str(about["seed"]),
+        "seed of the split": str(config.seed_of_split),
         "data": about["dataset"]["name"],
         "SHA-256 of the data": about["dataset"]["sha256"],
         "device": f"{about['device']}, {about['dtype']}",

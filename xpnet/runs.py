@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from xpnet.checkpoint import write_atomically
+from xpnet.command import typed
 from xpnet.config import TrainConfig, make, settings_of
-from xpnet.errors import CheckpointError, ConfigError
+from xpnet.data.catalogue import NAMES
+from xpnet.errors import CheckpointError, ConfigError, shown
 from xpnet.folder import alone, impossible
 
 METRICS = "metrics.json"
@@ -17,6 +19,10 @@ METRICS = "metrics.json"
 
 # What says where and how to train, not what is learnt: a run may go on with others.
 _MAY_DIFFER = {"device", "threads", "checkpoint_every", "run", "resume"}
+
+
+PLACES = ("dataset", "initial_model")
+"""The settings that `config.toml` holds and that may be paths."""
 
 
 @contextmanager
@@ -65,30 +71,76 @@ def _made(config: TrainConfig) -> Path:
 
 
 def _taken(folder: Path) -> ConfigError:
-    rest = f", or go on with it: --resume {folder}" if (folder / "config.toml").exists() else ""
+    rest = (
+        f", or go on with it: {typed('--resume', folder)}"
+        if (folder / "config.toml").exists()
+        else ""
+    )
     return ConfigError(f"run: {folder} exists and is not an empty folder: name another{rest}")
 
 
 def require_same(config: TrainConfig) -> None:
     """Raise `ConfigError` unless `config` trains what the run `config.resume` trains."""
     assert config.resume is not None
-    values = settings_of(config.resume)
-    there = make(values, source=f"{config.resume / 'config.toml'}: ").model_dump()
-    wrong = [
-        f"{name} is {there[name]} there and {here} here"
-        for name, here in config.model_dump().items()
-        if here != there[name] and name not in _MAY_DIFFER
-    ]
-    if wrong:
+    wrong = "; ".join(_differences(config, config.resume))
+    if not wrong:
+        return
+    if (config.resume / METRICS).exists():
+        first = typed("python", "-m", "xpnet.train", "--config", config.resume / "config.toml")
+        more = typed("--initial-model", config.resume)
         raise ConfigError(
-            f"resume: {config.resume} is of a run with other settings ({'; '.join(wrong)}): leave "
-            f"them out"
+            f"resume: {config.resume} is finished, and is not trained on with other settings "
+            f"({wrong}): leave them out, or begin a new run from its model with them: {first} "
+            f"{more}"
         )
+    raise ConfigError(
+        f"resume: {config.resume} is of a run with other settings ({wrong}): leave them out"
+    )
 
 
-def resume_command(config: TrainConfig, folder: Path) -> str:
-    """What to type to let the run in `folder` go on."""
-    words = ["python", "-m", "xpnet.train", "--resume", str(folder)]
+def _differences(config: TrainConfig, folder: Path) -> Iterator[str]:
+    values = settings_of(folder)
+    there = make(values, source=f"{folder / 'config.toml'}: ").model_dump()
+    for name, here in config.model_dump().items():
+        if here == there[name] or name in _MAY_DIFFER:
+            continue
+        if name in PLACES and _is_same_place(there[name], here):
+            continue
+        yield f"{name} is {_shown(there[name])} there and {_shown(here)} here"
+
+
+def _shown(value: object) -> str:
+    return shown(value, 200)
+
+
+def _is_same_place(there: str | None, here: str | None) -> bool:
+    """Whether an absolute path may be what a relative one was, in another folder."""
+    if there is None or here is None or not Path(here).is_absolute():
+        return False
+    parts = Path(os.path.normpath(there)).parts
+    end = [part for part in parts if part != ".."]
+    return list(Path(os.path.normpath(here)).parts[-len(end) :]) == end
+
+
+def resume_command(config: TrainConfig, folder: Path, *, anywhere: bool = False) -> str:
+    """What to type to let the run in `folder` go on.
+
+    `anywhere`: also in another folder than this one, so that every path is absolute.
+    """
+    words: list[str | Path] = ["--resume", folder.absolute() if anywhere else folder]
     if config.resume and config.device != settings_of(folder).get("device"):
         words += ["--device", config.device]
-    return shlex.join(words)
+    if anywhere:
+        words += absolute_places(config)
+    return typed("python", "-m", "xpnet.train", *words)
+
+
+def absolute_places(config: TrainConfig) -> list[str | Path]:
+    """The flags that say where the relative paths of `config` lead from here."""
+    words: list[str | Path] = []
+    for name in PLACES:
+        path = getattr(config, name)
+        is_name = path is None or (name == "dataset" and path in NAMES)
+        if not is_name and not Path(path).expanduser().is_absolute():
+            words += [f"--{name.replace('_', '-')}", Path(path).absolute()]
+    return words

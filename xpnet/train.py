@@ -22,10 +22,12 @@ from xpnet.build import (
 )
 from xpnet.callbacks import Interrupted, Progress, StopAtInterrupt
 from xpnet.checkpoint import save, write_atomically
+from xpnet.command import say
 from xpnet.config import TrainConfig, from_command_line
 from xpnet.data import Normalisation, Splits
 from xpnet.errors import DivergenceError
 from xpnet.history import History, Record, loss_text
+from xpnet.initial_model import model_file, settle
 from xpnet.network import Sequential
 from xpnet.report import (
     ask,
@@ -37,7 +39,7 @@ from xpnet.report import (
     write_report,
 )
 from xpnet.resume import Checkpoints
-from xpnet.runs import METRICS, resume_command, run_folder
+from xpnet.runs import METRICS, require_same, resume_command, run_folder
 from xpnet.training import evaluate
 
 
@@ -55,14 +57,18 @@ def main(argv: list[str] | None = None) -> int:
 def train(config: TrainConfig) -> Path:
     """Read, build, train, test, save and draw as `config` says; returns the run folder."""
     if config.resume and (config.resume / METRICS).exists():
-        print(f"{config.resume}/ is finished: nothing is left to do")
+        require_same(config)
+        say(f"{config.resume}/ is finished: nothing is left to do")
         return config.resume
+    config = settle(config)
     backend = Backend(config.device)
     if config.device == "auto":
-        print(f"device    auto chose {backend.device}")
+        say(f"device    auto chose {backend.device}")
     products.require(config.precision, backend, config.dtype)
     source, splits = read_splits(config)
-    print(describe_data(source, splits))
+    say(*describe_data(source, splits).split("\n"))
+    if config.initial_model is not None:
+        say(f"weights   begin as those of {model_file(config)}")
     with threadpoolctl.threadpool_limits(config.threads, user_api="blas"):
         config = config.model_copy(update={"threads": config.threads or blas_threads()})
         network = build_network(config, splits.train, backend)
@@ -74,12 +80,12 @@ def train(config: TrainConfig) -> Path:
             "pixels": splits.train.x.dtype == numpy.uint8,
         }
         augmentation = build_augmentation(config, splits.train)
-        print(f"\n{network.summary()}\n")
+        say("", *network.summary().split("\n"), "")
         with run_folder(config) as folder:
             facts = collect_facts(config, backend, source, splits, network)
             history, kept = fit_network(config, network, splits, normalisation, folder, facts)
             tested = evaluate(network, to_device(network, splits.test, normalisation))
-            print(f"\n{describe_test(tested, splits.test.classes)}\n")
+            say("", *describe_test(tested, splits.test.classes).split("\n"), "")
             answers = ask(network, tested, splits.test, normalisation)
             draw(folder, network, history, answers, splits.train, augmentation)
             metrics = collect_metrics(facts, history, kept, answers)
@@ -87,9 +93,8 @@ def train(config: TrainConfig) -> Path:
             # The last of all: it says that the run is finished.
             content = (json.dumps(metrics, indent=2) + "\n").encode()
             write_atomically(folder / METRICS, content)
-    print(f"results   {folder}/")
-    for path in sorted(folder.iterdir()):
-        print(f"          {path.name}")
+    say(f"results   {folder}/")
+    say(*(f"          {path.name}" for path in sorted(folder.iterdir())))
     return folder
 
 
@@ -128,15 +133,15 @@ def fit_network(
         raise DivergenceError(f"{error} (history so far: {folder}/history.csv{last})") from None
     except Interrupted:
         _keep(network, history, folder)
-        print(f"\ninterrupted: history and model so far are in {folder}/")
-        print(f"to go on:    {resume_command(config, folder)}", flush=True)
+        say("", f"interrupted: history and model so far are in {folder}/")
+        say(f"to go on:    {resume_command(config, folder)}")
         ended = "Interrupted: not trained to the end, and not tested."
         write_report(folder, config, history, facts, network, ended=ended)
         raise
     _keep(network, history, folder)
     if kept is not history.records[-1]:
         assert kept.val_loss is not None  # it is by this loss that the weights were kept
-        print(
+        say(
             f"kept the weights of epoch {kept.epoch}, whose validation loss "
             f"{loss_text(kept.val_loss)} is the lowest"
         )

@@ -48,8 +48,8 @@ def load_dataset(name_or_path: str | Path) -> Source:
     """The data set of that name, or in that file or folder.
 
     Names: `digits`, the 5,000 MNIST digits that come with xpnet; `mnist`, looked for in
-    `$XPNET_DATA/mnist`, `$XPNET_DATA`, the user's cache, then downloaded into the cache. A
-    name comes before a path: write `./mnist` for a folder that is called so. Paths: a folder
+    `$XPNET_DATA/mnist`, `$XPNET_DATA`, the user's cache, then, unless `XPNET_DATA` is set,
+    downloaded into the cache. A name comes before a path: write `./mnist` for a folder that is called so. Paths: a folder
     of IDX files, a CSV file (plain, `.gz`, `.zip`), an `.npz` file; and, memory-mapped, a folder
     of `.npy` files named as an `.npz` names its arrays, or an `.npy` file of samples. Labels with
     gaps give classes up to the largest label.
@@ -161,6 +161,12 @@ def _cached_mnist() -> Path:
     folder = Path(pooch.os_cache("xpnet")) / "mnist"
     missing = [name for name in IDX_FILES if find_idx_file(folder, name) is None]
     if missing:
+        if own := _own_folders():
+            raise DataError(
+                f"XPNET_DATA is {own[1]}, and neither {own[0]} nor {own[1]} holds a file of mnist "
+                f"({', '.join(IDX_FILES)}; plain or .gz): correct XPNET_DATA, or unset it to have "
+                f"mnist downloaded"
+            )
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -9,23 +9,25 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from xpnet import command
 from xpnet.backend import Backend
 from xpnet.build import read_splits
 from xpnet.checkpoint import write_atomically
-from xpnet.config import TrainConfig, from_command_line, make, toml_value
+from xpnet.config import TrainConfig, make
 from xpnet.data.dataset import Dataset
 from xpnet.errors import ConfigError
+from xpnet.flags import read_flags
 from xpnet.history import Record
+from xpnet.initial_model import settle
+from xpnet.toml_file import toml_value
 from xpnet.tune.scoreboard import Scoreboard, leave, to_csv
 from xpnet.tune.search import OBJECTIVES, Search, Trial, claimed, import_optuna
 from xpnet.tune.space import Range, Space, configure, grid_points, read_space
@@ -43,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             tune(options, base)
         except KeyboardInterrupt:
-            again = shlex.join(["python", "-m", "xpnet.tune", *arguments])
-            print(f"\ninterrupted; to go on: {again}", flush=True)
+            again = command.typed("python", "-m", "xpnet.tune", *arguments)
+            command.say("", f"interrupted; to go on: {again}")
             raise
         return 0
 
@@ -66,13 +68,15 @@ def tune(options: argparse.Namespace, base: TrainConfig) -> None:
         search = Search(folder, space, base, sampler, options.objective)
         total = search.total(options.trials)
         missing = search.missing(total)
-        print(f"search    {options.space}: {sampler}, {total} trials, best {options.objective}")
-        print(
+        command.say(
+            f"search    {options.space}: {sampler}, {total} trials, best {options.objective}"
+        )
+        command.say(
             f"data      {base.dataset}: {len(train):,} training and {len(validation):,} "
             f"validation samples; the test part is set aside"
         )
         done = f" goes on: {total - missing} trials are done" if missing < total else ""
-        print(f"folder    {folder}/{done}")
+        command.say(f"folder    {folder}/{done}")
         if missing:
             jobs = min(choose_jobs(options.jobs, base, device), missing)
             train_trials(search, total, jobs, train, validation, folder)
@@ -86,7 +90,7 @@ def train_trials(
 ) -> None:
     """Train what is missing of `total` trials, `jobs` at a time."""
     board = Scoreboard(search.space)
-    print(f"\n{board.head()}", flush=True)
+    command.say("", board.head())
 
     def end(trial: Trial) -> None:
         write_atomically(folder / "trials.csv", to_csv(search.trials(), search.space))
@@ -148,7 +152,7 @@ def train_final(best: Trial, config: TrainConfig, folder: Path) -> None:
     if config.patience:
         changes["epochs"] = best.outcome.kept.epoch
     final = make(config.model_dump() | changes)
-    print()
+    command.say("")
     if run.exists():
         try:
             accuracy = json.loads((run / "metrics.json").read_text())["test_accuracy"]
@@ -158,17 +162,17 @@ def train_final(best: Trial, config: TrainConfig, folder: Path) -> None:
                 f"{run}: was cut off before its test: remove it, and start again"
             ) from None
         which = "this configuration" if same else "what was the best configuration then"
-        print(
+        command.say(
             f"final     {run}/ is there already, of {which}: test accuracy {100 * accuracy:.2f} %"
         )
         return
-    print(f"final     trial {best.number} on training and validation part together")
+    command.say(f"final     trial {best.number} on training and validation part together")
     if config.patience:
-        print(
+        command.say(
             f"          without patience, which needs a validation part: {final.epochs} epochs, as "
             f"the trial kept, and a schedule of that length"
         )
-    print()
+    command.say("")
     train(final)
 
 
@@ -197,7 +201,7 @@ def choose_jobs(wanted: int | None, base: TrainConfig, device: str) -> int:
     jobs = wanted or (max(1, cores // threads) if device == "cpu" else 1)
     # Allowed, since the results stay the same and the owner of the machine may know better.
     slow = f" on {cores} cores: more than they carry" if jobs * threads > cores else ""
-    print(f"jobs      {jobs} at a time, BLAS threads of each: {threads}{slow}")
+    command.say(f"jobs      {jobs} at a time, BLAS threads of each: {threads}{slow}")
     return jobs
 
 
@@ -218,22 +222,16 @@ def describe_search(
     return "\n".join([*lines, "", "[base]", base.to_toml()])
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; --help tells more")
-
-
 def read_command_line(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]:
     """The search's own options, and the configuration that every trial begins with."""
-    parser = _Parser(
-        prog="python -m xpnet.tune",
+    parser = command.Parser(
+        "python -m xpnet.tune",
         usage="%(prog)s SPACE.toml [options of the search] [options of xpnet.train]",
         description="Train many configurations and keep the one that validates best. "
         "SPACE.toml holds settings of xpnet.train with a list of values each, or a range: "
         "hidden = [[64], [128]], learning_rate = {low = 1e-4, high = 1e-1, log = true}.",
         epilog="What all trials share is given as to python -m xpnet.train: --config FILE.toml "
         "and its flags. Started again, a search goes on where it was left.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "space", metavar="SPACE.toml", type=Path, help="what to search; comes first"
@@ -245,10 +243,10 @@ def read_command_line(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]
         "last two stop hopeless trials early (default: grid if all are lists, else tpe)",
     )
     parser.add_argument(
-        "--trials", metavar="N", type=_count, help="of random and tpe, in all (default: 30)"
+        "--trials", metavar="N", type=command.count, help="of random and tpe, in all (default: 30)"
     )
     parser.add_argument(
-        "--jobs", metavar="N", type=_count, help="processes (default: cores / BLAS threads)"
+        "--jobs", metavar="N", type=command.count, help="processes (default: cores / BLAS threads)"
     )
     parser.add_argument(
         "--objective",
@@ -268,7 +266,7 @@ def read_command_line(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]
         # A flag of xpnet.train has a value, which could not be told from the file.
         raise ConfigError(f"the space file comes first, found {argv[0]}; --help tells more")
     options, rest = parser.parse_known_args(argv)
-    base = from_command_line(rest, "python -m xpnet.train")
+    base = read_flags(rest, "python -m xpnet.train", also=parser.flags())
     if base.run is not None:
         raise ConfigError("run: a search has a folder instead: use --folder")
     if base.resume is not None:
@@ -276,13 +274,8 @@ def read_command_line(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]
     if base.validation == 0:
         raise ConfigError("validation: a search needs a validation part, found validation = 0")
     # One thread each, unless asked for: so many small trainings side by side are fastest.
+    base = settle(base)
     return options, make(base.model_dump() | {"threads": base.threads or 1})
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, found {text!r}")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from xpnet.checkpoint import write_atomically
-from xpnet.config import toml_value
-from xpnet.errors import ConfigError
+from xpnet.command import say, typed
+from xpnet.errors import ConfigError, plain
 from xpnet.history import Record, loss_text
+from xpnet.toml_file import toml_value
 from xpnet.tune.search import OBJECTIVES, Search, Trial
 from xpnet.tune.space import Range, Space, Values, configure
 
@@ -48,7 +49,7 @@ class Scoreboard:
         if trial.state != "complete":
             cells.append(trial.state)
         if outcome.reason:
-            cells.append(outcome.reason)
+            cells.append(plain(outcome.reason))
         return "  ".join(cells)
 
     def table(self, ranked: Sequence[Trial]) -> str:
@@ -73,7 +74,7 @@ class Scoreboard:
         """A trial has ended: its line stays."""
         self.running.pop(trial.number, None)
         self.erase()
-        print(self.line(trial), file=self.out, flush=True)
+        say(self.line(trial), file=self.out)
 
     def draw(self) -> None:
         """Draw the lines of the running trials anew, on a terminal and not too often."""
@@ -85,7 +86,8 @@ class Scoreboard:
         shown = list(self.running.values())[: max(rows - 2, 1)]
         lines = [self._running(item, now)[: columns - 1] for item in shown]
         self.erase()
-        print("".join(f"{line}\n" for line in lines), end="", file=self.out, flush=True)
+        if lines:
+            say(*lines, file=self.out)
         self.drawn, self.drawn_at = len(lines), now
 
     def erase(self) -> None:
@@ -194,9 +196,8 @@ def leave(search: Search, folder: Path) -> Trial:
     write_atomically(folder / "best.toml", (origin + config.to_toml()).encode())
     picture = picture_of(trials, search.space, best, search.objective)
     draw(**picture, path=folder / "trials.png")
-    print(f"\n{Scoreboard(search.space).table(ranked)}\n")
-    print(f"best      trial {best.number}: python -m xpnet.train --config {folder / 'best.toml'}")
-    print(f"results   {folder}/")
-    for path in sorted(folder.iterdir()):
-        print(f"          {path.name}")
+    again = typed("python", "-m", "xpnet.train", "--config", folder / "best.toml")
+    say("", *Scoreboard(search.space).table(ranked).split("\n"), "")
+    say(f"best      trial {best.number}: {again}")
+    say(f"results   {folder}/", *(f"          {path.name}" for path in sorted(folder.iterdir())))
     return best

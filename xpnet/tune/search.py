@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from xpnet import random
 from xpnet.checkpoint import write_atomically
-from xpnet.config import TrainConfig, make, read_toml
+from xpnet.config import TrainConfig, make
 from xpnet.errors import ConfigError
 from xpnet.history import Record
+from xpnet.toml_file import read_toml
 from xpnet.tune.space import Range, Space, configure, grid_points
 from xpnet.tune.workers import Outcome
 

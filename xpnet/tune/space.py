@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError
 
-from xpnet.config import TrainConfig, explain, make, read_toml, toml_value
+from xpnet.config import TrainConfig, explain, make
 from xpnet.errors import ConfigError, cut, shown
+from xpnet.toml_file import read_toml, toml_value
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -29,6 +30,9 @@ _FIXED = {
     "dataset": _OTHER_DATA,
     "validation": _OTHER_DATA,
     "test": _OTHER_DATA,
+    "split_seed": _OTHER_DATA,
+    "initial_model": "a search begins all trials with one model: give --initial-model",
+    "initial_model_sha256": "a search begins all trials with one model: give --initial-model",
     "seed": f"it also divides the data: {_OTHER_DATA}",
     "log_every": _SAME_TRAINING,
     "train_metrics": _SAME_TRAINING,

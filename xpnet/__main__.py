@@ -1,0 +1,53 @@
+"""`python -m xpnet`: which commands there are, and a way to each: `python -m xpnet train`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from xpnet import __version__, command
+from xpnet.errors import ConfigError, shown
+
+COMMANDS = {
+    "train": "train a classifier, test it, and write its report",
+    "predict": "print the likeliest classes of pictures or samples",
+    "compare": "put runs side by side, as a table and as curves",
+    "tune": "search for the settings that validate best",
+    "export": "write a network as a web page to draw on, or as an ONNX file",
+}
+"""The commands, and what each is for."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """List the commands, or run the one that is named; returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in COMMANDS:
+        module = "tune.__main__" if words[0] == "tune" else words[0]
+        code: int = importlib.import_module(f"xpnet.{module}").main(words[1:])
+        return code
+    return command.run(lambda: _listed(words))
+
+
+def _listed(words: Sequence[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        command.say("usage: python -m xpnet.COMMAND [--help]", "")
+        wide = max(map(len, COMMANDS)) + len("python -m xpnet.")
+        for name, about in COMMANDS.items():
+            command.say(f"  {f'python -m xpnet.{name}':<{wide}}  {about}")
+        command.say("", f"This is xpnet {__version__}; help(xpnet) in Python shows the library.")
+        return 0
+    if words[0] in ("-V", "--version"):
+        command.say(f"xpnet {__version__}")
+        return 0
+    near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise ConfigError(
+        f"{shown(words[0])} is no command{hint}: there are {', '.join(COMMANDS)}; see python -m "
+        f"xpnet --help"
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
