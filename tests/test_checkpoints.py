@@ -876,6 +876,42 @@ def test_a_finished_run_is_left_alone(
     assert {path.name: path.stat().st_mtime_ns for path in run.iterdir()} == before
 
 
+@pytest.mark.parametrize("argv", [["--epochs", "4"], ["--threads", "1"], ["--device", "cpu"]])
+def test_a_finished_run_may_be_asked_for_what_it_did(
+    argv: list[str], finished: tuple[list[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--resume", str(finished[1]), *argv]) == 0
+    assert "is finished: nothing is left to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--epochs", "9"], "epochs is 4 there and 9 here"),
+        (["--learning-rate", "0.5", "--epochs", "9"], "learning_rate is .* and 0.5 here; epochs"),
+        (["--hidden", "9"], "hidden is .8,. there and .9,. here"),
+        (["--split-seed", "9"], "split_seed is None there and 9 here"),
+        (["--dataset", "other.csv"], "dataset is .* and 'other.csv' here"),
+    ],
+)
+def test_a_finished_run_is_not_trained_on_with_other_settings(
+    argv: list[str],
+    words: str,
+    finished: tuple[list[str], Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, run = finished
+    before = {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
+    assert main(["--resume", str(run), *argv]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert f"resume: {run} is finished, and is not trained on with other settings" in line
+    assert re.search(words, line), line
+    assert line.endswith(f"--config {run}/config.toml --initial-model {run}")
+    assert {path.name: path.stat().st_mtime_ns for path in run.iterdir()} == before
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

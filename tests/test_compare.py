@@ -97,6 +97,74 @@ def test_of_different_data_nothing_is_the_best(made):
     assert "different data" in remark
 
 
+def parts(test="t", validation="v", train="x"):
+    return {"samples_sha256": {"train": train, "validation": validation, "test": test}}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "apart"),
+    [
+        (parts(), parts(), ""),
+        (parts(), parts("T", "V", "X"), "test, validation and training"),
+        (parts(), parts("t", "V", "X"), "validation and training"),
+        (parts(), parts("T"), "test"),
+        (parts(validation=None), parts(validation=None), ""),
+    ],
+)
+def test_of_different_samples_nothing_is_the_best(one, other, apart, made, tmp_path, capsys):
+    figures = {"validation_accuracy": 0.5, "validation_loss": 1.0}
+    folders = [
+        made("a", {"seed": 1}, **figures, **one, seconds=9.0),
+        made("b", {"seed": 2}, **dict.fromkeys(figures, 0.25), **other, test_accuracy=0.99,
+             test_loss=0.1, test_calibration_error=0.01, train_loss=0.001, seconds=8.0),
+    ]  # fmt: skip
+    runs = [read_run(folder) for folder in folders]
+    marked = {line.name for line in rows(runs) if line.best}
+    assert "seconds" in marked
+    names = {"test": {"test accuracy", "test loss", "calibration error"},
+             "validation": {"validation accuracy", "validation loss"},
+             "training": {"train loss"}}  # fmt: skip
+    for name, own in names.items():
+        assert own <= marked or not own & marked
+        assert (own <= marked) is (name not in apart)
+    assert main([*map(str, folders), "--html", str(tmp_path / "page.html")]) == 0
+    page = words(tree((tmp_path / "page.html").read_bytes()))
+    for text in (capsys.readouterr().out, page):
+        assert (f"The runs have different {apart} samples, so" in text) is bool(apart)
+        assert ("--split-seed" in text) is bool(apart)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "counts", "apart"),
+    [
+        ({"seed": 1}, {"seed": 2}, (60, 20, 20), {"test", "validation", "train"}),
+        ({"seed": 1}, {"seed": 2, "split_seed": 1}, (60, 20, 20), set()),
+        ({"seed": 1, "split_seed": 5}, {"seed": 1}, (60, 20, 20), {"test", "validation", "train"}),
+        # The test part is the data's own.
+        ({"seed": 1}, {"seed": 2}, (50, 10, 10), {"validation", "train"}),
+        ({"seed": 1}, {"seed": 2}, (60, 0, 10), set()),
+        ({"seed": 1, "test": 10}, {"seed": 2, "test": 10}, (50, 10, 10),
+         {"test", "validation", "train"}),
+        ({"epochs": 3}, {"epochs": 2}, (60, 20, 20), set()),
+    ],
+)  # fmt: skip
+def test_older_runs_are_known_by_their_settings(one, other, counts, apart, made):
+    samples = dict(zip(("train", "validation", "test"), counts, strict=True))
+    runs = [
+        read_run(made("a", one, samples=samples)),
+        read_run(made("b", other, samples=samples, **parts())),
+    ]
+    assert compare._different_parts(runs) == apart
+
+
+def test_the_same_data_by_other_counts_are_other_samples(made):
+    runs = [
+        read_run(made("a", samples={"train": 60, "validation": 20, "test": 20})),
+        read_run(made("b", samples={"train": 55, "validation": 20, "test": 25})),
+    ]
+    assert compare._different_parts(runs) == {"test", "validation", "train"}
+
+
 def test_a_loss_that_is_not_finite_is_never_the_best(made):
     runs = [
         read_run(made(name, test_loss=loss))

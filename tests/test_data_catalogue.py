@@ -162,6 +162,31 @@ def test_the_cache_comes_second(
     assert web.asked == []
 
 
+@pytest.mark.parametrize("made", [True, False])
+@pytest.mark.parametrize("cached", [0, 3])
+def test_an_xpnet_data_without_mnist_is_named_before_anything_is_downloaded(
+    tmp_path: Path,
+    cache: Path,
+    web: Web,
+    monkeypatch: pytest.MonkeyPatch,
+    made: bool,
+    cached: int,
+) -> None:
+    own = tmp_path / "own"
+    if made:
+        own.mkdir()
+    fill(cache, IDX_FILES[:cached])
+    monkeypatch.setenv("XPNET_DATA", str(own))
+    with pytest.raises(
+        DataError, match=r"XPNET_DATA is .*correct XPNET_DATA, or unset it"
+    ) as caught:
+        load_dataset("mnist")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"neither {own / 'mnist'} nor {own} holds" in message
+    assert web.asked == []
+
+
 def test_the_download_comes_last_and_is_kept(cache: Path, web: Web) -> None:
     load_dataset("mnist")
     first = "https://ossci-datasets.s3.amazonaws.com/mnist/"

@@ -25,7 +25,7 @@ from xpnet.drawing import percent
 from xpnet.errors import CheckpointError, ConfigError, DataError
 from xpnet.history import History, Record
 from xpnet.mistakes import worst_pairs
-from xpnet.report import Answers, collect_metrics, report_again
+from xpnet.report import Answers, collect_metrics, digest_of, report_again
 from xpnet.results import PastRun
 from xpnet.run_page import run_page
 from xpnet.train import main
@@ -337,6 +337,56 @@ def test_weights_of_an_earlier_epoch_are_said_to_be_those(tmp_path):
     assert "weights kept of epoch3" in words(root.find(".//header")).replace("epoch ", "epoch")
     root = page_of(tmp_path, answers, history)
     assert "kept" not in words(root.find(".//header"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words_expected"),
+    [
+        ({}, "saved, and that were tested, are those of the last epoch (5)"),
+        ({"patience": 2}, "those of epoch 3, where the validation loss is the lowest"),
+    ],
+)
+def test_which_weights_are_kept_is_said(settings, words_expected, tmp_path):
+    history, answers = history_of(5), answers_of()
+    kept = history.records[2 if settings else 4]
+    about = collect_metrics(FACTS, history, kept, answers)
+    network = xpnet.Sequential([xpnet.Linear(16, 10)])
+    root = tree(run_page(tmp_path, make(settings), history, about, network, answers))
+    assert words_expected in words(root.find(".//header"))
+
+
+def test_the_seed_of_the_split_is_told(tmp_path):
+    for given, told in [({"seed": 3, "split_seed": 8}, 8), ({"seed": 3}, 3)]:
+        root = page_of(tmp_path, config=make(given))
+        assert f"seed of the split{told}" in words(part(root, "Made with"))
+
+
+def test_equal_samples_have_equal_digests():
+    x, labels = numpy.arange(40, dtype=numpy.uint8).reshape(10, 4), numpy.arange(10) % 2
+    data = Dataset(x, labels, ("a", "b"))
+    again = Dataset(x.copy(), labels.astype(numpy.int32), ("a", "b"))
+    assert digest_of(data) == digest_of(again)
+    others = [
+        Dataset(x + 1, labels, ("a", "b")),
+        Dataset(x, 1 - labels, ("a", "b")),
+        Dataset(x.astype(numpy.float32), labels, ("a", "b")),
+        Dataset(x[::-1], labels[::-1], ("a", "b")),
+        data.take(numpy.arange(9)),
+    ]
+    assert len({digest_of(one) for one in [data, *others]}) == 6
+    assert digest_of(None) is None
+
+
+def test_a_large_part_counts_by_some_rows(monkeypatch):
+    x = numpy.arange(4000, dtype=numpy.uint8).reshape(1000, 4)
+    whole = digest_of(Dataset(x, None, ("a",)))
+    monkeypatch.setattr("xpnet.report._HASHED_BYTES", 400)
+    some = digest_of(Dataset(x, None, ("a",)))
+    assert some != whole
+    x[5] += 1
+    assert digest_of(Dataset(x, None, ("a",))) == some
+    x[10] += 1
+    assert digest_of(Dataset(x, None, ("a",))) != some
 
 
 def test_what_diverged_says_so_and_what_to_do(tmp_path):

@@ -117,6 +117,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, prog: str, *, also: Iterable[str] = (), **options: object) -> None:
         super().__init__(prog=prog, allow_abbrev=False, **options)  # type: ignore[arg-type]
         self.also = tuple(also)
+        self._words: list[str] = []
 
     def flags(self) -> list[str]:
         """All flags of this parser."""
@@ -134,6 +135,7 @@ class Parser(argparse.ArgumentParser):
                 words[-1] += f"={word}"
             else:
                 words.append(word)
+        self._words = words
         return super().parse_known_args(words, namespace)
 
     def _is_a_value(self, flag: str, word: str) -> bool:
@@ -145,16 +147,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise the `ConfigError`."""
         known = [*self.flags(), *self.also]
-        nearest = [
-            near
-            for flag in re.findall(r"(?<!\S)--[\w-]+", message.partition(":")[2])
-            for near in difflib.get_close_matches(flag, known, n=1)
-        ]
+        flags = [word.partition("=")[0] for word in self._words if word.startswith("-")]
+        unknown = [flag for flag in flags if flag not in known]
+        nearest = [near for flag in unknown for near in difflib.get_close_matches(flag, known, n=1)]
         hint = f" (did you mean {', '.join(nearest)}?)" if nearest else ""
-        if not nearest and re.search(r"unrecognized arguments: -[^-]", message):
-            hint = " (a path that begins with - is written ./-...)"
-        if "expected one argument" in message:
+        if "expected one argument" in message and unknown:
             hint = " (a value that begins with -- is written --flag=--value)"
+        elif unknown and not nearest and not unknown[0].startswith("--"):
+            hint = " (a path that begins with - is written ./-...)"
         raise ConfigError(f"{message}{hint}: see {self.prog} --help")
 
 

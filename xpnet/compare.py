@@ -171,7 +171,8 @@ def _by_settings(run: PastRun) -> dict[str, Any]:
     total = counts.train + counts.validation + counts.test
     # With its own test part, the seed divides only the rest.
     is_drawn = config.test is not None or counts.test == max(1, round(total / 5))
-    test = (run.metrics.dataset.sha256, counts.test, seed if is_drawn else None)
+    target = getattr(config, "target", None)
+    test = (run.metrics.dataset.sha256, target, counts.test, seed if is_drawn else None)
     validation = (test, counts.validation, seed if counts.validation else None)
     return {"test": test, "validation": validation, "train": validation}
 
@@ -183,7 +184,8 @@ def remarks(runs: Sequence[PastRun]) -> list[str]:
         said.append("The runs are of different data: their figures cannot be compared.")
     elif apart := _different_parts(runs):
         names = {"test": "test", "validation": "validation", "train": "training"}
-        which = " and ".join(names[part] for part in _PARTS if part in apart)
+        *some, last = (names[part] for part in _PARTS if part in apart)
+        which = f"{', '.join(some)} and {last}" if some else last
         said.append(
             f"The runs have different {which} samples, so the best of these figures is not marked: "
             f"with the same --split-seed, --test and --validation they would have the same."

@@ -94,7 +94,7 @@ class TrainConfig(BaseModel):
     xavier_uniform, lecun_normal, lecun_uniform or uniform"""
     bias_initializer: Literal["zeros", "uniform"] = "zeros"
     """the initial biases"""
-    initializer_bound: float = Field(0.5, gt=0)
+    initializer_bound: float = Field(0.5, gt=0, lt=1e38)
     """the bound a of the initializer uniform, which draws from -a to a"""
     initial_model: str | None = None
     """a model to begin with instead of drawn weights: a .safetensors file, or a run folder for
@@ -105,7 +105,7 @@ class TrainConfig(BaseModel):
 
     dropout: float = Field(0.4, ge=0, lt=1)
     """the probability with which training drops a hidden unit"""
-    noise: float = Field(0.0, ge=0)
+    noise: float = Field(0.0, ge=0, lt=1e38)
     """the standard deviation of the Gaussian noise that training adds to the input and before
     each activation"""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
@@ -191,16 +191,10 @@ class TrainConfig(BaseModel):
     threads: int | None = Field(None, ge=1, lt=TOO_LARGE)
     """the number of threads of the BLAS (default: the BLAS's own choice)"""
 
-    @field_validator("dataset", "initial_model", "run", "resume", mode="before")
-    @classmethod
-    def _can_be_a_name(cls, value: Any) -> Any:
-        if isinstance(value, str) and "\0" in value:
-            raise ValueError(f"no file can have such a name, found {shown(value)}")
-        return value
-
     @field_validator("dataset", "initial_model", mode="before")
     @classmethod
     def _can_be_recorded(cls, value: Any) -> Any:
+        _require_no_nul(value)
         try:
             str(value).encode()
         except UnicodeEncodeError:
@@ -213,6 +207,9 @@ class TrainConfig(BaseModel):
     @field_validator("run", "resume", mode="before")
     @classmethod
     def _a_path(cls, value: Any) -> Any:
+        if value is not None and not isinstance(value, str | Path):
+            raise ValueError(f"input should be a path, found {shown(value)}")
+        _require_no_nul(value)
         return Path(value) if isinstance(value, str) else value
 
     @field_validator("hidden", "activation", mode="before")
@@ -326,6 +323,11 @@ class TrainConfig(BaseModel):
             if value is not None
         ]
         return "\n".join([*lines, ""])
+
+
+def _require_no_nul(name: object) -> None:
+    if "\0" in str(name):
+        raise ValueError(f"no file can have such a name, found {shown(str(name))}")
 
 
 def settings_of(run: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from xpnet.command import Parser
 from xpnet.config import TrainConfig, make, settings_of
 from xpnet.errors import ConfigError
+from xpnet.runs import is_same_place
 from xpnet.toml_file import read_toml
 
 GROUPS = {
@@ -108,8 +109,9 @@ def read_flags(argv: list[str], command: str, also: Iterable[str] = ()) -> Train
         values = read_toml(path)
     if values:
         make(values, source=f"{path}: ")
-    if "initial_model" in given and "initial_model_sha256" not in given:
-        # That of the file which another run began with.
+    initial = given.get("initial_model")
+    if initial is not None and not is_same_place(values.get("initial_model"), initial):
+        # It is that of another file.
         values.pop("initial_model_sha256", None)
     return make(values | {name: _value(name, text) for name, text in given.items()}, from_text=True)
 

@@ -209,14 +209,16 @@ def _parser() -> command.Parser:
         "file of images, .csv (plain, .gz, .zip), .npz, .npy",
     )
     parser.add_argument(
-        "--device", default="cpu", help="cpu, cuda, cuda:N or auto (default: %(default)s)"
+        "--device",
+        default="cpu",
+        help="the device that computes: cpu, cuda, cuda:N or auto (default: %(default)s)",
     )
     parser.add_argument(
         "--top",
         metavar="K",
         type=command.count,
         default=3,
-        help="how many classes to print, likeliest first (default: %(default)s)",
+        help="the number of classes to print, likeliest first (default: %(default)s)",
     )
     return parser
 

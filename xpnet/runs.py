@@ -104,7 +104,7 @@ def _differences(config: TrainConfig, folder: Path) -> Iterator[str]:
     for name, here in config.model_dump().items():
         if here == there[name] or name in _MAY_DIFFER:
             continue
-        if name in PLACES and _is_same_place(there[name], here):
+        if name in PLACES and is_same_place(there[name], here):
             continue
         yield f"{name} is {_shown(there[name])} there and {_shown(here)} here"
 
@@ -113,8 +113,10 @@ def _shown(value: object) -> str:
     return shown(value, 200)
 
 
-def _is_same_place(there: str | None, here: str | None) -> bool:
+def is_same_place(there: str | None, here: str | None) -> bool:
     """Whether an absolute path may be what a relative one was, in another folder."""
+    if there == here:
+        return True
     if there is None or here is None or not Path(here).is_absolute():
         return False
     parts = Path(os.path.normpath(there)).parts

@@ -49,10 +49,10 @@ def load_dataset(name_or_path: str | Path) -> Source:
 
     Names: `digits`, the 5,000 MNIST digits that come with xpnet; `mnist`, looked for in
     `$XPNET_DATA/mnist`, `$XPNET_DATA`, the user's cache, then, unless `XPNET_DATA` is set,
-    downloaded into the cache. A name comes before a path: write `./mnist` for a folder that is called so. Paths: a folder
-    of IDX files, a CSV file (plain, `.gz`, `.zip`), an `.npz` file; and, memory-mapped, a folder
-    of `.npy` files named as an `.npz` names its arrays, or an `.npy` file of samples. Labels with
-    gaps give classes up to the largest label.
+    downloaded into the cache. A name comes before a path: write `./mnist` for a folder that is
+    called so. Paths: a folder of IDX files, a CSV file (plain, `.gz`, `.zip`), an `.npz` file;
+    and, memory-mapped, a folder of `.npy` files named as an `.npz` names its arrays, or an `.npy`
+    file of samples. Labels with gaps give classes up to the largest label.
 
     Raises `DataError`, naming the file, for whatever is missing, damaged, or not what its
     SHA-256 says.

@@ -226,45 +226,56 @@ def read_command_line(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]
     """The search's own options, and the configuration that every trial begins with."""
     parser = command.Parser(
         "python -m xpnet.tune",
-        usage="%(prog)s SPACE.toml [options of the search] [options of xpnet.train]",
+        usage="%(prog)s SPACE.toml [options of the search] [settings]",
         description="Train many configurations and keep the one that validates best. "
         "SPACE.toml holds settings of xpnet.train with a list of values each, or a range: "
         "hidden = [[64], [128]], learning_rate = {low = 1e-4, high = 1e-1, log = true}.",
-        epilog="What all trials share is given as to python -m xpnet.train: --config FILE.toml "
-        "and its flags. Started again, a search goes on where it was left.",
+        epilog="The settings that all trials share are given as to python -m xpnet.train, whose "
+        "--help lists them: --config FILE.toml and its flags. Started again, a search goes on "
+        "where it was left.",
     )
     parser.add_argument(
-        "space", metavar="SPACE.toml", type=Path, help="what to search; comes first"
+        "space", metavar="SPACE.toml", type=Path, help="the space to search; comes first"
     )
     parser.add_argument(
         "--sampler",
         choices=SAMPLERS,
-        help="every point, points at random, or Optuna's TPE, which learns from the trials; the "
-        "last two stop hopeless trials early (default: grid if all are lists, else tpe)",
+        help="the choice of points: grid (all of them), random, or tpe (Optuna's TPE, which "
+        "learns from the trials); random and tpe stop hopeless trials early (default: grid if "
+        "the space holds lists only, else tpe)",
     )
     parser.add_argument(
-        "--trials", metavar="N", type=command.count, help="of random and tpe, in all (default: 30)"
+        "--trials",
+        metavar="N",
+        type=command.count,
+        help="the number of trials of random and tpe, in all (default: 30)",
     )
     parser.add_argument(
-        "--jobs", metavar="N", type=command.count, help="processes (default: cores / BLAS threads)"
+        "--jobs",
+        metavar="N",
+        type=command.count,
+        help="the number of trials at a time, a process each (default: cores / BLAS threads)",
     )
     parser.add_argument(
         "--objective",
         choices=OBJECTIVES,
         default="val_accuracy",
-        help="what makes a trial the best (default: %(default)s)",
+        help="the measure of the best trial (default: %(default)s)",
     )
     parser.add_argument(
-        "--folder", type=Path, help="of the results (default: runs/tune-NAME of the space file)"
+        "--folder", type=Path, help="the folder of the results (default: runs/tune-SPACE)"
     )
     parser.add_argument(
         "--final",
         action="store_true",
-        help="then train the best on training and validation part together, and test it",
+        help="a last training of the best trial's configuration, on training and validation part "
+        "together, and its test",
     )
     if argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help"):
         # A flag of xpnet.train has a value, which could not be told from the file.
-        raise ConfigError(f"the space file comes first, found {argv[0]}; --help tells more")
+        raise ConfigError(
+            f"the space file comes first, found {argv[0]}: see python -m xpnet.tune --help"
+        )
     options, rest = parser.parse_known_args(argv)
     base = read_flags(rest, "python -m xpnet.train", also=parser.flags())
     if base.run is not None:

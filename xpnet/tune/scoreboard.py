@@ -191,7 +191,7 @@ def leave(search: Search, folder: Path) -> Trial:
         )
     kept = best.outcome.kept
     figures = " and ".join(f"{name} {getattr(kept, name)!r}" for name in OBJECTIVES)
-    origin = f"# Trial {best.number} of {folder}: {figures} at epoch {kept.epoch}.\n"
+    origin = f"# Trial {best.number} of {plain(folder)}: {figures} at epoch {kept.epoch}.\n"
     config = configure(search.base, best.point)
     write_atomically(folder / "best.toml", (origin + config.to_toml()).encode())
     picture = picture_of(trials, search.space, best, search.objective)
