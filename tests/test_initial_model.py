@@ -128,6 +128,26 @@ def test_one_activation_may_stand_for_all() -> None:
     assert settle(same.model_copy(update={"activation": ("relu",)})).hidden == (6, 4)
 
 
+def test_what_is_frozen_stays_so() -> None:
+    network = xn.Sequential(5, 6, "relu", xn.Dropout(0.3), 3)
+    network.layers[0].trainable = False
+    xn.save(network, "frozen.safetensors")
+    assert (
+        main([*FEW, "--initial-model", "frozen.safetensors", "--dropout", "0", "--run", "b"]) == 0
+    )
+    after = xn.load("b/model.safetensors")
+    assert [layer.trainable for layer in after.layers] == [False, True, True]
+    old, new = network.state_dict(), after.state_dict()
+    assert np.array_equal(old["0.weight"], new["0.weight"])
+    assert not np.array_equal(old["3.weight"], new["2.weight"])
+
+
+def test_a_file_beside_the_model_that_is_no_runs_is_left_alone() -> None:
+    Path("config.toml").write_text("title = 'something else'")
+    xn.save(xn.Sequential(5, 6, "relu", 3), "plain.safetensors")
+    assert settle(make({"initial_model": "plain.safetensors"})).split_seed is None
+
+
 def test_a_model_of_python_may_say_nothing_of_its_data() -> None:
     xn.save(xn.Sequential(5, 6, "gelu", 3, dtype="float64"), "plain.safetensors")
     assert main([*FEW, "--initial-model", "plain.safetensors", "--run", "two"]) == 0

@@ -355,9 +355,17 @@ def test_which_weights_are_kept_is_said(settings, words_expected, tmp_path):
     assert words_expected in words(root.find(".//header"))
 
 
+def test_what_was_interrupted_says_which_weights_it_left(tmp_path):
+    for values, told in [({}, "the last update"), ({"patience": 2}, "the lowest validation loss")]:
+        root = page_of(tmp_path, config=make(values), history=history_of(1), ended="Interrupted: …")
+        assert f"saved are those of {told}" in words(root.find(".//header"))
+    root = page_of(tmp_path, history=history_of(1), ended="Diverged: …", diverged=True)
+    assert "saved" not in words(root.find(".//header"))
+
+
 def test_the_seed_of_the_split_is_told(tmp_path):
-    for given, told in [({"seed": 3, "split_seed": 8}, 8), ({"seed": 3}, 3)]:
-        root = page_of(tmp_path, config=make(given))
+    for values, told in [({"seed": 3, "split_seed": 8}, 8), ({"seed": 3}, 3)]:
+        root = page_of(tmp_path, config=make(values))
         assert f"seed of the split{told}" in words(part(root, "Made with"))
 
 

@@ -1,12 +1,13 @@
 """A training that begins from a saved model: what is taken from it, and what has to fit.
 
-The layers, their weights and running statistics, the normalisation and the dtype are those of the
-model. Dropout and noise are settings of the training: they are the model's unless given.
+The layers, their weights and running statistics, which of them are frozen, the normalisation and
+the dtype are those of the model. Dropout and noise are settings of the training: they are the model's unless given.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from xpnet.activations import ACTIVATIONS
 from xpnet.config import TrainConfig, make
 from xpnet.data.dataset import Dataset, Normalisation
 from xpnet.errors import CheckpointError, ConfigError, listed, shown
+from xpnet.layer import Layer
 from xpnet.network import Sequential
 from xpnet.predict import Model
 from xpnet.toml_file import read_toml
@@ -109,6 +111,9 @@ class InitialModel:
                 f"initial_model: {self.path} has {_name(there)} where the settings make "
                 f"{_name(here)}: leave the settings of the network out, or train in Python"
             )
+        pairs = zip(_lasting(network.layers), _lasting(self.model.network.layers), strict=True)
+        for layer, trained in pairs:
+            layer.trainable = trained.trainable
         old = self.model.network.state_dict()
         places = zip(_places(old), _places(network.state_dict()), strict=True)
         moved = dict(places)
@@ -208,9 +213,11 @@ def _split_seed_of(folder: Path, config: TrainConfig) -> int | None:
 
     With another split the network would be tested on samples that it was trained on.
     """
-    if not (folder / "config.toml").is_file():
+    try:
+        run = make(read_toml(folder / "config.toml"))
+    except ConfigError:
+        # There is none, or it is not that of a run.
         return None
-    run = make(read_toml(folder / "config.toml"), source=f"{folder / 'config.toml'}: ")
     return run.seed_of_split if run.dataset == config.dataset else None
 
 
@@ -228,8 +235,13 @@ def _plain(value: Any) -> str:
 
 
 def _kept(network: Sequential) -> list[dict[str, Any]]:
-    """The layers but for those that only training knows."""
-    return [layer for layer in network.architecture() if layer["type"] not in _OF_TRAINING]
+    """The layers but for those that only training knows, frozen or not."""
+    plain = [{k: v for k, v in x.items() if k != "trainable"} for x in network.architecture()]
+    return [layer for layer in plain if layer["type"] not in _OF_TRAINING]
+
+
+def _lasting(layers: Iterable[Layer]) -> list[Layer]:
+    return [layer for layer in layers if type(layer).__name__ not in _OF_TRAINING]
 
 
 def _places(state: dict[str, Any]) -> list[str]:

@@ -62,12 +62,17 @@ def run_page(
     parts += [_timing(config, history, about), _again(folder, config, network, answers, diverged)]
     parts.append(_versions(config, about))
     name = folder.resolve().name
-    header = _header(name, config, history, about, ended)
+    header = _header(name, config, history, about, ended, diverged)
     return document(f"{name}: an xpnet run", header, element("main", *parts))
 
 
 def _header(
-    name: str, config: TrainConfig, history: History, about: dict[str, Any], ended: str
+    name: str,
+    config: TrainConfig,
+    history: History,
+    about: dict[str, Any],
+    ended: str,
+    diverged: bool,
 ) -> Element:
     header = element("header", element("h1", name))
     data, counts = about["dataset"], about["samples"]
@@ -75,8 +80,8 @@ def _header(
     header.append(element("p", f"A network trained with xpnet on {data['name']} ({parts})."))
     if ended:
         header.append(element("p", ended, class_="ended"))
-    if "kept_epoch" in about:
-        header.append(element("p", _which_weights(config, about)))
+    if not diverged:
+        header.append(element("p", _which_weights(config, history, about)))
     figures = {}
     if "test_accuracy" in about:
         figures["test accuracy"] = percent(about["test_accuracy"])
@@ -99,7 +104,11 @@ def _header(
     return header
 
 
-def _which_weights(config: TrainConfig, about: dict[str, Any]) -> str:
+def _which_weights(config: TrainConfig, history: History, about: dict[str, Any]) -> str:
+    if "kept_epoch" not in about:
+        is_best = config.patience is not None and history.records
+        which = "the lowest validation loss so far" if is_best else "the last update"
+        return f"The weights that were saved are those of {which}."
     which = f"the last epoch ({about['kept_epoch']:,})"
     if config.patience is not None:
         which = f"epoch {about['kept_epoch']:,}, where the validation loss is the lowest"
