@@ -1,7 +1,8 @@
 """A training that begins from a saved model: what is taken from it, and what has to fit.
 
 The layers, their weights and running statistics, which of them are frozen, the normalisation and
-the dtype are those of the model. Dropout and noise are settings of the training: they are the model's unless given.
+the dtype are those of the model. Dropout and noise are settings of the training: they are those of
+the model unless given.
 """
 
 from __future__ import annotations
