@@ -60,6 +60,7 @@ OTHER: dict[str, tuple[Any, str]] = {
     "augment_elastic": (30.0, "30"),
     "augment_elastic_sigma": (5.0, "5"),
     "augment_probability": (0.5, "0.5"),
+    "target": ("species", "species"),
     "optimizer": ("sgd", "sgd"),
     "learning_rate": (0.5, "0.5"),
     "schedule": ("step", "step"),
@@ -119,7 +120,7 @@ def test_toml_is_whole_and_reads_back(tmp_path: Path) -> None:
     read = tomllib.loads(config.to_toml())
     assert read["dataset"] == config.dataset
     unset = {"run", "validation", "test", "patience", "threads", "weight_decay", "clip_norm"}
-    unset |= {"resume", "split_seed", "initial_model", "initial_model_sha256"}
+    unset |= {"resume", "split_seed", "initial_model", "initial_model_sha256", "target"}
     assert set(read) == set(TrainConfig.model_fields) - unset
     assert make(read) == config
 

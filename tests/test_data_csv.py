@@ -178,8 +178,8 @@ def test_whatever_the_bytes_there_is_a_dataset_or_a_data_error(
         # pixels
         ("label,pixel0\n0,1\n0,256\n", r"line 3, column 2 \('pixel0'\): found '256', .*0\.\.255"),
         ("label,pixel0\n0,1\n0,-1\n", r"line 3, column 2 \('pixel0'\): found '-1'"),
-        ("a,label,b\n1,0,300\n", r"line 2, column 3 \('b'\): found '300'"),
-        ("a,label,b\n300,0,1\n", r"line 2, column 1 \('a'\): found '300'"),
+        ("pixel0,label,pixel1\n1,0,300\n", r"line 2, column 3 \('pixel1'\): found '300'"),
+        ("pixel0,label,pixel1\n300,0,1\n", r"line 2, column 1 \('pixel0'\): found '300'"),
         ("1,2,3,4\n1,2,300,4\n", r"line 2, column 3: found '300'"),
         # header
         ("label,pixel0,pixel0\n0,1,2\n", r"line 1, column 3: 'pixel0' stands there twice"),

@@ -105,7 +105,7 @@ def test_unit_normalisation_scales_pixels_and_leaves_floats() -> None:
 def test_standard_normalisation_gives_mean_0_and_deviation_1(dtype: type[Any]) -> None:
     # More rows than are summed at once, so that the blocks have to add up.
     x = numpy.random.default_rng(3).integers(0, 256, (5000, 7)).astype(dtype)
-    normalisation = Normalisation.standard(Dataset(x, None, ()))
+    normalisation = Normalisation.standard(Dataset(x, None, (), (1, 7)))
     assert normalisation.scale == pytest.approx(1 / x.std(dtype=numpy.float64), rel=1e-12)
     out = normalisation.apply(x, numpy.float64)
     assert out.mean() == pytest.approx(0, abs=1e-12)

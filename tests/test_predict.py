@@ -194,8 +194,8 @@ def png(image):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is no PNG or JPEG image"),
-        (b"label,pixel0\n1,2\n", "is no PNG or JPEG image"),
+        (b"", "is no PNG, JPEG, BMP, GIF, WebP or TIFF image"),
+        (b"label,pixel0\n1,2\n", "is no PNG, JPEG, BMP, GIF, WebP or TIFF image"),
         (png(drawing())[:200], "truncated"),
         (png(drawing())[:20], "cannot be read as an image"),
         (png(Image.new("L", (40, 30), 255)), "blank"),
@@ -379,7 +379,7 @@ def test_many_samples_are_numbered_through(model, held_out):
 def lines_of(loaded, x):
     with pytest.MonkeyPatch.context() as patch:
         samples = Dataset(x, None, (), (28, 28))
-        patch.setattr("xpnet.data.catalogue.read_samples", lambda path: samples)
+        patch.setattr("xpnet.data.catalogue.read_samples", lambda path, **known: samples)
         yield from predictions(loaded, "x.npz")
 
 

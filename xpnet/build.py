@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy
+
 from xpnet import initializers, optimizers, schedules
 from xpnet.activations import ACTIVATIONS
 from xpnet.backend import Backend
@@ -13,8 +15,9 @@ from xpnet.data import Source, Splits, load_dataset, split
 from xpnet.data.augmentation import Augmentation
 from xpnet.data.batches import DeviceData
 from xpnet.data.dataset import Dataset, Normalisation
-from xpnet.errors import ConfigError, DataError
+from xpnet.errors import ConfigError, DataError, quoted
 from xpnet.history import History, Record
+from xpnet.images import is_centred
 from xpnet.initial_model import InitialModel
 from xpnet.layer import Layer
 from xpnet.layers import BatchNorm, Dropout, GaussianNoise, Linear
@@ -34,19 +37,43 @@ INITIALIZERS: dict[str, type[initializers.Initializer]] = {
     "lecun_uniform": initializers.LeCunUniform,
 }
 
+_SAMPLED_PICTURES = 500
+
 
 def read_splits(config: TrainConfig) -> tuple[Source, Splits]:
     """The data set that `config` names, and its parts, which share its memory.
 
     Raises `DataError`, `ConfigError`.
     """
-    source = load_dataset(config.dataset)
-    if source.train.labels is None:
+    source = load_dataset(config.dataset, target=config.target)
+    labels = source.train.labels
+    if labels is None:
+        hint = f": {source.hint}" if source.hint else ""
         raise DataError(
-            f"dataset: {config.dataset} has no labels, so nothing can be learnt from it"
+            f"dataset: {config.dataset} has no labels, so nothing can be learnt from it{hint}"
         )
+    if labels.min() == labels.max():
+        of = f" ({source.label})" if source.label else ""
+        raise DataError(
+            f"dataset: all {len(labels)} samples of {config.dataset} are of one class, "
+            f"{quoted(source.train.classes[int(labels[0])])}{of}: give data of two or more classes"
+        )
+    for part in (source.train, source.test):
+        if part is not None:
+            _check_range(config, part)
     sizes = {"validation": config.validation, "test": config.test}
     return source, split(source, **sizes, seed=config.seed_of_split, in_place=True)
+
+
+def _check_range(config: TrainConfig, data: Dataset) -> None:
+    if data.x.dtype != numpy.float64 or config.dtype == "float64":
+        return
+    low, high = float(data.x.min()), float(data.x.max())
+    if max(-low, high) > float(numpy.finfo(config.dtype).max):
+        raise DataError(
+            f"dataset: {config.dataset} has values from {low:g} to {high:g}, too large for "
+            f"{config.dtype}: divide them first, or use dtype float64"
+        )
 
 
 def fit_normalisation(config: TrainConfig, data: Dataset) -> Normalisation:
@@ -59,6 +86,20 @@ def fit_normalisation(config: TrainConfig, data: Dataset) -> Normalisation:
     if config.initial_model is not None:
         return InitialModel.read(config).normalisation(config, made)
     return made
+
+
+def about_prediction(config: TrainConfig, data: Dataset) -> dict[str, object]:
+    """What prediction has to know besides, for the metadata of a network trained on `data`.
+
+    `target`: the label column of its table, where it was named; `centred`: whether its pictures
+    stand as MNIST's do.
+    """
+    about: dict[str, object] = {} if config.target is None else {"target": config.target}
+    if data.image_shape is not None and data.x.dtype == numpy.uint8:
+        some = data.x[:: max(len(data) // _SAMPLED_PICTURES, 1)]
+        centred = sum(is_centred(picture.reshape(data.image_shape)) for picture in some)
+        about["centred"] = 2 * centred >= len(some)
+    return about
 
 
 def to_device(network: Sequential, data: Dataset, normalisation: Normalisation) -> DeviceData:

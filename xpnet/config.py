@@ -68,9 +68,12 @@ class TrainConfig(BaseModel):
     dataset: str = "digits"
     """the data set: digits (5,000 that come with xpnet), mnist, or a path: a folder of IDX or .npy
     files, a .csv, .csv.gz, .csv.zip, .npz or .npy file"""
+    target: str | None = None
+    """the column of a CSV file that holds the classes: its name, or without a header first, last
+    or its number (default: the column called label, or the first without a header)"""
     normalise: Literal["unit", "standard"] = "unit"
     """the scaling of the values: unit (pixels / 255, other numbers as they are) or standard
-    (zero mean and unit deviation over the training part)"""
+    (zero mean and unit deviation over the training part; of a table for each feature)"""
     validation: float | None = Field(None, ge=0)
     """the part kept for validation, as a fraction or a number of samples; 0 for none (default:
     as many samples as the test part has)"""
@@ -223,6 +226,11 @@ class TrainConfig(BaseModel):
         if isinstance(value, list):
             return tuple(value)
         return (value,) if isinstance(value, int) else value
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _number_means_column(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     @field_validator("log_every", "checkpoint_every", mode="before")
     @classmethod

@@ -50,8 +50,7 @@ def html_page(model: Model) -> str:
     network, side = model.network, _side(model)
     content = {
         "side": side,
-        "scale": model.normalisation.scale,
-        "shift": model.normalisation.shift,
+        **model.normalisation.to_metadata(),
         "classes": model.classes,
         "layers": list(_layers(network)),
     }
@@ -152,7 +151,11 @@ def _parser() -> command.Parser:
         "the classes' probabilities, the hidden activations and the weights that fired, live. "
         "The ONNX file has the normalisation that its input needs among its properties.",
     )
-    parser.add_argument("model", metavar="MODEL", help="a .safetensors file that xpnet wrote")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a .safetensors file that xpnet wrote, or the folder of a run",
+    )
     parser.add_argument(
         "--html",
         metavar="FILE",

@@ -69,7 +69,7 @@ class InitialModel:
             if kind == "Linear":
                 widths.append(layer["out_features"])
             elif kind in training:
-                training[kind].add(layer["rate" if kind == "Dropout" else "deviation"])
+                training[kind].add(layer["rate" if kind == "Dropout" else "std"])
             elif kind in names:
                 activations.append(names[kind])
         hidden = tuple(widths[:-1])

@@ -1,7 +1,7 @@
 """`python -m xpnet.predict MODEL FILE...`: what a trained network sees in each file.
 
-A picture (PNG, JPEG) gives one line; a file of samples (IDX, CSV, NPZ) one line a sample,
-and its accuracy at the end where the samples are labelled.
+A picture (PNG, JPEG, BMP, GIF, WebP, TIFF) gives one line; a file of samples (IDX, CSV, NPZ) one
+line a sample, and its accuracy at the end where the samples are labelled.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ import numpy
 from xpnet import command
 from xpnet.backend import HostArray
 from xpnet.checkpoint import load
-from xpnet.data.dataset import Normalisation
-from xpnet.errors import CheckpointError, DataError, XpnetError, shown
+from xpnet.data.dataset import square_shape
+from xpnet.data.normalisation import Normalisation
+from xpnet.errors import CheckpointError, DataError, XpnetError, listed, shown
 from xpnet.network import PREDICTION_ROWS, Sequential
 
-_PICTURES = (".png", ".jpg", ".jpeg")
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+_MODEL = "model.safetensors"
 _TABLES = (".csv", ".gz", ".zip", ".npz", ".npy")
 
 
@@ -34,6 +36,8 @@ class Model:
     of the images that it was trained on, or None where they were none, or it is not known.
     `normalisation`: from stored values to the network's, by default the identity. `pixels`: it
     was trained on whole pixels 0..255 (True) or on other numbers (False); None: not known.
+    `target`: the label column of its table, None: the one that is taken for it by default.
+    `centred`: the pictures that it was trained on stand as MNIST's do.
     """
 
     network: Sequential
@@ -41,10 +45,18 @@ class Model:
     image_shape: tuple[int, int] | None
     normalisation: Normalisation
     pixels: bool | None = None
+    target: str | None = None
+    centred: bool = True
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "cpu") -> Model:
-        """The model saved at `path`. Raises `CheckpointError`, naming file and field."""
+        """The model saved at `path`, or in the folder of a run.
+
+        Raises `CheckpointError`, naming file and field.
+        """
+        path = Path(path)
+        if path.is_dir():
+            path = _model_in(path)
         network = load(path, device=device)
         about: Any = network.metadata if isinstance(network.metadata, dict) else {}
 
@@ -65,17 +77,23 @@ class Model:
             if not positive or math.prod(shape) != inputs:
                 raise wrong("image_shape", f"[height, width] of {inputs} pixels, or null")
             shape = (shape[0], shape[1])
-        normalisation = about.get("normalisation", {"scale": 1.0, "shift": 0.0})
+        how = about.get("normalisation", {"scale": 1.0, "shift": 0.0})
         try:
-            scale, shift = float(normalisation["scale"]), float(normalisation["shift"])
-        except (TypeError, KeyError, ValueError, OverflowError):
-            raise wrong("normalisation", "the numbers scale and shift") from None
-        if not math.isfinite(scale) or not math.isfinite(shift):
-            raise wrong("normalisation", "finite numbers scale and shift")
+            normalisation = Normalisation.from_metadata(how, network.in_features)
+        except ValueError:
+            raise wrong(
+                "normalisation",
+                f"finite numbers scale and shift, or a list of {network.in_features} for each",
+            ) from None
         pixels = about.get("pixels")
         if pixels is not None and not isinstance(pixels, bool):
             raise wrong("pixels", "true, false or null")
-        return cls(network, tuple(classes), shape, Normalisation(scale, shift), pixels)
+        target, centred = about.get("target"), about.get("centred", True)
+        if target is not None and not isinstance(target, str):
+            raise wrong("target", "the name of a column, or null")
+        if not isinstance(centred, bool):
+            raise wrong("centred", "true or false")
+        return cls(network, tuple(classes), shape, normalisation, pixels, target, centred)
 
     def require_kind(self, path: Path, x: HostArray) -> None:
         """Raise `DataError` when `x` is pixels and the model was trained on other numbers, or not.
@@ -107,10 +125,11 @@ def _predict(argv: Sequence[str] | None) -> int:
     if arguments.device == "auto":
         command.say(f"xpnet: device {model.network.backend.device}", file=sys.stderr)
     status = 0
-    for path in arguments.files:
+    for given in arguments.files:
         try:
-            for line in predictions(model, path, top=arguments.top):
-                command.say(line)
+            for path in _files(given):
+                for line in predictions(model, path, top=arguments.top):
+                    command.say(line)
         except XpnetError as error:
             status = command.complain(error)
         # Keeps a file's lines before the complaint about the next.
@@ -133,13 +152,22 @@ def predictions(model: Model, path: str | Path, *, top: int = 3) -> Iterator[str
         return
     from xpnet.data.catalogue import read_samples
 
-    data = read_samples(path)
+    # Of a table it is not known whether its integers are pixels; of pictures it is.
+    is_known = model.pixels or model.image_shape is None
+    data = read_samples(
+        path,
+        target=model.target,
+        classes=model.classes,
+        features=model.network.in_features,
+        pixels=model.pixels if is_known else None,
+    )
     if data.features != model.network.in_features:
         raise DataError(
             f"{path} has {data.features} features a sample, the model takes "
             f"{model.network.in_features}"
         )
     model.require_kind(path, data.x)
+    _require_shape(model, path, data.image_shape)
     if data.labels is not None and data.labels.max() >= len(model.classes):
         raise DataError(
             f"{path} has labels up to {data.labels.max()}, the model knows {len(model.classes)} "
@@ -158,6 +186,49 @@ def predictions(model: Model, path: str | Path, *, top: int = 3) -> Iterator[str
         yield f"{path}  accuracy  {share:.2f} %   ({right} of {len(data)})"
 
 
+def _model_in(folder: Path) -> Path:
+    path = folder / _MODEL
+    if path.is_file():
+        return path
+    found = sorted(file.name for file in folder.glob("*.safetensors"))
+    which = f"give one of its files ({listed(found[:5])})" if found else "give a .safetensors file"
+    raise CheckpointError(f"{folder} is a folder that holds no {_MODEL}: {which}")
+
+
+def _files(path: str) -> list[Path]:
+    """The file, or of a folder the pictures in it. Raises `DataError` where it has none."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return [folder]
+    try:
+        names = sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror or error}") from error
+    found = [
+        name
+        for name in names
+        if name.name.lower().endswith(_PICTURES) and not name.name.startswith(".")
+    ]
+    if not found:
+        raise DataError(f"{folder} is a folder without pictures: give files")
+    return found
+
+
+def _require_shape(model: Model, path: Path, found: tuple[int, int] | None) -> None:
+    """Raise `DataError` for pictures that have other proportions than those of the model.
+
+    Where a file gives no more than the number of pixels, its pictures were taken for squares.
+    """
+    is_guessed = found == square_shape(model.network.in_features) and "idx" not in path.name.lower()
+    if found is None or model.image_shape is None or found == model.image_shape or is_guessed:
+        return
+    (height, width), (own_height, own_width) = found, model.image_shape
+    raise DataError(
+        f"{path} holds pictures of {height} x {width} pixels, the model was trained on "
+        f"{own_height} x {own_width}"
+    )
+
+
 def _holds_samples(path: Path) -> bool:
     """Whether a file's name is one of those that `read_samples` takes."""
     name = path.name.lower()
@@ -173,7 +244,7 @@ def _picture(model: Model, path: Path) -> HostArray:
             f"{path} is taken for a picture, and the model was not trained on pictures (it has no "
             f"image_shape): give samples as .csv, .npz or IDX"
         )
-    return read_image(path, model.image_shape).reshape(1, -1)
+    return read_image(path, model.image_shape, centred=model.centred).reshape(1, -1)
 
 
 def _probabilities(model: Model, path: Path, x: HostArray, before: int = 0) -> HostArray:
@@ -200,13 +271,18 @@ def _parser() -> command.Parser:
         epilog="A picture gives one line. A file of samples gives one line a sample, counted "
         "from 1, and its accuracy where it is labelled. Exit code 2: not all could be read.",
     )
-    parser.add_argument("model", metavar="MODEL", help="a .safetensors file that xpnet wrote")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a .safetensors file that xpnet wrote, or the folder of a run",
+    )
     parser.add_argument(
         "files",
         metavar="FILE",
         nargs="+",
-        help="a PNG or JPEG picture of one drawing on a plain background, or samples: an IDX "
-        "file of images, .csv (plain, .gz, .zip), .npz, .npy",
+        help="a picture (PNG, JPEG, BMP, GIF, WebP, TIFF) of one drawing on a plain background, a "
+        "folder of such pictures, or samples: an IDX file of images, .csv (plain, .gz, .zip), "
+        ".npz, .npy",
     )
     parser.add_argument(
         "--device",

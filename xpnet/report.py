@@ -64,7 +64,8 @@ def describe_data(source: Source, splits: Splits) -> str:
     names = [plain(name) for name in data.classes]
     lines = [
         f"data      {plain(source.name)}: {data.features} features{shape} {some.dtype}{values}, "
-        f"{len(data.classes)} classes",
+        f"{len(data.classes)} classes"
+        + (f", label: {plain(source.label)}" if source.label else ""),
     ]
     few = len(data.classes) <= MOST_COLUMNS
     wide = max(6, *map(len, names))

@@ -301,7 +301,7 @@ def _describe_data(data: DeviceData) -> str:
         some = data.x[rows] if data.rows is None else data.x[data.rows[rows]]
         digest.update(numpy.ascontiguousarray(to_host(some)).data)
     return (
-        f"{len(data)} samples of {features} {data.x.dtype} x {how.scale:g} + {how.shift:g}, "
+        f"{len(data)} samples of {features} {data.x.dtype} x {how}, "
         f"SHA-256 {digest.hexdigest()[:16]}"
     )
 

@@ -13,6 +13,7 @@ import threadpoolctl
 from xpnet import command, products
 from xpnet.backend import Backend
 from xpnet.build import (
+    about_prediction,
     build_augmentation,
     build_network,
     fit_as_configured,
@@ -25,6 +26,7 @@ from xpnet.checkpoint import save, write_atomically
 from xpnet.command import say
 from xpnet.config import TrainConfig, from_command_line
 from xpnet.data import Normalisation, Splits
+from xpnet.data.normalisation import scale_hint
 from xpnet.errors import DivergenceError
 from xpnet.history import History, Record, loss_text
 from xpnet.initial_model import model_file, settle
@@ -69,6 +71,9 @@ def train(config: TrainConfig) -> Path:
     say(*describe_data(source, splits).split("\n"))
     if config.initial_model is not None:
         say(f"weights   begin as those of {model_file(config)}")
+    hint = scale_hint(splits.train) if config.normalise == "unit" else ""
+    if hint:
+        say(hint)
     with threadpoolctl.threadpool_limits(config.threads, user_api="blas"):
         config = config.model_copy(update={"threads": config.threads or blas_threads()})
         network = build_network(config, splits.train, backend)
@@ -76,8 +81,9 @@ def train(config: TrainConfig) -> Path:
         network.metadata = {
             "classes": list(splits.train.classes),
             "image_shape": list(splits.train.image_shape or ()) or None,
-            "normalisation": {"scale": normalisation.scale, "shift": normalisation.shift},
+            "normalisation": normalisation.to_metadata(),
             "pixels": splits.train.x.dtype == numpy.uint8,
+            **about_prediction(config, splits.train),
         }
         augmentation = build_augmentation(config, splits.train)
         say("", *network.summary().split("\n"), "")

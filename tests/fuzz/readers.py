@@ -111,11 +111,25 @@ def _csv_seeds() -> Iterator[bytes]:
         rows,
         "1,2,3,4\n5,6,7,8\n",
         "\ufefflabel,pixel1\n0,1\n",
+        'a;"b\nc";Label\n0.5;-1e3;x\n1;.5;"y z"\n',
+        "0,1,2,label\n300,-1,7,0\n1,2,3,10\n",
+        "a\tb\tlabel\n1,5\t2\tx\n",
     ]
     for text in texts:
         yield text.encode()
     yield gzip.compress(texts[0].encode(), mtime=0)
     yield _zipped({"a.csv": texts[0].encode()}, zipfile.ZIP_DEFLATED)
+
+
+def _read_csv_otherwise() -> Iterator[Callable[[Path], Any]]:
+    """Readers that know a target, or the network that the samples are for."""
+    yield functools.partial(read_csv, target="last")
+    yield functools.partial(read_csv, target="b")
+    for classes in (("0", "1", "2"), ("x", "y z")):
+        for pixels in (True, False):
+            yield functools.partial(
+                read_csv, classes=classes, features=4, pixels=pixels, target="Label"
+            )
 
 
 def _zipped(members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
@@ -369,6 +383,27 @@ def _jpeg_seeds() -> Iterator[bytes]:
     yield _picture("RGB", "JPEG", progressive=True)
 
 
+def _other_picture_seeds() -> Iterator[bytes]:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for mode in ("1", "L", "P", "RGB", "RGBA"):
+        yield _picture(mode, "BMP")
+    pages = [Image.new("L", (9, 7), level) for level in (0, 255)]
+    pages[0].putpixel((4, 3), 255)
+    for file in ("GIF", "WEBP", "TIFF"):
+        buffer = io.BytesIO()
+        pages[0].save(buffer, file, save_all=True, append_images=pages[1:])
+        yield buffer.getvalue()
+    yield _picture("RGBA", "WEBP", lossless=True)
+    yield _picture("RGB", "WEBP", exif=turned)
+    yield _picture("P", "GIF", transparency=0)
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"):
+        yield _picture(mode, "TIFF")
+    for compression in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg"):
+        yield _picture("RGB", "TIFF", compression=compression)
+    yield _picture("RGB", "TIFF", exif=turned)
+
+
 def with_checksums(data: bytes) -> bytes:
     """The PNG file `data` with the checksum of every chunk made right, as far as it has chunks."""
     parts, at = [data[:8]], 8
@@ -388,7 +423,12 @@ _NPY = (b"'descr'", b"'fortran_order'", b"'shape'", b"|O", b"<f8", b"|S0", b"|V9
 
 READERS = {
     "idx": Reader((read_idx, read_idx_images), "a-idx3", (*_idx_seeds(),)),
-    "csv": Reader((read_csv,), "a.csv", (*_csv_seeds(),), (b"label", b"pixel0", b"1x1", b"1e39")),
+    "csv": Reader(
+        (read_csv, *_read_csv_otherwise()),
+        "a.csv",
+        (*_csv_seeds(),),
+        (b"label", b"pixel0", b"1x1", b"1e39", b"0,1,2,3,4,5,6,7", b"#", b"sep=;"),
+    ),
     "npz": Reader(
         (read_npz, read_npz_samples),
         "a.npz",
@@ -413,5 +453,6 @@ READERS = {
     ),
     "png": Reader((read_image,), "a.png", (*_png_seeds(),), dressed=with_checksums),
     "jpeg": Reader((read_image,), "a.jpg", (*_jpeg_seeds(),)),
+    "picture": Reader((read_image,), "a.tif", (*_other_picture_seeds(),)),
 }
 """By name, in the order in which they are tried."""

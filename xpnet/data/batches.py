@@ -65,8 +65,18 @@ class DeviceData:
         if normalisation is not None:
             instance("normalisation", normalisation, Normalisation, "a Normalisation or None")
         self.normalisation = normalisation or Normalisation(1.0, 0.0)
-        n = self.normalisation
-        self.is_ready = x.dtype == self.dtype and n.scale == 1 and n.shift == 0
+        how = self.normalisation
+        if how.by_feature and numpy.size(how.scale) != x.shape[1]:
+            raise DataError(
+                f"x has shape {x.shape}, and its normalisation is of {numpy.size(how.scale)} "
+                f"features: give one made from data like x"
+            )
+        is_identity = not how.by_feature and how.scale == 1 and how.shift == 0
+        self.is_ready = x.dtype == self.dtype and is_identity
+        self.scale, self.shift = (
+            value if isinstance(value, float | int) else backend.asarray(value, dtype=self.dtype)
+            for value in (how.scale, how.shift)
+        )
         self.image_shape = square_shape(x.shape[1])
         if image_shape is not None:
             self.image_shape = picture_shape("image_shape", image_shape)
@@ -138,9 +148,9 @@ class DeviceData:
         if self.rows is not None:
             stored = self.workspace.array(xp, "stored", indices.shape, self.rows.dtype)
             indices = gather(self.rows, indices, out=stored)
-        if augmentation is None and not self.is_ready:
-            x, how = self.workspace.array(xp, "x", rows.shape, self.dtype), self.normalisation
-            if twins.did("gather_scaled", self.x, indices, how.scale, how.shift, x):
+        if augmentation is None and not self.is_ready and not self.normalisation.by_feature:
+            x = self.workspace.array(xp, "x", rows.shape, self.dtype)
+            if twins.did("gather_scaled", self.x, indices, self.scale, self.shift, x):
                 return x, target
         gather(self.x, indices, out=rows)
         if augmentation is not None:
@@ -177,13 +187,13 @@ class DeviceData:
         return self.x[rows] if self.rows is None else self.x[self.rows[rows]]
 
     def _normalised(self, rows: Array, name: str) -> Array:
-        xp, how = array_module(rows), self.normalisation
+        xp = array_module(rows)
         if rows.dtype == self.dtype and self.is_ready:
             return rows
         x = self.workspace.array(xp, name, rows.shape, self.dtype)
-        xp.multiply(rows, how.scale, out=x, dtype=self.dtype, casting="same_kind")
-        if how.shift:
-            xp.add(x, how.shift, out=x)
+        xp.multiply(rows, self.scale, out=x, dtype=self.dtype, casting="same_kind")
+        if self.normalisation.by_feature or self.shift:
+            xp.add(x, self.shift, out=x)
         return x
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,7 +20,7 @@ from xpnet.data.idx import (
 )
 from xpnet.data.npy import read_npy, read_npy_folder, read_npy_samples
 from xpnet.data.npz import read_npz, read_npz_samples
-from xpnet.errors import DataError
+from xpnet.errors import ConfigError, DataError, quoted
 
 NAMES = ("digits", "mnist")
 """The data sets that are known by name."""
@@ -44,7 +45,7 @@ _KINDS = (
 )
 
 
-def load_dataset(name_or_path: str | Path) -> Source:
+def load_dataset(name_or_path: str | Path, *, target: str | None = None) -> Source:
     """The data set of that name, or in that file or folder.
 
     Names: `digits`, the 5,000 MNIST digits that come with xpnet; `mnist`, looked for in
@@ -53,11 +54,16 @@ def load_dataset(name_or_path: str | Path) -> Source:
     called so. Paths: a folder of IDX files, a CSV file (plain, `.gz`, `.zip`), an `.npz` file;
     and, memory-mapped, a folder of `.npy` files named as an `.npz` names its arrays, or an `.npy`
     file of samples. Labels with gaps give classes up to the largest label.
+    `target`: the column of a CSV file that holds the labels, see `read_csv`.
 
-    Raises `DataError`, naming the file, for whatever is missing, damaged, or not what its
-    SHA-256 says.
+    Raises `ConfigError` for a `target` of anything but a CSV file, and `DataError`, naming the
+    file, for whatever is missing, damaged, or not what its SHA-256 says.
     """
     name = str(name_or_path)
+    if target is not None and (name in NAMES or not _is_csv(Path(name).expanduser())):
+        raise ConfigError(
+            f"target: names a column of a CSV file, and {quoted(name)} is none: leave target out"
+        )
     if name == "digits":
         return _digits()
     if name == "mnist":
@@ -82,7 +88,7 @@ def load_dataset(name_or_path: str | Path) -> Source:
             else read_idx_folder(path)
         )
     if lowered.endswith(_CSV):
-        return read_csv_source(path)
+        return read_csv_source(path, target=target)
     if lowered.endswith(".npz"):
         return read_npz(path)
     if lowered.endswith(".npy"):
@@ -92,17 +98,24 @@ def load_dataset(name_or_path: str | Path) -> Source:
     )
 
 
-def read_samples(path: str | Path) -> Dataset:
+def read_samples(
+    path: str | Path,
+    *,
+    target: str | None = None,
+    classes: Sequence[str] | None = None,
+    features: int | None = None,
+    pixels: bool | None = None,
+) -> Dataset:
     """The samples of one file, for prediction; `labels` is None where the file has none.
 
     An IDX file of images (plain or `.gz`), a CSV file (plain, `.gz`, `.zip`), an `.npz` file
-    with `x`, else `x_test`, else `x_train`, or an `.npy` file, memory-mapped. Raises `DataError`,
-    naming the file.
+    with `x`, else `x_test`, else `x_train`, or an `.npy` file, memory-mapped. What is known of
+    the network helps to read a CSV file: see `read_csv`. Raises `DataError`, naming the file.
     """
     path = Path(path).expanduser()
     lowered = path.name.lower()
     if lowered.endswith(_CSV):
-        return read_csv(path)
+        return read_csv(path, target=target, classes=classes, features=features, pixels=pixels)
     if lowered.endswith(".npz"):
         return read_npz_samples(path)
     if lowered.endswith(".npy"):
@@ -115,6 +128,11 @@ def read_samples(path: str | Path) -> Dataset:
         f"{path} is of no kind that can be read: give an IDX file of images (its name has 'idx' "
         f"in it), a .csv, .csv.gz or .csv.zip file, an .npz file or an .npy file"
     )
+
+
+def _is_csv(path: Path) -> bool:
+    # A path that leads nowhere is told as such.
+    return not path.exists() or (path.is_file() and path.name.lower().endswith(_CSV))
 
 
 def _digits() -> Source:
@@ -133,7 +151,7 @@ def _digits() -> Source:
             f"{path}: SHA-256 of the decompressed content is {source.sha256}, expected "
             f"{DIGITS_SHA256}: install xpnet again, or make the file with data/make_mnist_5k.py"
         )
-    return dataclasses.replace(source, name="digits")
+    return dataclasses.replace(source, name="digits", label="")
 
 
 def _mnist() -> Source:

@@ -10,13 +10,12 @@ import numpy
 
 from xpnet.backend import HostArray
 from xpnet.data.mapped import MappedRows, Samples, is_mapped
+from xpnet.data.normalisation import Normalisation as Normalisation
 from xpnet.errors import DataError
 
 MAX_CLASSES = 65_536
 """More classes than this are taken for a mistake in the labels, not for a task."""
 
-_ROWS_AT_ONCE = 4096
-_VALUES_AT_ONCE = 2**22
 _DTYPES = (numpy.uint8, numpy.float32, numpy.float64)
 
 
@@ -102,14 +101,18 @@ class Source:
     `name`: the catalogue's name, or the name of the file or folder. `test`: the part that
     the files set aside for testing, or None. `sha256`: one hex digest of the decompressed
     content; of samples that stay in their file only of some rows, evenly spaced, and of the
-    labels: then it begins with `sampled:`. Raises `DataError` when the two parts differ in
-    features or classes, or when only one of them is labelled.
+    labels: then it begins with `sampled:`. `label`: what of a table was taken for the label, for
+    whoever reads the output; `hint`: what to do about a table that has none. Raises `DataError`
+    when the two parts differ in features, in the shape of their pictures or in classes, or when
+    only one of them is labelled.
     """
 
     name: str
     train: Dataset
     test: Dataset | None
     sha256: str
+    label: str = ""
+    hint: str = ""
 
     def __post_init__(self) -> None:
         if self.test is None:
@@ -119,6 +122,12 @@ class Source:
                 f"{self.name}: a test sample has {self.test.features} features, a training "
                 f"sample {self.train.features}"
             )
+        if self.test.image_shape != self.train.image_shape:
+            test, train = (
+                "no pictures" if shape is None else f"pictures of {shape[0]} x {shape[1]} pixels"
+                for shape in (self.test.image_shape, self.train.image_shape)
+            )
+            raise DataError(f"{self.name}: the test part holds {test}, the training part {train}")
         if self.test.classes != self.train.classes:
             raise DataError(f"{self.name}: the test part has other classes than the training part")
         if (self.test.labels is None) != (self.train.labels is None):
@@ -132,52 +141,6 @@ class Splits:
     train: Dataset
     validation: Dataset | None
     test: Dataset
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """The map `x * scale + shift` that takes stored values to what a network is given."""
-
-    scale: float
-    shift: float
-
-    @classmethod
-    def unit(cls, dataset: Dataset) -> Normalisation:
-        """Pixels (uint8) to 0..1; floats are left as they are."""
-        return cls(1 / 255 if dataset.x.dtype == numpy.uint8 else 1.0, 0.0)
-
-    @classmethod
-    def standard(cls, dataset: Dataset) -> Normalisation:
-        """Mean 0 and standard deviation 1 over all values of `dataset`, the training part.
-
-        Two scalars, the same for every feature, computed in float64. Raises `DataError` when
-        all values are equal.
-        """
-        # By blocks of rows: float64 copies of 60,000 images would take 380 MB.
-        x, size = dataset.x, min(_ROWS_AT_ONCE, max(1, _VALUES_AT_ONCE // dataset.features))
-        blocks = [slice(i, i + size) for i in range(0, len(x), size)]
-        scratch = numpy.empty((min(size, len(x)), dataset.features))
-
-        def squares(block: HostArray) -> float:
-            deviations = numpy.subtract(block, mean, out=scratch[: len(block)], dtype=numpy.float64)
-            return float(numpy.square(deviations, out=deviations).sum())
-
-        mean = math.fsum(float(x[rows].sum(dtype=numpy.float64)) for rows in blocks) / x.size
-        variance = math.fsum(squares(x[rows]) for rows in blocks) / x.size
-        deviation = math.sqrt(variance)
-        if x.min() == x.max() or deviation == 0.0 or not math.isfinite(deviation):
-            raise DataError(
-                f"the training values cannot be standardised: mean {mean:g}, standard "
-                f"deviation {deviation:g}: use unit normalisation"
-            )
-        return cls(1 / deviation, -mean / deviation)
-
-    def apply(self, x: Samples, dtype: Any = numpy.float32) -> HostArray:
-        """`x * scale + shift` on the host, any shape, as a new array of `dtype`."""
-        out = numpy.array(x, dtype=dtype)
-        out *= self.scale
-        out += self.shift
-        return out
 
 
 def one_hot(labels: HostArray, classes: int, dtype: Any = numpy.float32) -> HostArray:

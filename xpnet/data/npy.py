@@ -12,7 +12,7 @@ import numpy
 from xpnet.backend import HostArray
 from xpnet.data.dataset import Dataset, Source, numbered_classes, square_shape
 from xpnet.data.files import reading
-from xpnet.data.npz import DAMAGE, array_header, check_labels, check_samples
+from xpnet.data.npz import DAMAGE, array_header, check_labels, check_samples, shape_beside
 from xpnet.errors import DataError, cut, quoted
 
 LAYOUTS = "x_train.npy, y_train.npy and perhaps x_test.npy, y_test.npy; or x.npy, y.npy"
@@ -113,9 +113,10 @@ def _source(name: str, pairs: list[tuple[Path, Path]]) -> Source:
         raise DataError(f"{pairs[0][1]}: {error}") from None
     digest = hashlib.sha256()
     parts = []
-    for (path, labels), own in zip(pairs, marks, strict=True):
-        x = open_npy(path)
-        parts.append(_dataset(path, labels, x, own, classes))
+    samples = [open_npy(path) for path, _ in pairs]
+    shape = shape_beside(samples)
+    for x, (path, labels), own in zip(samples, pairs, marks, strict=True):
+        parts.append(_dataset(path, labels, x, own, classes, shape))
         digest.update(repr((x.shape, x.dtype.str)).encode())
         digest.update(own.tobytes())
         for row in x[:: -(-len(x) // _SAMPLED_ROWS)]:
@@ -134,6 +135,7 @@ def _dataset(
     x: numpy.memmap[Any, Any],
     marks: HostArray | None,
     classes: tuple[str, ...],
+    beside: tuple[int, int] | None = None,
 ) -> Dataset:
     check_samples(str(path), x, str(labels), marks)
     if x.dtype not in _DTYPES:
@@ -142,7 +144,7 @@ def _dataset(
             f"float32 or float64 as this machine stores them: convert them, or use an .npz file"
         )
     try:
-        image_shape = None if x.ndim == 3 else square_shape(x.shape[1])
+        image_shape = None if x.ndim == 3 else beside or square_shape(x.shape[1])
         return Dataset(x, marks, classes, image_shape)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None

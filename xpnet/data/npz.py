@@ -9,6 +9,7 @@ import struct
 import tokenize
 import warnings
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -60,8 +61,9 @@ def read_npz(path: str | Path) -> Source:
         classes = numbered_classes(*labels)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
+    shape = shape_beside([arrays[f"x{suffix}"] for suffix in suffixes])
     parts = [
-        _dataset(path, f"x{suffix}", arrays[f"x{suffix}"], marks, classes)
+        _dataset(path, f"x{suffix}", arrays[f"x{suffix}"], marks, classes, shape)
         for suffix, marks in zip(suffixes, labels, strict=True)
     ]
     return Source(path.name, parts[0], parts[1] if len(parts) == 2 else None, digest)
@@ -161,6 +163,16 @@ def check_labels(name: str, labels: HostArray) -> HostArray:
     return labels
 
 
+def shape_beside(arrays: Sequence[HostArray]) -> tuple[int, int] | None:
+    """The shape of the pictures in one of two arrays, for the other where it is flat."""
+    shapes = {array.shape[1:] for array in arrays if array.ndim == 3}
+    flat = {array.shape[1:] for array in arrays if array.ndim == 2}
+    if len(shapes) != 1 or not flat:
+        return None
+    height, width = shapes.pop()
+    return (height, width) if (height * width,) in flat else None
+
+
 def check_samples(name: str, x: HostArray, labels_name: str, labels: HostArray | None) -> None:
     """Raise `DataError`, naming the array, unless it can be samples that go with `labels`."""
     if x.ndim not in (2, 3) or 0 in x.shape:
@@ -181,9 +193,10 @@ def _dataset(
     x: HostArray,
     labels: HostArray | None,
     classes: tuple[str, ...] | None,
+    beside: tuple[int, int] | None = None,
 ) -> Dataset:
     check_samples(f"{path}: {name}", x, f"y{name[1:]}", labels)
-    image_shape = (x.shape[1], x.shape[2]) if x.ndim == 3 else square_shape(x.shape[1])
+    image_shape = (x.shape[1], x.shape[2]) if x.ndim == 3 else beside or square_shape(x.shape[1])
     x = _values(path, name, x).reshape(len(x), -1)
     try:
         return Dataset(

@@ -38,9 +38,14 @@ window.xpnet = Object.freeze({
   },
 });
 
+/** A number for all pixels, or that of pixel `i`. */
+function of(value, i) {
+  return Array.isArray(value) ? value[i] : value;
+}
+
 /** Stored levels 0..255 to probabilities; `outputs` are those of each layer. */
 function predict(picture) {
-  const x = Float64Array.from(picture, (level) => level * model.scale + model.shift);
+  const x = Float64Array.from(picture, (level, i) => level * of(model.scale, i) + of(model.shift, i));
   const outputs = forward(layers, x);
   return { probabilities: softmax(outputs.at(-1)), outputs };
 }

@@ -1,0 +1,130 @@
+"""The label column of a CSV file: integers, or the names of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy
+
+from xpnet.backend import HostArray
+from xpnet.data.csv_layout import NUMBER, Table, shown_cell
+from xpnet.data.dataset import MAX_CLASSES, numbered_classes
+from xpnet.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas
+
+_MISSING = ("NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A", "<NA>", "?")
+_LONGEST_NAME = 100
+# The same integer may be written in two ways, as 1 and 1.0.
+_MOST_WRITTEN = 2 * MAX_CLASSES
+
+
+class Labels:
+    """Collects the cells of a table's label column, block by block, as codes of their text.
+
+    `classes`: the names that there are, or how many numbered ones; None: whatever is found.
+    """
+
+    def __init__(self, table: Table, classes: int | Sequence[str] | None) -> None:
+        self.table = table
+        self.count: int | None = None
+        self.wanted: tuple[str, ...] | None = None
+        if isinstance(classes, int) or classes is None:
+            self.count = classes
+        elif tuple(classes) == tuple(map(str, range(len(classes)))):
+            self.count = len(classes)
+        else:
+            self.wanted = tuple(classes)
+        self.limit = MAX_CLASSES if self.count is None else self.count
+        self.first: dict[str, int] = {}
+        self.codes: dict[str, int] = {}
+        self.parts: list[HostArray] = []
+
+    def add(self, column: pandas.Series, rows: int) -> None:
+        """Take the cells of the rows from `rows` on."""
+        import pandas
+
+        places, written = pandas.factorize(column)
+        if places.size and places.min() < 0:
+            self.table.blame(rows)
+        own = numpy.empty(len(written), numpy.int64)
+        for number, text in enumerate(written):
+            name = text.strip()
+            if name not in self.codes:
+                self.first[name] = rows + int((places == number).argmax())
+            own[number] = self.codes.setdefault(name, len(self.codes))
+        self.parts.append(own[places].astype(numpy.int32))
+        if len(self.codes) > _MOST_WRITTEN:
+            self.finish()
+
+    def finish(self) -> tuple[HostArray, tuple[str, ...]]:
+        """The labels, `(N,)` int64, and the names of the classes. Raises `DataError`."""
+        names = list(self.codes)
+        if "" in self.codes:
+            self._refuse("", "the cell is empty, expected a label")
+        is_numbered = all(NUMBER.fullmatch(name) for name in names) or self.count is not None
+        if self.wanted is None and is_numbered:
+            numbers = self._numbers(names)
+            labels = numbers[numpy.concatenate(self.parts)]
+            if self.count is not None:
+                return labels, tuple(map(str, range(self.count)))
+            return labels, numbered_classes(labels)
+        known = self._named(names) if self.wanted is None else self.wanted
+        places = {name: place for place, name in enumerate(known)}
+        for name in names:
+            if name not in places:
+                self._refuse(name, f"found {shown_cell(name)}, which is none of the classes")
+        codes = numpy.array([places[name] for name in names], dtype=numpy.int64)
+        return codes[numpy.concatenate(self.parts)], known
+
+    def _numbers(self, names: list[str]) -> HostArray:
+        numbers = numpy.zeros(len(names), dtype=numpy.int64)
+        for place, name in enumerate(names):
+            value = float(name) if NUMBER.fullmatch(name) else -1.0
+            if not 0 <= value < self.limit or value != int(value):
+                self._refuse(
+                    name,
+                    f"found {shown_cell(name)}, a label has to be an integer in "
+                    f"0..{self.limit - 1}{self._hint()}",
+                )
+            numbers[place] = int(value)
+        return numbers
+
+    def _hint(self) -> str:
+        layout = self.table.layout
+        if layout.names or layout.label != 0:
+            return ""
+        return (
+            " (without a header the first column is taken for it: say --target last if it is not)"
+        )
+
+    def _named(self, names: list[str]) -> tuple[str, ...]:
+        for name in names:
+            fault = ""
+            if name in _MISSING:
+                fault = ", which says that it is missing: remove the row, or name the class"
+            elif not name.isprintable():
+                fault = ", a label has to be text that can be printed"
+            elif len(name) > _LONGEST_NAME:
+                fault = f", a label has to have {_LONGEST_NAME} characters or fewer"
+            if fault:
+                self._refuse(name, f"found {shown_cell(name)}{fault}")
+        if len(names) > MAX_CLASSES:
+            raise DataError(
+                f"{self.table.path}: {self.table.layout.target} holds {len(names)} different "
+                f"labels, more than the {MAX_CLASSES} classes that are allowed"
+            )
+        return tuple(sorted(names, key=_order))
+
+    def _refuse(self, name: str, fault: str) -> None:
+        label = self.table.layout.label
+        assert label is not None
+        raise DataError(f"{self.table.place(self.first[name], label)}: {fault}")
+
+
+def _order(name: str) -> tuple[bool, float, str]:
+    """Numbers by their value, before all others by their text."""
+    is_number = NUMBER.fullmatch(name) is not None
+    return not is_number, float(name) if is_number else 0.0, name

@@ -1,0 +1,447 @@
+"""What the first lines of a CSV file say: separator, header, label column, picture or table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from xpnet.data.dataset import square_shape
+from xpnet.errors import DataError, cut, listed, quoted
+
+NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+"""A number as it has to be written."""
+
+TARGET_NAMES = ("class", "target", "y", "species", "labels", "classes", "category", "outcome")
+"""Columns that often hold the classes: they are suggested, never taken without being asked for."""
+
+_COMMA = re.compile(r"\s*[+-]?\d[\d.]*,[\d,]+([eE][+-]?\d+)?\s*", re.ASCII)
+_PIXEL = re.compile(r"pixel(\d+)", re.ASCII)
+_GRID = re.compile(r"(\d{1,6})x(\d{1,6})", re.ASCII)
+_BOM = b"\xef\xbb\xbf"
+_LONGEST_LINE = 2**22
+_MOST_COLUMNS = 256 * 256 + 1
+_LEAST_PIXELS = 64
+_PLACES = "first, last or the number of the column"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the samples of one file are to be read.
+
+    `separator`: one character; `start`: the byte of the decompressed content at which the
+    samples begin; `names`: of all columns, empty without a header; `columns`: how many;
+    `label`: which of them holds the labels, None where they have none; `image_shape`: of a
+    sample. `is_pixels`: True: integers are pixels, which have to be in 0..255; None: they are if
+    all of them are in 0..255; False: they are numbers like others.
+    """
+
+    separator: str
+    start: int
+    names: tuple[str, ...]
+    columns: int
+    label: int | None
+    image_shape: tuple[int, int] | None
+    is_pixels: bool | None
+
+    @property
+    def target(self) -> str:
+        """The label column for the reader of a run's output; "" where there is none."""
+        if self.label is None:
+            return ""
+        if not self.names:
+            return f"column {self.label + 1} (no header)"
+        return f"column {shown_cell(self.names[self.label])}"
+
+
+class Table:
+    """The decompressed content of a CSV file, and where in it a row or a cell stands."""
+
+    def __init__(
+        self, raw: bytes, path: Path, target: str | None = None, features: int | None = None
+    ) -> None:
+        _check_lines(raw, path)
+        self.raw, self.path = raw, path
+        self.layout = _layout(raw, path, target, features)
+
+    def row(self, row: int) -> tuple[int, list[str]]:
+        """Line and cells of data row `row`, which counts from 0 below the header."""
+        return next(itertools.islice(self._rows(), row, None))
+
+    def place(self, row: int, column: int) -> str:
+        """`FILE: line 3, column 2 ('a')`."""
+        return f"{self.path}: line {self.row(row)[0]}, {named_column(self.layout, column)}"
+
+    def blame(self, good_rows: int, reason: str = "") -> NoReturn:
+        """Raise `DataError` for the first cell at fault from data row `good_rows` on."""
+        path, layout, line = self.path, self.layout, 0
+        try:
+            for line, cells in itertools.islice(self._rows(), good_rows, None):
+                if len(cells) != layout.columns:
+                    what = _comment(cells) or _surplus(cells, layout.columns)
+                    raise DataError(
+                        f"{path}: line {line} has {len(cells)} columns where the first has "
+                        f"{layout.columns}{what}"
+                    )
+                for column, cell in enumerate(cells):
+                    fault = "" if column == layout.label else _fault(cell)
+                    if fault:
+                        hint = self._hint(cells, column)
+                        place = f"{path}: line {line}, {named_column(layout, column)}"
+                        raise DataError(f"{place}: {fault}{hint}")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is no CSV file in UTF-8 ({quoted(error)})") from error
+        except csv.Error as error:
+            raise DataError(f"{path}: below line {line}: {quoted(error)}") from error
+        raise DataError(f"{path} cannot be read as a table of numbers: {reason or 'unknown cell'}")
+
+    def _hint(self, cells: list[str], column: int) -> str:
+        if self.layout.names or column != len(cells) - 1 or self.layout.label != 0:
+            return ""
+        if any(_fault(cell) for cell in cells[:-1]):
+            return ""
+        return ": without a header the first column is taken for the label, say --target last"
+
+    def _rows(self) -> Iterator[tuple[int, list[str]]]:
+        """The records below the header, with the line of the file on which each ends."""
+        before = self.raw.count(b"\n", 0, self.layout.start)
+        before += self.raw.count(b"\r", 0, self.layout.start)
+        before -= self.raw.count(b"\r\n", 0, self.layout.start)
+        below = _records(_Lines(self.raw, self.layout.start), self.layout.separator)
+        return ((before + line, cells) for line, cells in below)
+
+
+def named_column(layout: Layout, column: int) -> str:
+    """`column 2 ('a')`, counted from 1."""
+    named = f" ({shown_cell(layout.names[column])})" if layout.names else ""
+    return f"column {column + 1}{named}"
+
+
+def shown_cell(text: str) -> str:
+    """What a cell holds, for a message."""
+    return repr(cut(text, 40))
+
+
+def suggestion(columns: tuple[str, ...]) -> str:
+    """What to do where no column is called `label`: for the message about unlabelled data."""
+    likely = [name for known in TARGET_NAMES for name in columns if name.lower() == known]
+    if likely:
+        return f"found column {shown_cell(likely[0])}: say --target {_argument(likely[0])}"
+    if columns:
+        return f"say --target NAME with one of its columns ({_some(columns)})"
+    return f"say --target with {_PLACES}"
+
+
+def _argument(name: str) -> str:
+    return name if re.fullmatch(r"[\w.-]+", name) else repr(name)
+
+
+def _some(names: tuple[str, ...]) -> str:
+    few = [cut(name, 20) for name in names[:6]]
+    if len(names) <= 7:
+        return listed(cut(name, 20) for name in names)
+    return f"{listed(few)}, ... {quoted(cut(names[-1], 20))}"
+
+
+class _Lines:
+    """The lines of the content from byte `start` on, and how many bytes of it were `taken`."""
+
+    def __init__(self, raw: bytes, start: int = 0) -> None:
+        content = io.BytesIO(raw)
+        self.taken = len(_BOM) if raw.startswith(_BOM) and start == 0 else start
+        content.seek(self.taken)
+        self.text = io.TextIOWrapper(content, encoding="utf-8", newline="")
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self.text)
+        self.taken += len(line.encode())
+        return line
+
+
+def _records(lines: _Lines, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Each record that is not blank: the line that it ends on, and its cells."""
+    reader = csv.reader(lines, delimiter=separator)
+    for cells in reader:
+        if cells and (len(cells) > 1 or cells[0].strip()):
+            yield reader.line_num, cells
+
+
+def _layout(raw: bytes, path: Path, target: str | None, features: int | None) -> Layout:
+    try:
+        separator = _separator(raw, path)
+        lines = _Lines(raw)
+        records = _records(lines, separator)
+        line, cells = next(records, (0, []))
+        start = lines.taken
+        second = next(records, None)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is no CSV file in UTF-8 ({quoted(error)})") from error
+    if not cells:
+        raise DataError(f"{path} is empty")
+    if len(cells) > _MOST_COLUMNS:
+        raise DataError(
+            f"{path}: line {line} has {len(cells)} columns, more than the {_MOST_COLUMNS} of a "
+            f"label and 256 x 256 pixels"
+        )
+    if comment := _comment(cells):
+        raise DataError(f"{path}: line {line}{comment}")
+    # A line break within a name was put there to make the column narrow.
+    names = tuple(" ".join(cell.split()) for cell in cells)
+    lowered = [name.lower() for name in names]
+    if not _is_header(names, {"label", (target or "label").lower()}):
+        for column, cell in enumerate(cells):
+            if _COMMA.fullmatch(cell):
+                raise DataError(f"{path}: line {line}, column {column + 1}: {_fault(cell)}")
+        return _headless(path, separator, len(cells), target, features)
+    if second is None:
+        raise DataError(f"{path} has a header (line {line}) and no rows")
+    _check_names(path, line, names, len(second[1]))
+    label = _label(path, names, target, features)
+    if len(names) == 1 and label is not None:
+        raise DataError(f"{path} has a label column and no other")
+    rest = [(i, name) for i, name in enumerate(lowered) if i != label]
+    shape, is_pixels = _image_shape(path, line, names, rest)
+    return Layout(separator, start, names, len(names), label, shape, is_pixels)
+
+
+def _separator(raw: bytes, path: Path) -> str:
+    """The character between the cells of the first two records."""
+    first, second = _first_two(raw, ",")
+    for separator in (";", "\t"):
+        found = _first_two(raw, separator)
+        cells = [cell.strip() for record in found for cell in record]
+        # A character within quotation marks, or beside the commas that do separate, is text.
+        if any('"' in cell or cell[:1] == "," or cell[-1:] == "," for cell in cells):
+            continue
+        if len(found[0]) > 1 and len(found[1]) != 1:
+            if cells[0].lower() == "sep=":
+                raise DataError(
+                    f"{path}: line 1 is 'sep={separator}', which only Excel knows: remove that line"
+                )
+            return separator
+    if len(first) == 1 and (not second or len(second) == 1):
+        bars = _first_two(raw, "|")
+        if len(bars[0]) > 1 and len(bars[1]) != 1:
+            _refuse_separator(path, "vertical bars (|)")
+        words = [record[0].split() for record in (first, second) if record]
+        numbers = [all(NUMBER.fullmatch(word) for word in line) for line in words]
+        if numbers and numbers[-1] and len(words[-1]) > 1:
+            _refuse_separator(path, "spaces")
+    return ","
+
+
+def _refuse_separator(path: Path, found: str) -> NoReturn:
+    raise DataError(
+        f"{path}: its columns are separated by {found}: separate them by commas, semicolons or tabs"
+    )
+
+
+def _first_two(raw: bytes, separator: str) -> tuple[list[str], list[str]]:
+    """The cells of the first two records, of fewer records empty lists."""
+    try:
+        found = [cells for _, cells in itertools.islice(_records(_Lines(raw), separator), 2)]
+    except csv.Error:
+        if separator == ",":
+            raise
+        found = []
+    return (found[0] if found else []), (found[1] if len(found) > 1 else [])
+
+
+def _is_header(names: tuple[str, ...], wanted: set[str]) -> bool:
+    if wanted & {name.lower() for name in names}:
+        return True
+    numbers = [name for name in names if NUMBER.fullmatch(name) or _COMMA.fullmatch(name)]
+    return not numbers or _is_counting(numbers)
+
+
+def _is_counting(numbers: list[str]) -> bool:
+    """Whether they go up in equal steps as no sample does: 0, 1, 2 of pandas, or wavelengths."""
+    if not all(map(NUMBER.fullmatch, numbers)) or len(numbers) < 3:
+        return False
+    if all(map(str.isdecimal, numbers)) and numbers == [str(i) for i in range(len(numbers))]:
+        return True
+    values = [float(number) for number in numbers]
+    step = (values[-1] - values[0]) / (len(values) - 1)
+    close = 1e-6 * abs(step)
+    equal = all(abs(values[0] + i * step - value) <= close for i, value in enumerate(values))
+    return len(numbers) >= 6 and step != 0 and equal
+
+
+def _check_names(path: Path, line: int, names: tuple[str, ...], below: int) -> None:
+    seen: set[str] = set()
+    for column, name in enumerate(names):
+        if not name:
+            is_last = column == len(names) - 1 and column > 0
+            raise DataError(
+                f"{path}: line {line}, column {column + 1} has no name: "
+                + (
+                    "remove the separator at the end of each line, or name the column"
+                    if is_last
+                    else "remove that column (pandas writes one unless told index=False), or "
+                    "name it"
+                )
+            )
+        known = "label" if name.lower() == "label" else name
+        if known in seen:
+            raise DataError(
+                f"{path}: line {line}, column {column + 1}: {shown_cell(name)} stands there twice"
+            )
+        seen.add(known)
+    if len(names) == 1 and below > 1:
+        raise DataError(
+            f"{path}: line {line} has one column and the next {below}: write the same separator "
+            f"in all lines"
+        )
+
+
+def _label(
+    path: Path, names: tuple[str, ...], target: str | None, features: int | None
+) -> int | None:
+    lowered = [name.lower() for name in names]
+    wanted = "label" if target is None else " ".join(target.split())
+    if wanted in names:
+        return names.index(wanted)
+    if wanted.lower() in lowered:
+        if lowered.count(wanted.lower()) > 1:
+            raise DataError(
+                f"{path}: more than one column is called {shown_cell(wanted)} but for its case: "
+                f"give the target as it is written"
+            )
+        return lowered.index(wanted.lower())
+    # Samples to predict need no labels.
+    if target is None or features is not None:
+        return None
+    raise DataError(
+        f"{path}: target: there is no column {shown_cell(wanted)}, there are {_some(names)}"
+    )
+
+
+def _headless(
+    path: Path, separator: str, columns: int, target: str | None, features: int | None
+) -> Layout:
+    label: int | None = _numbered_label(path, columns, target, features)
+    if features is not None and columns == features:
+        label = None
+    if features is None or columns not in (features, features + 1):
+        is_labelled = square_shape(columns) is None
+        if target is None and is_labelled and square_shape(columns - 1) is None:
+            raise DataError(
+                f"{path} has no header, and {columns} columns are neither the pixels of a square "
+                f"image nor a label and such pixels: add a header that names the column 'label', "
+                f"or say --target with {_PLACES}"
+            )
+        if target is None and not is_labelled:
+            label = None
+    rest = columns - (label is not None)
+    if rest == 0:
+        raise DataError(f"{path} has a label column and no other")
+    shape = square_shape(rest)
+    if target is None and shape is not None:
+        return Layout(separator, 0, (), columns, label, shape, True)
+    shape = shape if rest >= _LEAST_PIXELS else None
+    return Layout(separator, 0, (), columns, label, shape, None if shape else False)
+
+
+def _numbered_label(path: Path, columns: int, target: str | None, features: int | None) -> int:
+    wanted = (target or "first").strip().lower()
+    if wanted in ("first", "last"):
+        return 0 if wanted == "first" else columns - 1
+    if re.fullmatch(r"\d{1,6}", wanted, re.ASCII) and 1 <= int(wanted) <= columns:
+        return int(wanted) - 1
+    if features == columns:
+        return 0
+    raise DataError(
+        f"{path}: target: the file has no header, so no column {shown_cell(target or '')}: give "
+        f"{_PLACES} of its {columns}"
+    )
+
+
+def _image_shape(
+    path: Path, line: int, names: tuple[str, ...], rest: list[tuple[int, str]]
+) -> tuple[tuple[int, int] | None, bool | None]:
+    """Check that columns named as pixels are those of one image, in order; its shape.
+
+    And whether their values have to be pixels: see `Layout.is_pixels`.
+    """
+    first = next((name for _, name in rest if _PIXEL.fullmatch(name)), None)
+    grid = next((name for _, name in rest if _GRID.fullmatch(name)), None)
+    if first is not None:
+        start = 1 if rest[0][1] == "pixel1" else 0
+        wanted = [f"pixel{start + i}" for i in range(len(rest))]
+        shape = square_shape(len(rest))
+    elif grid is not None:
+        # Rows and columns count from wherever the first cell does, row by row.
+        cells = [[int(n) for n in name.split("x")] for _, name in rest if _GRID.fullmatch(name)]
+        top, left = min(cell[0] for cell in cells), min(cell[1] for cell in cells)
+        width = max(cell[1] for cell in cells) - left + 1
+        wanted = [f"{top + i // width}x{left + i % width}" for i in range(len(rest))]
+        shape = (len(rest) // width, width) if len(rest) % width == 0 else None
+    else:
+        # Pixels that pandas has numbered for want of names.
+        ordered = [name for _, name in rest]
+        is_numbered = any(ordered == [str(i + j) for j in range(len(rest))] for i in (0, 1))
+        shape = square_shape(len(rest)) if is_numbered and len(rest) >= _LEAST_PIXELS else None
+        return shape, None if shape else False
+    for (column, name), expected in zip(rest, wanted, strict=True):
+        if name != expected:
+            raise DataError(
+                f"{path}: line {line}, column {column + 1} is named {shown_cell(names[column])}, "
+                f"expected '{expected}' (or 'label'): the other columns are pixels, in order"
+            )
+    return shape, True
+
+
+def _check_lines(raw: bytes, path: Path) -> None:
+    """Raise `DataError` for a line that is too long to be one sample, before it is taken apart."""
+    start = 0
+    while len(raw) - start > _LONGEST_LINE:
+        end = start + _LONGEST_LINE
+        found = max(raw.rfind(b"\n", start, end), raw.rfind(b"\r", start, end))
+        if found < 0:
+            raise DataError(
+                f"{path} has a line of more than {_LONGEST_LINE} bytes: write a sample a line"
+            )
+        start = found + 1
+
+
+def _comment(cells: list[str]) -> str:
+    if not cells[0].lstrip().startswith("#"):
+        return ""
+    return (
+        f" begins with '#' ({shown_cell(cells[0].strip())}): remove comment lines, and the '#' "
+        f"before names of columns"
+    )
+
+
+def _surplus(cells: list[str], columns: int) -> str:
+    is_trailing = len(cells) == columns + 1 and not cells[-1].strip()
+    return ": remove the separator at its end" if is_trailing else ""
+
+
+def _fault(cell: str) -> str:
+    """What is wrong with a cell that has to be a number; "" where nothing is."""
+    if not cell.strip():
+        return "the cell is empty, expected a number"
+    if _COMMA.fullmatch(cell):
+        return (
+            f"found {shown_cell(cell)}, a number with a comma: write a decimal point, and no "
+            f"separator between thousands"
+        )
+    if not NUMBER.fullmatch(cell):
+        return f"found {shown_cell(cell)}, expected a number"
+    # pandas has no type for integers of more than 64 bits.
+    if abs(float(cell)) > LARGEST:
+        return f"found {shown_cell(cell)}, which is too large for float32"
+    return ""
+
+
+LARGEST = 3.4028235e38
+"""float32's largest as it is written; a Python float: NumPy compares a float32 in float32."""

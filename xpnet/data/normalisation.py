@@ -1,0 +1,180 @@
+"""From stored values to what a network is given: fitted on the training part, saved with it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy
+
+from xpnet.backend import HostArray
+from xpnet.data.mapped import MappedRows, Samples
+from xpnet.errors import DataError
+
+if TYPE_CHECKING:
+    from xpnet.data.dataset import Dataset
+
+_ROWS_AT_ONCE = 4096
+_VALUES_AT_ONCE = 2**22
+# Means and deviations beyond it, or deviations this much apart, slow training down or stop it.
+_FAR = 10.0
+
+
+@dataclass(frozen=True, eq=False)
+class Normalisation:
+    """The map `x * scale + shift` that takes stored values to what a network is given.
+
+    `scale`, `shift`: a number for all features, or `(features,)` float64 with one for each. Two
+    are equal where their numbers are.
+    """
+
+    scale: float | HostArray
+    shift: float | HostArray
+
+    @classmethod
+    def unit(cls, dataset: Dataset) -> Normalisation:
+        """Pixels (uint8) to 0..1; floats are left as they are."""
+        return cls(1 / 255 if dataset.x.dtype == numpy.uint8 else 1.0, 0.0)
+
+    @classmethod
+    def standard(cls, dataset: Dataset) -> Normalisation:
+        """Mean 0 and standard deviation 1 over `dataset`, the training part, in float64.
+
+        Of pictures (`image_shape` is not None) over all values, with one `scale` and `shift` for
+        all pixels; of a table for each feature, where a feature that is constant becomes 0, as
+        scikit-learn's `StandardScaler` has it. Raises `DataError` when all values are constant,
+        or too large for their variance to be a number.
+        """
+        by_feature = dataset.image_shape is None
+        with numpy.errstate(over="ignore", invalid="ignore"):
+            mean, deviation, is_constant = _moments(dataset.x, by_feature)
+        if not (numpy.isfinite(mean).all() and numpy.isfinite(deviation).all()):
+            raise DataError(
+                f"the training values cannot be standardised: they lie between "
+                f"{dataset.x.min():g} and {dataset.x.max():g}, too far apart for a variance: "
+                f"divide them first, or use unit normalisation"
+            )
+        if is_constant.all():
+            raise DataError(
+                f"the training values cannot be standardised: mean {mean.flat[0]:g}, standard "
+                f"deviation {deviation.flat[0]:g}: use unit normalisation"
+            )
+        if not by_feature:
+            return cls(1 / float(deviation), -float(mean) / float(deviation))
+        scale = 1 / numpy.where(is_constant, 1.0, deviation)
+        shift = -mean * scale
+        scale.flags.writeable = shift.flags.writeable = False
+        return cls(scale, shift)
+
+    @classmethod
+    def from_metadata(cls, found: Any, features: int) -> Normalisation:
+        """What `to_metadata` gave. Raises `ValueError` unless it is that of so many features."""
+        try:
+            numbers = [
+                [float(number) for number in value] if isinstance(value, list) else float(value)
+                for value in (found["scale"], found["shift"])
+            ]
+        except (TypeError, KeyError, OverflowError) as error:
+            raise ValueError(str(error)) from None
+        made = [number if isinstance(number, float) else numpy.array(number) for number in numbers]
+        for value in made:
+            if not numpy.isfinite(value).all() or numpy.shape(value) not in ((), (features,)):
+                raise ValueError("not finite, or not one for each feature")
+        return cls(*made)
+
+    def to_metadata(self) -> dict[str, Any]:
+        """`scale` and `shift` as numbers or lists, for the metadata of a saved network."""
+        return {"scale": _plain(self.scale), "shift": _plain(self.shift)}
+
+    @property
+    def by_feature(self) -> bool:
+        """Whether each feature has a scale and a shift of its own."""
+        return isinstance(self.scale, numpy.ndarray) or isinstance(self.shift, numpy.ndarray)
+
+    def apply(self, x: Samples, dtype: Any = numpy.float32) -> HostArray:
+        """`x * scale + shift` on the host as a new array of `dtype`.
+
+        `x`: any shape; where the features differ, one that ends in `(features,)`.
+        """
+        out = numpy.array(x, dtype=dtype)
+        out *= numpy.asarray(self.scale, out.dtype) if self.by_feature else self.scale
+        out += numpy.asarray(self.shift, out.dtype) if self.by_feature else self.shift
+        return out
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Normalisation):
+            return NotImplemented
+        return numpy.array_equal(self.scale, other.scale) and numpy.array_equal(
+            self.shift, other.shift
+        )
+
+    def __hash__(self) -> int:
+        return hash((numpy.asarray(self.scale).tobytes(), numpy.asarray(self.shift).tobytes()))
+
+    def __str__(self) -> str:
+        """`0.00392157 + 0`: scale and shift, of many features a digest of them."""
+        if not self.by_feature:
+            return f"{self.scale:g} + {self.shift:g}"
+        digest = hashlib.sha256(repr(self.to_metadata()).encode())
+        return f"a scale + a shift for each feature ({digest.hexdigest()[:16]})"
+
+
+def scale_hint(dataset: Dataset) -> str:
+    """Advice to standardise, where the values are far from being so; "" where they are not.
+
+    Pixels are no such case, and samples that stay in their file are not gone through.
+    """
+    if dataset.x.dtype == numpy.uint8 or isinstance(dataset.x, MappedRows):
+        return ""
+    with numpy.errstate(over="ignore", invalid="ignore"):
+        mean, deviation, is_constant = _moments(dataset.x, dataset.image_shape is None)
+    used = numpy.atleast_1d(deviation)[~numpy.atleast_1d(is_constant)]
+    largest = max(numpy.abs(mean).max(), deviation.max())
+    if largest <= _FAR and (not used.size or used.max() <= _FAR**2 * used.min()):
+        return ""
+    what = "the features" if dataset.image_shape is None else "the values"
+    return (
+        f"hint      {what} are far from mean 0 and deviation 1 (they lie between "
+        f"{dataset.x.min():g} and {dataset.x.max():g}): --normalise standard helps training"
+    )
+
+
+def _moments(x: Samples, by_feature: bool) -> tuple[HostArray, HostArray, HostArray]:
+    """Mean, deviation, and whether all values are equal: of each feature, or of all as scalars."""
+
+    # By blocks of rows: float64 copies of 60,000 images would take 380 MB.
+    def blocks() -> Iterator[HostArray]:
+        size = min(_ROWS_AT_ONCE, max(1, _VALUES_AT_ONCE // x.shape[1]))
+        return (x[start : start + size] for start in range(0, len(x), size))
+
+    axis = 0 if by_feature else None
+    sums, lows, highs = [], [], []
+    for block in blocks():
+        sums.append(block.sum(axis=axis, dtype=numpy.float64))
+        lows.append(block.min(axis=axis))
+        highs.append(block.max(axis=axis))
+    count = len(x) if by_feature else x.size
+    mean = _total(sums) / count
+    squares, scratch = [], None
+    for block in blocks():
+        scratch = numpy.empty(block.shape) if scratch is None else scratch
+        deviations = numpy.subtract(block, mean, out=scratch[: len(block)], dtype=numpy.float64)
+        squares.append(numpy.square(deviations, out=deviations).sum(axis=axis))
+    deviation = numpy.sqrt(_total(squares) / count)
+    is_constant = (numpy.min(lows, axis=0) == numpy.max(highs, axis=0)) | (deviation == 0)
+    return mean, deviation, numpy.asarray(is_constant)
+
+
+def _total(parts: list[HostArray]) -> HostArray:
+    """The sum of numbers, rounded once, or of arrays."""
+    if numpy.ndim(parts[0]) == 0:
+        return numpy.array(math.fsum(parts) if numpy.isfinite(parts).all() else numpy.inf)
+    total: HostArray = numpy.sum(parts, axis=0)
+    return total
+
+
+def _plain(value: float | HostArray) -> float | list[float]:
+    return value.tolist() if isinstance(value, numpy.ndarray) else float(value)
