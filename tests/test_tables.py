@@ -42,7 +42,18 @@ def flowers(folder: Path, rows: int = 300, name: str = "flowers.csv", header: bo
 
 
 def run(folder: Path, dataset: Path, *more: str) -> int:
-    settings = ["--epochs", "40", "--hidden", "16", "--dropout", "0", "--run", str(folder / "run")]
+    settings = [
+        "--learning-rate",
+        "0.03",
+        "--epochs",
+        "40",
+        "--hidden",
+        "16",
+        "--dropout",
+        "0",
+        "--run",
+        str(folder / "run"),
+    ]
     return train.main(["--dataset", str(dataset), *settings, *more])
 
 

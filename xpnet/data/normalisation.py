@@ -77,8 +77,8 @@ class Normalisation:
                 [float(number) for number in value] if isinstance(value, list) else float(value)
                 for value in (found["scale"], found["shift"])
             ]
-        except (TypeError, KeyError, OverflowError) as error:
-            raise ValueError(str(error)) from None
+        except (TypeError, KeyError, ValueError, OverflowError):
+            raise ValueError("not the numbers scale and shift") from None
         made = [number if isinstance(number, float) else numpy.array(number) for number in numbers]
         for value in made:
             if not numpy.isfinite(value).all() or numpy.shape(value) not in ((), (features,)):
