@@ -396,7 +396,7 @@ def _other_picture_seeds() -> Iterator[bytes]:
         yield buffer.getvalue()
     yield _picture("RGBA", "WEBP", lossless=True)
     yield _picture("RGB", "WEBP", exif=turned)
-    yield _picture("P", "GIF", transparency=0)
+    yield _picture("P", "GIF", transparency=255)
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"):
         yield _picture(mode, "TIFF")
     for compression in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg"):
