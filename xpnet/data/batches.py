@@ -66,10 +66,11 @@ class DeviceData:
             instance("normalisation", normalisation, Normalisation, "a Normalisation or None")
         self.normalisation = normalisation or Normalisation(1.0, 0.0)
         how = self.normalisation
-        if how.by_feature and numpy.size(how.scale) != x.shape[1]:
+        features = max(numpy.size(how.scale), numpy.size(how.shift))
+        if how.by_feature and features != x.shape[1]:
             raise DataError(
-                f"x has shape {x.shape}, and its normalisation is of {numpy.size(how.scale)} "
-                f"features: give one made from data like x"
+                f"x has shape {tuple(x.shape)}, and its normalisation is of {features} features: "
+                f"give one made from data like x"
             )
         is_identity = not how.by_feature and how.scale == 1 and how.shift == 0
         self.is_ready = x.dtype == self.dtype and is_identity
