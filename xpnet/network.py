@@ -12,7 +12,7 @@ from xpnet import notebook
 from xpnet.activations import Sigmoid, Softmax, sigmoid, softmax
 from xpnet.architecture import LAYERS as LAYERS
 from xpnet.architecture import described, features_after, layers_of, spelled_out
-from xpnet.arguments import seed_of
+from xpnet.arguments import float_dtype, seed_of
 from xpnet.backend import Array, Backend, array_module, on_its_device
 from xpnet.errors import ConfigError, deprecated, shown
 from xpnet.exclusive import require_free
@@ -74,10 +74,11 @@ class Sequential:
         dtype: str = "float32",
         seed: int = 0,
     ) -> None:
-        self.backend = Backend(backend) if isinstance(backend, str) else backend
-        if not hasattr(self.backend, "xp"):
-            raise ConfigError(f"backend must be a device such as 'cpu', found {shown(backend)}")
-        self.dtype = self.backend.xp.dtype(_dtype_name(dtype))
+        place = Backend(backend) if isinstance(backend, str) else backend
+        if isinstance(place, type) or not hasattr(place, "xp"):
+            raise ConfigError(f"backend must be a name such as 'cpu', found {shown(backend)}")
+        self.backend = place
+        self.dtype = self.backend.xp.dtype(float_dtype("dtype", dtype))
         self.seed = seed_of("seed of Sequential", seed)
         self.metadata: dict[str, Any] = {}
         self._is_on_host = self.backend.device == "cpu"
@@ -415,14 +416,6 @@ def _restored(
     network.load_state_dict(state)
     vars(network).update(known)
     return network
-
-
-def _dtype_name(dtype: object) -> str:
-    """`"float32"` or `"float64"`, however it is said. Raises `ConfigError`."""
-    name = getattr(dtype, "__name__", None) or str(dtype)
-    if name not in ("float32", "float64"):
-        raise ConfigError(f"dtype must be float32 or float64, found {shown(dtype)}")
-    return name
 
 
 def _chain(layers: list[Layer]) -> tuple[int, int]:
