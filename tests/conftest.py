@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -86,6 +87,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             left_out.add("numba")
         names = [name for name in BACKENDS if name not in left_out]
         metafunc.parametrize("backend", names, indirect=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals_end_processes() -> Iterator[None]:
+    """What a shell has told its background jobs to ignore ends tests and their processes again.
+
+    A process inherits ignored signals, and Python then installs no handler for SIGINT.
+    """
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    ignored = [number for number in defaults if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, defaults[number])
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _parameters(item: pytest.Item) -> dict[str, Any]:
