@@ -20,8 +20,7 @@ import torch
 from sklearn.neural_network import MLPClassifier
 
 import xpnet as xn
-from xpnet.config import from_command_line
-from xpnet.errors import XpnetError
+from xpnet.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted((ROOT / "xpnet").rglob("*.py"))
@@ -50,7 +49,7 @@ def programs() -> Iterator[Any]:
                     yield pytest.param(textwrap.dedent(part), id=name)
 
 
-@pytest.mark.parametrize("program", programs())
+@pytest.mark.parametrize("program", list(programs()))
 def test_a_program_in_a_docstring_runs(
     program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,11 +111,27 @@ def problem(words: list[str]) -> str:
         return f"no module {rest[1]}"
     if rest[1] == "xpnet.train":
         flags = [word for word in rest[2:] if re.match("--[a-z-]+", word)]
-        known = (ROOT / "xpnet" / "config.py").read_text()
-        for flag in flags:
-            if not re.search(rf"\b{flag[2:].replace('-', '_')}\b", known) and flag != "--help":
-                return f"no setting {flag}"
+        known = {"help", "config", *TrainConfig.model_fields}
+        unknown = [flag for flag in flags if flag[2:].replace("-", "_") not in known]
+        return ", ".join(f"no setting {flag}" for flag in unknown)
     return ""
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong"),
+    [
+        ("nox -s tests lint", ""),
+        ("nox -s tests lnt", "no session lnt"),
+        ("nox -s parity -- --device cuda", ""),
+        ("python tests/mutants.py", ""),
+        ("python tests/mutant.py", "no file tests/mutant.py"),
+        ("python -m xpnet.trian", "no module xpnet.trian"),
+        ("python -m xpnet.train --epochs 3 --batch-size 4", ""),
+        ("python -m xpnet.train --epoch 3", "no setting --epoch"),
+    ],
+)
+def test_what_a_command_names_wrongly_is_found(command: str, wrong: str) -> None:
+    assert problem(shlex.split(command)) == wrong
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -231,9 +231,7 @@ def test_no_block_is_left_out() -> None:
 
 
 def test_every_block_of_a_page_is_found() -> None:
-    page = (
-        "a\n\n```bash\none\n\ntwo\n```\n\n```text\nthree\n```\n`python -m x`, `y` `pip install z`\n"
-    )
+    page = "a\n\n```bash\none\n\ntwo\n```\n\n```text\nthree\n```\n`nox -s x`, `y`, `pip z`\n"
     assert blocks(page) == [Block("bash", "one\n\ntwo\n", 4), Block("text", "three\n", 10)]
     assert commands_in_text(page) == ["nox -s x", "pip z"]
 

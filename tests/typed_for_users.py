@@ -13,12 +13,6 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-GIVEN = """
-import numpy as np
-
-x_train = x_test = np.zeros((1, 784))
-y_train = y_test = np.zeros(1, dtype=np.int64)
-"""
 WRONG = """
 import xpnet as xn
 
@@ -38,7 +32,7 @@ def main() -> None:
     readme = (ROOT / "README.md").read_text()
     (example,) = re.findall(r"## From Python\n\n```python\n(.*?)```", readme, re.DOTALL)
     programs = {
-        "README.md": GIVEN + example,
+        "README.md": example,
         "examples/from_python.py": (ROOT / "examples" / "from_python.py").read_text(),
     }
     with tempfile.TemporaryDirectory() as folder:
