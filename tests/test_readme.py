@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -66,17 +67,24 @@ for name in sys.argv[1:]:
 """
 
 
+def ignored(folder: str, names: list[str]) -> set[str]:
+    """What .gitignore keeps out of a clone: names at any place, and paths that begin with `/`."""
+    patterns = (ROOT / ".gitignore").read_text().split()
+    anywhere = [".git", *(p.strip("/") for p in patterns if not p.startswith("/"))]
+    paths = {ROOT / p.strip("/") for p in patterns if p.startswith("/")}
+    return {
+        name
+        for name in names
+        if Path(folder, name) in paths or any(fnmatch(name, pattern) for pattern in anywhere)
+    }
+
+
 class Clone:
-    """A fresh clone of this checkout, changes that are not committed included."""
+    """A copy of this checkout as a fresh clone has it, and the environment of its user."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.printed = folder / "xpnet", dict[str, str]()
-        listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True, text=True).stdout
-        for name in names.rstrip("\0").split("\0"):
-            if (ROOT / name).is_file():
-                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, self.folder / name)
+        shutil.copytree(ROOT, self.folder, ignore=ignored)
         self.environment = self._environment(folder / "packages")
 
     def _environment(self, packages: Path) -> dict[str, str]:
@@ -87,6 +95,8 @@ class Clone:
             if not own.fullmatch(item.name):
                 (packages / item.name).symlink_to(item)
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "VIRTUAL_ENV"))}
+        if "XPNET_DATA" in kept:
+            kept["XPNET_DATA"] = str(Path(kept["XPNET_DATA"]).absolute())
         return kept | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(packages),
@@ -220,6 +230,12 @@ def test_the_report_of_an_older_run(clone: Clone) -> None:
 
 
 # The lists above, and what reads the page
+
+
+def test_what_a_clone_has() -> None:
+    names = [".git", "README.md", "__pycache__", "xpnet.egg-info", "runs", "data", "mnist"]
+    assert ignored(str(ROOT), names) == {*names} - {"README.md", "data"}
+    assert ignored(str(ROOT / "data"), ["mnist", "runs", "README.md"]) == {"mnist"}
 
 
 def test_no_block_is_left_out() -> None:
