@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from xpnet import (
     GELU,
     BatchNorm,
     Dropout,
+    GaussianNoise,
     LayerNorm,
     LeakyReLU,
     Linear,
@@ -30,7 +32,7 @@ from xpnet import (
 from xpnet.backend import Backend
 from xpnet.errors import CheckpointError, ConfigError, DataError, ShapeError
 from xpnet.gradcheck import check_network, numerical_gradient
-from xpnet.initializers import GlorotNormal, Ones
+from xpnet.initializers import GlorotNormal, HeNormal, Ones, Uniform
 from xpnet.layer import Layer, Parameter
 from xpnet.losses import L2Penalty, MeanSquaredError, SoftmaxCrossEntropy
 from xpnet.training import train_step
@@ -407,3 +409,41 @@ def test_a_state_that_does_not_fit_changes_nothing() -> None:
     with pytest.raises(CheckpointError):
         network.load_state_dict(state | {"12.weight": np.ones((2, 2))})
     assert np.array_equal(network.values, before)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "line"),
+    [("utf-8", "─"), ("ascii", "-"), ("cp1252", "-"), (None, "-"), ("no", "-")],
+)
+def test_the_summary_can_be_printed_in_any_encoding(
+    encoding: str | None, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout", types.SimpleNamespace(encoding=encoding))
+    text = Sequential(4, 3, "relu", 2).summary()
+    assert text.splitlines()[1] == line * len(text.splitlines()[0])
+    assert line == "─" or text.isascii()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: GaussianNoise(1e308), r"std of GaussianNoise must be a number in \[0, 1e\+19\)"),
+        (lambda: Uniform(1e308), r"bound of Uniform must be a number in \(0, 3e\+38\)"),
+        (lambda: Dropout("0.5"), r"rate of Dropout must be a number in \[0, 1\), found '0.5'"),
+        (
+            lambda: Linear("4", 3),
+            r"in_features of Linear must be a whole number above 0, found '4'",
+        ),
+        (lambda: Linear(4, 3, "he_normal"), r"weight_initializer of Linear must be an initializer"),
+        (lambda: Linear(4, 3, HeNormal), r"weight_initializer of Linear .* found <class"),
+        (lambda: BatchNorm(4, momentum="x"), r"momentum of BatchNorm must be a number"),
+        (lambda: LayerNorm(4, epsilon=None), r"epsilon of LayerNorm must be a number"),
+        (lambda: Sequential(4, 3, backend=3), r"backend must be a name such as 'cpu', found 3"),
+        (lambda: Sequential(4, 3, backend=Backend), r"backend must be a name such as 'cpu'"),
+        (lambda: Sequential(4, 3, dtype="int8"), r"dtype must be float32 or float64, found 'int8'"),
+        (lambda: Sequential(4, 3, seed="0"), r"seed of Sequential must be a whole number"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(make: Callable[[], Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make()

@@ -27,6 +27,7 @@ GROUPS = {
 
 METAVARS = {
     "dataset": "NAME|PATH",
+    "target": "COLUMN",
     "validation": "0.2|1000",
     "test": "0.2|1000",
     "split_seed": "N",

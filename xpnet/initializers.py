@@ -101,7 +101,8 @@ class Uniform(Initializer):
     bound: float = 0.5
 
     def __post_init__(self) -> None:
-        bound = real("bound of Uniform", self.bound, low_is_allowed=False)
+        # What is drawn has to be a finite float32.
+        bound = real("bound of Uniform", self.bound, 0, 3e38, low_is_allowed=False)
         object.__setattr__(self, "bound", bound)
 
     def __call__(self, generator: Any, shape: tuple[int, ...]) -> Any:

@@ -185,7 +185,7 @@ class GaussianNoise(_Drawing):
     deviates", 1958): its upper half gives `u` in (0, 1], its lower half an angle `a`, and
     `√(−2 log u) cos a` and `√(−2 log u) sin a` are independent and normal (none beyond 4.7).
 
-    Raises `ConfigError` for a `std` below 0 or not finite.
+    Raises `ConfigError` for a `std` below 0, or of 1e19 or more.
     """
 
     std: float = 0.1
@@ -193,7 +193,8 @@ class GaussianNoise(_Drawing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.std = real("std of GaussianNoise", self.std)
+        # Its square is taken.
+        self.std = real("std of GaussianNoise", self.std, 0, 1e19)
 
     def forward(self, x: Array, *, training: bool) -> Array:
         """`(N, F) -> (N, F)`; the identity unless `training`."""

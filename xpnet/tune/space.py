@@ -28,6 +28,7 @@ _OTHER_DATA = "trials would be measured on different data, and could not be comp
 _SAME_TRAINING = "it changes what is seen of training, not the training"
 _FIXED = {
     "dataset": _OTHER_DATA,
+    "target": _OTHER_DATA,
     "validation": _OTHER_DATA,
     "test": _OTHER_DATA,
     "split_seed": _OTHER_DATA,
