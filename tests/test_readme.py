@@ -46,6 +46,7 @@ NEED_MNIST = [
 GPU = "needs an NVIDIA GPU"
 IN_TEXT: dict[str, bool | str | tuple[str, str]] = {
     "python -m xpnet.train --config runs/digits-001/config.toml": True,
+    "python -m xpnet": True,
     "python -m xpnet.train --help": True,
     'pip install ".[fast]"': True,
     "python examples/reproduce.py": ("tests/test_examples.py", 'reproduce.py"), "--quick"'),
