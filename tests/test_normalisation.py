@@ -145,7 +145,7 @@ def test_a_saved_table_model_predicts_from_stored_values(tmp_path: Path) -> None
     save(network, tmp_path / "m.safetensors")
     model = Model.load(tmp_path / "m.safetensors")
     assert model.normalisation == how
-    expected = network.predict_probabilities(how.apply(X))
+    expected = network.predict_proba(how.apply(X))
     numpy.testing.assert_array_equal(model.probabilities(X), expected)
 
 

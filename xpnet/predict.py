@@ -106,12 +106,19 @@ class Model:
             raise DataError(f"{path} holds {found}, the model was trained on {trained}: convert it")
 
     def probabilities(self, x: HostArray) -> HostArray:
-        """Of each class, for stored values `x (N, features)`: `(N, C)` on the host."""
+        """Of each class, for stored values `x (N, features)`: `(N, C)` on the host.
+
+        Not a number for a sample whose values the network's dtype cannot hold.
+        """
         network = self.network
         with numpy.errstate(all="ignore"):
             values = self.normalisation.apply(x, network.dtype)
+            is_sound = numpy.isfinite(values).all(axis=1)
+            values[~is_sound] = 0
             p = network.predict_proba(network.backend.asarray(values))
-            return network.backend.to_host(p)
+            found: HostArray = numpy.array(network.backend.to_host(p))
+        found[~is_sound] = numpy.nan
+        return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
