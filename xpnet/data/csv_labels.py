@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy
 
 from xpnet.backend import HostArray
-from xpnet.data.csv_layout import NUMBER, Table, shown_cell
+from xpnet.data.csv_layout import Table, shown_cell
+from xpnet.data.csv_records import NUMBER
 from xpnet.data.dataset import MAX_CLASSES, numbered_classes
 from xpnet.errors import DataError
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import itertools
 import re
 from collections.abc import Iterator
@@ -11,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from xpnet.data.csv_records import NUMBER, Lines, check_lines, records, separator_of
 from xpnet.data.dataset import square_shape
 from xpnet.errors import DataError, cut, listed, quoted
-
-NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
-"""A number as it has to be written."""
 
 TARGET_NAMES = ("class", "target", "y", "species", "labels", "classes", "category", "outcome")
 """Columns that often hold the classes: they are suggested, never taken without being asked for."""
@@ -23,8 +20,6 @@ TARGET_NAMES = ("class", "target", "y", "species", "labels", "classes", "categor
 _COMMA = re.compile(r"\s*[+-]?\d[\d.]*,[\d,]+([eE][+-]?\d+)?\s*", re.ASCII)
 _PIXEL = re.compile(r"pixel(\d+)", re.ASCII)
 _GRID = re.compile(r"(\d{1,6})x(\d{1,6})", re.ASCII)
-_BOM = b"\xef\xbb\xbf"
-_LONGEST_LINE = 2**22
 _MOST_COLUMNS = 256 * 256 + 1
 _LEAST_PIXELS = 64
 _PLACES = "first, last or the number of the column"
@@ -65,7 +60,7 @@ class Table:
     def __init__(
         self, raw: bytes, path: Path, target: str | None = None, features: int | None = None
     ) -> None:
-        _check_lines(raw, path)
+        check_lines(raw, path)
         self.raw, self.path = raw, path
         self.layout = _layout(raw, path, target, features)
 
@@ -112,7 +107,7 @@ class Table:
         before = self.raw.count(b"\n", 0, self.layout.start)
         before += self.raw.count(b"\r", 0, self.layout.start)
         before -= self.raw.count(b"\r\n", 0, self.layout.start)
-        below = _records(_Lines(self.raw, self.layout.start), self.layout.separator)
+        below = records(Lines(self.raw, self.layout.start), self.layout.separator)
         return ((before + line, cells) for line, cells in below)
 
 
@@ -148,40 +143,14 @@ def _some(names: tuple[str, ...]) -> str:
     return f"{listed(few)}, ... {quoted(cut(names[-1], 20))}"
 
 
-class _Lines:
-    """The lines of the content from byte `start` on, and how many bytes of it were `taken`."""
-
-    def __init__(self, raw: bytes, start: int = 0) -> None:
-        content = io.BytesIO(raw)
-        self.taken = len(_BOM) if raw.startswith(_BOM) and start == 0 else start
-        content.seek(self.taken)
-        self.text = io.TextIOWrapper(content, encoding="utf-8", newline="")
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> str:
-        line = next(self.text)
-        self.taken += len(line.encode())
-        return line
-
-
-def _records(lines: _Lines, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Each record that is not blank: the line that it ends on, and its cells."""
-    reader = csv.reader(lines, delimiter=separator)
-    for cells in reader:
-        if cells and (len(cells) > 1 or cells[0].strip()):
-            yield reader.line_num, cells
-
-
 def _layout(raw: bytes, path: Path, target: str | None, features: int | None) -> Layout:
     try:
-        separator = _separator(raw, path)
-        lines = _Lines(raw)
-        records = _records(lines, separator)
-        line, cells = next(records, (0, []))
+        separator = separator_of(raw, path)
+        lines = Lines(raw)
+        found = records(lines, separator)
+        line, cells = next(found, (0, []))
         start = lines.taken
-        second = next(records, None)
+        second = next(found, None)
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is no CSV file in UTF-8 ({quoted(error)})") from error
     if not cells:
@@ -210,49 +179,6 @@ def _layout(raw: bytes, path: Path, target: str | None, features: int | None) ->
     rest = [(i, name) for i, name in enumerate(lowered) if i != label]
     shape, is_pixels = _image_shape(path, line, names, rest)
     return Layout(separator, start, names, len(names), label, shape, is_pixels)
-
-
-def _separator(raw: bytes, path: Path) -> str:
-    """The character between the cells of the first two records."""
-    first, second = _first_two(raw, ",")
-    for separator in (";", "\t"):
-        found = _first_two(raw, separator)
-        cells = [cell.strip() for record in found for cell in record]
-        # A character within quotation marks, or beside the commas that do separate, is text.
-        if any('"' in cell or cell[:1] == "," or cell[-1:] == "," for cell in cells):
-            continue
-        if len(found[0]) > 1 and len(found[1]) != 1:
-            if cells[0].lower() == "sep=":
-                raise DataError(
-                    f"{path}: line 1 is 'sep={separator}', which only Excel knows: remove that line"
-                )
-            return separator
-    if len(first) == 1 and (not second or len(second) == 1):
-        bars = _first_two(raw, "|")
-        if len(bars[0]) > 1 and len(bars[1]) != 1:
-            _refuse_separator(path, "vertical bars (|)")
-        words = [record[0].split() for record in (first, second) if record]
-        numbers = [all(NUMBER.fullmatch(word) for word in line) for line in words]
-        if numbers and numbers[-1] and len(words[-1]) > 1:
-            _refuse_separator(path, "spaces")
-    return ","
-
-
-def _refuse_separator(path: Path, found: str) -> NoReturn:
-    raise DataError(
-        f"{path}: its columns are separated by {found}: separate them by commas, semicolons or tabs"
-    )
-
-
-def _first_two(raw: bytes, separator: str) -> tuple[list[str], list[str]]:
-    """The cells of the first two records, of fewer records empty lists."""
-    try:
-        found = [cells for _, cells in itertools.islice(_records(_Lines(raw), separator), 2)]
-    except csv.Error:
-        if separator == ",":
-            raise
-        found = []
-    return (found[0] if found else []), (found[1] if len(found) > 1 else [])
 
 
 def _is_header(names: tuple[str, ...], wanted: set[str]) -> bool:
@@ -397,19 +323,6 @@ def _image_shape(
                 f"expected '{expected}' (or 'label'): the other columns are pixels, in order"
             )
     return shape, True
-
-
-def _check_lines(raw: bytes, path: Path) -> None:
-    """Raise `DataError` for a line that is too long to be one sample, before it is taken apart."""
-    start = 0
-    while len(raw) - start > _LONGEST_LINE:
-        end = start + _LONGEST_LINE
-        found = max(raw.rfind(b"\n", start, end), raw.rfind(b"\r", start, end))
-        if found < 0:
-            raise DataError(
-                f"{path} has a line of more than {_LONGEST_LINE} bytes: write a sample a line"
-            )
-        start = found + 1
 
 
 def _comment(cells: list[str]) -> str:
