@@ -412,3 +412,11 @@ def test_samples_are_read_as_the_model_knows_them(tmp_path: Path) -> None:
     )
     assert data.labels is not None
     assert data.labels.tolist() == [1, 0, 1]
+
+
+def test_the_help_says_what_a_target_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    said = capsys.readouterr().out
+    assert "--target COLUMN" in said
+    assert "<class" not in said
