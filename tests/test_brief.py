@@ -85,7 +85,7 @@ def test_names_are_those_of_the_settings() -> None:
             "no activation is called 'softmax': there are relu, leaky_relu, sigmoid, tanh, gelu$",
         ),
         (lambda: Sequential("relu"), ConfigError, "says how many features"),
-        (lambda: Sequential("relu", 4, 2), ConfigError, "is said first.*found ReLU.. before 4$"),
+        (lambda: Sequential("relu", 4, 2), ConfigError, "comes first.*found ReLU.. before 4$"),
         (lambda: Sequential(xn.Dropout(0.5), 4, 2), ConfigError, "found Dropout.0.5. before 4$"),
         (lambda: Sequential(), ConfigError, "at least one layer: Sequential"),
         (lambda: Sequential(784), ConfigError, "at least one layer: Sequential"),

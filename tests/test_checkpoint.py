@@ -179,7 +179,7 @@ def test_bad_files_are_named(content: bytes, words: str, tmp_path: Path) -> None
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such file"):
         xn.load(tmp_path / "absent")
-    with pytest.raises(CheckpointError, match="not a readable"):
+    with pytest.raises(CheckpointError, match="is a folder: give the file in it"):
         xn.load(tmp_path)
 
 

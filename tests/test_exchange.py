@@ -451,10 +451,12 @@ def test_a_gpus_memory_is_lent_to_the_module_there(monkeypatch: pytest.MonkeyPat
     assert given == [thing]
 
 
-def test_a_network_on_a_device_refuses_a_tensor_of_the_host(double: Backend) -> None:
+def test_training_on_a_device_refuses_a_tensor_of_the_host(double: Backend) -> None:
     network = xn.Sequential([xn.Linear(4, 3)], backend=double)
     with pytest.raises(DeviceMismatch, match="numpy"):
-        network.forward(tensors()[0])
+        network.forward(tensors()[0], training=True)
+    # For a prediction it is brought there.
+    assert type(network.forward(tensors()[0])) is double.xp.ndarray
 
 
 def test_our_own_arrays_pass_untouched(tmp_path: Any, double: Backend) -> None:

@@ -201,3 +201,36 @@ def test_transfer_learning(backend: Backend) -> None:
         {n: v for n, v in before.items() if n[0] != "4"}
     )
     assert backend.to_host(new.predict(x)).max() <= 1
+
+
+def test_values_are_assigned_into_the_store() -> None:
+    network = trained()
+    kept = network.values
+    network.values = np.zeros(network.values.size)
+    network.gradients = 1
+    network.buffers = network.buffers * 2
+    assert network.values is kept
+    assert not network.parameters()["0.weight"].any()
+    assert (network.parameter_gradients()["4.bias"] == 1).all()
+    assert not network.forward(X).any() or network.parameters()["1.bias"].any()
+    with pytest.raises(ValueError, match="broadcast"):
+        network.values = np.zeros(3)
+
+
+def test_all_layers_of_a_network_are_frozen_at_once() -> None:
+    network = trained()
+    network.trainable = False
+    assert not network.trainable
+    assert not any(layer.trainable for layer in network)
+    assert network.append(2).trainable
+    network.trainable = True
+    assert all(layer.trainable for layer in network)
+
+
+def test_a_network_within_a_layer_is_refused() -> None:
+    class Holds(xn.layer.Layer):
+        def __init__(self) -> None:
+            self.net = xn.Sequential(6, 6)
+
+    with pytest.raises(ConfigError, match=r"^net of Holds is a network.*keep its layers"):
+        xn.Sequential([Holds(), xn.Linear(6, 3)])

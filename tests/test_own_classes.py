@@ -328,3 +328,105 @@ def test_a_layer_may_know_another_of_the_network() -> None:
     x = np.ones((7, 4), "float32")
     found = [n.layers[1].forward(x, training=True) for n in (made, same)]
     assert np.array_equal(*found)
+
+
+@pytest.mark.parametrize("name", ["type", "trainable"])
+def test_a_setting_under_a_name_that_a_file_uses_is_refused(name: str, tmp_path: Path) -> None:
+    class Pool(Plain):
+        def get_config(self) -> dict[str, Any]:
+            return {name: "max"}
+
+    with pytest.raises(ConfigError, match=f"layer 1, Pool, has a setting called '{name}'"):
+        xn.save(network(Pool()), tmp_path / "model.safetensors")
+
+
+def test_layers_in_lists_of_lists_are_found() -> None:
+    class Grid(Plain):
+        def __init__(self) -> None:
+            self.blocks = [[xn.Linear(4, 4)], ({"a": xn.Linear(4, 4)},)]
+
+        def forward(self, x: Array, *, training: bool) -> Array:
+            one, other = self.blocks[0][0], self.blocks[1][0]["a"]
+            return other.forward(one.forward(x, training=training), training=training)
+
+        def backward(self, dy: Array) -> Array:
+            one, other = self.blocks[0][0], self.blocks[1][0]["a"]
+            return one.backward(other.backward(dy))
+
+    made = network(Grid())
+    assert [n for n in made.parameters() if n[0] == "1"] == [
+        f"1.blocks.{place}.{own}" for place in ("0.0", "1.0.a") for own in ("weight", "bias")
+    ]
+    xn.fit(made, (X, LABELS), optimizer=xn.Adam(), epochs=1)
+    assert made.predict(X).shape == (40,)
+
+
+def test_values_of_another_shape_are_not_replaced_by_new_ones() -> None:
+    trained = xn.Sequential(5, 4)
+    copied = trained.layers[0].copy()
+    copied.out_features = 6  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"^0.weight has the shape \(6, 5\), .* shape \(4, 5\)"):
+        xn.Sequential([copied])
+
+
+def test_names_of_activations_in_any_case_and_large_numbers_as_they_are() -> None:
+    made = xn.Sequential(4, "ReLU", "LeakyReLU", xn.Linear(4, 3))
+    assert [type(layer) for layer in made][:2] == [xn.ReLU, xn.LeakyReLU]
+    assert "Linear(1048576, 3)" in xn.Sequential(2**20, 3).summary()
+
+
+def test_parameters_without_names_are_refused() -> None:
+    class Args(Plain):
+        def __init__(self, *factors: float) -> None:
+            self.factors = factors
+
+    class Named(Plain):
+        def __init__(self, **factors: float) -> None:
+            self.factors = factors
+
+    for layer, words in ((Args(1.0), r"\*factors"), (Named(a=1.0), r"\*\*factors")):
+        with pytest.raises(
+            ConfigError, match=f"is made with {words}.*, which cannot be found again"
+        ):
+            network(layer)
+
+
+def test_a_class_written_for_version_01_is_asked_as_it_was(tmp_path: Path) -> None:
+    class Old(Plain):
+        def __init__(self, factor: float) -> None:
+            super().__post_init__()
+            self.hidden = factor
+
+        def hyperparameters(self) -> dict[str, Any]:
+            return {"factor": self.hidden}
+
+    made = network(Old(2.0))
+    xn.save(made, tmp_path / "model.safetensors")
+    read = xn.load(tmp_path / "model.safetensors", custom_objects={"Old": Old})
+    assert read.layers[1].hidden == 2.0  # type: ignore[attr-defined]
+
+
+def test_what_is_wrong_with_custom_objects_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    xn.save(network(ByHand(2.0)), path)
+    with pytest.raises(ConfigError, match=r"^custom_objects must be a dict of layer classes"):
+        xn.load(path, custom_objects=[ByHand])  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match=r"layer 1 cannot be made: Linear does not take"):
+        xn.load(path, custom_objects={"ByHand": xn.Linear})
+    with pytest.raises(CheckpointError, match=r"is a folder: give the file in it, such as"):
+        xn.load(tmp_path)
+    for call in (lambda: xn.load(None), lambda: xn.save(network(), 3)):  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=r"^path must be a path"):
+            call()
+
+
+def test_a_composite_at_the_beginning_says_what_it_takes() -> None:
+    @dataclass(eq=False)
+    class Wide(Twice):
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self.in_features = self.features
+
+    with pytest.raises(ConfigError, match="layer 0, Twice, is made of layers and does not say how"):
+        xn.Sequential([Twice(5), xn.Linear(5, 3)])
+    assert xn.Sequential([Wide(5), xn.Linear(5, 3)]).in_features == 5

@@ -453,6 +453,7 @@ def test_networks_of_other_shapes(name, visit, tmp_path):
     side = math.isqrt(network.in_features)
     normalisation = {"scale": 0.004, "shift": -0.5}
     network.metadata = {"image_shape": [side, side], "normalisation": normalisation}
+    network.metadata["classes"] = list(map(str, range(network.out_features)))
     path = export(shaken(network), tmp_path)
     page, model = visit(path, **DESKTOP), Model.load(tmp_path / "model.safetensors")
     x = generator(0, "pixels").integers(0, 256, (10, network.in_features))
@@ -465,6 +466,14 @@ def test_networks_of_other_shapes(name, visit, tmp_path):
     assert page.locator("#units figure").count() == max(linears - 1, 0)
     assert page.locator("#hidden").is_visible() == (linears > 1)
     assert page.locator("#first").is_visible() == (linears > 0)
+
+
+def test_a_network_of_independent_labels(visit, tmp_path):
+    network = untrained([xpnet.Linear(784, 3)])
+    network.prediction = "labels"
+    path = export(network, tmp_path)
+    x = generator(0, "pixels").integers(0, 256, (10, 784)).astype(numpy.uint8)
+    compare(visit(path, **DESKTOP), path, x)
 
 
 def test_of_many_classes_the_likeliest_are_shown_in_order(visit, tmp_path):

@@ -53,9 +53,9 @@ def asked_for(cublas: Cublas) -> dict[bool, set[int]]:
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_graph_asks_for_the_precision(precision: str, kernels: bool) -> None:
     with twins_on_the_double() if kernels else nullcontext():
-        expected = call_by_call(make=everything)
+        expected = call_by_call(make=everything, optimizer=xn.SGD(0.05))
         with graphs_on_the_double() as cublas:
-            found = trained(make=everything, precision=precision)
+            found = trained(make=everything, optimizer=xn.SGD(0.05), precision=precision)
             assert Counter(strict_graphs.log)["launch"] == 14
     assert asked_for(cublas) == {True: {PRECISIONS[precision]}, False: {EXACT}}
     assert_close(found, expected)
@@ -64,12 +64,12 @@ def test_a_graph_asks_for_the_precision(precision: str, kernels: bool) -> None:
 @reduced
 def test_a_step_call_by_call_asks_for_the_same(precision: str) -> None:
     with graphs_on_the_double() as cublas:
-        found = call_by_call(make=everything, precision=precision)
+        found = call_by_call(make=everything, optimizer=xn.SGD(0.05), precision=precision)
         assert strict_graphs.log == []
     # Products with a vector are CuPy's own.
     assert asked_for(cublas) == {True: {PRECISIONS[precision]}, False: set()}
     with graphs_on_the_double() as again:
-        other = trained(make=everything, precision=precision)
+        other = trained(make=everything, optimizer=xn.SGD(0.05), precision=precision)
     matrices = [sum(n for (_, both), n in c.computed.items() if both) for c in (cublas, again)]
     assert matrices[0] == matrices[1] > 0
     assert_close(found, other)

@@ -13,7 +13,7 @@ from scipy.special import expit, softmax
 
 import xpnet as xn
 from xpnet.backend import Backend
-from xpnet.errors import CheckpointError, ConfigError
+from xpnet.errors import CheckpointError, ConfigError, DataError
 
 X = np.random.default_rng(0).standard_normal((60, 4)).astype("float32")
 VALUES = 3 * X[:, :2] - 1
@@ -39,7 +39,7 @@ def test_of_a_regression_the_values_as_the_targets_were(
     assert found.shape == target.shape
     # The deviation of the values is 3: far from the zeros that an argmax of one column gives.
     assert np.abs(found - target).mean() < 0.5
-    with pytest.raises(ConfigError, match="trained on values, which have no probabilities"):
+    with pytest.raises(ConfigError, match="trained on values, so it has no probabilities"):
         made.predict_proba(X)
     xn.save(made, tmp_path / "model.safetensors")
     read = xn.load(tmp_path / "model.safetensors", device=backend)
@@ -87,8 +87,21 @@ def test_before_any_training() -> None:
     one, three = xn.Sequential(4, 1), xn.Sequential(4, 3)
     assert np.array_equal(one.predict(X), one.forward(X))
     assert np.array_equal(three.predict(X), three.forward(X).argmax(axis=1))
-    with pytest.raises(ConfigError, match="has a single output, which have no"):
+    with pytest.raises(ConfigError, match="has a single output, so it has no"):
         one.predict_proba(X)
+
+
+def test_what_follows_the_softmax_in_training_alone_does_not_hide_it() -> None:
+    class Own(xn.Softmax):
+        pass
+
+    for layers in ([xn.Softmax(), xn.Dropout(0.5)], [Own()]):
+        made = xn.Sequential([xn.Linear(4, 3), *layers])
+        assert np.array_equal(made.predict_proba(X), made.forward(X))
+        with pytest.raises(ConfigError, match="applies its activation itself"):
+            xn.fit(made, (X, VALUES.argmax(1)), optimizer="sgd", epochs=1)
+        labels = np.arange(60) % 3
+        assert xn.evaluate(made, (X, labels)).loss == xn.evaluate(made[:1], (X, labels)).loss
 
 
 @pytest.mark.parametrize("last", [xn.Softmax, xn.Sigmoid])
@@ -158,3 +171,77 @@ def test_a_loss_gives_a_number_to_keep(backend: Backend) -> None:
     assert all(type(value) is float for value in kept)
     assert kept == [float(backend.to_host(loss.forward(logits, labels))) for logits in batches]
     assert len(set(kept)) == 3
+    with pytest.raises(DataError, match="target"):
+        loss(batches[0], labels + 3)
+
+
+def test_backward_needs_a_forward_pass_in_training(backend: Backend) -> None:
+    made, loss = xn.Sequential(4, 3, backend=backend), xn.SoftmaxCrossEntropy()
+    x, labels = place(backend, X, "float32"), backend.asarray(VALUES.argmax(1))
+    for again in (lambda: None, lambda: made.forward(x), lambda: made.append("relu")):
+        again()
+        with pytest.raises(
+            ConfigError, match=r"backward\(\) needs forward\(x, training=True\) first"
+        ):
+            made.backward(x[:, :3])
+    for kind in (xn.SoftmaxCrossEntropy, xn.SigmoidBinaryCrossEntropy, xn.MeanSquaredError):
+        with pytest.raises(ConfigError, match=rf"^{kind.__name__}: backward\(\) needs forward"):
+            kind().backward()
+    loss.forward(made.forward(x, training=True), labels)
+    made.backward(loss.backward())
+
+
+def test_of_a_loss_of_ones_own_for_classes_the_class() -> None:
+    class Focal(xn.losses.Loss):
+        """Some other loss of labels, around one of xpnet's."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = xn.SoftmaxCrossEntropy()
+
+        def forward(self, logits: Any, target: Any, weights: Any = None) -> Any:
+            return self.inner.forward(logits, target, weights)
+
+        def backward(self, scale: float = 1.0) -> Any:
+            return self.inner.backward(scale)
+
+        def get_config(self) -> dict[str, Any]:
+            return {}
+
+    labels = VALUES.argmax(axis=1)
+    made = trained(2, labels, Focal())
+    assert made.prediction == "class"
+    assert (made.predict(X) == labels).mean() > 0.9
+    assert np.allclose(made.predict_proba(X).sum(axis=1), 1, atol=1e-6)
+
+
+def test_evaluate_takes_the_logits_of_a_network_that_ends_in_softmax(backend: Backend) -> None:
+    made = xn.Sequential(4, 6, "tanh", 3, xn.Softmax(), backend=backend, seed=4)
+    labels = np.arange(60) % 3
+    data = xn.DeviceData(X, labels, backend=backend, dtype="float32")
+    found, wanted = xn.evaluate(made, data), xn.evaluate(made[:-1], data)
+    assert found.loss == wanted.loss
+    assert found.accuracy == wanted.accuracy
+    ends_in_sigmoid = xn.Sequential(4, 3, "sigmoid", backend=backend)
+    with pytest.raises(ConfigError, match="applies its activation itself"):
+        xn.evaluate(ends_in_sigmoid, data)
+    made.prediction = "values"
+    with pytest.raises(ConfigError, match="for a network that predicts values"):
+        xn.evaluate(made, data)
+
+
+@pytest.mark.parametrize("given", [lambda x: x, lambda x: x.tolist(), lambda x: x.astype(float)])
+def test_what_lies_on_the_host_is_predicted_from_on_every_device(
+    given: Callable[[np.ndarray], Any], backend: Backend
+) -> None:
+    made = xn.Sequential(4, 6, "tanh", 3, backend=backend, seed=4)
+    there = backend.to_host(made.forward(place(backend, X, "float32")))
+    assert np.array_equal(backend.to_host(made.forward(given(X))), there)
+    assert np.array_equal(backend.to_host(made.predict(given(X))), there.argmax(axis=1))
+
+
+def test_frozen_parameters_are_counted() -> None:
+    made = xn.Sequential(4, 6, "tanh", 3)
+    made.layers[0].trainable = False
+    assert made.count_parameters() == 4 * 6 + 6 + 6 * 3 + 3
+    assert made.values.size == 6 * 3 + 3

@@ -420,3 +420,10 @@ def test_the_help_says_what_a_target_is(capsys: pytest.CaptureFixture[str]) -> N
     said = capsys.readouterr().out
     assert "--target COLUMN" in said
     assert "<class" not in said
+
+
+def test_a_column_of_text_is_asked_about(tmp_path: Path) -> None:
+    path = tmp_path / "iris.csv"
+    path.write_text("a,b,species\n" + "".join(f"{n}.5,{n},setosa\n" for n in range(9)))
+    with pytest.raises(DataError, match=r"if the column holds the classes, say --target species$"):
+        load_dataset(path)

@@ -209,8 +209,9 @@ def batches(
 ) -> Callable[[Draw], list[Any]]:
     def run(draw: Draw) -> list[Any]:
         rows = draw.rng.integers(0, 256, (draw.rows + 3, draw.width)).astype(dtype)
-        if np.dtype(dtype).kind == "f":
-            rows[0, 0], rows[1, 0] = -0.0, np.nan
+        is_float = np.dtype(dtype).kind == "f"
+        if is_float:
+            rows[0, 0] = -0.0
         held = xn.DeviceData(
             lay(rows),
             np.arange(len(rows)),
@@ -218,6 +219,8 @@ def batches(
             dtype=draw.dtype,
             normalisation=Normalisation(scale, shift),
         )
+        if is_float:
+            held.x[1, 0] = np.nan  # which `DeviceData` itself refuses
         order = draw.rng.integers(0, len(rows), draw.rows)
         return [*held.batch(order)]
 
@@ -395,12 +398,13 @@ def test_labels_of_any_integers(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", ">f4", ">f8", ">i2", "longdouble"])
-def test_data_that_no_twin_knows_is_left_to_the_formula(dtype: str) -> None:
+def test_data_of_any_dtype(dtype: str) -> None:
+    """Of float16 the loops know nothing; the others are made native when they come in."""
     run = batches(dtype, 0.5, -1.0)
     expected = run(Draw(0, 20, 7, "float64"))
     with twins.used(), noted() as names:
         found = run(Draw(0, 20, 7, "float64"))
-    assert names == []
+    assert names == ([] if dtype == "float16" else ["gather_scaled"])
     assert list(map(bits, found)) == list(map(bits, expected))
 
 

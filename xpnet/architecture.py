@@ -8,9 +8,9 @@ from typing import Any
 
 from xpnet import activations, layers
 from xpnet.activations import ACTIVATIONS
-from xpnet.arguments import is_whole
+from xpnet.arguments import instance, is_whole
 from xpnet.configuration import as_plain, is_own
-from xpnet.errors import CheckpointError, ConfigError, ShapeError, XpnetError, listed, shown
+from xpnet.errors import CheckpointError, ConfigError, ShapeError, XpnetError, listed, quoted, shown
 from xpnet.layer import Layer
 from xpnet.layers import Linear
 
@@ -60,7 +60,7 @@ def spelled_out(
             continue
         else:
             raise ConfigError(
-                f"how many features come in is said first, as in Sequential(784, ...), "
+                f"the number of input features comes first, as in Sequential(784, ...), "
                 f"found {made[0]} before {part}"
             )
         features = features_after(layer, first + len(made), features)
@@ -69,9 +69,11 @@ def spelled_out(
 
 
 def _activation(name: str) -> Layer:
-    if name not in ACTIVATIONS:
+    known = {key.replace("_", ""): kind for key, kind in ACTIVATIONS.items()}
+    plain = name.lower().replace("_", "")
+    if plain not in known:
         raise ConfigError(f"no activation is called {shown(name)}: there are {listed(ACTIVATIONS)}")
-    return ACTIVATIONS[name]()
+    return known[plain]()
 
 
 def features_after(layer: Layer, position: int, features: int | None) -> int | None:
@@ -92,15 +94,32 @@ def described(made: Sequence[Layer]) -> list[dict[str, Any]]:
     for position, layer in enumerate(made):
         kind = type(layer)
         name = kind.__name__ if is_own(kind) else f"{kind.__module__}.{kind.__qualname__}"
-        entry = {"type": name} | as_plain(f"layer {position}, {kind.__name__},", layer.get_config())
+        config = as_plain(f"layer {position}, {kind.__name__},", layer.get_config())
+        if taken := {"type", "trainable"} & config.keys():
+            raise ConfigError(
+                f"layer {position}, {kind.__name__}, has a setting called {taken.pop()!r}, which "
+                f"a file uses for something else: give it another name"
+            )
+        entry = {"type": name} | config
         found.append(entry if layer.trainable else entry | {"trainable": False})
     return found
+
+
+def require_classes(custom_objects: object) -> None:
+    """Raise `ConfigError` unless `custom_objects` is None or a dict."""
+    if custom_objects is not None:
+        what = 'a dict of layer classes by name, such as {"Scale": Scale}'
+        instance("custom_objects", custom_objects, dict, what)
 
 
 def layers_of(
     architecture: list[dict[str, Any]], custom_objects: Mapping[str, type[Layer]] | None = None
 ) -> list[Layer]:
-    """The layers that `described` gives as plain data. Raises `CheckpointError`."""
+    """The layers that `described` gives as plain data.
+
+    Raises `CheckpointError`, and `ConfigError` for `custom_objects` that are no dict of classes.
+    """
+    require_classes(custom_objects)
     made = []
     for position, entry in enumerate(architecture):
         try:
@@ -124,7 +143,7 @@ def _made(
 ) -> Layer:
     """The layer that a file describes; every setting of xpnet's own layers is a number."""
     if type not in LAYERS:
-        layer = _custom(position, type, custom_objects)(**settings)
+        layer = _called(_custom(position, type, custom_objects), position, settings)
     else:
         kind = LAYERS[type]
         drawn = {f.name for f in fields(kind) if f.default_factory is not MISSING}
@@ -135,6 +154,16 @@ def _made(
     if not trainable:
         layer.trainable = trainable
     return layer
+
+
+def _called(kind: type[Layer], position: int, settings: dict[str, Any]) -> Layer:
+    try:
+        return kind(**settings)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"layer {position} cannot be made: {kind.__name__} does not take what the file has "
+            f"for it, {shown(settings)} ({quoted(error)})"
+        ) from error
 
 
 def _custom(position: int, name: str, custom_objects: dict[str, type[Layer]]) -> type[Layer]:

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from xpnet.architecture import require_classes
+from xpnet.arguments import path as as_path
 from xpnet.arguments import seed_of
 from xpnet.backend import Backend, HostArray
 from xpnet.configuration import as_plain
@@ -39,7 +41,7 @@ def save(network: Sequential, path: str | Path) -> None:
     """
     if not isinstance(network, Sequential):
         raise ConfigError(f"save() takes a Sequential first, found {shown(network)}")
-    to_host = network.backend.to_host
+    path, to_host = as_path("path", path), network.backend.to_host
     tensors = {name: to_host(array) for name, array in network.state_dict().items()}
     write(path, tensors, describe(network))
 
@@ -107,7 +109,8 @@ def load(
     Raises `CheckpointError` for a file that is missing, damaged, not xpnet's, or has a layer
     whose class is not given.
     """
-    path, backend = Path(path), Backend(device) if isinstance(device, str) else device
+    path, backend = as_path("path", path), Backend(device) if isinstance(device, str) else device
+    require_classes(custom_objects)
     about, tensors = read(path)
     tensors = {n: tensor for n, tensor in tensors.items() if not n.startswith(f"{TRAINING}.")}
     if about["dtype"] not in ("float32", "float64"):
@@ -162,7 +165,11 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, HostArray]]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
+        if path.is_dir():
+            raise CheckpointError(
+                f"{path}: is a folder: give the file in it, such as {path / 'model.safetensors'}"
+            )
+        if path.exists() and not path.is_file():
             raise CheckpointError(f"{path}: no file but a pipe or a device")
         with safe_open(path, framework="numpy") as file:
             about = _about(path, file.metadata())

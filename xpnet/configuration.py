@@ -19,9 +19,12 @@ def config_of(made: object) -> dict[str, Any]:
     """
     kind = type(made)
     found = {}
-    for name, parameter in inspect.signature(kind).parameters.items():
+    for name, parameter in parameters_of(kind).items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
+            raise ConfigError(
+                f"{kind.__name__} is made with {parameter}, which cannot be found again, so it "
+                f"could not be saved: name its parameters, or define get_config()"
+            )
         # A class's own value is what another argument was not given for.
         if name not in vars(made) and not isinstance(getattr(kind, name, None), property):
             raise ConfigError(
@@ -32,6 +35,15 @@ def config_of(made: object) -> dict[str, Any]:
     return found
 
 
+def parameters_of(kind: type) -> dict[str, inspect.Parameter]:
+    """The parameters of `kind`'s `__init__` but for `self`, by name."""
+    # Not of `kind` itself, which may have a `__new__` that takes whatever there is.
+    if kind.__init__ is object.__init__:  # type: ignore[misc]
+        return {}
+    _, *parameters = inspect.signature(kind.__init__).parameters.values()  # type: ignore[misc]
+    return {parameter.name: parameter for parameter in parameters}
+
+
 def is_own(kind: type) -> bool:
     """Whether xpnet itself defines the class `kind`."""
     return kind.__module__.partition(".")[0] == __package__
@@ -39,8 +51,7 @@ def is_own(kind: type) -> bool:
 
 def optional_arguments(kind: type) -> set[str]:
     """The names of the arguments of `kind(...)` that have a default."""
-    parameters = inspect.signature(kind).parameters
-    return {name for name, p in parameters.items() if p.default is not p.empty}
+    return {name for name, p in parameters_of(kind).items() if p.default is not p.empty}
 
 
 def as_python(value: Any) -> Any:

@@ -44,8 +44,8 @@ def html_page(model: Model) -> str:
 
     Weights are kept in float32, whatever the network's dtype: float16 would move probabilities
     by up to 5e-4. Raises `ConfigError` where the network is not made for square pictures of whole
-    pixels or has a layer that the page does not know, `CheckpointError` for weights that are not
-    finite numbers.
+    pixels, has no probabilities, or has a layer that the page does not know, `CheckpointError`
+    for weights that are not finite numbers.
     """
     network, side = model.network, _side(model)
     content = {
@@ -53,6 +53,7 @@ def html_page(model: Model) -> str:
         **model.normalisation.to_metadata(),
         "classes": model.classes,
         "layers": list(_layers(network)),
+        "probabilities": network.probabilities_by(),
     }
     style = part("base.css") + part("page.css")
     script = "\n".join(part(name) for name in SCRIPTS)
@@ -64,7 +65,7 @@ def html_page(model: Model) -> str:
         # A class may be called </script>.
         model=json.dumps(content, separators=(",", ":")).replace("<", r"\u003c"),
         network=" → ".join(map(str, [network.in_features, *widths])),
-        parameters=f"{network.values.size:,}",
+        parameters=f"{network.count_parameters():,}",
         side=side,
         # A drawing of the network's own size would be no drawing to `xpnet.images`.
         pad=max(_PAD, 2 * side),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -104,7 +103,7 @@ class Layer:
             raise ConfigError(f"trainable must be True or False, found {shown(value)}")
         network = self._network() if self._network is not None else None
         if network is not None:
-            network.set_trainable(self, value)
+            network._set_trainable(self, value)
             return
         for layer in walk([self]):
             layer._trainable = value
@@ -136,19 +135,14 @@ class Layer:
     def sublayers(self) -> dict[str, Layer]:
         """The layers that this one is made of, by the name of their attribute.
 
-        Those in a list, tuple or dict are called `attribute.0`, or `attribute.key`.
+        Those in a list, tuple or dict are called `attribute.0`, or `attribute.key`; in a list of
+        lists, `attribute.0.1`.
         """
-        found: dict[str, Layer] = {}
-        for name, value in vars(self).items():
-            inside: Any = ()
-            if isinstance(value, Layer):
-                found[name] = value
-            elif isinstance(value, list | tuple):
-                inside = enumerate(value)
-            elif isinstance(value, dict):
-                inside = value.items()
-            found |= {f"{name}.{key}": item for key, item in inside if isinstance(item, Layer)}
-        return found
+        return {
+            name: layer
+            for attribute, value in vars(self).items()
+            for name, layer in _layers_in(value, attribute)
+        }
 
     def seed(self, seed: int, position: int | str) -> None:
         """Learn the network's seed and this layer's place in it (layers that draw use it).
@@ -200,6 +194,8 @@ class Layer:
         Initializers that have a default are left out: a file has the values themselves. Raises
         `ConfigError` for a parameter of `__init__` that is no attribute.
         """
+        if type(self).hyperparameters is not Layer.hyperparameters:
+            return self.hyperparameters()  # a class written for version 0.1
         optional = optional_arguments(type(self))
         return {
             name: as_python(value)
@@ -222,13 +218,13 @@ class Layer:
             "gradients",
             "statistics",
             "workspace",
-            *inspect.signature(type(self)).parameters,
+            *parameters_of(type(self)),
         }
         return {name: v for name, v in state.items() if name in kept or name[0] == "_"}
 
     def __str__(self) -> str:
         kept = self.get_config().values()
-        inside = ", ".join(f"{v:g}" if isinstance(v, int | float) else repr(v) for v in kept)
+        inside = ", ".join(f"{v:g}" if isinstance(v, float) else repr(v) for v in kept)
         return f"{type(self).__name__}({inside})"
 
 
@@ -261,6 +257,16 @@ def walk_positions(layers: Iterable[Layer]) -> Iterator[tuple[Layer, int | str]]
 
     for position, layer in enumerate(outermost):
         yield from inside(layer, position)
+
+
+def _layers_in(value: Any, name: str) -> Iterator[tuple[str, Layer]]:
+    """The layers in an attribute called `name`, each with its own name."""
+    if isinstance(value, Layer):
+        yield name, value
+    elif isinstance(value, list | tuple | dict):
+        inside = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in inside:
+            yield from _layers_in(item, f"{name}.{key}")
 
 
 def _prefixed(named: dict[str, dict[str, Parameter]]) -> dict[str, Parameter]:

@@ -17,7 +17,7 @@ from xpnet.activations import sigmoid, softmax
 from xpnet.arguments import real
 from xpnet.backend import Array, Backend, HostArray, array_module
 from xpnet.configuration import config_of
-from xpnet.errors import DataError, ShapeError
+from xpnet.errors import ConfigError, DataError, ShapeError
 from xpnet.workspace import Workspace
 
 
@@ -32,8 +32,9 @@ class Loss:
     `get_config()`: what is found there tells trainings apart when one is resumed.
     """
 
-    prediction: ClassVar[str] = "values"
-    """What a network trained with this loss predicts: `"class"`, `"labels"` or `"values"`."""
+    prediction: ClassVar[str | None] = None
+    """What a network trained with this loss predicts: `"class"`, `"labels"` or `"values"`; None:
+    the class where targets are whole numbers `(N,)` and outputs several, else the values."""
 
     takes_logits: ClassVar[bool] = False
     """Whether the loss applies the output activation itself."""
@@ -42,9 +43,14 @@ class Loss:
         self.workspace = Workspace()
 
     def __call__(self, logits: Array, target: Array, weights: Array | None = None) -> float:
-        """The mean loss of the batch as a number, which makes the device wait."""
-        value = self.forward(logits, target, weights)
-        return float(Backend.of(value).to_host(value))
+        """The mean loss of the batch as a number, which makes the device wait.
+
+        Raises `DataError` and `ShapeError` for targets that the loss cannot be computed for.
+        """
+        to_host = Backend.of(logits).to_host
+        if target.shape[:1] == logits.shape[:1]:
+            self.require_targets(to_host(target), logits.shape[-1], "target")
+        return float(to_host(self.forward(logits, target, weights)))
 
     def get_config(self) -> dict[str, Any]:
         """What the class is to be called with to make such a loss, by name."""
@@ -61,6 +67,11 @@ class Loss:
     def for_evaluation(self) -> Loss:
         """The loss as held-out data is measured: with buffers of its own, without smoothing."""
         return copy.deepcopy(self)
+
+    def _require_forward(self, kept: str) -> None:
+        """Raise `ConfigError` unless `forward` has left the attribute `kept`."""
+        if kept not in vars(self):
+            raise ConfigError(f"{type(self).__name__}: backward() needs forward() first")
 
     def require_targets(self, target: HostArray, outputs: int, name: str) -> None:
         """Refuse targets on the host that this loss cannot be computed for, before training.
@@ -120,7 +131,7 @@ class SoftmaxCrossEntropy(Loss):
     then one long vector operation.
     """
 
-    prediction: ClassVar[str] = "class"
+    prediction: ClassVar[str | None] = "class"
     takes_logits: ClassVar[bool] = True
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
@@ -202,6 +213,7 @@ class SoftmaxCrossEntropy(Loss):
 
     def backward(self, scale: float = 1.0) -> Array:
         """`scale · (p − q) / N`, or with weights `scale · w (p − q) / Σw`: `(N, C)`."""
+        self._require_forward("p")
         xp = array_module(self.p)
         count = self.p.shape[1]
         dlogits = self.workspace.array(xp, "dlogits", self.p.shape[::-1], self.p.dtype)
@@ -236,7 +248,7 @@ class SigmoidBinaryCrossEntropy(Loss):
     Raises `ShapeError` when logits and target differ in shape.
     """
 
-    prediction: ClassVar[str] = "labels"
+    prediction: ClassVar[str | None] = "labels"
     takes_logits: ClassVar[bool] = True
 
     def forward(self, logits: Array, target: Array, weights: Array | None = None) -> Array:
@@ -267,6 +279,7 @@ class SigmoidBinaryCrossEntropy(Loss):
 
     def backward(self, scale: float = 1.0) -> Array:
         """`scale · (σ(z) − t) / (N K)`, or `scale · w (σ(z) − t) / (K Σw)`: as the logits."""
+        self._require_forward("p")
         xp = array_module(self.p)
         dlogits = self.workspace.array(xp, "dlogits", self.p.shape, self.p.dtype)
         xp.subtract(self.p, self.target, out=dlogits)
@@ -284,6 +297,8 @@ class MeanSquaredError(Loss):
     Raises `ShapeError` when outputs and target differ in shape (NumPy would broadcast
     `(N, 1)` against `(N,)` to `(N, N)` without a word).
     """
+
+    prediction: ClassVar[str | None] = "values"
 
     def forward(self, logits: Array, target: Array, weights: Array | None = None) -> Array:
         """Mean loss, `()`, from outputs and `target` of one shape."""
@@ -303,6 +318,7 @@ class MeanSquaredError(Loss):
 
     def backward(self, scale: float = 1.0) -> Array:
         """`scale · 2 (z − t) / (N K)`, or `scale · 2 w (z − t) / (K Σw)`: as the outputs."""
+        self._require_forward("difference")
         xp = array_module(self.difference)
         doutputs = self.workspace.array(
             xp, "doutputs", self.difference.shape, self.difference.dtype

@@ -18,6 +18,7 @@ from xpnet.errors import ConfigError, deprecated, shown
 from xpnet.exclusive import require_free
 from xpnet.inputs import as_samples, check_finite, is_plain
 from xpnet.layer import Layer, walk, walk_positions
+from xpnet.layers import Dropout, GaussianNoise
 from xpnet.prediction import LayersForPrediction
 from xpnet.store import Store, require_fit, views_of
 from xpnet.summary import as_text, table_of
@@ -62,9 +63,9 @@ class Sequential:
     with: `prediction`, which is saved with it, is `"class"`, `"labels"`, `"values"`, or None
     before any training.
 
-    Raises `ShapeError` when one layer does not fit the one before, `ConfigError` for no layers,
-    for what is none, for a layer of another network, or another dtype, `BackendUnavailable` for a
-    device that is not there.
+    Raises `ShapeError` when one layer does not fit the one before; `ConfigError` if there are no
+    layers, if one of them is not a layer or already belongs to another network, or if `dtype` is
+    neither float32 nor float64; `BackendUnavailable` for a device that is not there.
     """
 
     def __init__(
@@ -92,6 +93,12 @@ class Sequential:
         features = _chain(layers)
         for layer in walk(layers):
             layer.get_config()
+            held = [name for name, value in vars(layer).items() if isinstance(value, Sequential)]
+            if held:
+                raise ConfigError(
+                    f"{held[0]} of {type(layer).__name__} is a network, whose parameters would "
+                    f"not be trained: keep its layers there, [layer.copy() for layer in network]"
+                )
             if layer._network is not None and layer._network() is not self:
                 raise ConfigError(
                     f"{layer} belongs to another network: give layer.copy(), which begins with "
@@ -108,12 +115,48 @@ class Sequential:
 
     def _store_in(self, store: Store, layers: Sequence[Layer]) -> None:
         """Have the parameters of `layers` in `store`."""
-        self._store = store
-        self.values, self.gradients = store.trained.flat, store.gradients.flat
-        self.buffers, self.decays = store.statistics.flat, store.decays
+        self._store, self.decays = store, store.decays
         store.bind(layers)
+        self._has_forward = False
         # Copies of the layers, which hold views of the store as well, one set a thread.
         self._of_thread = threading.local()
+
+    @property
+    def values(self) -> Array:
+        """The parameters that are trained, `(P,)`; what is assigned is copied in."""
+        return self._store.trained.flat
+
+    @values.setter
+    def values(self, values: Any) -> None:
+        self._store.trained.flat[...] = values
+
+    @property
+    def gradients(self) -> Array:
+        """The gradients of `values`, `(P,)`; what is assigned is copied in."""
+        return self._store.gradients.flat
+
+    @gradients.setter
+    def gradients(self, gradients: Any) -> None:
+        self._store.gradients.flat[...] = gradients
+
+    @property
+    def buffers(self) -> Array:
+        """The statistics that no gradient moves; what is assigned is copied in."""
+        return self._store.statistics.flat
+
+    @buffers.setter
+    def buffers(self, buffers: Any) -> None:
+        self._store.statistics.flat[...] = buffers
+
+    @property
+    def trainable(self) -> bool:
+        """Whether any layer is trained; set, it is that of all layers."""
+        return any(layer.trainable for layer in self._layers)
+
+    @trainable.setter
+    def trainable(self, trainable: bool) -> None:
+        for layer in self._layers:
+            layer.trainable = trainable
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -138,7 +181,7 @@ class Sequential:
             self.metadata.pop("classes", None)
         return self
 
-    def set_trainable(self, layer: Layer, trainable: bool) -> None:
+    def _set_trainable(self, layer: Layer, trainable: bool) -> None:
         """What `layer.trainable = trainable` does for a layer of this network."""
         if not any(layer is own for own in self._layers):
             raise ConfigError(
@@ -148,10 +191,15 @@ class Sequential:
         if layer.trainable == trainable:
             return
         require_free(self, "trainable of a layer cannot change")
-        state = self.state_dict()
-        for inside in walk([layer]):
-            inside._trainable = trainable
-        made = Store.of(self._layers, state, self.backend, self.dtype, self.seed)
+        state, inside = self.state_dict(), list(walk([layer]))
+        for one in inside:
+            one._trainable = trainable
+        try:
+            made = Store.of(self._layers, state, self.backend, self.dtype, self.seed)
+        except MemoryError:
+            for one in inside:
+                one._trainable = not trainable
+            raise
         self._store_in(made, self._layers)
 
     def __len__(self) -> int:
@@ -210,10 +258,15 @@ class Sequential:
             return self._predicted(self._taken(x, check=True), look=False)
 
     def _taken(self, x: Any, *, check: bool) -> Array:
-        """`x` as an array `(N, in_features)` of the network's dtype, where the network is."""
+        """`x` as an array `(N, in_features)` of the network's dtype, where the network is.
+
+        What is given for a prediction on the host goes to the device; in training nothing does.
+        """
         x = as_samples(
             x, backend=self.backend, features=self.in_features, check=check, dtype=self.dtype
         )
+        if check and not self._is_on_host:
+            return self.backend.asarray(x, dtype=self.dtype)
         array_module(x, self.values)
         return x if x.dtype == self.dtype else x.astype(self.dtype)
 
@@ -247,14 +300,18 @@ class Sequential:
     def _through(self, x: Array) -> Array:
         for layer in self._layers:
             x = layer.forward(x, training=True)
+        self._has_forward = True
         return x
 
     def backward(self, dlogits: Array, *, input_gradient: bool = False) -> Array | None:
         """Write all gradients, given `∂L/∂logits` of the last training forward pass.
 
         Goes back no further than the first layer with parameters to be trained, whose `dx` is
-        not worked out, unless `input_gradient` asks for `∂L/∂x`: `(N, in_features)`.
+        not worked out, unless `input_gradient` asks for `∂L/∂x`: `(N, in_features)`. Raises
+        `ConfigError` where there was no such forward pass.
         """
+        if not self._has_forward:
+            raise ConfigError("backward() needs forward(x, training=True) first")
         gradient = dlogits
         for position in reversed(range(len(self._layers))):
             layer = self._layers[position]
@@ -292,34 +349,51 @@ class Sequential:
         `Sigmoid` the outputs as they are. Raises `ConfigError` for a network without
         probabilities: one trained on values, or of a single output.
         """
-        if self._ends_in(Softmax) or self._ends_in(Sigmoid):
-            return self.forward(x)
+        makes = self.probabilities_by()
+        p = self.forward(x)
+        xp = array_module(p)
+        if makes == "sigmoid":
+            return sigmoid(xp, p, out=xp.empty_like(p), scratch=xp.empty_like(p))
+        if makes == "softmax":
+            total = xp.empty((len(p), 1), dtype=p.dtype)
+            return softmax(xp, p, axis=1, shifted=p, total=total, out=p)
+        return p
+
+    def probabilities_by(self) -> str:
+        """What makes probabilities of the outputs: `"softmax"`, `"sigmoid"` or `"identity"`.
+
+        Raises `ConfigError` for a network without probabilities, as `predict_proba` does.
+        """
+        if isinstance(self._layers[self.last_active()], Softmax | Sigmoid):
+            return "identity"
         kind = self._answers()
         if kind == "values":
             what = "was trained on values" if self.prediction else "has a single output"
-            raise ConfigError(f"the network {what}, which have no probabilities: use predict()")
-        p = self.forward(x)
-        xp = array_module(p)
-        if kind == "labels":
-            return sigmoid(xp, p, out=xp.empty_like(p), scratch=xp.empty_like(p))
-        total = xp.empty((len(p), 1), dtype=p.dtype)
-        return softmax(xp, p, axis=1, shifted=p, total=total, out=p)
+            raise ConfigError(f"the network {what}, so it has no probabilities: use predict()")
+        return "sigmoid" if kind == "labels" else "softmax"
 
     def predict_probabilities(self, x: Any) -> Array:
         """The former name of `predict_proba`, deprecated."""
         deprecated("predict_probabilities()", "predict_proba()")
         return self.predict_proba(x)
 
-    def _answers(self) -> str:
-        return self.prediction or ("class" if self.out_features > 1 else "values")
+    def last_active(self) -> int:
+        """The position of the last layer that does something in prediction."""
+        active = [p for p, x in enumerate(self._layers) if type(x) not in (Dropout, GaussianNoise)]
+        return active[-1]
 
-    def _ends_in(self, kind: type[Layer]) -> bool:
-        return type(self._layers[-1]) is kind
+    def _answers(self) -> str:
+        is_classifier = self.out_features > 1 or "classes" in self.metadata
+        return self.prediction or ("class" if is_classifier else "values")
 
     def seek(self, samples: int) -> None:
         """Let layers that draw go on at training sample number `samples`."""
         for layer in walk(self._layers):
             layer.seek(samples)
+
+    def count_parameters(self) -> int:
+        """How many numbers all parameters have, those of frozen layers included."""
+        return sum(int(view.size) for view in self._store.parameters.values())
 
     def parameters(self) -> dict[str, Array]:
         """Views of all parameters by name, in layer order; writing to one trains the network."""
@@ -430,6 +504,11 @@ def _chain(layers: list[Layer]) -> tuple[int, int]:
         after = features_after(layer, position, features)
         if features is None and after is not None:
             entrance = getattr(layer, "in_features", after)
+            if layer.sublayers() and not hasattr(layer, "in_features"):
+                raise ConfigError(
+                    f"layer {position}, {type(layer).__name__}, is made of layers and does not "
+                    f"say how many features it takes: give it an attribute in_features"
+                )
         features = after
     if features is None or entrance is None:
         raise ConfigError("no layer of the network says how many features it takes")

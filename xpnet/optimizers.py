@@ -32,8 +32,8 @@ class Optimizer:
     `learning_rate`: a number or a `Schedule`. `steps` counts the updates made; `state` holds
     arrays shaped like `values`, by name. One optimizer serves one network, whose moments and
     count of updates it has; for another network make another optimizer. Raises `ConfigError` for
-    a hyperparameter out of its range, and when a later step brings another network's values,
-    `ShapeError` when these are of another size.
+    a hyperparameter out of its range, and when a later step brings another network's values;
+    `ShapeError` unless values and gradients are flat and of one size.
 
     An optimizer of your own keeps each parameter of its `__init__` under the same name, or
     defines `get_config()`: what is found there tells trainings apart when one is resumed.
@@ -111,11 +111,6 @@ class Optimizer:
         if values is self._values:
             return
         if self._values is not None and self.steps and not is_same(values, self._values):
-            if values.shape != self._values.shape:
-                raise ShapeError(
-                    f"the values are of shape {values.shape} after {self._values.shape}: "
-                    f"one optimizer serves one network"
-                )
             raise ConfigError(
                 f"this {type(self).__name__} has made {self.steps} updates of another network, or "
                 f"of this one before its layers were changed: make a new optimizer"
@@ -125,8 +120,9 @@ class Optimizer:
         self._values = values
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy goes on with whichever network it is given first, such as a copy of its own.
-        return vars(self) | {"_values": None}
+        # A copy serves the network that it is given first, such as a copy of this one's.
+        own = {name: array.copy() for name, array in self.state.items()}
+        return vars(self) | {"_values": None, "state": own, "workspace": Workspace()}
 
     def _prepare(self, values: Array, gradients: Array) -> None:
         xp = array_module(values, gradients)

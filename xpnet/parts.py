@@ -73,7 +73,7 @@ def fitted(data: DeviceData, network: Sequential, loss: Loss, name: str) -> Devi
     Whole numbers become floats for a loss of values, and `(N,)` targets `(N, 1)` for a network of
     one output; `(N, 1)` labels become `(N,)`. Raises `ShapeError` or `DataError`, which name the
     part `name` and say what to do, for all that does not fit. What a loss of the user's own takes
-    is not known, but whole numbers `(N,)` are held to be labels.
+    is not known, but whole numbers `(N,)` for several outputs are held to be labels.
     """
     target = data.target
     if isinstance(loss, SoftmaxCrossEntropy):
@@ -81,13 +81,19 @@ def fitted(data: DeviceData, network: Sequential, loss: Loss, name: str) -> Devi
     elif isinstance(loss, MeanSquaredError | SigmoidBinaryCrossEntropy):
         target = _as_values(data, network, loss, name)
     host = network.backend.to_host(target)
-    if are_labels(target) and not isinstance(loss, SoftmaxCrossEntropy):
+    if prediction_of(loss, target, network) == "class" and loss.prediction is None:
         SoftmaxCrossEntropy().require_targets(host, network.out_features, name)
     loss.require_targets(host, network.out_features, name)
     if target is not data.target:
         data = data.view()
         data.target = target
     return data
+
+
+def prediction_of(loss: Loss, target: Array, network: Sequential) -> str:
+    """What `network` predicts once it is trained by `loss` on such targets."""
+    is_class = are_labels(target) and network.out_features > 1
+    return loss.prediction or ("class" if is_class else "values")
 
 
 def are_labels(target: Array) -> bool:

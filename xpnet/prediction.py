@@ -84,11 +84,12 @@ class LayersForPrediction:
         return copy
 
     def _with_copies(self, value: Any, made: dict[int, Layer]) -> Any:
+        """`value` with copies in the place of the layers in it, however deep in lists and dicts."""
         if isinstance(value, Layer):
             return made.get(id(value)) or self._copied(value, made)
-        if type(value) is dict and any(isinstance(item, Layer) for item in value.values()):
+        if type(value) is dict:
             return {key: self._with_copies(item, made) for key, item in value.items()}
-        if type(value) in (list, tuple) and any(isinstance(item, Layer) for item in value):
+        if type(value) in (list, tuple):
             return type(value)(self._with_copies(item, made) for item in value)
         return value
 

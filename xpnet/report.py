@@ -101,7 +101,7 @@ def collect_facts(
 ) -> dict[str, Any]:
     """What `metrics.json` holds and is known before anything is trained."""
     return {
-        "parameters": int(network.values.size),
+        "parameters": network.count_parameters(),
         "samples": {
             "train": len(splits.train),
             "validation": len(splits.validation) if splits.validation is not None else 0,

@@ -159,13 +159,18 @@ def require_trainable(network: Sequential, optimizer: Optimizer, loss: Loss) -> 
         raise ConfigError(
             "the network has no parameters to train: set trainable = True for one of its layers"
         )
-    last = network.layers[-1]
-    if loss.takes_logits and type(last) in (Softmax, Sigmoid):
+    require_logits(network, loss)
+    optimizer.require_same(network.values)
+
+
+def require_logits(network: Sequential, loss: Loss) -> None:
+    """Raise `ConfigError` where `network` ends in an activation that `loss` applies itself."""
+    last = network.layers[network.last_active()]
+    if loss.takes_logits and isinstance(last, Softmax | Sigmoid):
         raise ConfigError(
             f"the network ends in {last}, and {type(loss).__name__} applies its activation itself: "
-            f"train network[:-1], and ask predict_proba() for probabilities"
+            f"leave {type(last).__name__} out, and ask predict_proba() for probabilities"
         )
-    optimizer.require_same(network.values)
 
 
 def require_rows(network: Sequential, count: int, size: int) -> None:

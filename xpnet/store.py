@@ -9,7 +9,7 @@ from typing import Any
 
 from xpnet import random
 from xpnet.backend import Array, Backend
-from xpnet.errors import CheckpointError, shown
+from xpnet.errors import CheckpointError, ConfigError, shown
 from xpnet.layer import Layer, Parameter
 
 
@@ -25,7 +25,7 @@ class Block:
     def zeros(cls, backend: Backend, dtype: Any, layout: dict[str, Parameter]) -> Block:
         """A block that holds `layout`, filled with zeros. Raises `MemoryError`."""
         size = sum(math.prod(p.shape) for p in layout.values())
-        # Of what no machine has room for NumPy says something else.
+        # Beyond this size NumPy raises other errors than MemoryError.
         if size > 2**48:
             raise MemoryError(f"{size} parameters")
         flat = backend.zeros(size, dtype)
@@ -64,7 +64,8 @@ class Store:
         """The store of `layers`.
 
         Each parameter begins with its value in `state` or, of a layer that belongs to no network
-        and has values, with that; else with new draws. Raises `MemoryError`.
+        and has values, with that; else with new draws. Raises `ConfigError` for a value of another
+        shape, and `MemoryError`.
         """
         wanted: dict[str, Parameter] = {}
         statistics: dict[str, Parameter] = {}
@@ -89,9 +90,14 @@ class Store:
             views = values.views | rest.views | moved.views
             for name, parameter in (wanted | statistics).items():
                 value = known.get(name)
-                if value is None or value.shape != parameter.shape:
+                if value is None:
                     generator = random.generator(seed, f"parameter {name}")
                     value = parameter.initializer(generator, parameter.shape)
+                elif value.shape != parameter.shape:
+                    raise ConfigError(
+                        f"{name} has the shape {parameter.shape}, and the layer brings values of "
+                        f"shape {tuple(value.shape)}: make a new layer"
+                    )
                 else:
                     value = Backend.of(value).to_host(value)
                 views[name][...] = backend.asarray(value, dtype=dtype)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy
 
 from xpnet import blocks, device_errors, one_core, products, random, settings, twins
+from xpnet.activations import Softmax
 from xpnet.arguments import instance, real, seed_of, whole
 from xpnet.backend import Array, array_module, on_its_device
 from xpnet.callbacks import Callback, Interrupted, Run, Told
@@ -31,7 +32,7 @@ from xpnet.meter import Meter
 from xpnet.metrics import ClassCounts, Confusion, MeanLoss, confusion_counter
 from xpnet.network import Sequential
 from xpnet.optimizers import Optimizer
-from xpnet.parts import Part, fitted, on_device
+from xpnet.parts import Part, fitted, on_device, prediction_of
 from xpnet.replay import Replay
 from xpnet.resume import Checkpoints, Keeper, describe_training
 
@@ -136,11 +137,12 @@ def fit(
     or are `"evaluated"` afterwards, by one more pass over the training part as it is.
     `callbacks`: one, or several. `history`: to go on with, so that the records survive an
     exception.
-    `checkpoints`: where to leave them. If there is one of this training, it goes on from there,
-    to the same weights and records as if it had never ended; on the CPU to the same bits.
+    `checkpoints`: where checkpoints are written. If the folder holds one of this training, it
+    continues from there, to the same weights and records as if it had never ended; on the CPU to
+    the same bits.
 
     Several threads may train at once, also on one `DeviceData`, loss or augmentation of xpnet's;
-    the network, the optimizer, the history and callbacks with a memory are one training's alone.
+    a network, an optimizer, a history or a callback of xpnet's serves one `fit()` at a time.
 
     Raises, before anything is trained, `ConfigError`, `DataError`, `ShapeError` or
     `DeviceMismatch` for what cannot be trained on, naming the argument, and row and column of a
@@ -218,7 +220,7 @@ def fit(
         keeper = Keeper(checkpoints, run, meter, callbacks, plan)
         target_shape = tuple(given.target.shape[1:])
         with keeper.at_work():
-            network.prediction = loss.prediction
+            network.prediction = prediction_of(loss, data.target, network)
             is_known = target_shape in ((), (network.out_features,))
             network.target_shape = target_shape if is_known else None
             _train(run, update, keeper, size, seed, (every, by_step))
@@ -380,13 +382,17 @@ def evaluate(network: Sequential, data: Part) -> Evaluation:
     instance("network", network, Sequential, "a Sequential")
     data = on_device(network, data, "data").view()
     mean, loss = MeanLoss(network.backend), SoftmaxCrossEntropy()
-    gives_values = network.prediction in ("labels", "values")
-    if data.target.dtype.kind == "f" or (gives_values and network.out_features == 1):
+    if data.target.dtype.kind == "f" or network.prediction in ("labels", "values"):
         raise ConfigError(
             f"evaluate() measures a classifier by its labels (N,), whole numbers, and data has "
-            f"targets of {data.target.dtype} and shape {tuple(data.target.shape)} for "
-            f"{network.out_features} outputs: hold network.predict(x) against the targets"
+            f"targets of {data.target.dtype} and shape {tuple(data.target.shape)} for a network "
+            f"that predicts {network.prediction or 'classes'}: compare network.predict(x) with the "
+            f"targets"
         )
+    last = network.last_active()
+    if isinstance(network.layers[last], Softmax) and last:
+        network = network[:last]  # whose outputs are the logits
+    settings.require_logits(network, loss)
     data = fitted(data, network, loss, "data")
     confusion = confusion_counter(network.backend, network.out_features)
     for x, labels in data.blocks(blocks.prediction_rows(network.out_features)):

@@ -96,6 +96,10 @@ class Table:
         raise DataError(f"{path} cannot be read as a table of numbers: {reason or 'unknown cell'}")
 
     def _hint(self, cells: list[str], column: int) -> str:
+        """What the fault of a cell may come from."""
+        names, is_text = self.layout.names, bool(cells[column].strip())
+        if names and self.layout.label is None and is_text:
+            return f": if the column holds the classes, say --target {_argument(names[column])}"
         if self.layout.names or column != len(cells) - 1 or self.layout.label != 0:
             return ""
         if any(_fault(cell) for cell in cells[:-1]):

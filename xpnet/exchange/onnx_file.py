@@ -12,6 +12,7 @@ import numpy
 
 import xpnet
 from xpnet import activations, layers
+from xpnet.arguments import path as as_path
 from xpnet.backend import HostArray
 from xpnet.checkpoint import write_atomically
 from xpnet.errors import CheckpointError, ConfigError, shown
@@ -50,7 +51,7 @@ def export_onnx(network: Sequential, path: str | Path, *, normalise: bool = Fals
     """
     require_network(network, "export_onnx()")
     onnx = imported("onnx", "export_onnx()", "'xpnet[onnx]'")
-    path, to_host = Path(path), network.backend.to_host
+    path, to_host = as_path("path", path), network.backend.to_host
     state = {name: to_host(array) for name, array in network.state_dict().items()}
     if sum(array.nbytes for array in state.values()) > _MOST_BYTES:
         raise CheckpointError(f"{path}: the weights take more than the 2 GiB that a file may hold")

@@ -47,7 +47,8 @@ function of(value, i) {
 function predict(picture) {
   const x = Float64Array.from(picture, (level, i) => level * of(model.scale, i) + of(model.shift, i));
   const outputs = forward(layers, x);
-  return { probabilities: softmax(outputs.at(-1)), outputs };
+  const makers = { softmax, sigmoid: FORWARD.Sigmoid, identity: (y) => y };
+  return { probabilities: makers[model.probabilities](outputs.at(-1)), outputs };
 }
 
 /** Shows the pad's drawing, once before the screen's next picture, however often it changed. */
