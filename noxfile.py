@@ -17,9 +17,9 @@ PARITY = ["layers", "losses", "optimizers", "initializers", "network", "training
 PARITY += ["augmentation", "replay", "checkpoint", "checkpoints", "clipping", "backend"]
 OF_KERNELS = ["kernels", "graph", "precision", "second_device"]
 
-# The rooms that a user enters, also to write a layer, a loss or a callback of his own.
-ROOMS = ["data", "estimator", "gradcheck", "initializers", "metrics", "schedules"]
-ROOMS += ["callbacks", "errors", "history", "layer", "losses", "optimizers", "training"]
+# The modules that users import, also to write their own layer, loss or callback.
+MODULES = ["data", "estimator", "gradcheck", "initializers", "metrics", "schedules"]
+MODULES += ["callbacks", "errors", "history", "layer", "losses", "optimizers", "training"]
 
 IS_DOCUMENTED = """
 import importlib, inspect, pathlib, re, sys
@@ -170,7 +170,7 @@ def used_from_outside(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """The API reference in `site/`: all public names, nothing private; a warning fails."""
     install(session, "docs")
-    modules = ["xpnet", *(f"xpnet.{room}" for room in ROOMS)]
+    modules = ["xpnet", *(f"xpnet.{name}" for name in MODULES)]
     shutil.rmtree("site", ignore_errors=True)
     session.run("python", "-W", "error", "-m", "pdoc", *modules, "--output-directory", "site")
     session.run("python", "-c", IS_DOCUMENTED, *modules)

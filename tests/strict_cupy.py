@@ -145,7 +145,7 @@ class ndarray:
         names = ("c_contiguous", "f_contiguous", "owndata")
         return types.SimpleNamespace(**{n: getattr(self._host.flags, n) for n in names})
 
-    # Doors to the host.
+    # Transfers to the host.
 
     @property
     def __array_interface__(self) -> Any:

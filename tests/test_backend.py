@@ -1,4 +1,4 @@
-"""The `xp` dispatch, its few doors, scratch memory, and randomness that both backends share."""
+"""The `xp` dispatch, its transfers, scratch memory, and randomness that both backends share."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ print([name for name in ("cupy", "pandas", "matplotlib", "torch") if name in sys
     assert python(script) == "[]"
 
 
-# The doors.
+# Transfers, and where NumPy and CuPy differ.
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint8", "bool"])

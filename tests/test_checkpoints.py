@@ -906,7 +906,7 @@ def test_a_finished_run_is_not_trained_on_with_other_settings(
     captured = capsys.readouterr()
     assert captured.out == ""
     (line,) = captured.err.splitlines()
-    assert f"resume: {run} is finished, and is not trained on with other settings" in line
+    assert f"resume: {run} is finished and cannot be continued with other settings" in line
     assert re.search(words, line), line
     assert line.endswith(f"--config {run}/config.toml --initial-model {run}")
     assert {path.name: path.stat().st_mtime_ns for path in run.iterdir()} == before

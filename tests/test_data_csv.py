@@ -182,8 +182,8 @@ def test_whatever_the_bytes_there_is_a_dataset_or_a_data_error(
         ("pixel0,label,pixel1\n300,0,1\n", r"line 2, column 1 \('pixel0'\): found '300'"),
         ("1,2,3,4\n1,2,300,4\n", r"line 2, column 3: found '300'"),
         # header
-        ("label,pixel0,pixel0\n0,1,2\n", r"line 1, column 3: 'pixel0' stands there twice"),
-        ("label,a,Label\n0,1,2\n", r"line 1, column 3: 'Label' stands there twice"),
+        ("label,pixel0,pixel0\n0,1,2\n", r"line 1, column 3: 'pixel0' occurs twice"),
+        ("label,a,Label\n0,1,2\n", r"line 1, column 3: 'Label' occurs twice"),
         (",label,a\n0,1,2\n", r"line 1, column 1 has no name"),
         ("label,pixel0,id\n0,1,2\n", r"column 3 is named 'id', expected 'pixel1'"),
         ("id,label,pixel0\n0,1,2\n", r"column 1 is named 'id', expected 'pixel0'"),

@@ -472,7 +472,7 @@ def test_a_warm_start_goes_on_and_a_cold_one_begins_anew() -> None:
 )
 def test_a_warm_start_needs_the_network_it_had(change: dict[str, Any]) -> None:
     network = classifier(warm_start=True).fit(IRIS, SPECIES).set_params(**change)
-    with pytest.raises(ConfigError, match=line("training goes on with the network there is")):
+    with pytest.raises(ConfigError, match=line("training continues with the existing network")):
         network.fit(IRIS, SPECIES)
     several = regressor(warm_start=True).fit(LINES, HEIGHTS)
     with pytest.raises(DataError, match=line("y has 1 columns")):

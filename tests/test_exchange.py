@@ -401,15 +401,15 @@ def test_what_cannot_be_lent(bad: Callable[[torch.Tensor], torch.Tensor], backen
     x, labels = tensors()
     wrong = bad(x)
     network = xn.Sequential([xn.Linear(4, 3)], backend=backend)
-    doors: list[Callable[[], Any]] = [
+    calls: list[Callable[[], Any]] = [
         lambda: backend.asarray(wrong),
         lambda: network.forward(wrong),
         lambda: xn.fit(network, (wrong, labels), optimizer=xn.SGD(0.1), epochs=1),
         lambda: xn.DeviceData(wrong, labels, backend=backend, dtype="float32"),
     ]
-    for door in doors:
+    for call in calls:
         with pytest.raises(DataError, match=r"^a torch\.\w+ does not lend its memory") as caught:
-            door()
+            call()
         assert "tensor.detach()" in str(caught.value)
         assert "\n" not in str(caught.value)
 
@@ -429,15 +429,15 @@ class OnGpu:
 def test_an_array_on_another_device_is_refused() -> None:
     network = xn.Sequential([xn.Linear(4, 3)])
     x, labels = tensors()
-    doors: list[Callable[[], Any]] = [
+    calls: list[Callable[[], Any]] = [
         lambda: network.forward(OnGpu()),
         lambda: Backend().asarray(OnGpu()),
         lambda: xn.fit(network, (OnGpu(), labels), optimizer=xn.SGD(0.1), epochs=1),
         lambda: xn.fit(network, (x, OnGpu()), optimizer=xn.SGD(0.1), epochs=1),
     ]
-    for door in doors:
+    for call in calls:
         with pytest.raises(DeviceMismatch, match=r"OnGpu lies on cuda:1, .*tensor\.cpu\(\)"):
-            door()
+            call()
 
 
 def test_a_gpus_memory_is_lent_to_the_module_there(monkeypatch: pytest.MonkeyPatch) -> None:

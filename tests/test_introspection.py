@@ -67,11 +67,11 @@ def test_all_names_exist() -> None:
         assert hasattr(xpnet, name)
 
 
-ROOMS = {"data", "gradcheck", "initializers", "metrics", "schedules"}
+MODULES = {"data", "gradcheck", "initializers", "metrics", "schedules"}
 
 
 def test_tab_completion_shows_what_a_user_needs() -> None:
-    assert set(dir(xpnet)) == {*xpnet.__all__, *ROOMS, "__version__"}
+    assert set(dir(xpnet)) == {*xpnet.__all__, *MODULES, "__version__"}
 
 
 def test_the_first_lines_of_help_tell_a_newcomer_what_to_do() -> None:
@@ -83,7 +83,7 @@ def test_the_first_lines_of_help_tell_a_newcomer_what_to_do() -> None:
         assert word in told
     words = set(re.findall(r"\w+", told))
     assert set(xpnet.__all__) <= words
-    assert {f"xpnet.{room}" for room in ROOMS} <= set(re.findall(r"xpnet\.\w+", told))
+    assert {f"xpnet.{module}" for module in MODULES} <= set(re.findall(r"xpnet\.\w+", told))
 
 
 def test_what_the_help_shows_runs(

@@ -103,8 +103,8 @@ def test_nothing_else_in_the_package_speaks_to_the_network() -> None:
         if re.match(r"\s*(import|from)\b", line) and speaks.search(line)
     }
     assert not found
-    doors = [path.name for path in package.rglob("*.py") if "Downloader(" in path.read_text()]
-    assert doors == ["catalogue.py"]
+    modules = [path.name for path in package.rglob("*.py") if "Downloader(" in path.read_text()]
+    assert modules == ["catalogue.py"]
 
 
 def entry(name: str, *holes: str, **more: Any) -> dict[str, Any]:

@@ -315,7 +315,7 @@ def test_text_may_hold_the_other_separators(tmp_path: Path) -> None:
         ("a,label,\n1,0,\n", "column 3 has no name: remove the separator at the end of each"),
         ("a,label\n1,0,\n", "line 2 has 3 columns .*remove the separator at its end"),
         ("a,,label\n1,2,0\n", "column 2 has no name"),
-        ("a,a,label\n1,2,0\n", "'a' stands there twice"),
+        ("a,a,label\n1,2,0\n", "'a' occurs twice"),
         ("a\n1,2\n", "line 1 has one column and the next 2"),
         ("a,label\n", r"has a header \(line 1\) and no rows"),
     ],

@@ -95,5 +95,5 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    rooms = ["data", "gradcheck", "initializers", "metrics", "schedules"]
-    return sorted([*__all__, *rooms, "__version__"])
+    modules = ["data", "gradcheck", "initializers", "metrics", "schedules"]
+    return sorted([*__all__, *modules, "__version__"])

@@ -1,8 +1,8 @@
 """Checks of arguments, one for all public functions: what was given, what was found, what to do.
 
-A number of NumPy's is as good as one of Python's wherever a number is taken, and so is an array
-without dimensions; what is kept is always Python's own, which never changes the dtype of an array
-and which JSON can hold. Nothing else is converted: `"0.5"` and `True` are no numbers.
+NumPy scalars and 0-d arrays are accepted wherever a number is; they are kept as Python numbers,
+which never change the dtype of an array and which JSON can hold. Nothing else is converted:
+`"0.5"` and `True` are not numbers.
 """
 
 from __future__ import annotations

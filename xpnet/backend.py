@@ -1,4 +1,4 @@
-"""The `xp` dispatch: one question (`array_module`) and the few doors where backends differ.
+"""The `xp` dispatch: one question (`array_module`) and the few functions where backends differ.
 
 Every formula in xpnet is written once on a module called `xp`. On the CPU `xp` is NumPy, on
 an NVIDIA GPU it is CuPy. CuPy is looked for only when a device is asked for by name, so a
@@ -170,7 +170,7 @@ class Backend:
         return f"Backend({self.device!r})"
 
     def asarray(self, array: Any, dtype: Any = None) -> Array:
-        """`array` (host array, sequence or number) on this device: the door host → device.
+        """`array` (host array, sequence or number) on this device: the transfer host → device.
 
         Of what lies here already nothing is copied, nor of another library's: see `shared`.
         """
@@ -178,7 +178,7 @@ class Backend:
             return self.xp.asarray(shared(array, self.xp), dtype=dtype)
 
     def to_host(self, array: Array) -> HostArray:
-        """`array` as a NumPy array: the door device → host, which waits for the device."""
+        """`array` as a NumPy array: the transfer device → host, which waits for the device."""
         return array if isinstance(array, numpy.ndarray) else numpy.asarray(array.get())
 
     def zeros(self, size: int, dtype: Any) -> Array:
@@ -256,7 +256,7 @@ def zeros(xp: Any, size: int, dtype: Any) -> Array:
 
 
 def gather(source: Array, indices: Array, out: Array) -> Array:
-    """Rows `source[indices]` written into `out`: one of the doors where the two differ.
+    """Rows `source[indices]` written into `out`: NumPy and CuPy differ here.
 
     NumPy's default mode copies `out` to be able to undo an error; `clip` does not. CuPy has
     no modes. Neither reports an index that is out of range, so indices are made by us.

@@ -86,7 +86,7 @@ class TrainConfig(BaseModel):
     one, else the seed)"""
 
     hidden: tuple[int, ...] = (512, 256)
-    """units of each hidden layer, such as 512,256"""
+    """units of each hidden layer, separated by commas or spaces"""
     activation: tuple[Activation, ...] = ("relu",)
     """the activation function of the hidden layers, one for all or one for each: relu,
     leaky_relu, sigmoid, tanh or gelu"""
@@ -135,7 +135,7 @@ class TrainConfig(BaseModel):
     """the probability with which a training picture is changed at all, each time it is seen"""
 
     optimizer: Literal["sgd", "rmsprop", "adam", "adamw"] = "adam"
-    """the optimizer, which makes updates of gradients"""
+    """the optimizer"""
     learning_rate: float = Field(2e-3, ge=0)
     """the highest learning rate of the schedule"""
     schedule: Literal["constant", "step", "cosine", "one_cycle"] = "cosine"
@@ -164,7 +164,7 @@ class TrainConfig(BaseModel):
     epochs: int = Field(20, ge=1, lt=TOO_LARGE)
     """the number of passes over the training part"""
     batch_size: int | Literal["full"] = 64
-    """the number of samples of an update, or full for the whole training part"""
+    """the number of samples per update, or full for the whole training part"""
     patience: int | None = Field(None, ge=1, lt=TOO_LARGE)
     """the number of records without a lower validation loss after which training stops; then the
     weights of the lowest validation loss are kept, else those of the last epoch (default: no
@@ -178,8 +178,8 @@ class TrainConfig(BaseModel):
     log_every: str = "1 epoch"
     """the interval between two records, in epochs or iterations: '10 epochs', '500 iterations'"""
     train_metrics: Literal["running", "evaluated"] = "running"
-    """the way training loss and accuracy are measured: running (means while the epoch trains) or
-    evaluated (anew at each record)"""
+    """the way training loss and accuracy are measured: running (means over the batches of
+    the epoch) or evaluated (anew at each record)"""
     checkpoint_every: str = "60 seconds"
     """the interval between two checkpoints in the run folder: '2 epochs', '30 seconds'"""
     resume: Path | None = None

@@ -75,7 +75,9 @@ def _plain(owner: str, name: str, value: Any) -> Any:
         return [_plain(owner, name, item) for item in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {key: _plain(owner, name, item) for key, item in value.items()}
+    # Metadata is the user's own dict, not an object with a configuration.
+    other = "" if owner == "metadata" else ", or let its get_config() give these"
     raise ConfigError(
         f"{name} of {owner} is {shown(value)}, which no file can hold: make {owner} with numbers "
-        f"and strings (or lists and dicts of them), or let its get_config() give these"
+        f"and strings (or lists and dicts of them){other}"
     )

@@ -1,4 +1,4 @@
-"""What one training works with, no other may work with at the same time, in another thread say."""
+"""Objects that only one `fit()` may use at a time."""
 
 from __future__ import annotations
 

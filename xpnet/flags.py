@@ -76,10 +76,9 @@ _LISTS = ("hidden", "activation")
 _ABOUT = """Train a classifier, test it, and leave model, settings, figures and a report in a
 folder of runs/. Without any setting: on the 5,000 digits that come with xpnet, offline, in under
 a minute."""
-_MORE = """Lists are written 512,256 or 512 256. The word none as the value of a setting without a
-default takes back what a file of settings says. With a validation part and --patience the weights
-of the epoch of the lowest validation loss are kept, tested and saved, otherwise those of the last
-epoch."""
+_MORE = """Lists are written 512,256 or 512 256. `none` clears a setting that the --config file
+sets. With a validation part and --patience the weights of the epoch of the lowest validation loss
+are kept, tested and saved, otherwise those of the last epoch."""
 
 
 class _Formatter(argparse.HelpFormatter):

@@ -1,7 +1,7 @@
 """How good predictions are, counted on the device and read when somebody asks.
 
 `logits: (N, C)`, `labels: (N,)` integers. `update()` neither allocates in a steady state nor
-waits; `result()` is a door: it copies a few numbers to the host.
+waits; `result()` transfers a few numbers from device to host.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def confusion_counter(backend: Backend, classes: int) -> ConfusionMatrix | Spars
 
 
 Confusion: TypeAlias = HostArray | ConfusedPairs
-"""Counts of who was taken for whom: `(C, C)`, a row a true class; or of many classes the pairs."""
+"""Confusion counts: `(C, C)`, one row for each true class; of many classes the pairs that occur."""
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class Model:
     def probabilities(self, x: HostArray) -> HostArray:
         """Of each class, for stored values `x (N, features)`: `(N, C)` on the host.
 
-        Not a number for a sample whose values the network's dtype cannot hold.
+        NaN for a sample whose values the network's dtype cannot hold.
         """
         network = self.network
         with numpy.errstate(all="ignore"):

@@ -89,9 +89,8 @@ def require_same(config: TrainConfig) -> None:
         first = typed("python", "-m", "xpnet.train", "--config", config.resume / "config.toml")
         more = typed("--initial-model", config.resume)
         raise ConfigError(
-            f"resume: {config.resume} is finished, and is not trained on with other settings "
-            f"({wrong}): leave them out, or begin a new run from its model with them: {first} "
-            f"{more}"
+            f"resume: {config.resume} is finished and cannot be continued with other settings "
+            f"({wrong}). To start a new run from its model: {first} {more}"
         )
     raise ConfigError(
         f"resume: {config.resume} is of a run with other settings ({wrong}): leave them out"

@@ -1,4 +1,4 @@
-"""What `fit()` is told beside its data: checked, and names replaced by what they stand for."""
+"""Checks the arguments of `fit()` other than the data, and replaces names by objects."""
 
 from __future__ import annotations
 

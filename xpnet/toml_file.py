@@ -31,9 +31,9 @@ def toml_value(value: Any) -> str:
 def read_toml(path: Path) -> dict[str, Any]:
     """The keys of a TOML file. Raises `ConfigError` that names the file."""
     try:
-        # It may be a pipe that never ends.
         # Windows' editors may begin a file with a byte order mark.
         with path.open(encoding="utf-8-sig") as file:
+            # It may be a pipe that never ends.
             text = file.read(_MOST_CHARACTERS + 1)
         strange = _strange(text)
         found = {} if strange else tomllib.loads(text)

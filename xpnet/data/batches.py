@@ -1,4 +1,4 @@
-"""Samples on the device: the only door host → device, and batches gathered behind it."""
+"""Samples on the device: their only transfer host → device, and the batches gathered there."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ class DeviceData:
 
     `x`: `(N, features)` or pictures `(N, height, width)`; `target`: `(N,)` labels (or any targets,
     one row a sample); both an array, lists, a DataFrame or Series: see `xpnet.inputs`, which also
-    says what is refused. `backend`: or its device, such as `"cpu"`; `dtype`: of the batches,
-    float32 or float64; `image_shape`: `(height, width)` where a row is a picture, unless `x` says
-    so or it is a square. `name`: of this part of the data, for messages. A batch is a gather and
-    one multiplication, `x · scale + shift`, into buffers that the next batch writes over.
+    says what is refused. `backend`: a `Backend` or a device name, such as `"cpu"`; `dtype`: of the
+    batches, float32 or float64; `image_shape`: `(height, width)` where a row is a picture, unless
+    `x` says so or it is a square. `name`: of this part of the data, for messages. A batch is a
+    gather and one multiplication, `x · scale + shift`, into buffers that the next batch writes
+    over.
 
     On the CPU `x` is not copied where its rows are in one piece: of a memory map only the rows of a
     batch get into memory, once all of it was looked through. Nor are such arrays of other

@@ -225,7 +225,7 @@ def _download_from(mirror: str, name: str, folder: Path) -> None:
 
 
 def _fetch(url: str, path: Path) -> None:
-    """Download `url` to `path` with a progress bar on stderr; the one door to the network."""
+    """Download `url` to `path` with a progress bar on stderr; the only access to the network."""
     import pooch
 
     if not url.startswith("https://"):

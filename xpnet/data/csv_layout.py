@@ -222,7 +222,7 @@ def _check_names(path: Path, line: int, names: tuple[str, ...], below: int) -> N
         known = "label" if name.lower() == "label" else name
         if known in seen:
             raise DataError(
-                f"{path}: line {line}, column {column + 1}: {shown_cell(name)} stands there twice"
+                f"{path}: line {line}, column {column + 1}: {shown_cell(name)} occurs twice"
             )
         seen.add(known)
     if len(names) == 1 and below > 1:

@@ -47,7 +47,7 @@ class SampleWeights:
         if wrong.any():
             row = int(wrong.argmax())
             raise DataError(
-                f"sample_weight[{row}] is {given[row]}, which beside the mean of all becomes "
+                f"sample_weight[{row}] is {given[row]}, which, divided by the mean weight, becomes "
                 f"{placed[row]} in {placed.dtype}: give weights that lie closer together"
             )
         self.whole = backend.asarray(host, dtype=dtype)

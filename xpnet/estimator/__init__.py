@@ -45,9 +45,9 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     """A feed-forward network that tells classes apart, as scikit-learn wants a classifier.
 
     Hidden layers `Linear`, activation and, if asked for, `Dropout`; then a `Linear` of one logit
-    a class, whose softmax gives the probabilities. What each update makes smaller is the mean
-    cross-entropy of a batch plus `alpha / (2 B) · Σ W²`, `B` being the size of a batch (times the
-    mean of all weights, where samples have weights).
+    a class, whose softmax gives the probabilities. The loss is the mean cross-entropy of a batch
+    plus `alpha / (2 B) · Σ W²`, `B` being the size of a batch (times the mean of all weights,
+    where samples have weights).
     Data is trained on as it is (scale it first), float32 as float32 and all else as float64.
 
     **Parameters** as in `MLPClassifier`: `hidden_layer_sizes`, units of each hidden layer (a

@@ -306,13 +306,13 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
     def _require_same_network(self, train: Samples) -> None:
         if self._settings_of_network() != self._made_with:
             raise ConfigError(
-                "training goes on with the network there is, and hidden_layer_sizes, activation, "
-                "dropout or device is another since: set it back, or fit with warm_start=False"
+                "training continues with the existing network, but hidden_layer_sizes, activation, "
+                "dropout or device has changed: restore it, or fit with warm_start=False"
             )
         outputs = self._outputs(train.target)
         if outputs != self.network_.out_features:
             raise DataError(
-                f"y has {outputs} columns, and the network that training goes on with gives "
+                f"y has {outputs} columns, and the network that training continues with gives "
                 f"{self.network_.out_features}: give as many, or fit with warm_start=False"
             )
 
