@@ -21,7 +21,7 @@ NAMES = ["xpnet", "scikit-learn", "skorch", "Keras", "Thinc"]
 
 def table() -> dict[str, list[str]]:
     text = (ROOT / "README.md").read_text()
-    section = text[text.index("## Beside others") :].split("\n## ")[0]
+    section = text[text.index("## Comparison with other libraries") :].split("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert rows[0] == ["", *NAMES]
