@@ -420,13 +420,21 @@ def test_what_is_wrong_with_custom_objects_is_said(tmp_path: Path) -> None:
             call()
 
 
-def test_a_composite_at_the_beginning_says_what_it_takes() -> None:
-    @dataclass(eq=False)
-    class Wide(Twice):
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            self.in_features = self.features
+def test_a_composite_at_the_beginning_takes_what_its_first_layer_takes() -> None:
+    class Head(Plain):
+        def __init__(self) -> None:
+            self.linear = xn.Linear(5, 16)
 
-    with pytest.raises(ConfigError, match="layer 0, Twice, is made of layers and does not say how"):
-        xn.Sequential([Twice(5), xn.Linear(5, 3)])
-    assert xn.Sequential([Wide(5), xn.Linear(5, 3)]).in_features == 5
+        def output_features(self, features: int | None) -> int | None:
+            return self.linear.output_features(features)
+
+        def forward(self, x: Array, *, training: bool) -> Array:
+            return self.linear.forward(x, training=training)
+
+        def backward(self, dy: Array) -> Array:
+            return self.linear.backward(dy)
+
+    made = xn.Sequential([Head(), xn.Linear(16, 3)])
+    assert made.in_features == 5
+    xn.fit(made, (X, LABELS), optimizer="adam", epochs=1)
+    assert xn.Sequential([Twice(9), xn.Linear(9, 3)]).in_features == 9

@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 from xpnet.backend import Array, array_module
-from xpnet.configuration import as_python, config_of, is_own, optional_arguments
+from xpnet.configuration import (
+    as_python,
+    config_of,
+    is_own,
+    optional_arguments,
+    parameters_of,
+)
 from xpnet.errors import ConfigError, ShapeError, deprecated, shown
 from xpnet.initializers import Initializer
 from xpnet.workspace import Workspace

@@ -503,12 +503,9 @@ def _chain(layers: list[Layer]) -> tuple[int, int]:
     for position, layer in enumerate(layers):
         after = features_after(layer, position, features)
         if features is None and after is not None:
-            entrance = getattr(layer, "in_features", after)
-            if layer.sublayers() and not hasattr(layer, "in_features"):
-                raise ConfigError(
-                    f"layer {position}, {type(layer).__name__}, is made of layers and does not "
-                    f"say how many features it takes: give it an attribute in_features"
-                )
+            # Of a layer made of layers the first that says so, which is likely to be the first.
+            known = (getattr(inside, "in_features", None) for inside in walk([layer]))
+            entrance = next((number for number in known if number is not None), after)
         features = after
     if features is None or entrance is None:
         raise ConfigError("no layer of the network says how many features it takes")
