@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import pandas
 import pytest
 from sklearn import datasets
 
@@ -15,6 +16,8 @@ from xpnet import predict, train
 from xpnet.checkpoint import load
 from xpnet.data import Dataset, load_dataset, read_csv, read_samples
 from xpnet.data import csv as module
+from xpnet.data.csv_labels import Labels
+from xpnet.data.csv_layout import Table
 from xpnet.errors import ConfigError, DataError
 from xpnet.predict import Model
 
@@ -73,6 +76,30 @@ def test_names_become_sorted_classes(
     assert data.x.dtype == numpy.float32
     assert data.x[1].tolist() == [7, numpy.float32(3.2)]
     assert data.image_shape is None
+
+
+def test_the_first_row_of_each_of_many_labels_is_kept(tmp_path: Path) -> None:
+    names = [f"c{i % 30_000}" for i in range(40_000)]
+    table = Table(b"a,label\n0,c\n", tmp_path / "data.csv")
+    labels = Labels(table, None)
+    for start in (0, 10, 35_000):
+        stop = {0: 10, 10: 35_000, 35_000: 40_000}[start]
+        labels.add(pandas.Series(names[start:stop], dtype=object), start)
+    assert labels.first == {f"c{i}": i for i in range(30_000)}
+    found, classes = labels.finish()
+    assert [classes[i] for i in found[::7000]] == names[::7000]
+
+
+def test_too_many_labels_are_counted_before_they_are_looked_at(tmp_path: Path) -> None:
+    rows = "".join(f"1,{'?' if i == 3 else f'c{i}'}\n" for i in range(160_000))
+    with pytest.raises(DataError, match="holds too many different labels: more than 65536"):
+        read(tmp_path, f"a,label\n{rows}")
+
+
+def test_integers_may_not_be_written_in_too_many_ways(tmp_path: Path) -> None:
+    rows = "".join(f"1,{'0' * i}{n}\n" for i in range(4) for n in range(40_000))
+    with pytest.raises(DataError, match="holds too many different labels"):
+        read(tmp_path, f"a,label\n{rows}")
 
 
 def test_names_that_are_numbers_stand_first_and_by_value(tmp_path: Path) -> None:
@@ -240,9 +267,66 @@ def test_numbers_that_count_up_are_a_header(tmp_path: Path, start: int) -> None:
         read(tmp_path, f"{header}\n")
 
 
-def test_wavelengths_are_a_header_too(tmp_path: Path) -> None:
+def test_wavelengths_are_a_header_where_one_is_named(tmp_path: Path) -> None:
     data = read(tmp_path, "400.5,402,403.5,405,406.5,408,409.5\n1,2,3,4,5,6,0\n", target="409.5")
     assert data.x.tolist() == [[1, 2, 3, 4, 5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "rows"),
+    [
+        ("10,20,30,40,50,60,1\n1,2,3,4,5,6,0\n", "last", 2),
+        ("10,20,30,40,50,60,a\n1,2,3,4,5,6,b\n", "last", 2),
+        ("400.5,402,403.5,405,406.5,408,1\n1,2,3,4,5,6,0\n", "7", 2),
+        ("60,50,40,30,20,10,0\n1,2,3,4,5,6,0\n", "LAST", 2),
+        ("1,5,4,3\n0,2,6,7\n", "1", 2),
+        ("5,4,3\n2,6,7\n", "3", 2),
+        ("10,20,30,40,50,60,70,80,90\n" + "1,2,3,4,5,6,7,8,9\n", None, 2),
+        # as pandas writes them
+        ("0,1,2,3\n5,6,7,8\n", None, 1),
+        ("0,1,2,3\n5,6,7,1\n", "3", 1),
+    ],
+)
+def test_a_first_sample_in_equal_steps_is_kept(
+    tmp_path: Path, text: str, target: str | None, rows: int
+) -> None:
+    data = read(tmp_path, text, target=target)
+    assert len(data) == rows
+    assert (data.labels is None) == (target is None)
+
+
+@pytest.mark.parametrize(
+    ("first", "target", "features"),
+    [
+        ("0,1,2", None, 3),
+        ("1,2,3,4,5,6", None, 6),
+        ("0,1,2,3", None, 3),
+        ("0,1,2,3", "last", 3),
+        ("0,1,2,3", "3", 3),
+        ("0,1,2,3", "species", 4),
+        ("0,1,2,cat", "last", None),
+        ("1,2,3,4,5,6", "6", 5),
+        ("0,1,2,3", "last", None),
+    ],
+)
+def test_what_may_be_a_header_or_a_sample_is_refused(
+    tmp_path: Path, first: str, target: str | None, features: int | None
+) -> None:
+    words = r"line 1 counts up \([01], [12], \.\.\.\), so it may be a header or a sample: if "
+    with pytest.raises(DataError, match=words):
+        read(tmp_path, f"{first}\n{first}\n", target=target, features=features)
+
+
+def test_a_known_network_loses_no_first_sample(tmp_path: Path) -> None:
+    ramp = ",".join(str(10 * i) for i in range(9))
+    assert len(read(tmp_path, f"{ramp}\n{ramp}\n", features=9)) == 2
+    assert len(read(tmp_path, "3,1,0\n0,1,2\n", features=2, target="3")) == 2
+    # Numbers above 255 are no pixels.
+    header, row = ",".join(map(str, range(784))), ",".join(["7"] * 784)
+    assert len(read(tmp_path, f"{header}\n{row}\n", features=784, pixels=True)) == 1
+    # A column is named.
+    data = read(tmp_path, "0,1,2,species\n5,6,7,1\n", features=3, target="species")
+    assert data.x.tolist() == [[5, 6, 7]]
 
 
 def test_numbers_of_pandas_that_are_no_pixels_are_numbers(tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ def read_csv(
 
     Cells are separated by commas, or all by semicolons or tabs, and numbers written with a
     decimal point. A first line in which no cell is a number, or one is the label's name, is a
-    header, and so are numbers that count up (0, 1, 2, … as pandas writes).
+    header, and so is 0, 1, 2, … as pandas writes (or 1, 2, … in six columns or more). Where that
+    may be a sample as well, since `target` is a place or `features` is given, it is refused.
 
     With a header, the label is the column named `target` (as it is written, else in any case),
     by default `label`, wherever it stands; there need not be a `label`. Pixel columns are named
@@ -62,7 +63,7 @@ def read_csv(
     and the column, both counted from 1.
     """
     path = Path(path)
-    return _parse(Table(read_content(path), path, target, features), classes, pixels)
+    return _parse(Table(read_content(path), path, target, features, pixels), classes, pixels)
 
 
 def read_csv_source(path: str | Path, *, target: str | None = None) -> Source:

@@ -50,15 +50,22 @@ class Labels:
         places, written = pandas.factorize(column)
         if places.size and places.min() < 0:
             self.table.blame(rows)
+        # In each block the texts are numbered from 0, and each number stands somewhere.
+        firsts = numpy.unique(places, return_index=True)[1].tolist()
+        is_too_many = len(written) > _MOST_WRITTEN
+        if is_too_many:
+            # The first of them are enough to say what is wrong.
+            places, written = places[: firsts[_MOST_WRITTEN]], written[:_MOST_WRITTEN]
         own = numpy.empty(len(written), numpy.int64)
-        for number, text in enumerate(written):
+        for number, (text, first) in enumerate(zip(written, firsts, strict=False)):
             name = text.strip()
             if name not in self.codes:
-                self.first[name] = rows + int((places == number).argmax())
+                self.first[name] = rows + first
             own[number] = self.codes.setdefault(name, len(self.codes))
         self.parts.append(own[places].astype(numpy.int32))
-        if len(self.codes) > _MOST_WRITTEN:
+        if is_too_many or len(self.codes) > _MOST_WRITTEN:
             self.finish()
+            raise self._too_many()
 
     def finish(self) -> tuple[HostArray, tuple[str, ...]]:
         """The labels, `(N,)` int64, and the names of the classes. Raises `DataError`."""
@@ -102,6 +109,8 @@ class Labels:
         )
 
     def _named(self, names: list[str]) -> tuple[str, ...]:
+        if len(names) > MAX_CLASSES:
+            raise self._too_many()
         for name in names:
             fault = ""
             if name in _MISSING:
@@ -112,12 +121,13 @@ class Labels:
                 fault = f", a label has to have {_LONGEST_NAME} characters or fewer"
             if fault:
                 self._refuse(name, f"found {shown_cell(name)}{fault}")
-        if len(names) > MAX_CLASSES:
-            raise DataError(
-                f"{self.table.path}: {self.table.layout.target} holds {len(names)} different "
-                f"labels, more than the {MAX_CLASSES} classes that are allowed"
-            )
         return tuple(sorted(names, key=_order))
+
+    def _too_many(self) -> DataError:
+        return DataError(
+            f"{self.table.path}: {self.table.layout.target} holds too many different labels: more "
+            f"than {MAX_CLASSES} classes are not allowed"
+        )
 
     def _refuse(self, name: str, fault: str) -> None:
         label = self.table.layout.label

@@ -58,11 +58,16 @@ class Table:
     """The decompressed content of a CSV file, and where in it a row or a cell stands."""
 
     def __init__(
-        self, raw: bytes, path: Path, target: str | None = None, features: int | None = None
+        self,
+        raw: bytes,
+        path: Path,
+        target: str | None = None,
+        features: int | None = None,
+        pixels: bool | None = None,
     ) -> None:
         check_lines(raw, path)
         self.raw, self.path = raw, path
-        self.layout = _layout(raw, path, target, features)
+        self.layout = _layout(raw, path, target, features, pixels)
 
     def row(self, row: int) -> tuple[int, list[str]]:
         """Line and cells of data row `row`, which counts from 0 below the header."""
@@ -147,7 +152,9 @@ def _some(names: tuple[str, ...]) -> str:
     return f"{listed(few)}, ... {quoted(cut(names[-1], 20))}"
 
 
-def _layout(raw: bytes, path: Path, target: str | None, features: int | None) -> Layout:
+def _layout(
+    raw: bytes, path: Path, target: str | None, features: int | None, pixels: bool | None
+) -> Layout:
     try:
         separator = separator_of(raw, path)
         lines = Lines(raw)
@@ -169,7 +176,14 @@ def _layout(raw: bytes, path: Path, target: str | None, features: int | None) ->
     # A line break within a name was put there to make the column narrow.
     names = tuple(" ".join(cell.split()) for cell in cells)
     lowered = [name.lower() for name in names]
-    if not _is_header(names, {"label", (target or "label").lower()}):
+    is_header = _is_header(names, target, features, pixels)
+    if is_header is None:
+        raise DataError(
+            f"{path}: line {line} counts up ({names[0]}, {names[1]}, ...), so it may be a header "
+            f"or a sample: if it is a header, remove it (pandas: header=False) or name the columns "
+            f"otherwise; if it is a sample, write a header above it"
+        )
+    if not is_header:
         for column, cell in enumerate(cells):
             if _COMMA.fullmatch(cell):
                 raise DataError(f"{path}: line {line}, column {column + 1}: {_fault(cell)}")
@@ -185,24 +199,39 @@ def _layout(raw: bytes, path: Path, target: str | None, features: int | None) ->
     return Layout(separator, start, names, len(names), label, shape, is_pixels)
 
 
-def _is_header(names: tuple[str, ...], wanted: set[str]) -> bool:
-    if wanted & {name.lower() for name in names}:
+def _is_header(
+    names: tuple[str, ...], target: str | None, features: int | None, pixels: bool | None
+) -> bool | None:
+    """Whether the first line names the columns; None where it may be a sample as well."""
+    lowered, wanted = [name.lower() for name in names], (target or "label").lower()
+    numbers = [name for name in names if _is_number(name)]
+    if not numbers or "label" in lowered:
         return True
-    numbers = [name for name in names if NUMBER.fullmatch(name) or _COMMA.fullmatch(name)]
-    return not numbers or _is_counting(numbers)
+    label, is_named = _place(target, len(names)), wanted in lowered
+    if is_named and (label is None or not wanted.isdecimal()):
+        return True
+    counts = _is_counting(numbers)
+    values = [name for column, name in enumerate(names) if column != (label or 0)]
+    if "" in names or not all(map(_is_number, values)):
+        return is_named or counts
+    # It could be a sample, so that only 0, 1, 2, ... is taken for a header.
+    if not counts:
+        return False
+    if (features is None and (is_named or label is None)) or (pixels and len(numbers) > 256):
+        return True
+    return None
+
+
+def _is_number(cell: str) -> bool:
+    return bool(NUMBER.fullmatch(cell) or _COMMA.fullmatch(cell))
 
 
 def _is_counting(numbers: list[str]) -> bool:
-    """Whether they go up in equal steps as no sample does: 0, 1, 2 of pandas, or wavelengths."""
-    if not all(map(NUMBER.fullmatch, numbers)) or len(numbers) < 3:
-        return False
-    if all(map(str.isdecimal, numbers)) and numbers == [str(i) for i in range(len(numbers))]:
-        return True
-    values = [float(number) for number in numbers]
-    step = (values[-1] - values[0]) / (len(values) - 1)
-    close = 1e-6 * abs(step)
-    equal = all(abs(values[0] + i * step - value) <= close for i, value in enumerate(values))
-    return len(numbers) >= 6 and step != 0 and equal
+    """Whether they are 0, 1, 2, ... as pandas numbers columns, or 1, 2, ... and six or more."""
+    return any(
+        len(numbers) >= least and numbers == [str(first + i) for i in range(len(numbers))]
+        for first, least in ((0, 3), (1, 6))
+    )
 
 
 def _check_names(path: Path, line: int, names: tuple[str, ...], below: int) -> None:
@@ -281,17 +310,25 @@ def _headless(
 
 
 def _numbered_label(path: Path, columns: int, target: str | None, features: int | None) -> int:
-    wanted = (target or "first").strip().lower()
-    if wanted in ("first", "last"):
-        return 0 if wanted == "first" else columns - 1
-    if re.fullmatch(r"\d{1,6}", wanted, re.ASCII) and 1 <= int(wanted) <= columns:
-        return int(wanted) - 1
+    place = _place(target or "first", columns)
+    if place is not None:
+        return place
     if features == columns:
         return 0
     raise DataError(
         f"{path}: target: the file has no header, so no column {shown_cell(target or '')}: give "
         f"{_PLACES} of its {columns}"
     )
+
+
+def _place(target: str | None, columns: int) -> int | None:
+    """The column that `target` names by its place, counted from 0; None where it does not."""
+    wanted = (target or "").strip().lower()
+    if wanted in ("first", "last"):
+        return 0 if wanted == "first" else columns - 1
+    if re.fullmatch(r"\d{1,6}", wanted, re.ASCII) and 1 <= int(wanted) <= columns:
+        return int(wanted) - 1
+    return None
 
 
 def _image_shape(
