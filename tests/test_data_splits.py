@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy
 import pytest
 from hypothesis import assume, given
@@ -220,6 +222,8 @@ def test_a_count_is_met_exactly(size: int, count: int) -> None:
         (float("nan"), None, r"validation=nan: give a count of samples or a fraction"),
         (None, float("inf"), r"test=inf: give a count"),
         (None, True, r"test=True: give a count"),
+        (None, "2", r"test='2': give a count"),
+        (10**400, None, r"validation=1000.*: give a count"),
         (None, 11, r"test=11: more than the 10 samples"),
         (None, 10, r"test=10: takes all 10 samples and leaves none for training"),
         (8, None, r"validation=8: takes all 8 samples and leaves none for training"),
@@ -235,6 +239,31 @@ def test_a_size_that_cannot_be_is_named_with_its_value(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         split(source(numbered([0, 1] * 5)), validation=validation, test=test, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("test", "same"),
+    [
+        (numpy.int64(3), 3),
+        (numpy.uint8(3), 3),
+        (numpy.array(3), 3),
+        (numpy.float32(0.25), 0.25),
+        (numpy.float64(3), 3.0),
+    ],
+)
+def test_numbers_of_numpy_are_as_good_as_pythons(test: Any, same: float) -> None:
+    whole = source(numbered([0, 1] * 10))
+    one = split(whole, validation=test, test=test, seed=numpy.int64(4))  # type: ignore[arg-type]
+    other = split(whole, validation=same, test=same, seed=4)
+    assert [ids(one.test), ids(one.validation)] == [ids(other.test), ids(other.validation)]
+    with pytest.raises(ConfigError, match=r"^test=100: more than the 20 samples"):
+        split(whole, validation=0, test=numpy.int64(100), seed=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", ["a", 1.5, True, -1, 2**64, None])
+def test_what_is_no_seed_is_refused(seed: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^seed must be a whole number"):
+        split(source(numbered([0, 1] * 5)), validation=0, test=2, seed=seed)
 
 
 def test_a_single_sample_cannot_be_split() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import operator
+from typing import Any
 
 import numpy
 
+from xpnet.arguments import as_float, is_whole, seed_of
 from xpnet.backend import HostArray
 from xpnet.data.dataset import Dataset, Source, Splits
 from xpnet.data.mapped import MappedRows
-from xpnet.errors import ConfigError
+from xpnet.errors import ConfigError, shown
 from xpnet.random import generator
 
 _ROWS_AT_ONCE = 1024
@@ -39,10 +42,12 @@ def split(
     `in_place`: the parts may take the memory of the source, whose training samples then stand
     in another order, instead of as much again. Mapped samples stay in their file in any case.
 
-    Raises `ConfigError`, naming the argument and its value, when a number is negative, is
-    neither a count nor a fraction, exceeds what there is, leaves no training sample, or when
-    `test` is 0 or would pool samples of two mapped files.
+    Raises `ConfigError`, naming the argument and its value, when `seed` is no whole number of 64
+    bits, or when a number is negative, is neither a count nor a fraction, exceeds what there is,
+    leaves no training sample, or when `test` is 0 or would pool samples of two mapped files.
     """
+    seed = seed_of("seed", seed)
+    test, validation = _number("test", test), _number("validation", validation)
     if test is None and source.test is not None:
         rest, tested = source.train, source.test
     else:
@@ -66,9 +71,19 @@ def split(
     return Splits(train, held_out, tested)
 
 
+def _number(name: str, value: Any) -> float | int | None:
+    """`value` as a number of Python's: whole numbers are counts, others may be fractions."""
+    if value is None:
+        return None
+    number = operator.index(value) if is_whole(value) else as_float(value)
+    if number is None or as_float(number) is None or not math.isfinite(number):
+        raise ConfigError(
+            f"{name}={shown(value)}: give a count of samples or a fraction between 0 and 1"
+        )
+    return number
+
+
 def _count(name: str, value: float, available: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"{name}={value}: give a count of samples or a fraction between 0 and 1")
     if value < 0:
         raise ConfigError(f"{name}={value} is negative: give a count or a fraction between 0 and 1")
     if 0 < value < 1:
