@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xpnet.arguments import instance, real, whole
+from xpnet.arguments import instance, picture_shape, real, whole
 from xpnet.errors import ConfigError
 from xpnet.optimizers import SGD, Optimizer
 
@@ -76,3 +76,12 @@ def test_a_class_in_the_place_of_an_object_is_named() -> None:
         instance("optimizer", SGD, Optimizer, "an Optimizer")
     with pytest.raises(ConfigError, match=r"must be an Optimizer, found 3$"):
         instance("optimizer", 3, Optimizer, "an Optimizer")
+
+
+@pytest.mark.parametrize(
+    "value", [(28, 28, True), (True, 28), (28,), (28, 28, 1), (28.0, 28), "28", 28, None, (0, 28)]
+)
+def test_what_is_no_shape_of_a_picture_is_refused(value: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^image_shape must be \(height, width\), whole numbers"):
+        picture_shape("image_shape", value)
+    assert picture_shape("image_shape", [np.int64(28), 27]) == (28, 27)

@@ -111,6 +111,7 @@ def test_samples_that_are_no_numbers_are_named(x: Any, says: str) -> None:
         (np.where(Y > 0, None, "a"), r"^y\[\d+\] is missing \(None\)"),
         (pd.Series(Y, dtype="Int64").mask(Y > 0), r"^y\[\d+\] is missing \(<NA>\)"),
         (np.ma.masked_equal(Y, 1), r"^y\[\d+\] is masked"),
+        (np.array(["a", np.ma.masked, "b"] * 20, dtype=object), r"^y\[1\] is missing"),
     ],
 )
 def test_labels_that_are_missing_are_named(y: Any, says: str) -> None:
@@ -141,6 +142,11 @@ def test_a_value_that_float32_cannot_hold_is_named() -> None:
     y[7] = 1e39
     with pytest.raises(DataError, match=r"^y\[7\] is 1e\+39, and float32"):
         regressor().fit(X.astype(np.float32), y)
+    several = np.column_stack([HEIGHTS] * 50)
+    several[7, 3] = -1e39
+    with pytest.raises(DataError, match=r"^y\[7, 3\] is -1e\+39, and float32") as caught:
+        regressor().fit(X.astype(np.float32), several)
+    one_line(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -701,3 +701,12 @@ def test_a_class_or_a_name_in_the_place_of_an_object_is_answered_with_what_to_wr
     ):
         with pytest.raises(ConfigError, match=words):
             train(**options)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.ndarray.tolist, np.asarray])
+def test_pictures_keep_their_shape(kind: Any) -> None:
+    pictures = np.arange(48, dtype=np.float32).reshape(4, 2, 6)
+    held = xn.DeviceData(kind(pictures), [0, 1, 0, 1], backend="cpu", dtype="float32")
+    assert held.image_shape == (2, 6)
+    rows = xn.DeviceData(kind(pictures[:, 0, :4]), [0, 1, 0, 1], backend="cpu", dtype="float32")
+    assert rows.image_shape == (2, 2)

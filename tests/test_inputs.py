@@ -201,6 +201,16 @@ def nullable(dtype: str) -> pd.DataFrame:
             DataError,
             "^column 'day' of x holds dates",
         ),
+        (
+            [[1] * 8, [10**400] + [1] * 7],
+            DataError,
+            r"^x\[1, 0\] is 1000.*, too large a number: .*scale",
+        ),
+        (
+            [[1], [10**5000]],
+            DataError,
+            r"^x\[1, 0\] is a very large int, too large a number: .*scale",
+        ),
         (torch.zeros(2, 3, requires_grad=True), DataError, "does not lend its memory"),
         (torch.nn.Linear(2, 3), DataError, "^x is of type Linear"),
     ],
@@ -212,6 +222,31 @@ def test_what_is_no_table_of_numbers_is_refused_in_one_line(
     with pytest.raises(kind, match=words) as caught:
         samples(x)
     assert isinstance(caught.value, XpnetError)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        (pd.interval_range(0, 4), ", row 0 of x is of type Interval, .* real numbers$"),
+        (pd.period_range("2020", periods=4, freq="D"), ", row 0 of x is of type Period, .* real"),
+        (pd.Series(list("abcd"), dtype="string"), ", row 0 of x is the text 'a', .*get_dummies"),
+        (pd.Series(list("abcd"), dtype=object), ", row 0 of x is the text 'a', .*get_dummies"),
+        (pd.Series([1, 2, {}, 4], dtype=object), ", row 2 of x is of type dict, .* real numbers$"),
+        (pd.date_range("2020", periods=4, tz="UTC"), r" of x holds dates \(datetime64.*UTC"),
+        (pd.to_timedelta([1, 2, 3, 4]), r" of x holds durations \(timedelta64"),
+        (np.array([1j] * 4), r" of x holds complex numbers \(complex128\)"),
+        (pd.arrays.SparseArray([1j] * 4), ", row 0 of x is of type complex, .* real numbers$"),
+        (pd.arrays.SparseArray(pd.to_datetime(["2020"] * 4)), " of x holds dates"),
+        (pd.arrays.SparseArray([1.0, 0, np.nan, 0]), ", row 2 of x is missing"),
+        (pd.Categorical([1, 2, 3, 4]), " of x is categorical"),
+    ],
+    ids=lambda value: str(getattr(value, "dtype", "")),
+)
+def test_a_column_of_pandas_that_is_no_numbers_is_named(column: Any, words: str) -> None:
+    table = frame().assign(other=column)
+    with pytest.raises(DataError, match=f"^column 'other'{words}") as caught:
+        samples(table)
     assert "\n" not in str(caught.value)
 
 

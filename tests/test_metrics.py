@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +37,13 @@ def test_accuracy_counts_over_batches(
     metric.update(place(backend, np.eye(5)), place(backend, np.arange(5)))
     assert metric.result() == 1.0
     compared(f"Accuracy(top={top})")
+
+
+@pytest.mark.parametrize("top", ["2", 1.5, 0, True, None])
+def test_what_is_no_count_of_classes_is_refused(top: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^top must be a whole number above 0, found"):
+        Accuracy(Backend(), top)
+    assert Accuracy(Backend(), np.int64(2)).top == 2  # type: ignore[arg-type]
 
 
 def test_accuracy_of_equal_logits_takes_the_first(backend: Backend) -> None:

@@ -104,7 +104,7 @@ def float_dtype(name: str, value: Any) -> str:
 def picture_shape(name: str, value: Any) -> tuple[int, int]:
     """`value` as `(height, width)`. Raises `ConfigError` that names the argument."""
     try:
-        height, width = (operator.index(n) for n in value if not isinstance(n, bool))
+        height, width = (operator.index(n) if is_whole(n) else 0 for n in value)
     except (TypeError, ValueError):
         height = width = 0
     if height < 1 or width < 1:

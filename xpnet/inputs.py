@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 import numpy
 
+from xpnet.arguments import as_float
 from xpnet.backend import Array, Backend, HostArray, array_module, shared
 from xpnet.errors import DataError, DeviceMismatch, ShapeError, shown
 
@@ -293,7 +294,7 @@ def _from_objects(array: HostArray, place: Place, about_text: str) -> HostArray:
         if isinstance(value, numbers.Real | numpy.bool):
             continue
         found = f"{place(where)} is {_described(value)}"
-        if _is_missing(value):
+        if is_missing(value):
             raise DataError(f"{found}, a missing value: fill it in, or leave out the row")
         if isinstance(value, str | bytes):
             raise DataError(f"{found}, and networks take numbers: {about_text}")
@@ -304,7 +305,11 @@ def _from_objects(array: HostArray, place: Place, about_text: str) -> HostArray:
     try:
         return plain if plain.dtype.kind in "iuf" else array.astype(numpy.float64)
     except OverflowError:  # a whole number of more than 308 digits
-        raise DataError(f"{place((0,) * array.ndim)} and others hold too large a number") from None
+        large = next(w for w, value in numpy.ndenumerate(array) if as_float(value) is None)
+        raise DataError(
+            f"{place(large)} is {shown(array[large])}, too large a number: float64 holds none "
+            f"above 1.8e+308, scale the values"
+        ) from None
 
 
 def _from_frame(frame: Any, place: _FramePlace, about_text: str) -> HostArray:
@@ -339,7 +344,9 @@ def _from_series(series: Any, place: Place, about_text: str) -> HostArray:
     if missing.any():
         where = place((int(missing.argmax()),))
         raise DataError(f"{where} is missing (NA): fill it in, or leave out the row")
-    own = getattr(dtype, "numpy_dtype", getattr(dtype, "subtype", None))
+    own = getattr(dtype, "numpy_dtype", None)
+    if isinstance(dtype, sys.modules["pandas"].SparseDtype):
+        own = dtype.subtype
     if isinstance(own, numpy.dtype) and own.kind in "biuf":
         return _numbers(series.to_numpy(dtype=own), place, name, about_text)
     if getattr(dtype, "kind", "O") in "Mm":
@@ -374,7 +381,8 @@ def named(name: str, first: int = 0) -> Place:
     return place
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
+    """Whether `value` is None, NA or NaT of pandas, or a masked value; NaN is a float."""
     return value is None or type(value).__name__ in ("NAType", "NaTType", "MaskedConstant")
 
 

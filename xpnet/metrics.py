@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from xpnet import twins
+from xpnet.arguments import whole
 from xpnet.backend import Array, Backend, HostArray, array_module
-from xpnet.errors import ConfigError
 from xpnet.workspace import Workspace
 
 MOST_CLASSES = 1024
@@ -58,9 +58,7 @@ class Accuracy:
     """
 
     def __init__(self, backend: Backend, top: int = 1) -> None:
-        if top < 1:
-            raise ConfigError(f"top must be a whole number above 0, found {top!r}")
-        self.backend, self.top = backend, top
+        self.backend, self.top = backend, whole("top", top)
         self.hits = backend.zeros(1, "int64")
         self.samples = 0
         self.workspace = Workspace()

@@ -55,9 +55,9 @@ class DeviceData:
         backend, prefix = self.backend, f"{name} ".lstrip()
         target = as_targets(target, backend=backend, name=f"{prefix}y", dtype=self.dtype)
         target = _by_rows(target)
-        if getattr(x, "ndim", 0) == 3 and image_shape is None:
-            image_shape = x.shape[1:]
-        x = self._samples(x, f"{prefix}x")
+        given, x = x, self._samples(x, f"{prefix}x")
+        if image_shape is None:
+            image_shape = _picture_in(given)
         if len(x) != len(target):
             raise DataError(
                 f"{prefix}x must be (N, features) or (N, height, width) with one target a row, "
@@ -197,6 +197,13 @@ class DeviceData:
         if self.normalisation.by_feature or self.shift:
             xp.add(x, self.shift, out=x)
         return x
+
+
+def _picture_in(x: Any) -> tuple[int, int] | None:
+    """`(height, width)` of samples `(N, height, width)`, lists of lists too; None of others."""
+    # Checked samples are all of one shape, so that of lists the first says it.
+    shape = numpy.shape(x[0]) if isinstance(x, list | tuple) else getattr(x, "shape", ())[1:]
+    return (shape[0], shape[1]) if len(shape) == 2 else None
 
 
 def _by_rows(array: Array) -> Array:

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import numpy
 
 from xpnet.backend import HostArray
-from xpnet.errors import ConfigError, DataError
+from xpnet.errors import ConfigError
+from xpnet.inputs import check_finite
 from xpnet.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy
 from xpnet.network import Sequential
 
@@ -31,8 +32,6 @@ except ImportError as error:
     ) from error
 
 __all__ = ["XpnetClassifier", "XpnetRegressor"]
-
-_LARGEST = float(numpy.finfo("float32").max)
 
 
 def _most_likely(network: Sequential, x: Any) -> HostArray:
@@ -209,13 +208,7 @@ class XpnetRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
         look_at_numbers(y, "y")
 
     def _encoded(self, y: HostArray, dtype: Any) -> HostArray:
-        target = numpy.asarray(y, dtype=numpy.float64)
-        if dtype == numpy.float32 and not (numpy.abs(target) <= _LARGEST).all():
-            row = numpy.argwhere(~(numpy.abs(target) <= _LARGEST))[0, 0]
-            raise DataError(
-                f"y[{row}] is {target[row]}, and float32, the dtype of X, holds no number above "
-                f"{_LARGEST:.2g}: scale y, or give X as float64"
-            )
+        check_finite(numpy.asarray(y, dtype=numpy.float64), "y", dtype)
         return y.reshape(len(y), -1).astype(dtype)
 
     def _outputs(self, target: HostArray) -> int:

@@ -15,7 +15,7 @@ import numpy
 
 from xpnet.backend import Backend
 from xpnet.errors import DataError, XpnetError, shown
-from xpnet.inputs import as_samples, as_targets
+from xpnet.inputs import as_samples, as_targets, is_missing
 
 T = TypeVar("T")
 
@@ -82,8 +82,7 @@ def look_at_classes(y: Any) -> None:
     except ValueError:  # ragged
         return
     for row, label in enumerate(labels):
-        is_missing = label is None or type(label).__name__ in ("NAType", "NaTType")
-        if is_missing or (isinstance(label, float) and label != label):
+        if is_missing(label) or (isinstance(label, float) and label != label):
             raise DataError(f"y[{row}] is missing ({label}): fill it in, or leave out the row")
 
 
