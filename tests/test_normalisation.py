@@ -93,6 +93,8 @@ def test_metadata_is_json_and_read_back(how: Normalisation) -> None:
         {},
         {"scale": 1.0},
         {"scale": "x", "shift": 0},
+        {"scale": "0.5", "shift": 0},
+        {"scale": True, "shift": 0},
         {"scale": [1.0], "shift": [0.0]},
         {"scale": [1.0] * 4, "shift": [0.0, 0, 0, float("nan")]},
         {"scale": [[1.0] * 4], "shift": 0.0},

@@ -177,7 +177,21 @@ def test_stored_values_in(pixels: bool | None, dtype: str, tmp_path: Path) -> No
     assert "normalisation" in network.metadata
 
 
-@pytest.mark.parametrize("how", [None, {}, {"scale": 1.0}, {"scale": "a", "shift": 0.0}, 3.0])
+@pytest.mark.parametrize(
+    "how",
+    [
+        None,
+        {},
+        {"scale": 1.0},
+        {"scale": "a", "shift": 0.0},
+        {"scale": "1", "shift": 0.0},
+        {"scale": True, "shift": 0.0},
+        {"scale": 1e39, "shift": 0.0},
+        {"scale": [1.0, [2.0]], "shift": 0.0},
+        {"scale": [1.0] * 6, "shift": 0.0},
+        3.0,
+    ],
+)
 def test_a_normalisation_that_is_missing(how: Any, tmp_path: Path) -> None:
     network = small()
     network.metadata = {"normalisation": how} if how is not None else {}

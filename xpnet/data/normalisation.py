@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy
 
+from xpnet.arguments import as_float
 from xpnet.backend import HostArray
 from xpnet.data.mapped import MappedRows, Samples
-from xpnet.errors import DataError
+from xpnet.errors import DataError, shown
 
 if TYPE_CHECKING:
     from xpnet.data.dataset import Dataset
@@ -72,17 +73,9 @@ class Normalisation:
     @classmethod
     def from_metadata(cls, found: Any, features: int) -> Normalisation:
         """What `to_metadata` gave. Raises `ValueError` unless it is that of so many features."""
-        try:
-            numbers = [
-                [float(number) for number in value] if isinstance(value, list) else float(value)
-                for value in (found["scale"], found["shift"])
-            ]
-        except (TypeError, KeyError, ValueError, OverflowError):
-            raise ValueError("not the numbers scale and shift") from None
-        made = [number if isinstance(number, float) else numpy.array(number) for number in numbers]
-        for value in made:
-            if not numpy.isfinite(value).all() or numpy.shape(value) not in ((), (features,)):
-                raise ValueError("not finite, or not one for each feature")
+        if not isinstance(found, Mapping) or not {"scale", "shift"} <= set(found):
+            raise ValueError(f"is {shown(found)}, not the numbers scale and shift")
+        made = [_factor(name, found[name], features) for name in ("scale", "shift")]
         return cls(*made)
 
     def to_metadata(self) -> dict[str, Any]:
@@ -174,6 +167,18 @@ def _total(parts: list[HostArray]) -> HostArray:
         return numpy.array(math.fsum(parts) if numpy.isfinite(parts).all() else numpy.inf)
     total: HostArray = numpy.sum(parts, axis=0)
     return total
+
+
+def _factor(name: str, value: Any, features: int) -> float | HostArray:
+    try:
+        # What is no number becomes NaN.
+        numbers = [as_float(number) for number in value] if numpy.ndim(value) else as_float(value)
+        factor = numpy.array(numbers, dtype=numpy.float64)
+    except ValueError:  # a ragged list
+        factor = numpy.array(numpy.nan)
+    if not numpy.isfinite(factor).all() or factor.shape not in ((), (features,)):
+        raise ValueError(f"has {name} {shown(value)}, not a finite number or one for each feature")
+    return factor if factor.ndim else float(factor)
 
 
 def _plain(value: float | HostArray) -> float | list[float]:

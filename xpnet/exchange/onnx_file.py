@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from xpnet import activations, layers
 from xpnet.arguments import path as as_path
 from xpnet.backend import HostArray
 from xpnet.checkpoint import write_atomically
+from xpnet.data.normalisation import Normalisation
 from xpnet.errors import CheckpointError, ConfigError, shown
 from xpnet.exchange.peers import imported, require_network, require_own_forward
 from xpnet.layer import Layer
@@ -62,8 +63,7 @@ def export_onnx(network: Sequential, path: str | Path, *, normalise: bool = Fals
         if about.get("pixels") is True:
             entrance = onnx.TensorProto.UINT8
         how = about.pop("normalisation", None)
-        factors = [_factors(how, name, network) for name in ("scale", "shift")]
-        x = _normalised(graph, x, factors, entrance)
+        x = _normalised(graph, x, _factors(how, network), entrance)
     for position, layer in enumerate(network.layers):
         graph.position = str(position)
         require_own_forward(position, layer)
@@ -121,26 +121,26 @@ class _Graph:
         return name
 
 
-def _factors(how: Any, name: str, network: Sequential) -> HostArray:
-    """`scale` or `shift` of a normalisation: `()`, or `(in_features,)`, in the network's dtype."""
+def _factors(how: Any, network: Sequential) -> list[HostArray]:
+    """`scale` and `shift`: each `()` or `(in_features,)`, in the network's dtype."""
     features = network.in_features
-    found = how.get(name) if isinstance(how, Mapping) else None
     try:
-        values = numpy.asarray(found)
-    except ValueError:  # a ragged list
-        values = numpy.asarray(None)
-    if values.dtype.kind in "iuf" and values.shape in ((), (features,)):
-        with numpy.errstate(over="ignore"):
-            values = values.astype(network.dtype)
-        if numpy.isfinite(values).all():
-            return values
-    is_given = isinstance(how, Mapping) and name in how
-    what = f"has {name} {shown(found)}" if is_given else f"is {shown(how)}"
-    raise ConfigError(
-        f"normalise: the network's normalisation (in its metadata) {what}: scale and shift have "
-        f"to be finite numbers, or lists of {features}, one for each feature; or export without "
-        f"normalise"
-    )
+        found = Normalisation.from_metadata(how, features)
+        return [_factor(name, getattr(found, name), network.dtype) for name in ("scale", "shift")]
+    except ValueError as error:
+        raise ConfigError(
+            f"normalise: the network's normalisation (in its metadata) {error}: scale and shift "
+            f"have to be finite numbers, or lists of {features}, one for each feature; or export "
+            f"without normalise"
+        ) from None
+
+
+def _factor(name: str, value: float | HostArray, dtype: Any) -> HostArray:
+    with numpy.errstate(over="ignore"):
+        factor = numpy.asarray(value).astype(dtype)
+    if not numpy.isfinite(factor).all():
+        raise ValueError(f"has {name} {shown(value)}, not finite in {dtype}")
+    return factor
 
 
 def _normalised(graph: _Graph, x: str, factors: Sequence[HostArray], entrance: int) -> str:
