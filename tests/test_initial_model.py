@@ -16,6 +16,7 @@ from xpnet.config import TrainConfig, make
 from xpnet.data import Dataset
 from xpnet.errors import ConfigError, XpnetError
 from xpnet.initial_model import settle
+from xpnet.predict import Model
 from xpnet.train import main
 
 FEW = ["--dataset", "few.npz", "--epochs", "2"]
@@ -204,6 +205,18 @@ def test_a_file_that_changed_since_is_refused(capsys: pytest.CaptureFixture[str]
     assert "initial_model: one/model.safetensors is another file" in line
     # Named anew it is meant.
     assert main(["--config", "two/config.toml", "--initial-model", "./one"]) == 0
+
+
+def test_the_model_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, paths = Model.load, []
+
+    def load(path: Path) -> Model:
+        paths.append(path)
+        return read(path)
+
+    monkeypatch.setattr(Model, "load", load)
+    assert main([*FEW, "--initial-model", "one", "--run", "two"]) == 0
+    assert paths.count(Path("one/model.safetensors")) == 1
 
 
 def test_without_a_model_nothing_is_settled() -> None:

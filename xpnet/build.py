@@ -76,15 +76,17 @@ def _check_range(config: TrainConfig, data: Dataset) -> None:
         )
 
 
-def fit_normalisation(config: TrainConfig, data: Dataset) -> Normalisation:
+def fit_normalisation(
+    config: TrainConfig, data: Dataset, initial: InitialModel | None = None
+) -> Normalisation:
     """The normalisation that `config.normalise` names, from the training part alone.
 
-    With an initial model it is the one of that model.
+    With an initial model it is the one of that model; `initial`: where it was read already.
     """
     standard = config.normalise == "standard"
     made = Normalisation.standard(data) if standard else Normalisation.unit(data)
     if config.initial_model is not None:
-        return InitialModel.read(config).normalisation(config, made)
+        return (initial or InitialModel.read(config)).normalisation(config, made)
     return made
 
 
@@ -107,12 +109,15 @@ def to_device(network: Sequential, data: Dataset, normalisation: Normalisation) 
     return DeviceData.of(data, normalisation, backend=network.backend, dtype=network.dtype)
 
 
-def build_network(config: TrainConfig, data: Dataset, backend: Backend) -> Sequential:
+def build_network(
+    config: TrainConfig, data: Dataset, backend: Backend, initial: InitialModel | None = None
+) -> Sequential:
     """The hidden layers and a linear layer of logits.
 
     A hidden layer is Linear, BatchNorm, GaussianNoise, the activation and Dropout, as far as
     they are asked for; noise is added to the input as well. With `config.initial_model` it has the
-    weights of that model, which `xpnet.initial_model.settle` has held against the settings.
+    weights of that model, which `xpnet.initial_model.settle` has held against the settings;
+    `initial`: where it was read already.
     """
     uniform = initializers.Uniform(config.initializer_bound)
     named = INITIALIZERS.get(config.initializer)
@@ -134,7 +139,7 @@ def build_network(config: TrainConfig, data: Dataset, backend: Backend) -> Seque
     layers.append(Linear(features, len(data.classes), weights, biases))
     network = Sequential(layers, backend=backend, dtype=config.dtype, seed=config.seed)
     if config.initial_model is not None:
-        InitialModel.read(config).copy_into(network, data, config)
+        (initial or InitialModel.read(config)).copy_into(network, data, config)
     return network
 
 

@@ -85,6 +85,11 @@ def say(*lines: object, file: TextIO | None = None) -> None:
     print("\n".join(map(plain, lines)), file=file, flush=True)
 
 
+def flag_of(name: str) -> str:
+    """`--learning-rate` of `learning_rate`."""
+    return f"--{name.replace('_', '-')}"
+
+
 def typed(*words: str | Path) -> str:
     """A command line to be typed, of words and of paths (`Path`), whatever is in them.
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
-from xpnet.command import Parser
+from xpnet.command import Parser, flag_of
 from xpnet.config import TrainConfig, make, settings_of
 from xpnet.errors import ConfigError
 from xpnet.runs import is_same_place
@@ -87,11 +87,6 @@ class _Formatter(argparse.HelpFormatter):
         if action.nargs == "+" and isinstance(action.metavar, str):
             return action.metavar
         return super()._format_args(action, default_metavar)
-
-
-def flag_of(name: str) -> str:
-    """`--learning-rate` of `learning_rate`."""
-    return f"--{name.replace('_', '-')}"
 
 
 def read_flags(argv: list[str], command: str, also: Iterable[str] = ()) -> TrainConfig:

@@ -16,6 +16,9 @@ try:
 except ImportError:  # Windows, where folders go unlocked
     fcntl = None  # type: ignore[assignment]
 
+MODEL = "model.safetensors"
+"""The trained network in the folder of a run."""
+
 LOCK = ".lock"
 # What `write_atomically` leaves of a file where a process is killed at it.
 _CUT_OFF = re.compile(r"\.[\w-]+\.(toml|csv|html|json|png|safetensors)\.\d+")

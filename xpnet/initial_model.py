@@ -19,13 +19,13 @@ from xpnet.activations import ACTIVATIONS
 from xpnet.config import TrainConfig, make
 from xpnet.data.dataset import Dataset, Normalisation
 from xpnet.errors import CheckpointError, ConfigError, listed, shown
+from xpnet.folder import MODEL
 from xpnet.layer import Layer
 from xpnet.network import Sequential
 from xpnet.predict import Model
 from xpnet.toml_file import read_toml
 
 _OF_TRAINING = ("Dropout", "GaussianNoise")
-_MODEL = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class InitialModel:
         path = model_file(config)
         if Path(_given(config)).is_dir() and not path.exists():
             raise ConfigError(
-                f"initial_model: {path.parent} has no {_MODEL}: give the folder of a run that was "
+                f"initial_model: {path.parent} has no {MODEL}: give the folder of a run that was "
                 f"trained, or a .safetensors file"
             )
         try:
@@ -173,18 +173,19 @@ class InitialModel:
 def model_file(config: TrainConfig) -> Path:
     """The file of `config.initial_model`, which may be a run folder."""
     path = Path(_given(config))
-    return path / _MODEL if path.is_dir() else path
+    return path / MODEL if path.is_dir() else path
 
 
-def settle(config: TrainConfig) -> TrainConfig:
+def settle(config: TrainConfig, initial: InitialModel | None = None) -> TrainConfig:
     """`config` with the settings that its initial model decides, where they were not given.
 
-    Without an initial model it is returned as it is. Raises `ConfigError` where a setting was
-    given that contradicts the model, `CheckpointError` for a model that cannot be read.
+    `initial`: that model, where it was read already. Without an initial model `config` is returned
+    as it is. Raises `ConfigError` where a setting was given that contradicts the model,
+    `CheckpointError` for a model that cannot be read.
     """
     if config.initial_model is None:
         return config
-    initial = InitialModel.read(config)
+    initial = initial or InitialModel.read(config)
     found, given = initial.settings(), config.model_fields_set
     layers = len(found["hidden"])
     for name in ("hidden", "activation", "batch_norm"):

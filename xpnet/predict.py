@@ -21,10 +21,10 @@ from xpnet.checkpoint import load
 from xpnet.data.dataset import square_shape
 from xpnet.data.normalisation import Normalisation
 from xpnet.errors import CheckpointError, DataError, XpnetError, listed, shown
+from xpnet.folder import MODEL
 from xpnet.network import PREDICTION_ROWS, Sequential
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-_MODEL = "model.safetensors"
 _TABLES = (".csv", ".gz", ".zip", ".npz", ".npy")
 
 
@@ -194,12 +194,12 @@ def predictions(model: Model, path: str | Path, *, top: int = 3) -> Iterator[str
 
 
 def _model_in(folder: Path) -> Path:
-    path = folder / _MODEL
+    path = folder / MODEL
     if path.is_file():
         return path
     found = sorted(file.name for file in folder.glob("*.safetensors"))
     which = f"give one of its files ({listed(found[:5])})" if found else "give a .safetensors file"
-    raise CheckpointError(f"{folder} is a folder that holds no {_MODEL}: {which}")
+    raise CheckpointError(f"{folder} is a folder that holds no {MODEL}: {which}")
 
 
 def _files(path: str) -> list[Path]:

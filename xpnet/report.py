@@ -23,7 +23,7 @@ from xpnet.data.dataset import Dataset, Normalisation, Source, Splits
 from xpnet.data.mapped import MappedRows
 from xpnet.drawing import percent
 from xpnet.errors import CheckpointError, ConfigError, DataError, plain, shown
-from xpnet.folder import alone
+from xpnet.folder import MODEL, alone
 from xpnet.history import History, Record, loss_text
 from xpnet.metrics import MOST_CLASSES, ConfusedPairs, class_scores
 from xpnet.network import Sequential
@@ -279,9 +279,9 @@ def report_again(folder: str | Path) -> Path:
             f"{run.config.dataset} is not the data of {folder}: its SHA-256 is {source.sha256}, "
             f"that of the run {shown(run.metrics.dataset.sha256, 80)}"
         )
-    model, data = Model.load(folder / "model.safetensors"), splits.test
+    model, data = Model.load(folder / MODEL), splits.test
     if model.classes != data.classes or model.network.in_features != data.features:
-        path = folder / "model.safetensors"
+        path = folder / MODEL
         raise CheckpointError(f"{path}: is made for other data than that of the run")
     tested = evaluate(model.network, to_device(model.network, data, model.normalisation))
     answers = ask(model.network, tested, data, model.normalisation)

@@ -19,6 +19,7 @@ from xpnet.command import typed
 from xpnet.config import TrainConfig
 from xpnet.drawing import percent
 from xpnet.errors import cut
+from xpnet.folder import MODEL
 from xpnet.history import History, loss_text
 from xpnet.metrics import MOST_CLASSES, class_scores
 from xpnet.mistakes import confusion_part, mistakes_part
@@ -314,7 +315,7 @@ def _again(
 
     # It may be read in any folder, and what it says is to be typed there.
     here = folder.absolute()
-    model = here / "model.safetensors"
+    model = here / MODEL
     settings: list[str | Path] = ["--config", here / "config.toml", *absolute_places(config)]
     same = "The same training again; on this machine and device to the same bits"
     commands = {same: run("train", *settings)}

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from xpnet.checkpoint import write_atomically
-from xpnet.command import typed
+from xpnet.command import flag_of, typed
 from xpnet.config import TrainConfig, make, settings_of
 from xpnet.data.catalogue import NAMES
 from xpnet.errors import CheckpointError, ConfigError, shown
@@ -143,5 +143,5 @@ def absolute_places(config: TrainConfig) -> list[str | Path]:
         path = getattr(config, name)
         is_name = path is None or (name == "dataset" and path in NAMES)
         if not is_name and not Path(path).expanduser().is_absolute():
-            words += [f"--{name.replace('_', '-')}", Path(path).absolute()]
+            words += [flag_of(name), Path(path).absolute()]
     return words

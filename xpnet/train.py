@@ -28,8 +28,9 @@ from xpnet.config import TrainConfig, from_command_line
 from xpnet.data import Normalisation, Splits
 from xpnet.data.normalisation import scale_hint
 from xpnet.errors import DivergenceError
+from xpnet.folder import MODEL
 from xpnet.history import History, Record, loss_text
-from xpnet.initial_model import model_file, settle
+from xpnet.initial_model import InitialModel, settle
 from xpnet.network import Sequential
 from xpnet.report import (
     ask,
@@ -62,22 +63,24 @@ def train(config: TrainConfig) -> Path:
         require_same(config)
         say(f"{config.resume}/ is finished: nothing is left to do")
         return config.resume
-    config = settle(config)
+    initial = None if config.initial_model is None else InitialModel.read(config)
+    config = settle(config, initial)
     backend = Backend(config.device)
     if config.device == "auto":
         say(f"device    auto chose {backend.device}")
     products.require(config.precision, backend, config.dtype)
     source, splits = read_splits(config)
     say(*describe_data(source, splits).split("\n"))
-    if config.initial_model is not None:
-        say(f"weights   begin as those of {model_file(config)}")
+    if initial is not None:
+        say(f"weights   begin as those of {initial.path}")
     hint = scale_hint(splits.train) if config.normalise == "unit" else ""
     if hint:
         say(hint)
     with threadpoolctl.threadpool_limits(config.threads, user_api="blas"):
         config = config.model_copy(update={"threads": config.threads or blas_threads()})
-        network = build_network(config, splits.train, backend)
-        normalisation = fit_normalisation(config, splits.train)
+        network = build_network(config, splits.train, backend, initial)
+        normalisation = fit_normalisation(config, splits.train, initial)
+        del initial  # Its weights need no memory during training.
         network.metadata = {
             "classes": list(splits.train.classes),
             "image_shape": list(splits.train.image_shape or ()) or None,
@@ -156,7 +159,7 @@ def fit_network(
 
 def _keep(network: Sequential, history: History, folder: Path) -> None:
     history.to_csv(folder / "history.csv")
-    save(network, folder / "model.safetensors")
+    save(network, folder / MODEL)
 
 
 def blas_threads() -> int:
