@@ -333,3 +333,17 @@ def test_the_network_of_an_estimator_predicts_as_it_does(columns: int | None) ->
     named = classifier().fit(X, np.array(["no", "yes"])[Y])
     np.testing.assert_array_equal(named.classes_[named.network_.predict(X)], named.predict(X))
     np.testing.assert_array_equal(named.network_.predict_proba(X), named.predict_proba(X))
+
+
+def test_warm_start_with_other_classes_is_refused_by_name() -> None:
+    x, y = X[:30], np.arange(30) % 3
+    model = XpnetClassifier(max_iter=2, warm_start=True, random_state=0, n_iter_no_change=math.inf)
+    model.fit(x, y).fit(x, y)
+    with pytest.raises(
+        ValueError, match=r"^y lacks the class 2 of the first fit.*warm_start=False$"
+    ):
+        model.fit(x, y % 2)
+    with pytest.raises(ValueError, match=r"^y has the class 3, which the network was not made for"):
+        model.fit(x, y + 1)
+    with pytest.raises(ValueError, match=r"^y has the class 'a', which the network was not made"):
+        model.fit(x, np.full(30, "a"))

@@ -438,3 +438,21 @@ def test_a_composite_at_the_beginning_takes_what_its_first_layer_takes() -> None
     assert made.in_features == 5
     xn.fit(made, (X, LABELS), optimizer="adam", epochs=1)
     assert xn.Sequential([Twice(9), xn.Linear(9, 3)]).in_features == 9
+
+
+@pytest.mark.parametrize("number", [float, np.float32, np.asarray])
+def test_a_loss_may_give_a_plain_number(number: Any) -> None:
+    class Squares(Loss):
+        def forward(self, logits: Array, target: Array, weights: Any = None) -> Any:
+            self.rest = logits - target
+            return number((self.rest**2).mean())
+
+        def backward(self, scale: float = 1.0) -> Array:
+            return 2 * scale * self.rest / self.rest.size
+
+    made, same = network(), network()
+    options = {"epochs": 2, "batch_size": 10, "l2": 0.1}
+    history = xn.fit(made, (X, X[:, :3]), optimizer="sgd", loss=Squares(), **options)
+    other = xn.fit(same, (X, X[:, :3]), optimizer="sgd", loss="mse", **options)
+    assert np.allclose(history.column("loss"), other.column("loss"), atol=1e-6)
+    assert np.allclose(made.values, same.values, atol=1e-6)

@@ -511,3 +511,14 @@ def test_a_column_of_text_is_asked_about(tmp_path: Path) -> None:
     path.write_text("a,b,species\n" + "".join(f"{n}.5,{n},setosa\n" for n in range(9)))
     with pytest.raises(DataError, match=r"if the column holds the classes, say --target species$"):
         load_dataset(path)
+
+
+def test_a_column_by_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("".join(f"{n}.5,{n % 3},{n}.25\n" for n in range(9)))
+    one, other = load_dataset(path, target=2), load_dataset(path, target="2")
+    assert one.train.labels.tolist() == other.train.labels.tolist() == [n % 3 for n in range(9)]
+    with pytest.raises(ConfigError, match=r"^target must be a whole number above 0, or the name"):
+        load_dataset(path, target=-1)
+    with pytest.raises(ConfigError, match=r"^name_or_path must be a path"):
+        load_dataset(numpy.zeros((3, 3)))

@@ -21,6 +21,7 @@ from xpnet.arguments import instance, real, seed_of, whole
 from xpnet.backend import Array, array_module, on_its_device
 from xpnet.callbacks import Callback, Interrupted, Run, Told
 from xpnet.clipping import ClipNorm
+from xpnet.configuration import is_own
 from xpnet.data.augmentation import Augmentation
 from xpnet.data.batches import DeviceData
 from xpnet.data.weights import SampleWeights
@@ -79,6 +80,8 @@ def train_step(
             logits = network.forward(x, training=True)
             value = loss.forward(logits, target, weights)
             network.backward(loss.backward())
+    if not is_own(type(loss)):
+        value = network.backend.asarray(value, dtype=network.dtype)  # it may give a plain number
     if penalty is not None:
         matrices = network.values[: network.decays]
         array_module(value).add(value, penalty.forward(matrices), out=value)

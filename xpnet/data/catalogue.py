@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from xpnet.arguments import path as as_path
+from xpnet.arguments import whole
 from xpnet.data.csv import read_csv, read_csv_source
 from xpnet.data.dataset import Dataset, Source
 from xpnet.data.idx import (
@@ -45,7 +47,7 @@ _KINDS = (
 )
 
 
-def load_dataset(name_or_path: str | Path, *, target: str | None = None) -> Source:
+def load_dataset(name_or_path: str | Path, *, target: str | int | None = None) -> Source:
     """The data set of that name, or in that file or folder.
 
     Names: `digits`, the 5,000 MNIST digits that come with xpnet; `mnist`, looked for in
@@ -59,7 +61,9 @@ def load_dataset(name_or_path: str | Path, *, target: str | None = None) -> Sour
     Raises `ConfigError` for a `target` of anything but a CSV file, and `DataError`, naming the
     file, for whatever is missing, damaged, or not what its SHA-256 says.
     """
-    name = str(name_or_path)
+    name = str(as_path("name_or_path", name_or_path))
+    if target is not None and not isinstance(target, str):
+        target = str(whole("target", target, or_else=", or the name of a column"))
     if target is not None and (name in NAMES or not _is_csv(Path(name).expanduser())):
         raise ConfigError(
             f"target: names a column of a CSV file, and {quoted(name)} is none: leave target out"

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy
 
 from xpnet.backend import HostArray
-from xpnet.errors import ConfigError
+from xpnet.errors import ConfigError, DataError, shown
 from xpnet.inputs import check_finite
 from xpnet.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy
 from xpnet.network import Sequential
@@ -128,10 +128,27 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         check_classification_targets(y)
         self.classes_ = LabelEncoder().fit(y).classes_
 
+    def _require_same_targets(self, target: HostArray) -> None:
+        found = set(target.tolist())
+        missing = [name for code, name in enumerate(self.classes_.tolist()) if code not in found]
+        if missing:
+            raise DataError(
+                f"y lacks the class {shown(missing[0])} of the first fit, and with warm_start "
+                f"training continues with the same network: give samples of all classes, or fit "
+                f"with warm_start=False"
+            )
+
     def _look_at_targets(self, y: Any) -> None:
         look_at_classes(y)
 
     def _encoded(self, y: HostArray, dtype: Any) -> HostArray:
+        known = set(self.classes_.tolist())
+        unseen = [label for label in y.tolist() if label not in known]
+        if unseen:
+            raise DataError(
+                f"y has the class {shown(unseen[0])}, which the network was not made for: fit a "
+                f"new estimator, or give partial_fit all classes on its first call"
+            )
         encoder = LabelEncoder()
         encoder.classes_ = self.classes_
         codes: HostArray = encoder.transform(y)

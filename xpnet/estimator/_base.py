@@ -210,6 +210,7 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
             self._begin(train)
         else:
             self._require_same_network(train)
+            self._require_same_targets(train.target)
         self._optimizer = self._new_optimizer()
         held_out = None
         if X_val is not None:
@@ -294,6 +295,9 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         self.loss_curve_: list[float] = []
         self.validation_scores_: list[float] | None = None
         self.best_validation_score_: float | None = None
+
+    def _require_same_targets(self, target: HostArray) -> None:
+        """Raise `DataError` where `target` lacks a class that the network was made for."""
 
     def _settings_of_network(self) -> tuple[Any, ...]:
         return (
