@@ -175,3 +175,11 @@ def test_only_values_far_from_standardised_give_a_hint(
     hint = scale_hint(Dataset(x, LABELS, ("a", "b"), shape))
     assert ("--normalise standard" in hint) == hinted
     assert "\n" not in hint
+
+
+def test_a_feature_whose_deviation_is_too_small_is_named() -> None:
+    x = numpy.column_stack([numpy.arange(9.0), numpy.arange(9) * 1e-42])
+    with pytest.raises(
+        DataError, match=r"^feature 2 of the training values cannot be standardised"
+    ):
+        Normalisation.standard(Dataset(x, None, ()))

@@ -47,7 +47,8 @@ class Normalisation:
         Of pictures (`image_shape` is not None) over all values, with one `scale` and `shift` for
         all pixels; of a table for each feature, where a feature that is constant becomes 0, as
         scikit-learn's `StandardScaler` has it. Raises `DataError` when all values are constant,
-        or too large for their variance to be a number.
+        too large for their variance to be a number, or so close together that no float32 is large
+        enough to scale them.
         """
         by_feature = dataset.image_shape is None
         with numpy.errstate(over="ignore", invalid="ignore"):
@@ -67,6 +68,15 @@ class Normalisation:
             return cls(1 / float(deviation), -float(mean) / float(deviation))
         scale = 1 / numpy.where(is_constant, 1.0, deviation)
         shift = -mean * scale
+        largest = float(numpy.finfo(numpy.float32).max)
+        wrong = ~((numpy.abs(scale) <= largest) & (numpy.abs(shift) <= largest))
+        if wrong.any():
+            number = int(wrong.argmax())
+            raise DataError(
+                f"feature {number + 1} of the training values cannot be standardised: its standard "
+                f"deviation {deviation[number]:g} is too small beside its mean {mean[number]:g}: "
+                f"leave the feature out, or multiply it first"
+            )
         scale.flags.writeable = shift.flags.writeable = False
         return cls(scale, shift)
 
