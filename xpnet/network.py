@@ -252,7 +252,7 @@ class Sequential:
         if training:
             return self._through(self._taken(x, check=False))
         # An array as it is expected, such as the one row of a request, needs no more than this.
-        if self._is_on_host and is_plain(x, self.in_features) and x.dtype == self.dtype:
+        if self._is_on_host and is_plain(x, self.in_features) and x.dtype is self.dtype:
             return self._predicted(x, look=True)
         with self.backend.current():
             return self._predicted(self._taken(x, check=True), look=False)
