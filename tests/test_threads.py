@@ -182,3 +182,19 @@ def test_a_copy_predicts_the_same_and_by_itself(copied: Callable[[Any], Any]) ->
     assert [layer.trainable for layer in other] == [False, True, True, True]
     other.values *= 2
     assert not np.array_equal(network.forward(x), other.forward(x))
+
+
+def test_what_a_layer_appends_to_stays_its_own() -> None:
+    class Watches(Layer):
+        def __init__(self) -> None:
+            self.seen: list[Any] = []
+            self.parts = [[xn.Tanh()], "a text"]
+
+        def forward(self, x: Array, *, training: bool) -> Array:
+            self.seen.append(len(x))
+            return self.parts[0][0].forward(x, training=training)  # type: ignore[union-attr]
+
+    network = xn.Sequential([xn.Linear(3, 2), Watches()])
+    network.forward(np.ones((2, 3), "float32"))
+    network.forward(np.ones((5, 3), "float32"))
+    assert network.layers[1].seen == [2, 5]  # type: ignore[attr-defined]

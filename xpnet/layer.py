@@ -147,7 +147,7 @@ class Layer:
         return {
             name: layer
             for attribute, value in vars(self).items()
-            for name, layer in _layers_in(value, attribute)
+            for name, layer in layers_in(value, attribute)
         }
 
     def seed(self, seed: int, position: int | str) -> None:
@@ -265,14 +265,14 @@ def walk_positions(layers: Iterable[Layer]) -> Iterator[tuple[Layer, int | str]]
         yield from inside(layer, position)
 
 
-def _layers_in(value: Any, name: str) -> Iterator[tuple[str, Layer]]:
+def layers_in(value: Any, name: str = "") -> Iterator[tuple[str, Layer]]:
     """The layers in an attribute called `name`, each with its own name."""
     if isinstance(value, Layer):
         yield name, value
     elif isinstance(value, list | tuple | dict):
         inside = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in inside:
-            yield from _layers_in(item, f"{name}.{key}")
+            yield from layers_in(item, f"{name}.{key}")
 
 
 def _prefixed(named: dict[str, dict[str, Parameter]]) -> dict[str, Parameter]:

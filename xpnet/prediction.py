@@ -10,7 +10,7 @@ from typing import Any
 from xpnet.backend import Array
 from xpnet.configuration import is_own
 from xpnet.inputs import is_finite
-from xpnet.layer import Layer
+from xpnet.layer import Layer, layers_in
 from xpnet.layers import BatchNorm, Dropout, GaussianNoise, LayerNorm, Linear
 from xpnet.workspace import Workspace
 
@@ -87,11 +87,12 @@ class LayersForPrediction:
         """`value` with copies in the place of the layers in it, however deep in lists and dicts."""
         if isinstance(value, Layer):
             return made.get(id(value)) or self._copied(value, made)
-        if type(value) is dict:
+        # Any other list is the layer's own, which it may append to.
+        if type(value) not in (dict, list, tuple) or not any(True for _ in layers_in(value)):
+            return value
+        if isinstance(value, dict):
             return {key: self._with_copies(item, made) for key, item in value.items()}
-        if type(value) in (list, tuple):
-            return type(value)(self._with_copies(item, made) for item in value)
-        return value
+        return type(value)(self._with_copies(item, made) for item in value)
 
 
 def _is_sound(y: Array) -> bool:
