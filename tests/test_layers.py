@@ -435,7 +435,7 @@ def test_a_layer_on_arrays_of_two_backends_names_both(double: Backend) -> None:
     with pytest.raises(DeviceMismatch, match=r"numpy.*strict_cupy|strict_cupy.*numpy"):
         network.layers[0].forward(np.ones((1, 2), np.float32), training=False)
     with pytest.raises(DeviceMismatch, match="numpy"):
-        network.forward(np.ones((1, 2), np.float32))
+        network.forward(np.ones((1, 2), np.float32), training=True)
 
 
 def test_a_layer_that_does_not_fit_names_both_sizes() -> None:
