@@ -265,7 +265,7 @@ class Sequential:
         x = as_samples(
             x, backend=self.backend, features=self.in_features, check=check, dtype=self.dtype
         )
-        if check and not self._is_on_host:
+        if check and array_module(x) != self.backend.xp:
             return self.backend.asarray(x, dtype=self.dtype)
         array_module(x, self.values)
         return x if x.dtype == self.dtype else x.astype(self.dtype)
