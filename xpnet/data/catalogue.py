@@ -61,7 +61,8 @@ def load_dataset(name_or_path: str | Path, *, target: str | int | None = None) -
     Raises `ConfigError` for a `target` of anything but a CSV file, and `DataError`, naming the
     file, for whatever is missing, damaged, or not what its SHA-256 says.
     """
-    name = str(as_path("name_or_path", name_or_path))
+    as_path("name_or_path", name_or_path)
+    name = str(name_or_path)  # which a `Path` would take the ./ from
     if target is not None and not isinstance(target, str):
         target = str(whole("target", target, or_else=", or the name of a column"))
     if target is not None and (name in NAMES or not _is_csv(Path(name).expanduser())):
