@@ -343,7 +343,7 @@ def test_warm_start_with_other_classes_is_refused_by_name() -> None:
         ValueError, match=r"^y lacks the class 2 of the first fit.*warm_start=False$"
     ):
         model.fit(x, y % 2)
-    with pytest.raises(ValueError, match=r"^y has the class 3, which the network was not made for"):
+    with pytest.raises(ValueError, match=r"^y has previously unseen labels, such as 3, which"):
         model.fit(x, y + 1)
-    with pytest.raises(ValueError, match=r"^y has the class 'a', which the network was not made"):
+    with pytest.raises(ValueError, match=r"^y has previously unseen labels, such as 'a', which"):
         model.fit(x, np.full(30, "a"))

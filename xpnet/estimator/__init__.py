@@ -146,8 +146,9 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         unseen = [label for label in y.tolist() if label not in known]
         if unseen:
             raise DataError(
-                f"y has the class {shown(unseen[0])}, which the network was not made for: fit a "
-                f"new estimator, or give partial_fit all classes on its first call"
+                f"y has previously unseen labels, such as {shown(unseen[0])}, which the network "
+                f"was not made for: fit a new estimator, or give partial_fit all classes on its "
+                f"first call"
             )
         encoder = LabelEncoder()
         encoder.classes_ = self.classes_
