@@ -406,6 +406,18 @@ def test_a_class_written_for_version_01_is_asked_as_it_was(tmp_path: Path) -> No
     assert read.layers[1].hidden == 2.0  # type: ignore[attr-defined]
 
 
+def test_such_a_class_may_add_to_what_its_base_says() -> None:
+    @dataclass(eq=False)
+    class Adds(Plain):
+        factor: float = 2.0
+
+        def hyperparameters(self) -> dict[str, Any]:
+            return super().hyperparameters() | {"more": 1}
+
+    with pytest.warns(DeprecationWarning, match="use get_config"):
+        assert Adds().get_config() == {"factor": 2.0, "more": 1}
+
+
 def test_what_is_wrong_with_custom_objects_is_said(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     xn.save(network(ByHand(2.0)), path)

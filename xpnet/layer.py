@@ -202,6 +202,9 @@ class Layer:
         """
         if type(self).hyperparameters is not Layer.hyperparameters:
             return self.hyperparameters()  # a class written for version 0.1
+        return self._found_config()
+
+    def _found_config(self) -> dict[str, Any]:
         optional = optional_arguments(type(self))
         return {
             name: as_python(value)
@@ -212,7 +215,9 @@ class Layer:
     def hyperparameters(self) -> dict[str, Any]:
         """The former name of `get_config()`, deprecated."""
         deprecated("Layer.hyperparameters()", "get_config()")
-        return self.get_config()
+        # Not `get_config`, which asks a method that overrides this one and may call it.
+        is_overridden = type(self).hyperparameters is not Layer.hyperparameters
+        return self._found_config() if is_overridden else self.get_config()
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy, by whatever way, belongs to no network.
