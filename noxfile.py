@@ -13,13 +13,17 @@ nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = False
 
-PARITY = ["layers", "losses", "optimizers", "initializers", "network", "training", "metrics"]
-PARITY += ["augmentation", "replay", "checkpoint", "checkpoints", "clipping", "backend"]
-OF_KERNELS = ["kernels", "graph", "precision", "second_device"]
+PARITY = ["layers/test_layers", "test_losses", "test_optimizers", "test_initializers"]
+PARITY += ["network/test_network", "training/test_training", "test_metrics", "test_clipping"]
+PARITY += ["training/test_augmentation", "accel/test_recording", "serialization/test_serialization"]
+PARITY += ["training/test_checkpoints", "backend/test_backend"]
+OF_KERNELS = ["accel/test_cuda_kernels", "accel/test_cuda_graph", "accel/test_cublas"]
+OF_KERNELS += ["backend/test_second_device"]
 
 # The modules that users import, also to write their own layer, loss or callback.
 MODULES = ["data", "estimator", "gradcheck", "initializers", "metrics", "schedules"]
-MODULES += ["callbacks", "errors", "history", "layer", "losses", "optimizers", "training"]
+MODULES += ["errors", "layers.base", "losses", "optimizers", "training"]
+MODULES += ["training.callbacks", "training.history"]
 
 IS_DOCUMENTED = """
 import importlib, inspect, pathlib, re, sys
@@ -38,7 +42,7 @@ IS_WHOLE = """
 import importlib.resources, xpnet
 root = importlib.resources.files("xpnet")
 assert "site-packages" in str(root), root
-for file in ("py.typed", "kernels.cu", "data/mnist_5k.csv.gz"):
+for file in ("py.typed", "accel/cuda_kernels.cu", "data/mnist_5k.csv.gz"):
     assert root.joinpath(file).is_file(), file
 for name in xpnet.__all__:
     getattr(xpnet, name)
@@ -66,8 +70,10 @@ def parity(session: nox.Session) -> None:
     """
     on_gpu = "cuda" in session.posargs
     install(session, "test,cuda13" if on_gpu else "test")
-    files = [f"tests/test_{name}.py" for name in [*PARITY, *(OF_KERNELS if on_gpu else [])]]
-    session.run("python", "-m", "pytest", *files, "tests/test_cupy_contract.py", *session.posargs)
+    files = [f"tests/{name}.py" for name in [*PARITY, *(OF_KERNELS if on_gpu else [])]]
+    session.run(
+        "python", "-m", "pytest", *files, "tests/backend/test_cupy_contract.py", *session.posargs
+    )
 
 
 @nox.session
@@ -77,11 +83,11 @@ def kernels(session: nox.Session) -> None:
     At last the parity suite, with the kernels as the double's twins.
     """
     install(session)
-    session.run("python", "tests/compile_kernels.py")
-    own = [f"tests/test_{name}.py" for name in OF_KERNELS]
+    session.run("python", "tests/support/compile_kernels.py")
+    own = [f"tests/{name}.py" for name in OF_KERNELS]
     session.run("python", "-m", "pytest", *own)
-    others = {"checkpoints", "backend", "initializers"}
-    files = [f"tests/test_{name}.py" for name in PARITY if name not in others]
+    others = {"training/test_checkpoints", "backend/test_backend", "test_initializers"}
+    files = [f"tests/{name}.py" for name in PARITY if name not in others]
     session.run("python", "-m", "pytest", *files, "--device", "kernels", "-k", "kernels")
 
 
@@ -89,7 +95,7 @@ def kernels(session: nox.Session) -> None:
 def faults(session: nox.Session) -> None:
     """Kill runs, fill the disk, want one folder twice: nothing is lost (about a minute)."""
     install(session)
-    faults = ["tests/test_faults.py", "-s", "--kills", "60"]
+    faults = ["tests/training/test_faults.py", "-s", "--kills", "60"]
     session.run("python", "-m", "pytest", *faults, *session.posargs)
 
 
@@ -104,21 +110,21 @@ def fuzz(session: nox.Session) -> None:
 def soak(session: nox.Session) -> None:
     """A thousand epochs with flat memory and no more files open at the end (some minutes)."""
     install(session)
-    session.run("python", "tests/soak.py", *session.posargs)
+    session.run("python", "tests/support/soak.py", *session.posargs)
 
 
 @nox.session
 def audit(session: nox.Session) -> None:
     """Known holes in what xpnet and its tests install; fails where nobody could be asked."""
     install(session, "test,audit")
-    session.run("python", "tests/audit.py")
+    session.run("python", "tests/support/audit.py")
 
 
 @nox.session
 def mutants(session: nox.Session) -> None:
     """Skip every line of mathematics in turn; each must turn the suite red (about 10 minutes)."""
     install(session)
-    session.run("python", "tests/mutants.py", *session.posargs)
+    session.run("python", "tests/support/mutants.py", *session.posargs)
 
 
 @nox.session
@@ -134,7 +140,7 @@ def types(session: nox.Session) -> None:
     """Strict types of the package, and of programs that use it as it is installed."""
     install(session)
     session.run("mypy")
-    session.run("python", "tests/typed_for_users.py")
+    session.run("python", "tests/support/typed_for_users.py")
 
 
 @nox.session

@@ -25,10 +25,10 @@ from bench.peers import BY_NAME, COMPETITORS, NO_PEERS, Competitor
 from bench.timing import Workers, measure
 from bench.worker import THREADS
 from bench.workloads import WORKLOADS, Workload, quick
-from xpnet import command
 from xpnet.backend import Backend
-from xpnet.checkpoint import write_atomically
+from xpnet.cli import console
 from xpnet.errors import ConfigError
+from xpnet.serialization import write_atomically
 
 RESULTS = Path(__file__).resolve().parent / "results"
 OTHERS = ("end-to-end", "epochs", "footprint", "scaling")
@@ -170,4 +170,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(main))
+    raise SystemExit(console.run(main))

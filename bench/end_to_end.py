@@ -33,16 +33,17 @@ from bench import machine
 from bench.processes import Done, Failed, memory
 from bench.processes import run as run_process
 from bench.worker import THREADS
-from xpnet import build, twins
 from xpnet import config as settings
+from xpnet.accel import dispatch
 from xpnet.backend import Backend
-from xpnet.callbacks import Callback, Run
-from xpnet.checkpoint import write_atomically
+from xpnet.cli import factory
 from xpnet.data import Splits
-from xpnet.data.batches import DeviceData
 from xpnet.errors import ConfigError
-from xpnet.history import History, Record
+from xpnet.serialization import write_atomically
 from xpnet.training import evaluate
+from xpnet.training.callbacks import Callback, TrainingState
+from xpnet.training.device_data import DeviceData
+from xpnet.training.history import History, Record
 
 RESULTS = Path(__file__).resolve().parent / "results"
 CONTENDERS = ("xpnet", "xpnet-cpu", "torch", "sklearn")
@@ -147,27 +148,27 @@ def _xpnet(task: Task, seed: int, epochs: int) -> tuple[Done, float]:
 
 def rehearse(task: Task, seed: int) -> int:
     """Epochs after which `xpnet.train` with this seed first meets the goal."""
-    enough = twins.ENOUGH_STEPS
+    enough = dispatch.ENOUGH_STEPS
     try:
         # A training that turns out too short for compiled twins is rehearsed without them.
-        for twins.ENOUGH_STEPS in (0, sys.maxsize):
+        for dispatch.ENOUGH_STEPS in (0, sys.maxsize):
             epochs, steps = _epochs_to_goal(task, seed)
-            if (steps >= enough) == (twins.ENOUGH_STEPS == 0):
+            if (steps >= enough) == (dispatch.ENOUGH_STEPS == 0):
                 break
     finally:
-        twins.ENOUGH_STEPS = enough
+        dispatch.ENOUGH_STEPS = enough
     return epochs
 
 
 def _epochs_to_goal(task: Task, seed: int) -> tuple[int, int]:
     """How many epochs, and how many steps they have."""
     config, splits = _splits(task, seed)
-    network = build.build_network(config, splits.train, Backend(task.device))
-    normalisation = build.fit_normalisation(config, splits.train)
-    goal = _Goal(build.to_device(network, splits.test, normalisation), task.goal)
+    network = factory.build_network(config, splits.train, Backend(task.device))
+    normalisation = factory.fit_normalisation(config, splits.train)
+    goal = _Goal(factory.to_device(network, splits.test, normalisation), task.goal)
     # Another number of threads would round otherwise.
     with threadpoolctl.threadpool_limits(task.threads, user_api="blas"):
-        build.fit_as_configured(
+        factory.train_from_config(
             config, network, splits.train, None, normalisation, callbacks=[goal], history=History()
         )
     if not goal.met:
@@ -181,7 +182,7 @@ class _Goal(Callback):
     def __init__(self, test: DeviceData, goal: float) -> None:
         self.test, self.goal, self.met, self.steps = test, goal, 0, 0
 
-    def on_record(self, run: Run, record: Record) -> None:
+    def on_record(self, run: TrainingState, record: Record) -> None:
         """Look."""
         if evaluate(run.network, self.test).accuracy >= self.goal:
             self.met, self.steps, run.stop = record.epoch, record.step, True
@@ -192,7 +193,7 @@ def _splits(
 ) -> tuple[settings.TrainConfig, Splits]:
     flags = [*task.flags, f"--seed={seed}", f"--epochs={epochs}"]
     config = settings.from_command_line(flags, "bench")
-    return config, build.read_splits(config)[1]
+    return config, factory.read_splits(config)[1]
 
 
 def grown(name: str, task: Task) -> int | None:
@@ -262,12 +263,12 @@ def _memory_of_xpnet(task: Task) -> dict[str, Any]:
     """What `xpnet.train` does but for its pictures, whose memory is matplotlib's."""
     imported = memory("VmRSS")
     config, splits = _splits(task, 0, epochs=3)
-    network = build.build_network(config, splits.train, Backend(task.device))
-    how = build.fit_normalisation(config, splits.train)
-    build.fit_as_configured(
+    network = factory.build_network(config, splits.train, Backend(task.device))
+    how = factory.fit_normalisation(config, splits.train)
+    factory.train_from_config(
         config, network, splits.train, splits.validation, how, history=History()
     )
-    evaluate(network, build.to_device(network, splits.test, how))
+    evaluate(network, factory.to_device(network, splits.test, how))
     return {"imported": imported, "peak": memory("VmHWM")}
 
 

@@ -17,7 +17,7 @@ from bench.timing import Workers, measure
 from bench.worker import THREADS
 from bench.workloads import Workload, quick
 from xpnet.backend import Backend
-from xpnet.checkpoint import write_atomically
+from xpnet.serialization import write_atomically
 
 SAMPLES = 60_000
 BATCHES = (64, 128, 1024, 8192)

@@ -13,9 +13,9 @@ import numpy
 
 from bench.peer import Peer, Unsupported
 from bench.workloads import Workload
+from xpnet.accel.cuda_graph import Graphs
+from xpnet.accel.recording import record
 from xpnet.backend import Backend, array_module
-from xpnet.graph import Graphs
-from xpnet.replay import record
 
 
 class Floor(Peer):

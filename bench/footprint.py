@@ -20,14 +20,15 @@ import numpy.random  # which NumPy itself imports when it is first asked for
 
 from bench.processes import Failed, memory
 from bench.processes import run as run_process
-from xpnet import build, twins
+from xpnet.accel import dispatch
 from xpnet.backend import Backend
-from xpnet.callbacks import Callback, Run
-from xpnet.checkpoint import write_atomically
+from xpnet.cli import factory
 from xpnet.config import TrainConfig
 from xpnet.data import Dataset, Splits
-from xpnet.history import History, Record
+from xpnet.serialization import write_atomically
 from xpnet.training import evaluate
+from xpnet.training.callbacks import Callback, TrainingState
+from xpnet.training.history import History, Record
 
 MODULES = {
     "Python alone": "",
@@ -140,7 +141,7 @@ def grown(dataset: str, kind: str, steps: int = 0) -> dict[str, int]:
 class Stop(Callback):
     """Ends training at the first record."""
 
-    def on_record(self, run: Run, record: Record) -> None:
+    def on_record(self, run: TrainingState, record: Record) -> None:
         """Here."""
         run.stop = True
 
@@ -148,16 +149,16 @@ class Stop(Callback):
 def train(dataset: str, steps: int) -> Splits:
     """Read, train for an epoch or for `steps`, validate and test, with all defaults."""
     config = TrainConfig(dataset=dataset, log_every=f"{steps} iterations" if steps else "1 epoch")
-    _, splits = build.read_splits(config)
+    _, splits = factory.read_splits(config)
     fit_and_test(config, splits)
     return splits
 
 
 def fit_and_test(config: TrainConfig, splits: Splits) -> None:
     """The network of `config`, trained on `splits` until its first record, then tested."""
-    network = build.build_network(config, splits.train, Backend())
-    how = build.fit_normalisation(config, splits.train)
-    build.fit_as_configured(
+    network = factory.build_network(config, splits.train, Backend())
+    how = factory.fit_normalisation(config, splits.train)
+    factory.train_from_config(
         config,
         network,
         splits.train,
@@ -166,13 +167,13 @@ def fit_and_test(config: TrainConfig, splits: Splits) -> None:
         callbacks=[Stop()],
         history=History(),
     )
-    evaluate(network, build.to_device(network, splits.test, how))
+    evaluate(network, factory.to_device(network, splits.test, how))
 
 
 def load_twins() -> None:
     """Have every twin that the default training uses loaded. Raises `Failed` without numba."""
-    twins.ENABLED, twins.ENOUGH_STEPS = True, 0
-    if twins.compiled() is None:
+    dispatch.ENABLED, dispatch.ENOUGH_STEPS = True, 0
+    if dispatch.compiled() is None:
         raise Failed("twins: need numba, which is not installed")
     few = Dataset(numpy.eye(64, dtype=numpy.uint8), numpy.arange(64), tuple(map(str, range(64))))
     fit_and_test(TrainConfig(hidden=(8,)), Splits(few, few, few))
@@ -181,7 +182,7 @@ def load_twins() -> None:
 def main(argv: Sequence[str]) -> int:
     """The process that is measured, with what `grown` is given; prints what it answers."""
     dataset, kind, steps = argv
-    twins.ENABLED = False
+    dispatch.ENABLED = False
     if kind == "twins":
         load_twins()
     imported = memory("VmRSS")

@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bench.peers import COMPETITORS, OURS
 from bench.tables import Results, place
-from xpnet.drawing import BLUE, GREY, SMALL, TEXT, TITLE, VERMILION, new_figure, write
+from xpnet.figures.style import BLUE, GREY, SMALL, TEXT, TITLE, VERMILION, new_figure, write
 
 
 def draw(results: Results, path: Path) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from xpnet import command
-from xpnet.checkpoint import write_atomically
+from xpnet.cli import console
 from xpnet.data import load_dataset
+from xpnet.serialization import write_atomically
 
 ROWS = 42_000
 DEFAULT = Path("runs/kaggle/train.csv")
@@ -41,4 +41,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(main))
+    raise SystemExit(console.run(main))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import threadpoolctl
 
-from xpnet import command
+from xpnet.cli import console
 from xpnet.data import Splits, load_dataset, one_hot, split
 from xpnet.random import generator
 
@@ -75,4 +75,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(main))
+    raise SystemExit(console.run(main))

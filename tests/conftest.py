@@ -17,7 +17,7 @@ import strict_cupy
 from hypothesis import settings
 from tqdm import tqdm
 
-from xpnet import graph, twins
+from xpnet.accel import cuda_graph, dispatch
 from xpnet.backend import Backend
 from xpnet.errors import BackendUnavailable
 
@@ -45,7 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--kills",
         type=int,
         default=8,
-        help="how often tests/test_faults.py kills a training with SIGKILL",
+        help="how often tests/training/test_faults.py kills a training with SIGKILL",
     )
 
 
@@ -128,12 +128,12 @@ def _twins_of_the_backend(
         yield
         return
     # Graphs make products by another handle; `test_graph.py` compares them with the calls.
-    monkeypatch.setattr(graph, "ENABLED", False)
-    monkeypatch.setattr(twins, "ENABLED", where == "numba")
-    monkeypatch.setattr(twins, "ENOUGH_STEPS", 0)
-    with cuda_on_cpu.twins_on_the_double() if where == "kernels" else twins.used():
+    monkeypatch.setattr(cuda_graph, "ENABLED", False)
+    monkeypatch.setattr(dispatch, "ENABLED", where == "numba")
+    monkeypatch.setattr(dispatch, "ENOUGH_STEPS", 0)
+    with cuda_on_cpu.twins_on_the_double() if where == "kernels" else dispatch.used():
         are_in_use = where in ("numba", "kernels")
-        assert bool(twins._in_use) == are_in_use, "twins need numba: pip install .[test]"
+        assert bool(dispatch._in_use) == are_in_use, "twins need numba: pip install .[test]"
         yield
 
 

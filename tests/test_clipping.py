@@ -13,7 +13,7 @@ import torch
 from cases import error
 
 import xpnet as xn
-from xpnet import replay
+from xpnet.accel import recording
 from xpnet.backend import Backend
 from xpnet.clipping import ClipNorm
 from xpnet.errors import ConfigError
@@ -107,7 +107,7 @@ def test_a_replayed_step_clips_to_the_same_bits(
 ) -> None:
     how = {"epochs": 5, "batch_size": 16}
     found = trained(backend, 0.1, **how, optimizer=xn.Adam())
-    monkeypatch.setattr(replay, "ENABLED", False)
+    monkeypatch.setattr(recording, "ENABLED", False)
     expected = trained(backend, 0.1, **how, optimizer=xn.Adam())
     assert found.tobytes() == expected.tobytes()
     assert found.tobytes() != trained(backend, None, **how, optimizer=xn.Adam()).tobytes()

@@ -13,10 +13,13 @@ import cases
 import pytest
 
 import xpnet
-from xpnet import activations, initializers, layer, layers, losses, optimizers, schedules
+from xpnet import initializers, losses, optimizers, schedules
+from xpnet.layers import activations, base, dropout, linear, normalization
 
 KINDS = [
-    pytest.param((layers, activations), layer.Layer, cases.LAYERS, id="layers"),
+    pytest.param(
+        (linear, activations, dropout, normalization), base.Layer, cases.LAYERS, id="layers"
+    ),
     pytest.param((losses,), losses.Loss, cases.LOSSES, id="losses"),
     pytest.param((optimizers,), optimizers.Optimizer, cases.OPTIMIZERS, id="optimizers"),
     pytest.param((initializers,), initializers.Initializer, cases.INITIALIZERS, id="initializers"),
@@ -44,13 +47,13 @@ def test_every_public_class_has_a_case(
     classes = public_classes(modules, base)
     assert classes, f"no subclass of {base.__name__} found"
     untested = classes - {case.kind for case in table}
-    assert not untested, f"add a case to tests/cases.py for {untested}"
+    assert not untested, f"add a case to tests/support/cases.py for {untested}"
 
 
 def test_a_class_without_a_case_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    stray = type("Stray", (layer.Layer,), {"__module__": layers.__name__})
-    monkeypatch.setattr(layers, "Stray", stray, raising=False)
-    assert stray in public_classes((layers,), layer.Layer) - {c.kind for c in cases.LAYERS}
+    stray = type("Stray", (base.Layer,), {"__module__": linear.__name__})
+    monkeypatch.setattr(linear, "Stray", stray, raising=False)
+    assert stray in public_classes((linear,), base.Layer) - {c.kind for c in cases.LAYERS}
 
 
 @pytest.mark.parametrize(("modules", "base", "table"), KINDS)

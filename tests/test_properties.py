@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hn
 
 import xpnet as xn
-from xpnet import activations, layers
-from xpnet.activations import softmax
+from xpnet import layers
 from xpnet.backend import Array, Backend
 from xpnet.initializers import Uniform
-from xpnet.layer import Layer
+from xpnet.layers import activations
+from xpnet.layers.activations import softmax
+from xpnet.layers.base import Layer
 from xpnet.losses import Loss, SoftmaxCrossEntropy
 from xpnet.network import Sequential
 

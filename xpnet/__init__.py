@@ -28,28 +28,31 @@ of your own right?), `xpnet.estimator` (scikit-learn). From a shell:
 
 from __future__ import annotations
 
+from xpnet import _moved
 from xpnet import data as data
 from xpnet import gradcheck as gradcheck
 from xpnet import initializers as initializers
 from xpnet import metrics as metrics
 from xpnet import schedules as schedules
-from xpnet.activations import GELU, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
 from xpnet.backend import Backend, array_module
-from xpnet.callbacks import Callback, EarlyStopping, Progress
-from xpnet.checkpoint import load, save
-from xpnet.data.augmentation import Augmentation
-from xpnet.data.batches import DeviceData
 from xpnet.errors import XpnetError
-from xpnet.exchange.onnx_file import export_onnx
-from xpnet.exchange.pytorch import from_torch, to_torch
-from xpnet.exchange.scikit_learn import from_sklearn
-from xpnet.history import History
+from xpnet.interop.onnx import export_onnx
+from xpnet.interop.sklearn import from_sklearn
+from xpnet.interop.torch import from_torch, to_torch
 from xpnet.layers import BatchNorm, Dropout, GaussianNoise, LayerNorm, Linear
+from xpnet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
 from xpnet.losses import MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
 from xpnet.network import Sequential
 from xpnet.optimizers import SGD, Adam, AdamW, RMSprop
-from xpnet.resume import Checkpoints
+from xpnet.serialization import load, save
 from xpnet.training import evaluate, fit
+from xpnet.training.augmentation import Augmentation
+from xpnet.training.callbacks import Callback, EarlyStopping, Progress
+from xpnet.training.checkpoints import Checkpoints
+from xpnet.training.device_data import DeviceData
+from xpnet.training.history import History
+
+_moved.install()
 
 __version__ = "0.1.0"
 

@@ -7,8 +7,9 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from xpnet import __version__, command
-from xpnet.errors import ConfigError, shown
+from xpnet import __version__
+from xpnet.cli import console
+from xpnet.errors import ConfigError, short_repr
 
 COMMANDS = {
     "train": "train a classifier, test it, and write its report",
@@ -27,24 +28,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = "tune.__main__" if words[0] == "tune" else words[0]
         code: int = importlib.import_module(f"xpnet.{module}").main(words[1:])
         return code
-    return command.run(lambda: _listed(words))
+    return console.run(lambda: _listed(words))
 
 
 def _listed(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
-        command.say("usage: python -m xpnet.COMMAND [--help]", "")
+        console.say("usage: python -m xpnet.COMMAND [--help]", "")
         wide = max(map(len, COMMANDS)) + len("python -m xpnet.")
         for name, about in COMMANDS.items():
-            command.say(f"  {f'python -m xpnet.{name}':<{wide}}  {about}")
-        command.say("", f"This is xpnet {__version__}; help(xpnet) in Python shows the library.")
+            console.say(f"  {f'python -m xpnet.{name}':<{wide}}  {about}")
+        console.say("", f"This is xpnet {__version__}; help(xpnet) in Python shows the library.")
         return 0
     if words[0] in ("-V", "--version"):
-        command.say(f"xpnet {__version__}")
+        console.say(f"xpnet {__version__}")
         return 0
     near = difflib.get_close_matches(words[0], COMMANDS, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     raise ConfigError(
-        f"{shown(words[0])} is no command{hint}: there are {', '.join(COMMANDS)}; see python -m "
+        f"{short_repr(words[0])} is no command{hint}: there are {', '.join(COMMANDS)}; see "
+        "python -m "
         f"xpnet --help"
     )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from xpnet.arguments import real
 from xpnet.backend import Array, array_module
+from xpnet.utils.arguments import real
 from xpnet.workspace import Workspace
 
 EPSILON = 1e-6

@@ -1,6 +1,6 @@
 """Every setting of a training run, declared once: CLI flags, TOML keys and checks follow.
 
-pydantic turns the declaration below into validation with messages; `xpnet.flags` makes
+pydantic turns the declaration below into validation with messages; `xpnet.cli.options` makes
 command-line flags of it. What a TOML file or Python gives has to be of the type that is declared:
 `true`, `"5"` and `20.0` are no whole numbers. A flag is text, and becomes the type.
 """
@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from xpnet.errors import ConfigError, cut, shown
-from xpnet.history import parse_checkpoint_every, parse_log_every
-from xpnet.toml_file import TOO_LARGE, read_toml, toml_value
+from xpnet.errors import ConfigError, short_repr, truncate
+from xpnet.training.history import parse_checkpoint_every, parse_log_every
+from xpnet.utils.toml import TOO_LARGE, read_toml, toml_value
 
 Activation = Literal["relu", "leaky_relu", "sigmoid", "tanh", "gelu"]
 InitializerName = Literal[
@@ -203,7 +203,7 @@ class TrainConfig(BaseModel):
         except UnicodeEncodeError:
             raise ValueError(
                 f"the name is not UTF-8, so config.toml cannot hold it: rename the file or "
-                f"folder, found {shown(value)}"
+                f"folder, found {short_repr(value)}"
             ) from None
         return value
 
@@ -211,7 +211,7 @@ class TrainConfig(BaseModel):
     @classmethod
     def _a_path(cls, value: Any) -> Any:
         if value is not None and not isinstance(value, str | Path):
-            raise ValueError(f"input should be a path, found {shown(value)}")
+            raise ValueError(f"input should be a path, found {short_repr(value)}")
         _require_no_nul(value)
         return Path(value) if isinstance(value, str) else value
 
@@ -221,7 +221,7 @@ class TrainConfig(BaseModel):
         if isinstance(value, str):
             parts = re.split(r"\s*,\s*|\s+", value.strip())
             if len(parts) > 1 and "" in parts:
-                raise ValueError(f"put one comma or a space between two, found {shown(value)}")
+                raise ValueError(f"put one comma or a space between two, found {short_repr(value)}")
             return () if parts == [""] else tuple(parts)
         if isinstance(value, list):
             return tuple(value)
@@ -258,7 +258,7 @@ class TrainConfig(BaseModel):
     @model_validator(mode="after")
     def _together(self) -> TrainConfig:
         if not all(0 < width < TOO_LARGE for width in self.hidden):
-            found = shown(list(self.hidden))
+            found = short_repr(list(self.hidden))
             raise ValueError(f"hidden: every width must be above 0 and below 2**63, found {found}")
         if len(self.activation) not in (1, len(self.hidden)):
             raise ValueError(
@@ -266,7 +266,7 @@ class TrainConfig(BaseModel):
                 f"layers, found {len(self.activation)}"
             )
         if isinstance(self.batch_size, int) and not 0 < self.batch_size < TOO_LARGE:
-            found = shown(self.batch_size)
+            found = short_repr(self.batch_size)
             raise ValueError(f"batch_size: must be above 0 and below 2**63, or full, found {found}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov: needs a momentum above 0, found momentum 0")
@@ -335,7 +335,7 @@ class TrainConfig(BaseModel):
 
 def _require_no_nul(name: object) -> None:
     if "\0" in str(name):
-        raise ValueError(f"no file can have such a name, found {shown(str(name))}")
+        raise ValueError(f"no file can have such a name, found {short_repr(str(name))}")
 
 
 def settings_of(run: Path) -> dict[str, Any]:
@@ -365,13 +365,15 @@ def explain(error: ValidationError) -> str:
         where = str(finding["loc"][0]) if finding["loc"] else ""
         message = finding["msg"].removeprefix("Value error, ")
         if finding["type"] == "extra_forbidden":
-            unknown.append(where if where.isidentifier() and len(where) < 40 else shown(where, 40))
+            unknown.append(
+                where if where.isidentifier() and len(where) < 40 else short_repr(where, 40)
+            )
             continue
         if where and "found" not in message:
-            message = f"{message[:1].lower()}{message[1:]}, found {shown(finding['input'])}"
+            message = f"{message[:1].lower()}{message[1:]}, found {short_repr(finding['input'])}"
         parts.setdefault(where, []).append(message)
     # A union (a number or 'full') reports each of its kinds, a list each of its values.
-    texts = {where: cut("; or ".join(found), 300) for where, found in parts.items()}
+    texts = {where: truncate("; or ".join(found), 300) for where, found in parts.items()}
     faults = [f"{where}: {text}" if where else text for where, text in texts.items()]
     if unknown:
         names = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
@@ -386,6 +388,6 @@ def from_command_line(argv: list[str], command: str) -> TrainConfig:
 
     `--help` prints and exits. Raises `ConfigError` in one line for an unknown flag, key or value.
     """
-    from xpnet.flags import read_flags
+    from xpnet.cli.options import read_flags
 
     return read_flags(argv, command)

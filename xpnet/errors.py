@@ -50,31 +50,31 @@ class DivergenceError(XpnetError, ArithmeticError):
     exit_code = 3
 
 
-def shown(value: object, longest: int = 60) -> str:
+def short_repr(value: object, longest: int = 60) -> str:
     """What was found, for a message: `repr(value)` in one line, cut to `longest` characters."""
     try:
         text = repr(value)
     # Python writes no number of thousands of digits, and follows brackets only so deep.
     except (ValueError, RecursionError):
         text = f"a very large {type(value).__name__}"
-    return cut(" ".join(text.split()) if "\n" in text else text, longest)
+    return truncate(" ".join(text.split()) if "\n" in text else text, longest)
 
 
-def listed(names: Iterable[str]) -> str:
+def join_names(names: Iterable[str]) -> str:
     """Names from a file, for a message: `a, b, c`, or "nothing"."""
-    return quoted(", ".join(names)) or "nothing"
+    return one_line(", ".join(names)) or "nothing"
 
 
-def quoted(found: object, longest: int = 200) -> str:
+def one_line(found: object, longest: int = 200) -> str:
     """What a file holds, or a library says of it, for a message: a short line of plain text."""
     text = str(found).strip()
     if not text and isinstance(found, Exception):
         text = type(found).__name__
-    text = cut(text.partition("\n")[0], longest)
-    return text if text.isprintable() else shown(text, longest)
+    text = truncate(text.partition("\n")[0], longest)
+    return text if text.isprintable() else short_repr(text, longest)
 
 
-def cut(text: str, longest: int) -> str:
+def truncate(text: str, longest: int) -> str:
     """`text`, or the beginning of it that has `longest` characters with its dots."""
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
 

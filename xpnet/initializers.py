@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from xpnet.arguments import real
+from xpnet.utils.arguments import real
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from __future__ import annotations
 import copy
 from typing import Any, ClassVar
 
-from xpnet import twins
-from xpnet.activations import sigmoid, softmax
-from xpnet.arguments import real
+from xpnet.accel import dispatch
 from xpnet.backend import Array, Backend, HostArray, array_module
-from xpnet.configuration import config_of
 from xpnet.errors import ConfigError, DataError, ShapeError
+from xpnet.layers.activations import sigmoid, softmax
+from xpnet.utils.arguments import real
+from xpnet.utils.introspection import config_of
 from xpnet.workspace import Workspace
 
 
@@ -156,12 +156,14 @@ class SoftmaxCrossEntropy(Loss):
         self.p = workspace.array(xp, "p", (classes, count), dtype)
         self.labels, self.weights, self.expected = target, None, None
         value, smoothing = workspace.array(xp, "value", (), dtype), float(self.label_smoothing)
-        if weights is None and twins.did("cross_entropy", logits, target, smoothing, self.p, value):
+        if weights is None and dispatch.did(
+            "cross_entropy", logits, target, smoothing, self.p, value
+        ):
             return value
         shifted = workspace.array(xp, "shifted", (classes, count), dtype)
-        if weights is None and twins.did("shift_logits", logits, target, shifted):
+        if weights is None and dispatch.did("shift_logits", logits, target, shifted):
             xp.exp(shifted, out=self.p)
-            twins.did("softmax_cross_entropy", shifted, target, smoothing, self.p, value)
+            dispatch.did("softmax_cross_entropy", shifted, target, smoothing, self.p, value)
             return value
         total = workspace.array(xp, "total", (1, count), dtype)
         picked = workspace.array(xp, "picked", (count,), dtype)
@@ -220,7 +222,7 @@ class SoftmaxCrossEntropy(Loss):
         if self.expected is None:
             smoothing, factor = float(self.label_smoothing), float(scale / count)
             arguments = self.p, self.labels, smoothing, factor, dlogits
-            if twins.did("softmax_cross_entropy_backward", *arguments):
+            if dispatch.did("softmax_cross_entropy_backward", *arguments):
                 return dlogits
             self.expected = self._expected()
         difference = self.workspace.array(xp, "shifted", self.p.shape, self.p.dtype)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from xpnet import twins
-from xpnet.arguments import whole
+from xpnet.accel import dispatch
 from xpnet.backend import Array, Backend, HostArray, array_module
+from xpnet.utils.arguments import whole
 from xpnet.workspace import Workspace
 
 MOST_CLASSES = 1024
@@ -34,7 +34,7 @@ class MeanLoss:
         """Add the mean `loss` `()` of a batch of `samples`."""
         xp = array_module(loss)
         self.samples += samples
-        if twins.did("add_loss", loss, samples, self.total):
+        if dispatch.did("add_loss", loss, samples, self.total):
             return
         part = self.workspace.array(xp, "part", (1,), xp.float64)
         xp.multiply(loss.reshape(1), samples, out=part, dtype=xp.float64)
@@ -68,7 +68,7 @@ class Accuracy:
         xp, workspace = array_module(logits, labels), self.workspace
         count = len(labels)
         self.samples += count
-        if self.top == 1 and twins.did("count_hits", logits, labels, self.hits):
+        if self.top == 1 and dispatch.did("count_hits", logits, labels, self.hits):
             return
         hit = workspace.array(xp, "hit", (count,), bool)
         if self.top == 1:

@@ -17,12 +17,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from xpnet import twins
-from xpnet.arguments import real
+from xpnet.accel import dispatch
 from xpnet.backend import Array, Backend, array_module, is_same, zeros
-from xpnet.configuration import config_of
-from xpnet.errors import ConfigError, ShapeError, shown
+from xpnet.errors import ConfigError, ShapeError, short_repr
 from xpnet.schedules import Constant, Schedule
+from xpnet.utils.arguments import real
+from xpnet.utils.introspection import config_of
 from xpnet.workspace import Workspace
 
 
@@ -87,7 +87,7 @@ class Optimizer:
             network = values
             if not hasattr(network, "gradients"):
                 raise ConfigError(
-                    f"step() takes a network, or values and gradients, found {shown(network)}"
+                    f"step() takes a network, or values and gradients, found {short_repr(network)}"
                 )
             values, gradients, decays = network.values, network.gradients, network.decays
         self.require_same(values)
@@ -158,7 +158,7 @@ class Optimizer:
         xp, change = array_module(values), self._scratch(values)
         if momentum:
             velocity = self.state["momentum"]
-            if twins.did(
+            if dispatch.did(
                 "descend_with_momentum", values, direction, velocity, scalars, momentum, nesterov
             ):
                 return
@@ -169,7 +169,7 @@ class Optimizer:
                 direction = xp.add(change, direction, out=change)
             else:
                 direction = velocity
-        elif twins.did("descend", values, direction, scalars):
+        elif dispatch.did("descend", values, direction, scalars):
             return
         xp.multiply(direction, scalars[0:1], out=change)
         xp.subtract(values, change, out=values)
@@ -236,7 +236,7 @@ class RMSprop(Optimizer):
         rest = 1 - self.decay_rate
         if self._did_at_once(values, gradients, scalars, self.decay_rate, rest, self.epsilon):
             return
-        if not twins.did(
+        if not dispatch.did(
             "rmsprop_direction", gradients, square, change, self.decay_rate, rest, self.epsilon
         ):
             xp.multiply(square, self.decay_rate, out=square)
@@ -253,9 +253,9 @@ class RMSprop(Optimizer):
     ) -> bool:
         square, velocity = self.state["square"], self.state.get("momentum")
         if velocity is None:
-            return twins.did("rmsprop", values, gradients, square, scalars, *factors)
+            return dispatch.did("rmsprop", values, gradients, square, scalars, *factors)
         arrays = (values, gradients, square, velocity, scalars)
-        return twins.did("rmsprop_with_momentum", *arrays, *factors, self.momentum)
+        return dispatch.did("rmsprop_with_momentum", *arrays, *factors, self.momentum)
 
 
 class Adam(Optimizer):
@@ -300,7 +300,7 @@ class Adam(Optimizer):
         """`M ← β₁ M + g`, `V ← β₂ V + g²`, `w ← w − a M / (√V + ε c)`."""
         xp, first, second = array_module(values), self.state["first"], self.state["second"]
         change = self._scratch(values)
-        if twins.did("adam", values, gradients, first, second, scalars, self.beta1, self.beta2):
+        if dispatch.did("adam", values, gradients, first, second, scalars, self.beta1, self.beta2):
             return
         xp.multiply(first, self.beta1, out=first)
         xp.add(first, gradients, out=first)

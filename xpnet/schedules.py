@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from xpnet.arguments import real, whole
 from xpnet.errors import ConfigError
+from xpnet.utils.arguments import real, whole
 
 
 @dataclass(frozen=True)

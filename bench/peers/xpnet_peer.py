@@ -9,9 +9,10 @@ import numpy
 
 from bench.peer import Peer
 from bench.workloads import EPSILON, Workload
-from xpnet import SGD, Adam, DeviceData, Dropout, Linear, ReLU, Sequential, Tanh, fit, random, twins
+from xpnet import SGD, Adam, DeviceData, Dropout, Linear, ReLU, Sequential, Tanh, fit, random
+from xpnet.accel import dispatch
 from xpnet.backend import HostArray
-from xpnet.callbacks import Callback, Run
+from xpnet.training.callbacks import Callback, TrainingState
 
 ACTIVATIONS: dict[str, Any] = {"relu": ReLU, "tanh": Tanh}
 
@@ -25,13 +26,13 @@ class Clock(Callback):
 
     seconds: float
 
-    def on_epoch_begin(self, run: Run) -> None:
+    def on_epoch_begin(self, run: TrainingState) -> None:
         """Start."""
         if run.epoch == 2:
             run.network.backend.synchronize()
             self.began = time.perf_counter()
 
-    def on_train_end(self, run: Run) -> None:
+    def on_train_end(self, run: TrainingState) -> None:
         """Stop."""
         run.network.backend.synchronize()
         self.seconds = time.perf_counter() - self.began
@@ -45,7 +46,7 @@ class Xpnet(Peer):
 
     def __init__(self, workload: Workload, device: str) -> None:
         super().__init__(workload, device)
-        twins.ENABLED = self.fast or device != "cpu"
+        dispatch.ENABLED = self.fast or device != "cpu"
         layers: list[Any] = []
         for (weight, _), name in zip(workload.weights(), (*workload.activations, ""), strict=True):
             layers.append(Linear(*weight.shape))
@@ -144,5 +145,5 @@ class Fast(Xpnet):
     def __init__(self, workload: Workload, device: str) -> None:
         import numba  # noqa: F401
 
-        twins.ENOUGH_STEPS = 0
+        dispatch.ENOUGH_STEPS = 0
         super().__init__(workload, device)

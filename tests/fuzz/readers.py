@@ -26,18 +26,20 @@ import safetensors.numpy
 from PIL import Image
 
 import xpnet as xn
-from xpnet import checkpoint, compare, resume
+from xpnet import serialization
+from xpnet.cli.predict import Model
 from xpnet.config import TrainConfig, make, read_toml
 from xpnet.data.csv import read_csv
 from xpnet.data.idx import read_idx, read_idx_images
 from xpnet.data.npy import read_npy, read_npy_samples
 from xpnet.data.npz import read_npz, read_npz_samples
+from xpnet.data.pictures import read_image
 from xpnet.errors import DivergenceError, XpnetError
-from xpnet.history import History
-from xpnet.images import read_image
-from xpnet.predict import Model
-from xpnet.results import PastRun, read_metrics
-from xpnet.run_page import run_page
+from xpnet.report import compare
+from xpnet.report.html import run_page
+from xpnet.runs.run_reader import RunRecord, read_metrics
+from xpnet.training import checkpoints
+from xpnet.training.history import History
 from xpnet.tune.space import read_space
 
 LONGEST_MESSAGE = 3000
@@ -260,7 +262,7 @@ def _sound() -> tuple[dict[str, Any], dict[str, numpy.ndarray]]:
     """What is said in a checkpoint of that training, and its tensors."""
     with tempfile.TemporaryDirectory() as folder:
         _go_on(Path(folder) / CHECKPOINT, "1 epochs")
-        return checkpoint.read(Path(folder) / CHECKPOINT)
+        return serialization.read(Path(folder) / CHECKPOINT)
 
 
 def _gone_on_from(data: bytes) -> bytes:
@@ -269,7 +271,7 @@ def _gone_on_from(data: bytes) -> bytes:
     try:
         training = json.loads(data)
         if isinstance(training, dict):
-            training["sha256"] = resume._digest(training, tensors)
+            training["sha256"] = checkpoints._digest(training, tensors)
     except (ValueError, RecursionError):
         training = data.decode(errors="replace")
     text = json.dumps(about | {"training": training})
@@ -336,7 +338,7 @@ def _read_history(path: Path) -> None:
     assert History.from_csv(beside) == history
     # What was read can be shown.
     settings = TrainConfig(batch_size=10)
-    compare.page([PastRun(path.parent, settings, history, None)])
+    compare.page([RunRecord(path.parent, settings, history, None)])
     run_page(path.parent, settings, history, METRICS, NETWORK)
 
 

@@ -6,8 +6,9 @@ pandas and pooch are imported when a file asks for them, not before.
 
 from __future__ import annotations
 
-from xpnet.data.augmentation import Augmentation
-from xpnet.data.batches import DeviceData
+import sys
+from typing import Any
+
 from xpnet.data.catalogue import load_dataset, read_samples
 from xpnet.data.csv import read_csv
 from xpnet.data.dataset import Dataset, Normalisation, Source, Splits, one_hot
@@ -15,11 +16,10 @@ from xpnet.data.idx import read_idx, read_idx_folder
 from xpnet.data.npy import read_npy, read_npy_folder
 from xpnet.data.npz import read_npz
 from xpnet.data.splits import split
+from xpnet.errors import deprecated
 
 __all__ = [
-    "Augmentation",
     "Dataset",
-    "DeviceData",
     "Normalisation",
     "Source",
     "Splits",
@@ -34,3 +34,10 @@ __all__ = [
     "read_samples",
     "split",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Augmentation", "DeviceData"):
+        deprecated(f"xpnet.data.{name}", f"xpnet.{name}")
+        return getattr(sys.modules["xpnet"], name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

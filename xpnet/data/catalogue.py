@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from xpnet.arguments import path as as_path
-from xpnet.arguments import whole
 from xpnet.data.csv import read_csv, read_csv_source
 from xpnet.data.dataset import Dataset, Source
 from xpnet.data.idx import (
@@ -22,7 +20,9 @@ from xpnet.data.idx import (
 )
 from xpnet.data.npy import read_npy, read_npy_folder, read_npy_samples
 from xpnet.data.npz import read_npz, read_npz_samples
-from xpnet.errors import ConfigError, DataError, quoted
+from xpnet.errors import ConfigError, DataError, one_line
+from xpnet.utils.arguments import path as as_path
+from xpnet.utils.arguments import whole
 
 NAMES = ("digits", "mnist")
 """The data sets that are known by name."""
@@ -67,7 +67,7 @@ def load_dataset(name_or_path: str | Path, *, target: str | int | None = None) -
         target = str(whole("target", target, or_else=", or the name of a column"))
     if target is not None and (name in NAMES or not _is_csv(Path(name).expanduser())):
         raise ConfigError(
-            f"target: names a column of a CSV file, and {quoted(name)} is none: leave target out"
+            f"target: names a column of a CSV file, and {one_line(name)} is none: leave target out"
         )
     if name == "digits":
         return _digits()

@@ -16,7 +16,7 @@ from xpnet.data.csv_labels import Labels
 from xpnet.data.csv_layout import LARGEST, Layout, Table, shown_cell, suggestion
 from xpnet.data.dataset import Dataset, Source
 from xpnet.data.files import read_content
-from xpnet.errors import DataError, quoted
+from xpnet.errors import DataError, one_line
 
 if TYPE_CHECKING:
     import pandas
@@ -159,7 +159,7 @@ def _parse(table: Table, classes: int | Sequence[str] | None, pixels: bool | Non
     # pandas' parser errors, and that of an undecodable byte, are kinds of ValueError; the two
     # parsers may also see different cells in one file.
     except (ValueError, LookupError, csv.Error, StopIteration) as error:
-        table.blame(0, quoted(error))
+        table.blame(0, one_line(error))
     x = x[:rows]
     if layout.is_pixels is None and x.dtype != numpy.uint8:
         shape = None

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from xpnet.data.csv_records import NUMBER, Lines, check_lines, records, separator_of
 from xpnet.data.dataset import square_shape
-from xpnet.errors import DataError, cut, listed, quoted
+from xpnet.errors import DataError, join_names, one_line, truncate
 
 TARGET_NAMES = ("class", "target", "y", "species", "labels", "classes", "category", "outcome")
 """Columns that often hold the classes: they are suggested, never taken without being asked for."""
@@ -95,9 +95,9 @@ class Table:
                         place = f"{path}: line {line}, {named_column(layout, column)}"
                         raise DataError(f"{place}: {fault}{hint}")
         except UnicodeDecodeError as error:
-            raise DataError(f"{path} is no CSV file in UTF-8 ({quoted(error)})") from error
+            raise DataError(f"{path} is no CSV file in UTF-8 ({one_line(error)})") from error
         except csv.Error as error:
-            raise DataError(f"{path}: below line {line}: {quoted(error)}") from error
+            raise DataError(f"{path}: below line {line}: {one_line(error)}") from error
         raise DataError(f"{path} cannot be read as a table of numbers: {reason or 'unknown cell'}")
 
     def _hint(self, cells: list[str], column: int) -> str:
@@ -128,7 +128,7 @@ def named_column(layout: Layout, column: int) -> str:
 
 def shown_cell(text: str) -> str:
     """What a cell holds, for a message."""
-    return repr(cut(text, 40))
+    return repr(truncate(text, 40))
 
 
 def suggestion(columns: tuple[str, ...]) -> str:
@@ -146,10 +146,10 @@ def _argument(name: str) -> str:
 
 
 def _some(names: tuple[str, ...]) -> str:
-    few = [cut(name, 20) for name in names[:6]]
+    few = [truncate(name, 20) for name in names[:6]]
     if len(names) <= 7:
-        return listed(cut(name, 20) for name in names)
-    return f"{listed(few)}, ... {quoted(cut(names[-1], 20))}"
+        return join_names(truncate(name, 20) for name in names)
+    return f"{join_names(few)}, ... {one_line(truncate(names[-1], 20))}"
 
 
 def _layout(
@@ -163,7 +163,7 @@ def _layout(
         start = lines.taken
         second = next(found, None)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is no CSV file in UTF-8 ({quoted(error)})") from error
+        raise DataError(f"{path} is no CSV file in UTF-8 ({one_line(error)})") from error
     if not cells:
         raise DataError(f"{path} is empty")
     if len(cells) > _MOST_COLUMNS:

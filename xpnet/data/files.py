@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from xpnet.errors import DataError, listed, quoted, shown
+from xpnet.errors import DataError, join_names, one_line, short_repr
 
 GZIP_MAGIC = b"\x1f\x8b"
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -31,11 +31,13 @@ def reading(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: there is no such file") from error
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DataError(
-            f"{path} is damaged and cannot be decompressed ({quoted(error)}): fetch it again"
+            f"{path} is damaged and cannot be decompressed ({one_line(error)}): fetch it again"
         ) from error
     # zipfile answers a password with RuntimeError, an unknown method with NotImplementedError.
     except (zipfile.BadZipFile, RuntimeError) as error:
-        raise DataError(f"{path} is a ZIP archive that cannot be read ({quoted(error)})") from error
+        raise DataError(
+            f"{path} is a ZIP archive that cannot be read ({one_line(error)})"
+        ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except MemoryError as error:
@@ -83,7 +85,8 @@ def _unzipped(raw: bytes, path: Path) -> bytes:
         ]
         if len(members) != 1:
             raise DataError(
-                f"{path} holds {len(members)} files ({listed(members[:5])}): a ZIP archive has to "
+                f"{path} holds {len(members)} files ({join_names(members[:5])}): a ZIP archive "
+                "has to "
                 f"hold one, unpack it and give the file"
             )
         check_members([archive.getinfo(members[0])], path, len(raw))
@@ -128,7 +131,7 @@ def check_members(members: Sequence[zipfile.ZipInfo], path: Path, stored: int) -
         # Python's other decompressors cannot be told when to stop.
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise DataError(
-                f"{path}: {shown(member.filename)} is compressed by method "
+                f"{path}: {short_repr(member.filename)} is compressed by method "
                 f"{member.compress_type}: compress it by deflate, as zip does unless told otherwise"
             )
     if sum(member.file_size for member in members) > most_content(stored):

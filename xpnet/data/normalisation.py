@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from xpnet.arguments import as_float
 from xpnet.backend import HostArray
 from xpnet.data.mapped import MappedRows, Samples
-from xpnet.errors import DataError, shown
+from xpnet.errors import DataError, short_repr
+from xpnet.utils.arguments import as_float
 
 if TYPE_CHECKING:
     from xpnet.data.dataset import Dataset
@@ -84,7 +84,7 @@ class Normalisation:
     def from_metadata(cls, found: Any, features: int) -> Normalisation:
         """What `to_metadata` gave. Raises `ValueError` unless it is that of so many features."""
         if not isinstance(found, Mapping) or not {"scale", "shift"} <= set(found):
-            raise ValueError(f"is {shown(found)}, not the numbers scale and shift")
+            raise ValueError(f"is {short_repr(found)}, not the numbers scale and shift")
         made = [_factor(name, found[name], features) for name in ("scale", "shift")]
         return cls(*made)
 
@@ -187,7 +187,9 @@ def _factor(name: str, value: Any, features: int) -> float | HostArray:
     except ValueError:  # a ragged list
         factor = numpy.array(numpy.nan)
     if not numpy.isfinite(factor).all() or factor.shape not in ((), (features,)):
-        raise ValueError(f"has {name} {shown(value)}, not a finite number or one for each feature")
+        raise ValueError(
+            f"has {name} {short_repr(value)}, not a finite number or one for each feature"
+        )
     return factor if factor.ndim else float(factor)
 
 

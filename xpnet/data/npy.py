@@ -13,7 +13,7 @@ from xpnet.backend import HostArray
 from xpnet.data.dataset import Dataset, Source, numbered_classes, square_shape
 from xpnet.data.files import reading
 from xpnet.data.npz import DAMAGE, array_header, check_labels, check_samples, shape_beside
-from xpnet.errors import DataError, cut, quoted
+from xpnet.errors import DataError, one_line, truncate
 
 LAYOUTS = "x_train.npy, y_train.npy and perhaps x_test.npy, y_test.npy; or x.npy, y.npy"
 _DTYPES = (numpy.uint8, numpy.float32, numpy.float64)
@@ -84,19 +84,21 @@ def open_npy(path: Path) -> numpy.memmap[Any, Any]:
         try:
             shape, is_fortran, dtype, offset = array_header(file)
         except DAMAGE as error:
-            raise DataError(f"{path} cannot be read as an .npy file: {quoted(error)}") from error
+            raise DataError(f"{path} cannot be read as an .npy file: {one_line(error)}") from error
         if dtype.hasobject:
             raise DataError(f"{path} holds Python objects, which are never loaded: save numbers")
         wanted = math.prod(shape) * dtype.itemsize
         if min(shape, default=0) < 1 or wanted == 0 or len(shape) > _MOST_DIMENSIONS:
             raise DataError(
-                f"{path} has shape {cut(str(shape), 60)}: it holds no array of samples or labels"
+                f"{path} has shape {truncate(str(shape), 60)}: it holds no array of samples or "
+                "labels"
             )
         if offset + wanted != stored:
             fault = "truncated" if offset + wanted > stored else "too long"
             raise DataError(
                 f"{path} is {fault}: its header promises {wanted} bytes of values "
-                f"({' x '.join(map(str, shape))} of {cut(str(dtype), 60)}), found {stored - offset}"
+                f"({' x '.join(map(str, shape))} of {truncate(str(dtype), 60)}), found "
+                f"{stored - offset}"
             )
         return numpy.memmap(path, dtype, "r", offset, shape, "F" if is_fortran else "C")
 
@@ -140,7 +142,8 @@ def _dataset(
     check_samples(str(path), x, str(labels), marks)
     if x.dtype not in _DTYPES:
         raise DataError(
-            f"{path} is {cut(str(x.dtype), 60)}: samples that stay in their file have to be uint8, "
+            f"{path} is {truncate(str(x.dtype), 60)}: samples that stay in their file have to "
+            "be uint8, "
             f"float32 or float64 as this machine stores them: convert them, or use an .npz file"
         )
     try:

@@ -19,7 +19,7 @@ from numpy.lib import format as npy_format
 from xpnet.backend import HostArray
 from xpnet.data.dataset import Dataset, Source, check_finite, numbered_classes, square_shape
 from xpnet.data.files import check_members, reading
-from xpnet.errors import DataError, cut, listed, quoted
+from xpnet.errors import DataError, join_names, one_line, truncate
 
 # The header of an array is text that NumPy parses as Python; a damaged one fails in many ways.
 DAMAGE = (
@@ -54,7 +54,7 @@ def read_npz(path: str | Path) -> Source:
         {"x_train", "y_train"},
         {"x_train", "y_train", "x_test", "y_test"},
     ):
-        raise DataError(f"{path} holds {listed(sorted(names))}: it has to hold {_LAYOUTS}")
+        raise DataError(f"{path} holds {join_names(sorted(names))}: it has to hold {_LAYOUTS}")
     suffixes = [suffix for suffix in ("", "_train", "_test") if f"x{suffix}" in arrays]
     labels = [check_labels(f"{path}: y{end}", arrays[f"y{end}"]) for end in suffixes]
     try:
@@ -82,7 +82,7 @@ def read_npz_samples(path: str | Path) -> Dataset:
             labels = None if marks is None else check_labels(f"{path}: y{suffix}", marks)
             return _dataset(path, f"x{suffix}", arrays[f"x{suffix}"], labels, None)
     raise DataError(
-        f"{path} holds {listed(sorted(names))}: it has to hold an array x, x_test or x_train"
+        f"{path} holds {join_names(sorted(names))}: it has to hold an array x, x_test or x_train"
     )
 
 
@@ -105,7 +105,9 @@ def _read(path: Path) -> tuple[dict[str, HostArray], set[str], str]:
                 _check_sizes(archive.zip, known, path)
                 arrays = {name: archive[name] for name in known}
         except DAMAGE as error:
-            raise DataError(f"{path} cannot be read as an .npz archive: {quoted(error)}") from error
+            raise DataError(
+                f"{path} cannot be read as an .npz archive: {one_line(error)}"
+            ) from error
     return arrays, names, digest
 
 
@@ -126,8 +128,8 @@ def _check_sizes(archive: zipfile.ZipFile, known: list[str], path: Path) -> None
         wanted, found = math.prod(shape) * dtype.itemsize, member.file_size - offset
         if wanted != found and not dtype.hasobject:
             raise ValueError(
-                f"{name} is to have {wanted} bytes ({cut(str(shape), 60)} of "
-                f"{cut(str(dtype), 60)}), found {found}"
+                f"{name} is to have {wanted} bytes ({truncate(str(shape), 60)} of "
+                f"{truncate(str(dtype), 60)}), found {found}"
             )
 
 
@@ -152,7 +154,8 @@ def check_labels(name: str, labels: HostArray) -> HostArray:
     """`labels`. Raises `DataError`, naming them, unless they are integers from 0, one a row."""
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(
-            f"{name} is {cut(str(labels.dtype), 60)} of shape {cut(str(labels.shape), 60)}: labels "
+            f"{name} is {truncate(str(labels.dtype), 60)} of shape "
+            f"{truncate(str(labels.shape), 60)}: labels "
             f"have to be integers of shape (N,)"
         )
     if not labels.size:
@@ -177,7 +180,7 @@ def check_samples(name: str, x: HostArray, labels_name: str, labels: HostArray |
     """Raise `DataError`, naming the array, unless it can be samples that go with `labels`."""
     if x.ndim not in (2, 3) or 0 in x.shape:
         raise DataError(
-            f"{name} has shape {cut(str(x.shape), 60)}: samples have to be (N, features) or "
+            f"{name} has shape {truncate(str(x.shape), 60)}: samples have to be (N, features) or "
             f"(N, height, width)"
         )
     if labels is not None and len(labels) != len(x):
@@ -220,7 +223,8 @@ def _values(path: Path, name: str, x: HostArray) -> HostArray:
         return x
     if x.dtype.kind != "f" or x.dtype.itemsize > 8:
         raise DataError(
-            f"{path}: {name} is {cut(str(x.dtype), 60)}: samples have to be integers, float32 or "
+            f"{path}: {name} is {truncate(str(x.dtype), 60)}: samples have to be integers, "
+            "float32 or "
             f"float64"
         )
     check_finite(x, f"{path}: {name}")

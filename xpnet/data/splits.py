@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy
 
-from xpnet.arguments import as_float, is_whole, seed_of
 from xpnet.backend import HostArray
 from xpnet.data.dataset import Dataset, Source, Splits
 from xpnet.data.mapped import MappedRows
-from xpnet.errors import ConfigError, shown
+from xpnet.errors import ConfigError, short_repr
 from xpnet.random import generator
+from xpnet.utils.arguments import as_float, is_whole, seed_of
 
 _ROWS_AT_ONCE = 1024
 
@@ -78,7 +78,7 @@ def _number(name: str, value: Any) -> float | int | None:
     number = operator.index(value) if is_whole(value) else as_float(value)
     if number is None or as_float(number) is None or not math.isfinite(number):
         raise ConfigError(
-            f"{name}={shown(value)}: give a count of samples or a fraction between 0 and 1"
+            f"{name}={short_repr(value)}: give a count of samples or a fraction between 0 and 1"
         )
     return number
 

@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import numpy
 
 from xpnet.backend import HostArray
-from xpnet.errors import ConfigError, DataError, shown
-from xpnet.inputs import check_finite
+from xpnet.errors import ConfigError, DataError, short_repr
 from xpnet.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy
 from xpnet.network import Sequential
+from xpnet.utils.inputs import check_finite
 
 try:
     from scipy.special import log_softmax
@@ -133,7 +133,7 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         missing = [name for code, name in enumerate(self.classes_.tolist()) if code not in found]
         if missing:
             raise DataError(
-                f"y lacks the class {shown(missing[0])} of the first fit, and with warm_start "
+                f"y lacks the class {short_repr(missing[0])} of the first fit, and with warm_start "
                 f"training continues with the same network: give samples of all classes, or fit "
                 f"with warm_start=False"
             )
@@ -146,7 +146,8 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         unseen = [label for label in y.tolist() if label not in known]
         if unseen:
             raise DataError(
-                f"y has previously unseen labels, such as {shown(unseen[0])}, which the network "
+                f"y has previously unseen labels, such as {short_repr(unseen[0])}, which the "
+                "network "
                 f"was not made for: fit a new estimator, or give partial_fit all classes on its "
                 f"first call"
             )

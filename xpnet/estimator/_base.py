@@ -15,21 +15,21 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from xpnet import random
-from xpnet.activations import GELU, LeakyReLU, ReLU
 from xpnet.backend import HostArray
-from xpnet.callbacks import Callback, Progress, Run
 from xpnet.errors import ConfigError, DataError, DivergenceError
 from xpnet.estimator._inputs import blaming, look_at_samples, require_unmasked
 from xpnet.estimator._parameters import ACTIVATIONS, checked_weights, require_valid, widths
 from xpnet.estimator._split import split
-from xpnet.history import Record
 from xpnet.initializers import GlorotUniform, HeNormal, Initializer
-from xpnet.layer import Layer
 from xpnet.layers import Dropout, Linear
+from xpnet.layers.activations import GELU, LeakyReLU, ReLU
+from xpnet.layers.base import Layer
 from xpnet.losses import Loss
 from xpnet.network import Sequential
 from xpnet.optimizers import SGD, Adam, Optimizer
 from xpnet.training import fit
+from xpnet.training.callbacks import Callback, Progress, TrainingState
+from xpnet.training.history import Record
 
 AUTO_BATCH = 200
 
@@ -73,11 +73,11 @@ class Watch(Callback):
         self.best, self.waited, self.scores = -math.inf, 0, list[float]()
         self.kept: list[tuple[Any, Any]] = []
 
-    def on_train_begin(self, run: Run) -> None:
+    def on_train_begin(self, run: TrainingState) -> None:
         """Let dropout go on where an earlier call ended."""
         run.network.seek(self.seen)
 
-    def on_record(self, run: Run, record: Record) -> None:
+    def on_record(self, run: TrainingState, record: Record) -> None:
         """Compare with the best so far."""
         if self.score is not None:
             self.scores.append(self.score(run.network))
@@ -95,7 +95,7 @@ class Watch(Callback):
         """Whether patience has run out."""
         return self.waited > self.patience
 
-    def on_train_end(self, run: Run) -> None:
+    def on_train_end(self, run: TrainingState) -> None:
         """Put the best weights back."""
         for array, best in self.kept:
             array[...] = best

@@ -1,8 +1,8 @@
 """What scikit-learn takes as `X`, `y` and weights, with the place of what it refuses.
 
-`validate_data` decides what is taken; where it fails, `xpnet.inputs` is asked which value it was.
-Masked arrays, whose masked values scikit-learn would use, and categories, whose names it may take
-for numbers, are refused before.
+`validate_data` decides what is taken; where it fails, `xpnet.utils.inputs` is asked which value it
+was. Masked arrays, whose masked values scikit-learn would use, and categories, whose names it may
+take for numbers, are refused before.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import numpy
 
 from xpnet.backend import Backend
-from xpnet.errors import DataError, XpnetError, shown
-from xpnet.inputs import as_samples, as_targets, is_missing
+from xpnet.errors import DataError, XpnetError, short_repr
+from xpnet.utils.inputs import as_samples, as_targets, is_missing
 
 T = TypeVar("T")
 
@@ -69,7 +69,9 @@ def look_at_numbers(y: Any, name: str) -> None:
     for where, value in numpy.ndenumerate(numpy.asarray(y, dtype=object)):
         if isinstance(value, str | bytes):
             place = ", ".join(map(str, where))
-            raise DataError(f"{name}[{place}] is the text {shown(value)}, and has to be a number")
+            raise DataError(
+                f"{name}[{place}] is the text {short_repr(value)}, and has to be a number"
+            )
     as_targets(y, backend=_HOST, name=name)
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy
 from sklearn.utils import check_array, check_random_state
 
-from xpnet.activations import GELU, LeakyReLU, ReLU, Sigmoid, Tanh
-from xpnet.arguments import real, whole
 from xpnet.backend import HostArray
-from xpnet.errors import ConfigError, DataError, shown
+from xpnet.errors import ConfigError, DataError, short_repr
 from xpnet.estimator._inputs import blaming, look_at_numbers, require_unmasked
-from xpnet.layer import Layer
+from xpnet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Tanh
+from xpnet.layers.base import Layer
+from xpnet.utils.arguments import real, whole
 
 ACTIVATIONS: dict[str, type[Layer] | None] = {
     "identity": None,
@@ -39,7 +39,9 @@ def require_valid(estimator: Any) -> None:
     for name, known in (("activation", tuple(ACTIVATIONS)), ("solver", SOLVERS)):
         value = getattr(estimator, name)
         if not isinstance(value, str) or value not in known:
-            raise ConfigError(f"{name} must be one of {', '.join(known)}, found {shown(value)}")
+            raise ConfigError(
+                f"{name} must be one of {', '.join(known)}, found {short_repr(value)}"
+            )
     for name in _OF_ZERO_OR_MORE:
         real(name, getattr(estimator, name))
     for name in _ABOVE_ZERO:
@@ -59,21 +61,22 @@ def require_valid(estimator: Any) -> None:
         _require_switch("verbose", estimator.verbose)
     if not isinstance(estimator.device, str):
         raise ConfigError(
-            f"device must be a string such as 'cuda', found {shown(estimator.device)}"
+            f"device must be a string such as 'cuda', found {short_repr(estimator.device)}"
         )
     try:
         check_random_state(estimator.random_state)
     except ValueError:
         raise ConfigError(
             f"random_state must be a whole number from 0 to 2**32 - 1, a numpy.random.RandomState "
-            f"or None, found {shown(estimator.random_state)}"
+            f"or None, found {short_repr(estimator.random_state)}"
         ) from None
 
 
 def _require_count(name: str, value: Any, or_else: str = "") -> None:
     if whole(name, value, or_else=or_else) >= 2**63:
         raise ConfigError(
-            f"{name} must be a whole number above 0 and below 2**63{or_else}, found {shown(value)}"
+            f"{name} must be a whole number above 0 and below 2**63{or_else}, found "
+            f"{short_repr(value)}"
         )
 
 
@@ -84,7 +87,7 @@ def _is(value: Any, expected: str | float) -> bool:
 def _require_switch(name: str, value: Any) -> None:
     is_bool = isinstance(value, bool | numpy.bool)
     if not is_bool and not (isinstance(value, numbers.Integral) and value in (0, 1)):
-        raise ConfigError(f"{name} must be True or False, found {shown(value)}")
+        raise ConfigError(f"{name} must be True or False, found {short_repr(value)}")
 
 
 def checked_weights(sample_weight: Any, count: int) -> HostArray:
@@ -92,7 +95,8 @@ def checked_weights(sample_weight: Any, count: int) -> HostArray:
     require_unmasked(sample_weight, "sample_weight")
     if isinstance(sample_weight, str | bytes | numbers.Number):
         raise DataError(
-            f"sample_weight is {shown(sample_weight)}, X has {count} rows: give one weight a row"
+            f"sample_weight is {short_repr(sample_weight)}, X has {count} rows: give one weight "
+            "a row"
         )
 
     def checked() -> HostArray:
@@ -127,5 +131,5 @@ def widths(hidden_layer_sizes: Any) -> tuple[int, ...]:
     except (TypeError, ConfigError):
         raise ConfigError(
             f"hidden_layer_sizes must be whole numbers above 0, one a hidden layer, found "
-            f"{shown(hidden_layer_sizes)}"
+            f"{short_repr(hidden_layer_sizes)}"
         ) from None

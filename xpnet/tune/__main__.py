@@ -17,21 +17,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from xpnet import command
 from xpnet.backend import Backend
-from xpnet.build import read_splits
-from xpnet.checkpoint import write_atomically
+from xpnet.cli import console
+from xpnet.cli.factory import read_splits
+from xpnet.cli.initial_model import settle
+from xpnet.cli.options import read_flags
 from xpnet.config import TrainConfig, make
 from xpnet.data.dataset import Dataset
 from xpnet.errors import ConfigError
-from xpnet.flags import read_flags
-from xpnet.history import Record
-from xpnet.initial_model import settle
-from xpnet.toml_file import toml_value
+from xpnet.serialization import write_atomically
+from xpnet.training.history import Record
 from xpnet.tune.scoreboard import Scoreboard, leave, to_csv
 from xpnet.tune.search import OBJECTIVES, Search, Trial, claimed, import_optuna
 from xpnet.tune.space import Range, Space, configure, grid_points, read_space
 from xpnet.tune.workers import Pool
+from xpnet.utils.toml import toml_value
 
 SAMPLERS = ("grid", "random", "tpe")
 
@@ -45,12 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             tune(options, base)
         except KeyboardInterrupt:
-            again = command.typed("python", "-m", "xpnet.tune", *arguments)
-            command.say("", f"interrupted; to go on: {again}")
+            again = console.typed("python", "-m", "xpnet.tune", *arguments)
+            console.say("", f"interrupted; to go on: {again}")
             raise
         return 0
 
-    return command.run(action)
+    return console.run(action)
 
 
 def tune(options: argparse.Namespace, base: TrainConfig) -> None:
@@ -68,15 +68,15 @@ def tune(options: argparse.Namespace, base: TrainConfig) -> None:
         search = Search(folder, space, base, sampler, options.objective)
         total = search.total(options.trials)
         missing = search.missing(total)
-        command.say(
+        console.say(
             f"search    {options.space}: {sampler}, {total} trials, best {options.objective}"
         )
-        command.say(
+        console.say(
             f"data      {base.dataset}: {len(train):,} training and {len(validation):,} "
             f"validation samples; the test part is set aside"
         )
         done = f" goes on: {total - missing} trials are done" if missing < total else ""
-        command.say(f"folder    {folder}/{done}")
+        console.say(f"folder    {folder}/{done}")
         if missing:
             jobs = min(choose_jobs(options.jobs, base, device), missing)
             train_trials(search, total, jobs, train, validation, folder)
@@ -90,7 +90,7 @@ def train_trials(
 ) -> None:
     """Train what is missing of `total` trials, `jobs` at a time."""
     board = Scoreboard(search.space)
-    command.say("", board.head())
+    console.say("", board.head())
 
     def end(trial: Trial) -> None:
         write_atomically(folder / "trials.csv", to_csv(search.trials(), search.space))
@@ -144,7 +144,7 @@ def interrupts() -> Iterator[threading.Event]:
 
 def train_final(best: Trial, config: TrainConfig, folder: Path) -> None:
     """Train the best configuration on training and validation part together, and test it."""
-    from xpnet.train import train
+    from xpnet.cli.train import train
 
     run, changes = folder / "final", {"validation": 0, "patience": None, "run": folder / "final"}
     assert best.outcome is not None
@@ -152,7 +152,7 @@ def train_final(best: Trial, config: TrainConfig, folder: Path) -> None:
     if config.patience:
         changes["epochs"] = best.outcome.kept.epoch
     final = make(config.model_dump() | changes)
-    command.say("")
+    console.say("")
     if run.exists():
         try:
             accuracy = json.loads((run / "metrics.json").read_text())["test_accuracy"]
@@ -162,17 +162,17 @@ def train_final(best: Trial, config: TrainConfig, folder: Path) -> None:
                 f"{run}: was cut off before its test: remove it, and start again"
             ) from None
         which = "this configuration" if same else "what was the best configuration then"
-        command.say(
+        console.say(
             f"final     {run}/ is there already, of {which}: test accuracy {100 * accuracy:.2f} %"
         )
         return
-    command.say(f"final     trial {best.number} on training and validation part together")
+    console.say(f"final     trial {best.number} on training and validation part together")
     if config.patience:
-        command.say(
+        console.say(
             f"          without patience, which needs a validation part: {final.epochs} epochs, as "
             f"the trial kept, and a schedule of that length"
         )
-    command.say("")
+    console.say("")
     train(final)
 
 
@@ -201,7 +201,7 @@ def choose_jobs(wanted: int | None, base: TrainConfig, device: str) -> int:
     jobs = wanted or (max(1, cores // threads) if device == "cpu" else 1)
     # Allowed, since the results stay the same and the owner of the machine may know better.
     slow = f" on {cores} cores: more than they carry" if jobs * threads > cores else ""
-    command.say(f"jobs      {jobs} at a time, BLAS threads of each: {threads}{slow}")
+    console.say(f"jobs      {jobs} at a time, BLAS threads of each: {threads}{slow}")
     return jobs
 
 
@@ -224,7 +224,7 @@ def describe_search(
 
 def read_command_line(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]:
     """The search's own options, and the configuration that every trial begins with."""
-    parser = command.Parser(
+    parser = console.Parser(
         "python -m xpnet.tune",
         usage="%(prog)s SPACE.toml [options of the search] [settings]",
         description="Train many configurations and keep the one that validates best. "
@@ -247,13 +247,13 @@ def read_command_line(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]
     parser.add_argument(
         "--trials",
         metavar="N",
-        type=command.count,
+        type=console.count,
         help="the number of trials of random and tpe, in all (default: 30)",
     )
     parser.add_argument(
         "--jobs",
         metavar="N",
-        type=command.count,
+        type=console.count,
         help="the number of trials at a time, a process each (default: cores / BLAS threads)",
     )
     parser.add_argument(

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from xpnet.backend import HostArray
-from xpnet.drawing import (
+from xpnet.errors import ShapeError
+from xpnet.figures.style import (
     BLUE,
     GREY,
     RED,
@@ -26,7 +27,6 @@ from xpnet.drawing import (
     shortened,
     write,
 )
-from xpnet.errors import ShapeError
 
 
 def trials(

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from xpnet.checkpoint import write_atomically
-from xpnet.command import say, typed
+from xpnet.cli.console import say, typed
 from xpnet.errors import ConfigError, plain
-from xpnet.history import Record, loss_text
-from xpnet.toml_file import toml_value
+from xpnet.serialization import write_atomically
+from xpnet.training.history import Record, loss_text
 from xpnet.tune.search import OBJECTIVES, Search, Trial
 from xpnet.tune.space import Range, Space, Values, configure
+from xpnet.utils.toml import toml_value
 
 TOP = 20
 """Trials in the ranked table."""

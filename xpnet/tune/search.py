@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from xpnet import random
-from xpnet.checkpoint import write_atomically
 from xpnet.config import TrainConfig, make
 from xpnet.errors import ConfigError
-from xpnet.history import Record
-from xpnet.toml_file import read_toml
+from xpnet.serialization import write_atomically
+from xpnet.training.history import Record
 from xpnet.tune.space import Range, Space, configure, grid_points
 from xpnet.tune.workers import Outcome
+from xpnet.utils.toml import read_toml
 
 if TYPE_CHECKING:
     import optuna

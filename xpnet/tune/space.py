@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import ValidationError
 
 from xpnet.config import TrainConfig, explain, make
-from xpnet.errors import ConfigError, cut, shown
-from xpnet.toml_file import read_toml, toml_value
+from xpnet.errors import ConfigError, short_repr, truncate
+from xpnet.utils.toml import read_toml, toml_value
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -140,14 +140,14 @@ def _axis(key: str, given: Any) -> Axis:
     else:
         raise ConfigError(
             f"{key}: give a list of values or a range {{low = ..., high = ...}}, found "
-            f"{shown(given)}: "
+            f"{short_repr(given)}: "
             f"what all trials share goes into the file of --config or a flag"
         )
     for value in tried:
         _check(key, value)
     texts = [toml_value(value) for value in tried]
     if len(set(texts)) < len(texts):
-        raise ConfigError(f"{key}: every value once, found {cut(toml_value(tried), 60)}")
+        raise ConfigError(f"{key}: every value once, found {truncate(toml_value(tried), 60)}")
     return axis
 
 
@@ -169,18 +169,22 @@ def _range(key: str, given: Mapping[str, Any]) -> Range:
     whole = float not in kinds
     for name in ("low", "high"):
         if name not in given:
-            raise ConfigError(f"{key}: a range needs low and high, found {shown(sorted(given))}")
+            raise ConfigError(
+                f"{key}: a range needs low and high, found {short_repr(sorted(given))}"
+            )
     for name, value in given.items():
         number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
         if name not in ("low", "high", "log", "step"):
-            raise ConfigError(f"{key}: a range has low, high, log and step, found {shown(name)}")
+            raise ConfigError(
+                f"{key}: a range has low, high, log and step, found {short_repr(name)}"
+            )
         if name == "log":
             if not isinstance(value, bool):
-                raise ConfigError(f"{key}: log is true or false, found {shown(value)}")
+                raise ConfigError(f"{key}: log is true or false, found {short_repr(value)}")
         elif isinstance(value, bool) or not number:
-            raise ConfigError(f"{key}: {name} has to be a number, found {shown(value)}")
+            raise ConfigError(f"{key}: {name} has to be a number, found {short_repr(value)}")
         elif whole and not isinstance(value, int):
-            raise ConfigError(f"{key}: {name} has to be a whole number, found {shown(value)}")
+            raise ConfigError(f"{key}: {name} has to be a whole number, found {short_repr(value)}")
     low, high, log, step = (given.get(name) for name in ("low", "high", "log", "step"))
     assert low is not None
     assert high is not None

@@ -22,12 +22,12 @@ from typing import Any
 import threadpoolctl
 
 from xpnet.backend import Backend
-from xpnet.build import build_network, fit_as_configured, fit_normalisation
-from xpnet.callbacks import Callback, Run
+from xpnet.cli.factory import build_network, fit_normalisation, train_from_config
 from xpnet.config import TrainConfig
 from xpnet.data.dataset import Dataset
 from xpnet.errors import XpnetError
-from xpnet.history import History, Record
+from xpnet.training.callbacks import Callback, TrainingState
+from xpnet.training.history import History, Record
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class _Report(Callback):
     def __init__(self, send: Callable[[Record], None], receive: Callable[[], bool]) -> None:
         self.send, self.receive = send, receive
 
-    def on_record(self, run: Run, record: Record) -> None:
+    def on_record(self, run: TrainingState, record: Record) -> None:
         """Wait for the answer."""
         self.send(record)
         run.stop = self.receive() or run.stop
@@ -213,7 +213,7 @@ def train_trial(
         with threadpoolctl.threadpool_limits(config.threads, user_api="blas"):
             network = build_network(config, train, Backend(config.device))
             normalisation = fit_normalisation(config, train)
-            kept = fit_as_configured(
+            kept = train_from_config(
                 config,
                 network,
                 train,

@@ -1,0 +1,940 @@
+"""The CUDA kernels without a GPU: each compiles for every architecture and is its formula.
+
+A twin is run as xpnet runs it, by the layer, loss, optimizer, metric or batch that asks for it, on
+the strict double: once as the formula and once as the kernel's own text, compiled for the CPU.
+With `--device cuda` the same on real CuPy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cases
+import compile_kernels
+import cuda_on_cpu
+import cupy
+import numpy as np
+import pytest
+import strict_cupy
+from cases import PACKAGE, asked_for
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import xpnet as xn
+from xpnet.accel import cuda_kernels, dispatch
+from xpnet.backend import Backend
+from xpnet.data import Normalisation
+from xpnet.layers.base import Layer
+from xpnet.losses import SoftmaxCrossEntropy
+from xpnet.metrics import Accuracy, MeanLoss
+from xpnet.network import Sequential
+
+DOUBLE = Backend.of(strict_cupy.xp)
+SPECIAL = [math.nan, math.inf, -math.inf, 0.0, -0.0, 3e38, -1e4, 1e4, 1.0]
+
+
+@pytest.fixture(scope="module")
+def gpu(request: pytest.FixtureRequest) -> Backend:
+    """The double, or with `--device cuda` a GPU."""
+    return Backend("cuda") if request.config.getoption("--device") == "cuda" else DOUBLE
+
+
+@contextmanager
+def in_use(backend: Backend, *, falling: bool = False) -> Iterator[set[str]]:
+    """Within the block twins are used on `backend`; the names of those that did something."""
+    names: set[str] = set()
+    did = dispatch.did
+
+    def noting(name: str, *arguments: Any) -> bool:
+        done = did(name, *arguments)
+        names.update([name] * done)
+        return done
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dispatch, "did", noting)
+        if backend is not DOUBLE:
+            patch.setattr(dispatch, "ENABLED", True)
+            with dispatch.used(xp=backend.xp):
+                yield names
+            return
+        patch.setattr(cuda_on_cpu.Kernel, "falling", falling)
+        with cuda_on_cpu.twins_on_the_double():
+            yield names
+
+
+# ---- what a twin is asked to do ----
+
+
+class Draw:
+    """Random arrays on a backend, the same for the same arguments."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        dtype: str,
+        seed: int = 0,
+        rows: int = 9,
+        width: int = 5,
+        specials: bool = False,
+    ) -> None:
+        self.backend, self.dtype, self.rows, self.width = backend, dtype, rows, width
+        self.rng, self.specials = np.random.default_rng(seed), specials
+
+    def reals(self, *shape: int) -> Any:
+        """Normal draws, `(rows, width)` or `shape`; with `specials` a fifth of them is special."""
+        shape = shape or (self.rows, self.width)
+        drawn = 2 * self.rng.standard_normal(shape)
+        chosen = self.rng.choice(SPECIAL, shape)
+        drawn = np.where(self.rng.random(shape) < 0.2 * self.specials, chosen, drawn)
+        return self.backend.asarray(drawn.astype(np.float32).astype(self.dtype))
+
+    def labels(self, dtype: str = "int64") -> Any:
+        """`(rows,)`."""
+        return self.backend.asarray(self.rng.integers(0, self.width, self.rows).astype(dtype))
+
+
+@dataclass(frozen=True)
+class Case:
+    id: str
+    twins: set[str]
+    run: Callable[[Draw], list[Any]]
+    exact: bool = True
+    """To the bit: all but exp, log, tanh and sums."""
+    divides: bool = False
+    """By a deviation, and the smaller that is, the larger what was rounded."""
+
+
+def activation(kind: Callable[[], Layer]) -> Callable[[Draw], list[Any]]:
+    def run(draw: Draw) -> list[Any]:
+        layer = kind()
+        y = layer.forward(draw.reals(), training=True).copy()
+        return [y, *(layer.backward(draw.reals()).copy() for _ in range(2))]
+
+    return run
+
+
+def backward(kind: Callable[[], Layer], kept: str) -> Callable[[Draw], list[Any]]:
+    """Only the way back, from a forward result that no `exp` or `tanh` has rounded."""
+
+    def run(draw: Draw) -> list[Any]:
+        layer: Any = kind()
+        layer.x = draw.reals()
+        setattr(layer, kept, draw.reals())
+        return [layer.backward(draw.reals())]
+
+    return run
+
+
+def noise(draw: Draw) -> list[Any]:
+    layer, found = xn.GaussianNoise(0.3), []
+    layer.seed(draw.rows, 3)
+    layer.seek(2**64 - draw.rows)
+    for _ in range(2):
+        found += [layer.forward(draw.reals(), training=True).copy()]
+    return found
+
+
+def normalising(kind: Callable[[int], Layer]) -> Callable[[Draw], list[Any]]:
+    """Two steps of training; of values that are not special, and rows and columns that differ."""
+
+    def run(draw: Draw) -> list[Any]:
+        layer: Any = kind(draw.width)
+        network = Sequential([layer], backend=draw.backend, dtype=draw.dtype)
+        found = [network.values, network.gradients, network.buffers]
+        network.values[:] = draw.reals(network.values.size)
+        for _ in range(2):
+            x, dy = draw.reals(), draw.reals()
+            y = layer.forward(x, training=True).copy()
+            found += [y, layer.normal.copy(), layer.scale.copy(), layer.backward(dy).copy()]
+        return [array for array in found if array.size]
+
+    return run
+
+
+def dropout(rate: float) -> Callable[[Draw], list[Any]]:
+    def run(draw: Draw) -> list[Any]:
+        layer, found = xn.Dropout(rate), []
+        layer.seed(draw.rows, 3)
+        layer.seek(2**64 - draw.rows)
+        for _ in range(2):
+            y = layer.forward(draw.reals(), training=True)
+            found += [y.copy(), layer.mask.copy(), layer._counters.copy()]
+        return found
+
+    return run
+
+
+def loss(smoothing: float, labels: str = "int64") -> Callable[[Draw], list[Any]]:
+    def run(draw: Draw) -> list[Any]:
+        made = SoftmaxCrossEntropy(smoothing)
+        value = made.forward(draw.reals(), draw.labels(labels))
+        return [value, made.p, made.backward().copy(), made.backward(0.3)]
+
+    return run
+
+
+def losses_added(draw: Draw) -> list[Any]:
+    metric = MeanLoss(draw.backend)
+    for samples in (1, 60_000, draw.rows):
+        metric.update(draw.reals(1).reshape(()), samples)
+    return [metric.total]
+
+
+def hits(dtype: str) -> Callable[[Draw], list[Any]]:
+    def run(draw: Draw) -> list[Any]:
+        metric = Accuracy(draw.backend)
+        for _ in range(2):
+            logits = draw.reals()
+            logits[:, -1:] = logits[:, :1]  # a tie
+            metric.update(logits, draw.labels(dtype))
+        return [metric.hits]
+
+    return run
+
+
+def updates(make: Callable[[], Any]) -> Callable[[Draw], list[Any]]:
+    def run(draw: Draw) -> list[Any]:
+        optimizer, values = make(), draw.reals(draw.rows * draw.width)
+        for _ in range(3):
+            optimizer.step(values, draw.reals(len(values)), decays=values.size)
+        return [values, *optimizer.state.values()]
+
+    return run
+
+
+def batches(dtype: str, scale: float, shift: float, index: str) -> Callable[[Draw], list[Any]]:
+    def run(draw: Draw) -> list[Any]:
+        rows = draw.rng.integers(0, 256, (draw.rows + 3, draw.width)).astype(dtype)
+        held = xn.DeviceData(
+            rows,
+            np.arange(len(rows)),
+            backend=draw.backend,
+            dtype=draw.dtype,
+            normalisation=Normalisation(scale, shift),
+        )
+        order = draw.rng.integers(0, len(rows), draw.rows).astype(index)
+        return [*held.batch(draw.backend.asarray(order))]
+
+    return run
+
+
+CASES = [
+    Case("relu", {"relu", "relu_backward"}, activation(xn.ReLU)),
+    Case("leaky relu", {"leaky_relu_backward"}, activation(lambda: xn.LeakyReLU(0.3))),
+    Case("leaky relu 0", {"leaky_relu_backward"}, activation(lambda: xn.LeakyReLU(0))),
+    Case("tanh backward", {"tanh_backward"}, backward(xn.Tanh, "y")),
+    Case("sigmoid", {"sigmoid", "sigmoid_backward"}, activation(xn.Sigmoid), exact=False),
+    Case("sigmoid backward", {"sigmoid_backward"}, backward(xn.Sigmoid, "y")),
+    Case("gelu", {"gelu", "gelu_backward"}, activation(xn.GELU), exact=False),
+    Case("gelu backward", {"gelu_backward"}, backward(xn.GELU, "t")),
+    *(
+        Case(
+            f"loss {smoothing} {labels}",
+            {"cross_entropy", "softmax_cross_entropy_backward"},
+            loss(smoothing, labels),
+            exact=False,
+        )
+        for smoothing, labels in ((0.0, "int64"), (0.1, "int32"), (0.5, "uint8"))
+    ),
+    Case("softmax", {"softmax", "softmax_backward"}, activation(xn.Softmax), exact=False),
+    Case("softmax backward", {"softmax_backward"}, backward(xn.Softmax, "y"), exact=False),
+    Case("noise", {"gaussian_noise"}, noise, exact=False),
+    Case(
+        "batch norm",
+        {"batch_norm", "batch_norm_backward"},
+        normalising(lambda width: xn.BatchNorm(width, momentum=0.3, epsilon=1e-3)),
+        exact=False,
+        divides=True,
+    ),
+    Case(
+        "layer norm",
+        {"layer_norm", "layer_norm_backward"},
+        normalising(lambda width: xn.LayerNorm(width, epsilon=1e-3)),
+        exact=False,
+        divides=True,
+    ),
+    Case("mean loss", {"add_loss"}, losses_added),
+    *(Case(f"hits {t}", {"count_hits"}, hits(t)) for t in ("int64", "int32", "uint8")),
+    Case("SGD", {"descend"}, updates(lambda: xn.SGD(0.1))),
+    Case("SGD decay", {"descend"}, updates(lambda: xn.SGD(0.1, weight_decay=0.1))),
+    Case("momentum", {"descend_with_momentum"}, updates(lambda: xn.SGD(0.1, momentum=0.9))),
+    Case(
+        "nesterov",
+        {"descend_with_momentum"},
+        updates(lambda: xn.SGD(0.1, momentum=0.7, nesterov=True)),
+    ),
+    Case("RMSprop", {"rmsprop"}, updates(lambda: xn.RMSprop(0.1))),
+    Case(
+        "RMSprop momentum",
+        {"rmsprop_with_momentum"},
+        updates(lambda: xn.RMSprop(0.1, decay_rate=0.9, momentum=0.7)),
+    ),
+    # Whole numbers are numbers too.
+    Case("RMSprop whole", {"rmsprop"}, updates(lambda: xn.RMSprop(1, decay_rate=0, epsilon=1))),
+    Case("Adam", {"adam"}, updates(lambda: xn.Adam(0.01))),
+    Case("Adam whole", {"adam"}, updates(lambda: xn.Adam(1, beta1=0, beta2=0, epsilon=1))),
+    Case("AdamW", {"adam"}, updates(lambda: xn.AdamW(0.01, weight_decay=0.1))),
+    *(Case(f"dropout {rate}", {"dropout"}, dropout(rate)) for rate in (0.3, 0.0, 1 - 1e-12)),
+    Case("pixels", {"gather_scaled"}, batches("uint8", 1 / 255, 0.0, "int64")),
+    Case("pixels shifted", {"gather_scaled"}, batches("uint8", 1 / 255, -0.25, "int32")),
+    Case("float32", {"gather_scaled"}, batches("float32", 2.5, 0.0, "int64")),
+    Case("float64", {"gather_scaled"}, batches("float64", -1.0, 1.0, "int32")),
+]
+
+EXACT = [case for case in CASES if case.exact]
+ROUNDED = [case for case in CASES if not (case.exact or case.divides)]
+DIVIDING = [case for case in CASES if case.divides]
+every = pytest.mark.parametrize("case", **cases.by_id(CASES))
+dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+def host(arrays: list[Any]) -> list[np.ndarray]:
+    return [array.get() for array in arrays]
+
+
+def formula(case: Case, draw: Draw) -> list[np.ndarray]:
+    return host(case.run(draw))
+
+
+def twin(case: Case, draw: Draw, *, falling: bool = False) -> list[np.ndarray]:
+    with in_use(draw.backend, falling=falling) as names:
+        found = case.run(draw)
+    assert names == case.twins
+    return host(found)
+
+
+def bits(array: np.ndarray) -> tuple[Any, ...]:
+    """Shape, dtype and bytes, a NaN being a NaN."""
+    array = np.array(array)
+    if array.dtype.kind == "f":
+        array[np.isnan(array)] = np.nan
+    return array.shape, array.dtype, array.tobytes()
+
+
+seeds, rows, widths = st.integers(0, 2**32), st.integers(1, 40), st.integers(1, 20)
+
+
+@pytest.mark.parametrize("case", **cases.by_id(EXACT))
+@dtypes
+@settings(max_examples=15)
+@given(seed=seeds, rows=rows, width=widths, specials=st.booleans())
+@example(seed=0, rows=1, width=1, specials=False)
+@example(seed=1, rows=1, width=1, specials=True)
+@example(seed=2, rows=300, width=300, specials=True)
+def test_a_kernel_gives_the_bits_of_its_formula(
+    gpu: Backend, case: Case, dtype: str, seed: int, rows: int, width: int, specials: bool
+) -> None:
+    options = dtype, seed, rows, width, specials
+    expected = formula(case, Draw(gpu, *options))
+    found = twin(case, Draw(gpu, *options))
+    assert list(map(bits, found)) == list(map(bits, expected))
+
+
+@pytest.mark.parametrize("case", **cases.by_id(ROUNDED))
+@dtypes
+@settings(max_examples=15)
+@given(seed=seeds, rows=rows, width=widths, power=st.integers(-3, 4))
+@example(seed=0, rows=1, width=1, power=0)
+@example(seed=2, rows=1500, width=10, power=1)
+@example(seed=3, rows=3, width=200, power=4)
+def test_exp_log_tanh_and_sums_differ_by_rounding(
+    gpu: Backend, case: Case, dtype: str, seed: int, rows: int, width: int, power: int
+) -> None:
+    """Inputs up to ±1e4 and more, which `exp` alone would not survive; the truth is float64's."""
+
+    class Scaled(Draw):
+        def reals(self, *shape: int) -> Any:
+            scaled = super().reals(*shape).get().astype(np.float32) * np.float32(10.0**power)
+            return self.backend.asarray(scaled.astype(self.dtype))
+
+    truth = formula(case, Scaled(gpu, "float64", seed, rows, width))
+    found = twin(case, Scaled(gpu, dtype, seed, rows, width))
+    unit = float(np.finfo(dtype).eps)
+    for array, expected in zip(found, truth, strict=True):
+        assert array.dtype == dtype
+        # What is lost where numbers as large as the inputs are subtracted, or multiplied.
+        size = max(float(np.abs(expected).max()), 10.0**power, 1.0)
+        assert np.abs(array - expected).max() <= 16 * unit * size
+
+
+@pytest.mark.parametrize("case", **cases.by_id(DIVIDING))
+@dtypes
+@settings(max_examples=15)
+@given(seed=seeds, rows=st.integers(2, 40), width=widths)
+@example(seed=0, rows=2, width=1)
+@example(seed=1, rows=300, width=2)
+@example(seed=2, rows=2, width=300)
+def test_what_is_normalised_differs_by_rounding(
+    gpu: Backend, case: Case, dtype: str, seed: int, rows: int, width: int
+) -> None:
+    expected = formula(case, Draw(gpu, dtype, seed, rows, width))
+    found = twin(case, Draw(gpu, dtype, seed, rows, width))
+    unit = float(np.finfo(dtype).eps)
+    for array, other in zip(found, expected, strict=True):
+        assert array.dtype == dtype
+        # Sums of two orders, and the largest 1 / deviation there can be, with ε = 1e-3.
+        assert np.abs(array - other).max() <= 1000 * unit * max(np.abs(other).max(), 1.0)
+
+
+@pytest.mark.parametrize("case", **cases.by_id(DIVIDING))
+def test_what_is_no_number_stays_in_its_row_or_column(gpu: Backend, case: Case) -> None:
+    layer: Any = {"batch norm": xn.BatchNorm, "layer norm": xn.LayerNorm}[case.id](5)
+    Sequential([layer], backend=gpu)
+    x = Draw(gpu, "float32").reals()
+    x[3:4, 2:3] = math.nan
+    with in_use(gpu) as names:
+        y = np.isnan(layer.forward(x, training=True).get())
+    assert names
+    own = y[:, 2] if case.id == "batch norm" else y[3]
+    assert own.all()
+    assert y.sum() == own.size
+
+
+@pytest.mark.parametrize("case", **cases.by_id(ROUNDED))
+@dtypes
+def test_special_values_go_the_way_of_the_formula(gpu: Backend, case: Case, dtype: str) -> None:
+    for seed in range(20):
+        expected = formula(case, Draw(gpu, dtype, seed, 6, 4, specials=True))
+        found = twin(case, Draw(gpu, dtype, seed, 6, 4, specials=True))
+        for one, other in zip(found, expected, strict=True):
+            assert np.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True)
+
+
+@every
+@dtypes
+@pytest.mark.parametrize("rows", [1, 7, 1500])
+def test_the_order_of_blocks_and_threads_makes_no_difference(
+    case: Case, dtype: str, rows: int
+) -> None:
+    # Of those whose threads wait for each other, the CPU runs fewer, and none trains on one row.
+    rows = max(2, min(rows, 70)) if case.divides or "softmax" in case.id else rows
+    one, other = (
+        twin(case, Draw(DOUBLE, dtype, rows, rows, 10), falling=falling) for falling in (0, 1)
+    )
+    assert list(map(bits, one)) == list(map(bits, other))
+
+
+def test_twins_of_the_cpu_leave_the_same() -> None:
+    """numba's loop and the kernel, where both have one of the same name."""
+    shared = own() & compiled_twins()
+    for case in EXACT:
+        if not case.twins <= shared:
+            continue
+        for dtype in ("float32", "float64"):
+            with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+                patch.setattr(dispatch, "ENABLED", True)
+                stack.enter_context(dispatch.used())
+                cpu = [np.array(a) for a in case.run(Draw(Backend("cpu"), dtype, specials=True))]
+            cuda = twin(case, Draw(DOUBLE, dtype, specials=True))
+            assert list(map(bits, cuda)) == list(map(bits, cpu)), case.id
+
+
+def test_pixels_are_multiplied_by_one_float32(gpu: Backend) -> None:
+    """`x · float32(1/255)`, of all 256 levels and on either way, not `x / 255`."""
+    levels = np.arange(256, dtype=np.uint8).reshape(4, 64)
+    data = xn.DeviceData(
+        levels,
+        np.arange(4),
+        backend=gpu,
+        dtype="float32",
+        normalisation=Normalisation(1 / 255, 0.0),
+    )
+    expected = levels.astype(np.float32) * np.float32(1 / 255)
+    order = gpu.asarray(np.arange(4))
+    assert data.batch(order)[0].get().tobytes() == expected.tobytes()
+    with in_use(gpu) as names:
+        assert data.batch(order)[0].get().tobytes() == expected.tobytes()
+    assert names == {"gather_scaled"}
+
+
+# ---- nothing goes untested ----
+
+
+def own() -> set[str]:
+    """The twins that there are."""
+    return {name for name, item in vars(cuda_kernels).items() if hasattr(item, "launches")}
+
+
+def compiled_twins() -> set[str]:
+    from xpnet.accel import numba_kernels
+
+    return {name for name, item in vars(numba_kernels).items() if hasattr(item, "py_func")}
+
+
+def test_every_twin_is_asked_for_and_has_a_case() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))]
+    asked = set().union(*map(asked_for, texts))
+    assert own() | set(cuda_kernels.ELSEWHERE) == asked, (
+        "xpnet/accel/cuda_kernels.py and twins.did() differ"
+    )
+    assert not own() & set(cuda_kernels.ELSEWHERE)
+    assert own() == set().union(*(case.twins for case in CASES)), "add a case to CASES"
+
+
+def launched(case: Case) -> set[str]:
+    """The kernels that `case` comes to."""
+    strict_cupy.ledger.reset()
+    twin(case, Draw(DOUBLE, "float32"))
+    return set(strict_cupy.ledger.operations) & set(cuda_on_cpu.declared())
+
+
+def test_every_kernel_is_launched_by_a_case() -> None:
+    assert set().union(*map(launched, CASES)) == set(cuda_on_cpu.declared())
+
+
+def test_a_kernel_without_a_twin_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = cuda_kernels.source() + "\n__global__ void stray(Size* x) { x[0] = 1; }\n"
+    monkeypatch.setattr(cuda_kernels, "source", lambda: text)
+    found = cuda_on_cpu.declared.__wrapped__()
+    assert set(found) - set().union(*map(launched, CASES)) == {"stray"}
+
+
+def test_twins_of_both_kinds_take_the_same_arguments() -> None:
+    from xpnet.accel import numba_kernels
+
+    shared = own() & compiled_twins()
+    assert len(shared) >= 9
+    for name in shared:
+        cuda, cpu = getattr(cuda_kernels, name), getattr(numba_kernels, name).py_func
+        assert list(inspect.signature(cuda).parameters) == list(inspect.signature(cpu).parameters)
+
+
+# ---- the harness notices what it is there for ----
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Callable[[str], cuda_on_cpu.Kernel]:
+    """`build(body)`: the kernel `probe(Size* x, const T* y, Size size)`, ready to be launched."""
+
+    def make(body: str) -> cuda_on_cpu.Kernel:
+        head = "template <typename T>\n__global__ void probe(Size* x, const T* y, Size size)"
+        source = f"{cuda_kernels.source()}\n{head} {{ {body} }}\n"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cuda_kernels, "source", lambda: source)
+            found = {"probe": cuda_on_cpu.declared.__wrapped__()["probe"]}
+            patch.setattr(cuda_on_cpu, "declared", lambda: found)
+            library = cuda_on_cpu.build(tmp_path, cuda_on_cpu.compiler(), cuda_on_cpu.program())
+            patch.setattr(cuda_on_cpu, "_library", lambda: library)
+            return cuda_on_cpu.Kernel("probe<float>")
+
+    return make
+
+
+def numbers(*values: float, dtype: str = "int64") -> Any:
+    return DOUBLE.asarray(np.array(values, dtype))
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        ("if (threadIdx.x == 0) __syncthreads(); x[0] = 1;", "a barrier that not all"),
+        ("if (threadIdx.x < 2) x[size] = 1;", "probe: x was written to beyond its ends"),
+        ("x[-1] = 1;", "probe: x was written to beyond its ends"),
+        ("*(T*)y = 2;", "probe: y is const and was written to"),
+    ],
+)
+def test_what_a_card_would_not_notice_is_noticed(build: Any, body: str, complaint: str) -> None:
+    with pytest.raises(RuntimeError, match=complaint):
+        build(body)((1,), (4,), (numbers(0, 0, 0, 0), numbers(1, dtype="float32"), 4))
+
+
+def test_what_is_read_outside_of_an_array_is_no_number(build: Any) -> None:
+    x = numbers(7, 7)
+    kernel = build("x[0] = y[0] != y[0]; x[1] = y[size] != y[size];")
+    kernel((1,), (1,), (x, numbers(5, dtype="float32"), 1))
+    assert x.get().tolist() == [0, 1]
+
+
+def test_a_barrier_keeps_threads_together(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes what its neighbour wrote; without the barrier, that depends on their order."""
+    body = "__shared__ Size part[9]; part[threadIdx.x] = size + threadIdx.x; {} "
+    body += "x[threadIdx.x] = part[(threadIdx.x + 1) % blockDim.x];"
+    found = {}
+    for barriers, text in ((False, ""), (True, "__syncthreads();")):
+        kernel = build(body.format(text))
+        for falling in (False, True):
+            monkeypatch.setattr(cuda_on_cpu.Kernel, "falling", falling)
+            x = numbers(0, 0, 0)
+            kernel((1,), (3,), (x, numbers(0, dtype="float32"), 10))
+            found[barriers, falling] = x.get().tolist()
+    assert found[False, False] != found[False, True]
+    assert found[True, False] == found[True, True] == [11, 12, 10]
+
+
+def test_arguments_are_those_that_the_kernel_declares(build: Any) -> None:
+    kernel, x, y = build("x[0] = size;"), numbers(0), numbers(0, dtype="float32")
+    kernel((1,), (1,), (x, y, 3))
+    assert x.get().tolist() == [3]
+    wrong: list[tuple[Any, ...]] = [(y, y, 3), (x, x, 3), (x, y, 3.0), (x, y, np.float32(3))]
+    wrong += [(x, y), (x, y, 3, 3), (x, y.get(), 3), (x, y, True)]
+    for arguments in wrong:
+        with pytest.raises(TypeError, match="probe"):
+            kernel((1,), (1,), arguments)
+    apart = numbers(0, 0)[::2]
+    with pytest.raises(TypeError, match="contiguous"):
+        kernel((1,), (1,), (numbers(0, 0, 0)[::2], y, 3))
+    assert apart.flags.c_contiguous
+    # More than 256 threads may want more registers than a block has, without __launch_bounds__.
+    for blocks, threads in ((0, 1), (1, 0), (1, 257), (2**31, 1)):
+        with pytest.raises(ValueError, match="cannot be launched"):
+            kernel((blocks,), (threads,), (x, y, 3))
+    both = numbers(0, 0, dtype="float32")
+    with pytest.raises(ValueError, match="share memory"):
+        kernel((1,), (1,), (both.view("int64"), both, 3))
+
+
+def test_without_a_compiler_it_is_said_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_on_cpu.shutil, "which", lambda _: None)
+    monkeypatch.setattr(cuda_on_cpu, "find_spec", lambda _: object())
+    assert cuda_on_cpu.compiler()[1:4] == ["-m", "ziglang", "cc"]
+    monkeypatch.setattr(cuda_on_cpu, "find_spec", lambda _: None)
+    with pytest.raises(RuntimeError, match="install g\\+\\+ or clang, or pip install ziglang"):
+        cuda_on_cpu.compiler()
+
+
+# ---- NVRTC ----
+
+
+@pytest.mark.parametrize("architecture", compile_kernels.ARCHITECTURES)
+def test_every_kernel_compiles_for(architecture: str) -> None:
+    wanted = cuda_on_cpu.expressions()
+    assert len(wanted) > 50
+    made = compile_kernels.compile_for(architecture, cuda_kernels.source(), wanted)
+    assert made.succeeded, made.log
+    assert made.log == ""
+    assert list(made.expressions) == wanted
+
+
+@pytest.mark.parametrize(
+    ("body", "succeeds"), [("int unused;", True), ("x[0] = y[0", False), ("x[0] = 1;", True)]
+)
+def test_an_error_and_a_warning_of_nvrtc_are_noticed(body: str, succeeds: bool) -> None:
+    text = f"__global__ void probe(int* x) {{ {body} }}"
+    made = compile_kernels.compile_for("sm_80", text, ["probe"])
+    assert made.succeeded == succeeds
+    assert bool(made.log) == (body != "x[0] = 1;")
+    assert made.expressions == (("probe",) if succeeds else ())
+
+
+def test_the_session_lists_every_kernel_and_architecture(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without: list[str] = []
+
+    def pretend(architecture: str, source: str, expressions: list[str]) -> Any:
+        missing = architecture in without
+        made = tuple(e for e in expressions if not (missing and e.startswith("adam")))
+        return compile_kernels.Compiled(architecture, True, "", made)
+
+    monkeypatch.setattr(compile_kernels, "compile_for", pretend)
+    for code in (0, 1):
+        assert compile_kernels.main() == code
+        without.append("sm_90")
+        out = capsys.readouterr().out
+        for name in (*compile_kernels.ARCHITECTURES, *cuda_on_cpu.declared()):
+            assert name in out
+
+
+# ---- CuPy gets what it takes ----
+
+
+def test_a_kernel_is_built_once_for_its_types_with_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    real = cupy.RawModule
+
+    class RawModule:
+        def __init__(self, **options: Any) -> None:
+            real(**options)  # which builds nothing yet
+            built.append(options)
+
+        def get_function(self, name: str) -> str:
+            return f"the kernel {name}"
+
+    monkeypatch.setattr(cupy, "RawModule", RawModule)
+    cuda_kernels.kernel.cache_clear()
+    try:
+        for _ in range(2):
+            assert cuda_kernels.kernel("adam<float>") == "the kernel adam<float>"
+        assert cuda_kernels.kernel("adam<double>") == "the kernel adam<double>"
+    finally:
+        cuda_kernels.kernel.cache_clear()
+    names = [options["name_expressions"] for options in built]
+    assert names == [("adam<float>",), ("adam<double>",)]
+    assert all(
+        o["options"] == cuda_kernels.OPTIONS and o["code"] == cuda_kernels.source() for o in built
+    )
+
+
+def test_the_text_is_ascii_and_in_the_package() -> None:
+    """CuPy writes it to a file in the encoding of the terminal."""
+    assert (PACKAGE / "accel" / "cuda_kernels.cu").read_bytes().isascii()
+
+
+def test_cupy_is_not_loaded_until_a_kernel_is_built() -> None:
+    script = "import sys; from xpnet import kernels; print('cupy' in sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    assert found.stdout.strip() == "False"
+
+
+# ---- where they are chosen ----
+
+
+def test_kernels_0_leaves_them_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_CUDA", {strict_cupy.xp.__name__})
+    for enabled in (True, False):
+        monkeypatch.setattr(dispatch, "ENABLED", enabled)
+        with dispatch.used(steps=1, xp=strict_cupy.xp):
+            assert bool(dispatch._in_use) == enabled
+    assert dispatch._in_use == {}
+
+
+def test_the_double_has_none_of_its_own() -> None:
+    with dispatch.used(xp=strict_cupy.xp):
+        assert dispatch._in_use == {}
+
+
+def test_arrays_of_the_other_module_are_left_to_their_formula() -> None:
+    with in_use(DOUBLE) as names:
+        xn.SGD(0.1).step(np.ones(3), np.ones(3))
+        assert names == set()
+        xn.SGD(0.1).step(DOUBLE.xp.ones(3), DOUBLE.xp.ones(3))
+    assert names == {"descend"}
+
+
+def test_arrays_of_two_dtypes_are_left_to_the_formula(gpu: Backend) -> None:
+    """As of data in float64 for a network in float32: a kernel would read half of each number."""
+    values, gradients = (Draw(gpu, "float32").reals(45) for _ in range(2))
+    scalars = xn.Adam().table(range(2), gpu, "float64")
+    expected = values.copy()
+    xn.Adam().step(expected, gradients, scalars=scalars[0])
+    with in_use(gpu) as names:
+        xn.Adam().step(values, gradients, scalars=scalars[0])
+    assert names == set()
+    assert bits(values.get()) == bits(expected.get())
+
+
+@pytest.mark.parametrize("kind", [xn.ReLU, xn.LeakyReLU, xn.Tanh, xn.Sigmoid, xn.GELU])
+def test_a_gradient_of_another_shape_is_refused(gpu: Backend, kind: Callable[[], Layer]) -> None:
+    """As the formula refuses it: a kernel must not read beyond an array."""
+    layer, ones = kind(), gpu.xp.ones
+    with in_use(gpu):
+        layer.forward(ones((4, 3)), training=True)
+        for shape in ((5, 3), (3, 4), (12,)):
+            with pytest.raises(ValueError, match=r"operand|result is"):
+                layer.backward(ones(shape))
+
+
+# ---- the budget of a step ----
+
+MOST_FOR_A_LAYER = 3
+MOST_FOR_AN_UPDATE = 2
+FOR_THE_LOSS = {"cross_entropy": 1, "softmax_cross_entropy_backward": 1}
+FOR_THE_MEANS = {"add_loss": 1, "count_hits": 1}
+FOR_THE_BATCH = {"copyto": 2, "gather_scaled": 1, "take": 1}
+PRODUCTS = {"dot"}
+
+
+def launches(step: Callable[[], Any]) -> dict[str, int]:
+    """What a step launches, products apart; it may neither wait, transfer nor allocate."""
+    strict_cupy.ledger.reset()
+    with strict_cupy.forbid("sync", "h2d", "d2h", "alloc"):
+        step()
+    operations = strict_cupy.ledger.operations
+    return {name: count for name, count in operations.items() if name not in PRODUCTS}
+
+
+@pytest.mark.parametrize("case", **cases.by_id(cases.LAYERS))
+def test_a_layer_keeps_within_its_launches(case: Any) -> None:
+    layer = case.make()
+    Sequential([xn.Linear(3, cases.FEATURES), layer], backend=DOUBLE)
+    x = Draw(DOUBLE, "float32", width=cases.FEATURES).reals()
+
+    def step() -> None:
+        layer.forward(x, training=True)
+        layer.backward(dy)
+
+    with in_use(DOUBLE):
+        dy = layer.forward(x, training=True).copy()
+        step()
+        found = launches(step)
+    assert sum(found.values()) <= MOST_FOR_A_LAYER, found
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("case", **cases.by_id(cases.OPTIMIZERS))
+def test_an_update_keeps_within_its_launches(case: Any, weight_decay: float) -> None:
+    optimizer = case.make(weight_decay=weight_decay)
+    values, gradients = (Draw(DOUBLE, "float32").reals(45) for _ in range(2))
+    scalars = optimizer.table(range(3), DOUBLE, "float32")
+    with in_use(DOUBLE):
+        optimizer.step(values, gradients, scalars=scalars[0], decays=9)
+        found = launches(lambda: optimizer.step(values, gradients, scalars=scalars[1], decays=9))
+    assert 0 < sum(found.values()) <= 1 + bool(weight_decay) <= MOST_FOR_AN_UPDATE
+
+
+def layers() -> list[Layer]:
+    return [
+        xn.Linear(12, 9),
+        xn.ReLU(),
+        xn.Dropout(0.2),
+        xn.Linear(9, 7),
+        xn.ReLU(),
+        xn.Linear(7, 3),
+    ]
+
+
+def trained(
+    backend: Backend, optimizer: Any, callbacks: tuple[xn.Callback, ...] = (), **options: Any
+) -> tuple[Sequential, xn.History]:
+    x = np.random.default_rng(5).integers(0, 256, (50, 12), np.uint8)
+    network = Sequential(layers(), backend=backend, seed=1)
+    data = xn.DeviceData(
+        x,
+        x[:, :3].argmax(axis=1),
+        backend=backend,
+        dtype="float32",
+        normalisation=Normalisation(1 / 255, 0.0),
+    )
+    options = {"epochs": 4, "batch_size": 16} | options
+    history = xn.fit(
+        network, data, data, optimizer=optimizer, seed=2, callbacks=callbacks, **options
+    )
+    return network, history
+
+
+class Steps(xn.Callback):
+    """Counts what each step launches."""
+
+    replayable = True
+
+    def __init__(self) -> None:
+        self.found: list[dict[str, int]] = []
+
+    def on_epoch_begin(self, run: Any) -> None:
+        strict_cupy.ledger.reset()
+
+    def on_step_end(self, run: Any) -> None:
+        self.found.append(dict(strict_cupy.ledger.operations))
+        strict_cupy.ledger.reset()
+
+
+UPDATES = {
+    "SGD": (lambda: xn.SGD(0.1), {"descend": 1}),
+    "momentum": (lambda: xn.SGD(0.1, momentum=0.9), {"descend_with_momentum": 1}),
+    "RMSprop": (lambda: xn.RMSprop(0.01), {"rmsprop": 1}),
+    "Adam": (lambda: xn.Adam(0.01), {"adam": 1}),
+    "AdamW": (lambda: xn.AdamW(0.01), {"adam": 1, "multiply": 1}),
+}
+update = pytest.mark.parametrize(
+    ("make", "of_update"), [pytest.param(*item, id=name) for name, item in UPDATES.items()]
+)
+
+
+@update
+def test_a_step_of_fit_launches_no_more_than_its_budget(make: Any, of_update: Any) -> None:
+    steps = Steps()
+    with in_use(DOUBLE):
+        trained(DOUBLE, make(), (steps,))
+    # With the first step of an epoch go its order of samples and its numbers, with the last one
+    # its record.
+    steady = [found for n, found in enumerate(steps.found) if n > 8 and n % 4 in (1, 2)]
+    assert len(steady) == 4
+    assert [found.get("asarray", 0) for found in steps.found[4:12]] == [2, 0, 0, 0] * 2
+    for found in steady:
+        within: dict[str, int] = {"add": 3, "relu": 2, "relu_backward": 2}
+        within |= {"dropout": 1, "move_on": 1, "multiply": 1}
+        for part in (FOR_THE_LOSS, FOR_THE_MEANS, FOR_THE_BATCH, of_update):
+            for name, count in part.items():
+                within[name] = within.get(name, 0) + count
+        others = {name: count for name, count in found.items() if name not in PRODUCTS}
+        assert others == within
+        of_layers = sum(within.values()) - sum(
+            sum(part.values()) for part in (FOR_THE_LOSS, FOR_THE_MEANS, FOR_THE_BATCH, of_update)
+        )
+        assert of_layers <= MOST_FOR_A_LAYER * len(layers())
+
+
+def guarded(optimizer: Any = None, **options: Any) -> int:
+    """Steady steps of a training in which nothing may move, wait or be allocated."""
+
+    class Guard(xn.Callback):
+        """From the third epoch on, nothing may move but before an epoch and at the very end."""
+
+        def __init__(self) -> None:
+            self.steps = 0
+
+        def on_step_end(self, run: Any) -> None:
+            is_steady = run.step in (9, 10, 11, 13, 14)
+            self.steps += bool(is_steady)
+            events = ("sync", "h2d", "d2h", "alloc") if is_steady else ()
+            strict_cupy.ledger.forbidden = frozenset(events)
+
+        def on_epoch_begin(self, run: Any) -> None:
+            strict_cupy.ledger.forbidden = frozenset()
+
+    guard = Guard()
+    try:
+        trained(DOUBLE, optimizer or xn.Adam(0.01), (guard,), log_every=100, **options)
+    finally:
+        strict_cupy.ledger.forbidden = frozenset()
+    return guard.steps
+
+
+@update
+def test_a_steady_step_moves_nothing_and_waits_for_nothing(make: Any, of_update: Any) -> None:
+    with in_use(DOUBLE):
+        assert guarded(make()) == 5
+
+
+@update
+def test_training_with_kernels_is_training_with_formulas(make: Any, of_update: Any) -> None:
+    expected, told = trained(DOUBLE, make())
+    with in_use(DOUBLE) as names:
+        found, history = trained(DOUBLE, make())
+    assert {"cross_entropy", "gather_scaled", "count_hits"} <= names
+    difference = found.values.get() - expected.values.get()
+    assert np.linalg.norm(difference) <= 1e-5 * np.linalg.norm(expected.values.get())
+    for one, other in zip(history.records, told.records, strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-4)
+        assert one.val_accuracy == other.val_accuracy
+    assert bits(found.layers[2].mask.get()) == bits(expected.layers[2].mask.get())
+
+
+WEIGHTS = (np.arange(50) % 7 + 1.0).astype(np.float32)
+EXTRAS: dict[str, tuple[Callable[[], dict[str, Any]], int]] = {
+    "smoothing": (lambda: {"loss": xn.SoftmaxCrossEntropy(0.1)}, 0),
+    "clip_norm": (lambda: {"clip_norm": 0.5}, 5),
+    "l2": (lambda: {"l2": 0.1}, 4),
+    "sample_weight": (lambda: {"sample_weight": WEIGHTS}, 14),
+}
+"""What else a step may be asked for, and how many launches that adds to it, products apart."""
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_what_else_a_step_is_asked_for_is_counted_too(name: str) -> None:
+    make, more = EXTRAS[name]
+    found = []
+    for options in ({}, make()):
+        steps = Steps()
+        with in_use(DOUBLE):
+            trained(DOUBLE, xn.Adam(0.01), (steps,), **options)
+        steady = steps.found[9]
+        found.append(sum(n for operation, n in steady.items() if operation not in PRODUCTS))
+    assert found[1] - found[0] == more
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_nor_does_it_move_or_wait_or_allocate(name: str) -> None:
+    with in_use(DOUBLE):
+        assert guarded(**EXTRAS[name][0]()) == 5

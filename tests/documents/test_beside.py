@@ -1,0 +1,79 @@
+"""The README's table of other libraries: whole, short, and true of xpnet where it says no."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+
+import xpnet as xn
+from xpnet import layers
+from xpnet.data import load_dataset
+from xpnet.errors import ConfigError, DataError
+from xpnet.estimator import XpnetClassifier
+from xpnet.layers import activations
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ["xpnet", "scikit-learn", "skorch", "Keras", "Thinc"]
+
+
+def table() -> dict[str, list[str]]:
+    text = (ROOT / "README.md").read_text()
+    section = text[text.index("## Comparison with other libraries") :].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert rows[0] == ["", *NAMES]
+    assert f"xpnet {xn.__version__}," in section
+    return {row[0]: row[1:] for row in rows[2:]}
+
+
+def test_every_row_has_a_cell_for_everybody_and_its_source() -> None:
+    rows = table()
+    assert 10 < len(rows) <= 20
+    beside = (ROOT / "bench" / "BESIDE.md").read_text()
+    for name, cells in rows.items():
+        assert len(cells) == len(NAMES), name
+        assert all(cells), name
+        words = {word for word in re.findall(r"[a-zA-Z]{3,}", name) if word in beside}
+        assert words, f"{name} has no row in bench/BESIDE.md"
+
+
+def test_where_it_says_that_xpnet_cannot_it_cannot() -> None:
+    rows = {name: cells[0] for name, cells in table().items()}
+    assert rows["convolution, recurrence, attention"] == "no"
+    names = {*vars(layers), *vars(activations)}
+    assert not [n for n in names if re.search("Conv|LSTM|GRU|Attention|Embed", n)]
+
+    x, labels = np.eye(4), np.arange(4)
+    assert rows["sparse input"] == "no"
+    with pytest.raises(DataError, match=r"^train is sparse \(csr_matrix\), .*: .toarray\(\)$"):
+        xn.fit(xn.Sequential(4, 4), (csr_matrix(x), labels), optimizer=xn.SGD(), epochs=1)
+
+    assert rows["several labels a sample"] == "`fit` yes, estimator no"
+    both = np.eye(4) + np.eye(4)[::-1]
+    loss = xn.SigmoidBinaryCrossEntropy()
+    xn.fit(xn.Sequential(4, 4), (x, both), loss=loss, optimizer=xn.SGD(), epochs=1)
+    with pytest.raises(ValueError, match="1d array"):
+        XpnetClassifier().fit(x, both)
+
+    assert rows["half precision"].startswith("matrix products alone")
+    with pytest.raises(ConfigError, match="float32 or float64"):
+        xn.Sequential(4, 4, dtype="float16")
+
+
+def test_what_a_sparse_part_is_called_in_the_error() -> None:
+    x = load_dataset("digits").train.x[:8] / 255
+    network = xn.Sequential(784, 10)
+    with pytest.raises(DataError, match=r"^validation is sparse"):
+        xn.fit(
+            network,
+            (x, np.arange(8)),
+            (csr_matrix(x), np.arange(8)),
+            optimizer=xn.SGD(),
+            epochs=1,
+        )
+    with pytest.raises(DataError, match=r"^data is sparse"):
+        xn.evaluate(network, (csr_matrix(x), np.arange(8)))

@@ -1,0 +1,136 @@
+"""The examples run as they stand, and what they claim is what was measured."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xpnet.config import from_command_line
+from xpnet.data import load_dataset, read_csv, split
+from xpnet.tune.space import grid_points, read_space
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+RECIPES = sorted(p.stem for p in EXAMPLES.glob("*.toml") if not p.stem.endswith(".search"))
+SOURCES = {
+    "ten_units_full_batch": ("ShlomoStept", "87.7 %", "85.8 %"),
+    "ten_units_readme": ("NumPy Only", "no figure"),
+    "tuned_width_and_l2": ("Harsh Rana", "92 %", "91 %"),
+    "four_day_sgd": ("4-day journey", "85.45 %", "94.73 %", "94.78 %"),
+    "cs419_activations": ("Queiros de Oliveira", "97.72 %", "97.36 %"),
+    "cs419_regularisation": ("Queiros de Oliveira", "97.72 %", "97.69 %", "96.69 %", "96.15 %"),
+    "cs419_optimizers": ("Queiros de Oliveira", "97.72 %"),
+    "best_mlp": ("Ours.", "5 minutes"),
+    "best_mlp_augmented": ("Ours:", "5 minutes"),
+}
+
+
+def run(*argv: str, cwd: Path) -> str:
+    command = [sys.executable, "-W", "error", *argv]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripts of the folder as modules."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+
+def test_from_python(tmp_path: Path) -> None:
+    assert "test accuracy" in run(str(EXAMPLES / "from_python.py"), cwd=tmp_path)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_names_its_source_and_how_to_run_it(recipe: str) -> None:
+    path = EXAMPLES / f"{recipe}.toml"
+    head = " ".join(
+        line.removeprefix("#").strip()
+        for line in path.read_text().splitlines()
+        if line.startswith("#")
+    )
+    for words in SOURCES[recipe]:
+        assert words in head, words
+    # Whatever it tells the reader to type is a command that reads this very file.
+    commands = re.findall(r"python -m xpnet\.train (--config \S+(?: --\S+ \S+)*)", head)
+    space = EXAMPLES / f"{recipe}.search.toml"
+    assert any(f"examples/{recipe}.toml" in text for text in commands) or space.exists()
+    for text in commands:
+        from_command_line(text.replace("examples/", f"{EXAMPLES}/").split(), "train")
+    config = from_command_line(["--config", str(path)], "train")
+    if space.exists():
+        assert f"examples/{space.name}" in head
+        assert len(grid_points(read_space(space), config)) > 1
+
+
+def test_reproducing_runs_every_recipe(tmp_path: Path) -> None:
+    tables = {path: path.read_bytes() for path in EXAMPLES.glob("reproduced*.md")}
+    out = run(str(EXAMPLES / "reproduce.py"), "--quick", cwd=tmp_path)
+    assert sorted(re.findall(r"^`(\w+)`", out, re.MULTILINE)) == RECIPES
+    assert tables == {path: path.read_bytes() for path in EXAMPLES.glob("reproduced*.md")}
+    # A second time everything is there already: nothing is trained again.
+    made = sorted(tmp_path.rglob("model.safetensors"))
+    stamps = [path.stat().st_mtime_ns for path in made]
+    assert len(made) == len(RECIPES)
+    assert run(str(EXAMPLES / "reproduce.py"), "--quick", cwd=tmp_path).count("test") >= len(made)
+    assert stamps == [path.stat().st_mtime_ns for path in made]
+
+
+def test_tables_say_what_falls_short_and_what_closes_it(examples: None) -> None:
+    import reproduce
+
+    def runs(*tests: float) -> list[dict[str, float]]:
+        return [{"test": test, "seconds": 2.0} for test in tests]
+
+    low = reproduce.Line("a", "", source={"test": 90.0}, closed_by="`a`, more")
+    high = reproduce.Line("a", "more", source={"test": 90.0})
+    other = reproduce.Line("b")
+    text = reproduce.table(
+        [low, high, other], {low: runs(88.0, 89.0), high: runs(91.0), other: runs(50.0)}
+    )
+    assert "| `a` | test 90 | test 88.50 ± 0.71 | -1.50 | 2 |" in text
+    assert "| `a`, more | test 90 | test 91.00 | +1.00 | 2 |" in text
+    assert "| `b` |  | test 50.00 |  | 2 |" in text
+    assert text.count("falls short") == 1
+    assert (
+        "`a` falls short: test by 1.50 points. The smallest change found that closes it: `a`, more."
+        in text
+    )
+
+
+def test_the_table_of_the_readme_is_the_one_that_was_written() -> None:
+    text = (EXAMPLES / "reproduced.md").read_text()
+    assert text in (ROOT / "README.md").read_text()
+    for recipe in RECIPES:
+        if recipe != "cs419_optimizers":
+            assert f"`{recipe}`" in text
+
+
+def test_the_csv_is_in_the_layout_of_kaggle(
+    examples: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import make_kaggle_csv
+
+    digits = load_dataset("digits")
+    monkeypatch.setattr(make_kaggle_csv, "load_dataset", lambda name: digits)
+    out = tmp_path / "new" / "train.csv"
+    make_kaggle_csv.make(out, rows=50)
+    again = read_csv(out)
+    assert np.array_equal(again.x, digits.train.x[:50])
+    assert np.array_equal(again.labels, digits.train.labels[:50])
+    assert out.read_text().startswith("label,pixel0,pixel1,")
+
+
+def test_the_published_arithmetic_learns_too(examples: None) -> None:
+    import ten_units_as_published
+
+    parts = split(load_dataset("digits"), validation=0, test=1000, seed=0)
+    before, _ = ten_units_as_published.train(parts, seed=0, iterations=0)
+    after, test = ten_units_as_published.train(parts, seed=0, iterations=200)
+    assert before < 0.3 < 0.5 < min(after, test)

@@ -1,0 +1,351 @@
+"""One case for every public layer, loss, optimizer, initializer and schedule.
+
+The tests run through these tables; `test_introspection.py` fails when a public class has no
+case here, so whatever is added gets gradient, parity, dtype and PyTorch checks or goes red.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from xpnet import initializers, layers, losses, optimizers, schedules
+from xpnet.accel import dispatch
+from xpnet.backend import Array, Backend
+from xpnet.initializers import GlorotNormal, Uniform
+from xpnet.layers import activations
+
+ROWS, FEATURES = 6, 5
+PACKAGE = Path(losses.__file__).parent
+
+
+def asked_for(text: str) -> set[str]:
+    """The twins that a module asks for."""
+    names = set()
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Call(func=ast.Attribute(attr="did") | ast.Name("did"), args=[first, *_]):
+                assert isinstance(first, ast.Constant), f"not a plain name: {ast.unparse(node)}"
+                names.add(first.value)
+    return names
+
+
+@dataclass(frozen=True)
+class LayerCase:
+    id: str
+    kind: type
+    make: Callable[[], Any]
+    torch: Callable[[], torch.nn.Module] | None
+    """Its peer; None for what PyTorch cannot be made to draw (see `Alone.torch_peer`)."""
+
+
+LAYERS = [
+    LayerCase(
+        "Linear",
+        layers.Linear,
+        lambda: layers.Linear(FEATURES, 3, GlorotNormal(), Uniform(0.5)),
+        lambda: torch.nn.Linear(FEATURES, 3),
+    ),
+    LayerCase("Dropout", layers.Dropout, lambda: layers.Dropout(0.4), None),
+    LayerCase("GaussianNoise", layers.GaussianNoise, lambda: layers.GaussianNoise(0.7), None),
+    LayerCase(
+        "BatchNorm",
+        layers.BatchNorm,
+        lambda: layers.BatchNorm(FEATURES, momentum=0.3, epsilon=1e-3),
+        lambda: torch.nn.BatchNorm1d(FEATURES, momentum=0.3, eps=1e-3),
+    ),
+    LayerCase(
+        "LayerNorm",
+        layers.LayerNorm,
+        lambda: layers.LayerNorm(FEATURES, epsilon=1e-3),
+        lambda: torch.nn.LayerNorm(FEATURES, eps=1e-3),
+    ),
+    LayerCase("ReLU", activations.ReLU, activations.ReLU, torch.nn.ReLU),
+    LayerCase(
+        "LeakyReLU",
+        activations.LeakyReLU,
+        lambda: activations.LeakyReLU(0.2),
+        lambda: torch.nn.LeakyReLU(0.2),
+    ),
+    LayerCase("Sigmoid", activations.Sigmoid, activations.Sigmoid, torch.nn.Sigmoid),
+    LayerCase("Tanh", activations.Tanh, activations.Tanh, torch.nn.Tanh),
+    LayerCase(
+        "GELU",
+        activations.GELU,
+        activations.GELU,
+        lambda: torch.nn.GELU(approximate="tanh"),
+    ),
+    LayerCase("Softmax", activations.Softmax, activations.Softmax, lambda: torch.nn.Softmax(dim=1)),
+]
+
+
+@dataclass(frozen=True)
+class LossCase:
+    id: str
+    kind: type
+    target: Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
+    torch: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    """Per-element losses, to be averaged."""
+    make: Callable[[], Any]
+
+
+def _labels(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    return rng.integers(0, shape[1], shape[0])
+
+
+LOSSES = [
+    LossCase(
+        "SoftmaxCrossEntropy",
+        losses.SoftmaxCrossEntropy,
+        _labels,
+        lambda z, t: torch.nn.functional.cross_entropy(z, t, reduction="none"),
+        losses.SoftmaxCrossEntropy,
+    ),
+    LossCase(
+        "SoftmaxCrossEntropy smoothed",
+        losses.SoftmaxCrossEntropy,
+        _labels,
+        lambda z, t: torch.nn.functional.cross_entropy(
+            z, t, reduction="none", label_smoothing=0.15
+        ),
+        lambda: losses.SoftmaxCrossEntropy(0.15),
+    ),
+    LossCase(
+        "SigmoidBinaryCrossEntropy",
+        losses.SigmoidBinaryCrossEntropy,
+        lambda rng, shape: rng.random(shape),
+        lambda z, t: torch.nn.functional.binary_cross_entropy_with_logits(z, t, reduction="none"),
+        losses.SigmoidBinaryCrossEntropy,
+    ),
+    LossCase(
+        "MeanSquaredError",
+        losses.MeanSquaredError,
+        lambda rng, shape: rng.standard_normal(shape),
+        lambda z, t: torch.nn.functional.mse_loss(z, t, reduction="none"),
+        losses.MeanSquaredError,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class OptimizerCase:
+    id: str
+    kind: type
+    make: Callable[..., Any]
+    torch: Callable[..., torch.optim.Optimizer]
+
+
+_WARM = schedules.WarmUp(schedules.Cosine(0.05, 40), 10)
+
+OPTIMIZERS = [
+    OptimizerCase("SGD", optimizers.SGD, optimizers.SGD, torch.optim.SGD),
+    OptimizerCase(
+        "SGD-momentum",
+        optimizers.SGD,
+        lambda **o: optimizers.SGD(0.03, momentum=0.9, **o),
+        lambda p: torch.optim.SGD(p, lr=0.03, momentum=0.9),
+    ),
+    OptimizerCase(
+        "SGD-nesterov",
+        optimizers.SGD,
+        lambda **o: optimizers.SGD(0.03, momentum=0.8, nesterov=True, **o),
+        lambda p: torch.optim.SGD(p, lr=0.03, momentum=0.8, nesterov=True),
+    ),
+    OptimizerCase("RMSprop", optimizers.RMSprop, optimizers.RMSprop, torch.optim.RMSprop),
+    OptimizerCase(
+        "RMSprop-momentum",
+        optimizers.RMSprop,
+        lambda **o: optimizers.RMSprop(0.002, decay_rate=0.9, epsilon=1e-3, momentum=0.7, **o),
+        lambda p: torch.optim.RMSprop(p, lr=0.002, alpha=0.9, eps=1e-3, momentum=0.7),
+    ),
+    OptimizerCase("Adam", optimizers.Adam, optimizers.Adam, torch.optim.Adam),
+    OptimizerCase(
+        "Adam-betas",
+        optimizers.Adam,
+        lambda **o: optimizers.Adam(0.02, beta1=0.7, beta2=0.95, epsilon=1e-2, **o),
+        lambda p: torch.optim.Adam(p, lr=0.02, betas=(0.7, 0.95), eps=1e-2),
+    ),
+    OptimizerCase(
+        "AdamW",
+        optimizers.AdamW,
+        lambda **o: optimizers.AdamW(0.02, **o),
+        lambda p: torch.optim.AdamW(p, lr=0.02),
+    ),
+]
+
+
+@dataclass(frozen=True)
+class InitializerCase:
+    id: str
+    kind: type
+    make: Callable[[], Any]
+    deviation: Callable[[int, int], float]
+    """Standard deviation for (fan_in, fan_out)."""
+    bound: Callable[[int, int], float] | None
+    torch: Callable[[torch.Tensor], Any]
+
+
+INITIALIZERS = [
+    InitializerCase(
+        "HeNormal",
+        initializers.HeNormal,
+        initializers.HeNormal,
+        lambda i, o: (2 / i) ** 0.5,
+        None,
+        lambda w: torch.nn.init.kaiming_normal_(w, nonlinearity="relu"),
+    ),
+    InitializerCase(
+        "HeUniform",
+        initializers.HeUniform,
+        initializers.HeUniform,
+        lambda i, o: (2 / i) ** 0.5,
+        lambda i, o: (6 / i) ** 0.5,
+        lambda w: torch.nn.init.kaiming_uniform_(w, nonlinearity="relu"),
+    ),
+    InitializerCase(
+        "GlorotNormal",
+        initializers.GlorotNormal,
+        initializers.GlorotNormal,
+        lambda i, o: (2 / (i + o)) ** 0.5,
+        None,
+        torch.nn.init.xavier_normal_,
+    ),
+    InitializerCase(
+        "GlorotUniform",
+        initializers.GlorotUniform,
+        initializers.GlorotUniform,
+        lambda i, o: (2 / (i + o)) ** 0.5,
+        lambda i, o: (6 / (i + o)) ** 0.5,
+        torch.nn.init.xavier_uniform_,
+    ),
+    InitializerCase(
+        "LeCunNormal",
+        initializers.LeCunNormal,
+        initializers.LeCunNormal,
+        lambda i, o: i**-0.5,
+        None,
+        lambda w: torch.nn.init.kaiming_normal_(w, nonlinearity="linear"),
+    ),
+    InitializerCase(
+        "LeCunUniform",
+        initializers.LeCunUniform,
+        initializers.LeCunUniform,
+        lambda i, o: i**-0.5,
+        lambda i, o: (3 / i) ** 0.5,
+        lambda w: torch.nn.init.kaiming_uniform_(w, nonlinearity="linear"),
+    ),
+    InitializerCase(
+        "Uniform",
+        initializers.Uniform,
+        lambda: initializers.Uniform(0.3),
+        lambda i, o: 0.3 / 3**0.5,
+        lambda i, o: 0.3,
+        lambda w: torch.nn.init.uniform_(w, -0.3, 0.3),
+    ),
+    InitializerCase(
+        "Zeros",
+        initializers.Zeros,
+        initializers.Zeros,
+        lambda i, o: 0.0,
+        lambda i, o: 0.0,
+        torch.nn.init.zeros_,
+    ),
+    InitializerCase(
+        "Ones",
+        initializers.Ones,
+        initializers.Ones,
+        lambda i, o: 0.0,
+        lambda i, o: 1.0,
+        torch.nn.init.ones_,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class ScheduleCase:
+    id: str
+    kind: type
+    schedule: Any
+    torch: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+
+
+_lr = torch.optim.lr_scheduler
+
+SCHEDULES = [
+    ScheduleCase(
+        "Constant",
+        schedules.Constant,
+        schedules.Constant(0.3),
+        lambda o: _lr.ConstantLR(o, factor=1.0, total_iters=0),
+    ),
+    ScheduleCase(
+        "StepDecay",
+        schedules.StepDecay,
+        schedules.StepDecay(0.3, every=7, factor=0.5),
+        lambda o: _lr.StepLR(o, step_size=7, gamma=0.5),
+    ),
+    ScheduleCase(
+        "Cosine",
+        schedules.Cosine,
+        schedules.Cosine(0.3, steps=50, final=0.01),
+        lambda o: _lr.CosineAnnealingLR(o, T_max=50, eta_min=0.01),
+    ),
+    ScheduleCase(
+        "OneCycle",
+        schedules.OneCycle,
+        schedules.OneCycle(0.3, steps=50),
+        lambda o: _lr.OneCycleLR(o, max_lr=0.3, total_steps=50),
+    ),
+    ScheduleCase(
+        "WarmUp",
+        schedules.WarmUp,
+        schedules.WarmUp(schedules.Cosine(0.3, steps=40), steps=10),
+        lambda o: _lr.SequentialLR(
+            o,
+            [
+                _lr.LinearLR(o, start_factor=1 / 11, end_factor=1.0, total_iters=10),
+                _lr.CosineAnnealingLR(o, T_max=40),
+            ],
+            milestones=[10],
+        ),
+    ),
+]
+
+
+def by_id(cases: list[Any]) -> dict[str, Any]:
+    """Keywords for `pytest.mark.parametrize("case", **by_id(...))`."""
+    return {"argvalues": cases, "ids": [case.id for case in cases]}
+
+
+def error(found: Any, expected: Any) -> float:
+    """Norm-wise relative error of two host arrays or tensors of one shape."""
+    a, b = (np.asarray(x, dtype=np.float64) for x in (found, expected))
+    assert a.shape == b.shape, f"{a.shape} is not {b.shape}"
+    scale = np.linalg.norm(b)
+    return float(np.linalg.norm(a - b) / scale) if scale else float(np.linalg.norm(a))
+
+
+@contextmanager
+def as_written() -> Iterator[None]:
+    """Within the block formulas alone are used, by `fit()` too: what all else is compared with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dispatch, "ENABLED", False)
+        with dispatch.used():
+            yield
+
+
+def place(backend: Backend, array: Any, dtype: str | None = None) -> Array:
+    """A copy of `array` on the backend, contiguous."""
+    return backend.asarray(np.array(array, order="C"), dtype=dtype)
+
+
+def tensor(array: Any) -> torch.Tensor:
+    return torch.from_numpy(np.array(array))

@@ -1,0 +1,94 @@
+"""README.md taken apart: its blocks, the commands in its text, and what it shows as printed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+POINTS, LOSS = 0.5, 0.01
+"""How far percentages and losses move with the rounding of another processor's sums."""
+
+_NUMBER = re.compile(r"(\d[\d,]*(?:\.\d+)?)( %| s\b)?")
+
+
+@dataclass(frozen=True)
+class Block:
+    """What stands between two fences: `language` `bash`, `python` or `text`; `line` in the file."""
+
+    language: str
+    text: str
+    line: int
+
+    @property
+    def title(self) -> str:
+        return f"line {self.line}: {self.text.splitlines()[0]}"
+
+
+def blocks(page: str) -> list[Block]:
+    """All fenced blocks, in order; a `ValueError` for what could be missed by looking for them."""
+    found: list[Block] = []
+    begin, lines = None, page.splitlines()
+    for number, line in enumerate(lines, 1):
+        if not line.lstrip().startswith(("```", "~~~")):
+            continue
+        if begin is not None and line == "```":
+            text = "".join(f"{text}\n" for text in lines[begin : number - 1])
+            found.append(Block(lines[begin - 1][3:], text, begin + 1))
+            begin = None
+        elif begin is None and line in ("```bash", "```python", "```text"):
+            begin = number
+        else:
+            raise ValueError(f"line {number}: {line} is no fence of bash, python or text")
+    if begin is not None:
+        raise ValueError(f"line {begin}: the block does not end")
+    return found
+
+
+def commands_in_text(page: str) -> list[str]:
+    """The commands that stand as code in a sentence or a table."""
+    text = re.sub(r"^```.*?^```$", "", page, flags=re.DOTALL | re.MULTILINE)
+    spans = re.findall(r"`([^`\n]+)`", text)
+    return [span for span in spans if re.match(r"(python3?|pip|nox|bash|pre-commit) ", span)]
+
+
+def differences(shown: str, printed: str) -> Iterator[str]:
+    """Where `shown` is not what was printed: `...` stands for any lines, seconds for any number.
+
+    Whole numbers are equal; percentages and other fractions may differ by `POINTS` and `LOSS`.
+    """
+    lines, place = printed.splitlines(), 0
+    for part in re.split(r"^\.\.\.$\n", shown, flags=re.MULTILINE):
+        wanted = part.rstrip("\n").splitlines()
+        starts = range(place, len(lines) - len(wanted) + 1)
+        ends = [n + len(wanted) for n in starts if all(map(_agrees, wanted, lines[n:]))]
+        if not ends:
+            yield f"was not printed:\n{part}"
+        else:
+            place = ends[0]
+
+
+def _agrees(shown: str, printed: str) -> bool:
+    if _words(shown) != _words(printed):
+        return False
+    for (one, unit), (other, _) in zip(
+        _NUMBER.findall(shown), _NUMBER.findall(printed), strict=True
+    ):
+        allowed = {" %": POINTS, " s": float("inf")}.get(unit, LOSS if "." in one else 0)
+        if abs(float(one.replace(",", "")) - float(other.replace(",", ""))) > allowed + 1e-9:
+            return False
+    return True
+
+
+def _words(line: str) -> list[str]:
+    return _NUMBER.sub(r"#\2", line).split()
+
+
+def in_order(found: list[Block]) -> bool:
+    """Whether every command stands before every program, which all run in one interpreter."""
+    order = [block.language for block in found if block.language != "text"]
+    return all((one, other) != ("python", "bash") for one, other in pairwise(order))

@@ -1,0 +1,1 @@
+"""How a step is made fast: kernels, recording, CUDA graphs. Imports no network."""

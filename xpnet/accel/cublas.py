@@ -1,0 +1,244 @@
+"""Matrix products by a cuBLAS handle of our own, and how exact they are.
+
+CuPy makes its products by a handle that cannot be captured, and can be told to make them by TF32,
+but not by bfloat16. So products in a CUDA graph (`xpnet.accel.cuda_graph`), and all products of a
+training that `fit(precision=)` allows to be less exact, are made here, with NVIDIA's cuBLAS
+bindings (`nvmath-python`, in the extras `cuda12` and `cuda13`): the same way in a graph and
+outside.
+
+A precision is about the product of two matrices, which in xpnet are those of `Linear`. cuBLAS
+rounds what goes in to 10 (`tf32`) or 7 (`bfloat16`) bits after the point, multiplies, and adds
+up in float32. Weights, gradients, activations, the optimizer's state, sums over a batch (which
+are products with a vector of ones) and every other formula stay float32: there is no second copy
+of the weights that could come apart from the first, and no scale of the loss to be found.
+
+Not yet run on a GPU.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy
+
+from xpnet.backend import Array, Backend, listening
+from xpnet.errors import BackendUnavailable, ConfigError, short_repr
+
+Call: TypeAlias = Callable[[], Any]
+
+PRECISIONS = {"float32": 68, "tf32": 77, "bfloat16": 75}
+"""Those of products of float32 matrices: CUBLAS_COMPUTE_32F, then with _FAST_TF32, _FAST_16BF."""
+
+_SINCE = 8
+"""Compute capability from which on there are units for the last two."""
+
+_WORKSPACE = {True: 32 * 2**20, False: 4 * 2**20}
+"""Bytes that NVIDIA advises for cuBLAS: since Hopper, and before."""
+
+_KINDS = {"float32": (0, PRECISIONS["float32"]), "float64": (1, 70)}
+"""CUDA_R_32F and CUBLAS_COMPUTE_32F, without TF32, and the same for 64."""
+
+
+def require(precision: str, backend: Backend, dtype: object) -> None:
+    """Raises `ConfigError` where products on `backend` cannot be made with `precision`."""
+    if not isinstance(precision, str) or precision not in PRECISIONS:
+        raise ConfigError(
+            f"precision must be one of {', '.join(PRECISIONS)}, found {short_repr(precision)}"
+        )
+    if precision == "float32":
+        return
+    leave = "leave precision out"
+    if not hasattr(backend.xp, "cuda"):
+        raise ConfigError(
+            f"precision {precision} needs an NVIDIA GPU, found device {backend.device}: use "
+            f"--device cuda, or {leave}"
+        )
+    if str(dtype) != "float32":
+        raise ConfigError(f"precision {precision} is of float32, found dtype {dtype}: {leave}")
+    with backend.current():
+        capability = str(backend.xp.cuda.Device().compute_capability)
+    if int(capability[:-1]) < _SINCE:
+        raise ConfigError(
+            f"precision {precision} needs compute capability {_SINCE}.0, device {backend.device} "
+            f"has {capability[:-1]}.{capability[-1]}: {leave}"
+        )
+
+
+def chosen(precision: str, backend: Backend, dtype: object) -> Any:
+    """The array module that computes with `precision`: the backend's, or a `Reduced` of it.
+
+    The one place where it is chosen. Raises `ConfigError` where it cannot be, and
+    `BackendUnavailable` where the bindings are missing.
+    """
+    require(precision, backend, dtype)
+    if precision == "float32":
+        return backend.xp
+    try:
+        return Reduced(backend.xp, precision)
+    except RuntimeError as error:
+        raise BackendUnavailable(f"precision {precision} cannot be had: {error}") from error
+
+
+@contextmanager
+def used(module: Any) -> Iterator[None]:
+    """Within the block `array_module` answers this thread with what `chosen` gave."""
+    if not isinstance(module, Reduced):
+        yield
+        return
+    try:
+        with listening(module):
+            yield
+    finally:
+        module.close()
+
+
+def precision_of(module: Any) -> str:
+    """How exact the products of an array module are."""
+    return module.precision if isinstance(module, Reduced) else "float32"
+
+
+class Reduced:
+    """The array module `xp`, but that products of two float32 matrices have another precision.
+
+    It equals `xp`, so that a `Workspace` finds the arrays it made with `xp`; those that were made
+    with this one keep it, so it lets go of its handle when it is closed, and is `xp` from then on.
+    """
+
+    def __init__(self, xp: Any, precision: str) -> None:
+        self.xp, self.precision = xp, precision
+        self._products: Products | None = None
+        self._products = Products(xp, xp.cuda.get_current_stream(), precision)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Reduced):
+            return other.xp is self.xp
+        return True if other is self.xp else NotImplemented  # whoever listens to it may be equal
+
+    def __hash__(self) -> int:
+        return hash(self.xp)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.xp, name)
+
+    def keep(self, call: Call) -> None:
+        """Run `call`, the launch of a twin: whoever is listening is told."""
+        call()
+
+    def dot(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """`a b`, of two matrices with the precision."""
+        return self._product(self.xp.dot, a, b, out)
+
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """The same."""
+        return self._product(self.xp.matmul, a, b, out)
+
+    def _product(self, otherwise: Any, a: Array, b: Array, out: Array | None) -> Array:
+        if self._products is None or not _is_reducible(a, b):
+            return otherwise(a, b, out=out)
+        if out is None:
+            out = self.xp.empty((len(a), b.shape[1]), dtype=a.dtype)
+        try:
+            call = self._products.product(a, b, out)
+        except TypeError:  # CuPy copies such arrays too
+            call = self._products.product(a.copy(), b.copy(), out)
+        call()
+        return out
+
+    def close(self) -> None:
+        """Give the handle and its memory back."""
+        self._products = None
+
+
+def _is_reducible(a: Array, b: Array) -> bool:
+    """Whether their product is one that a precision is about."""
+    return bool(a.ndim == b.ndim == 2 and a.dtype == b.dtype == "float32")
+
+
+class Products:
+    """Matrix products by a cuBLAS handle of our own, on `stream` and no other.
+
+    Raises `RuntimeError` where the bindings are missing, and whatever cuBLAS raises.
+    """
+
+    def __init__(self, xp: Any, stream: Any, precision: str = "float32") -> None:
+        try:
+            from nvmath.bindings import cublas
+        except ImportError as error:
+            raise RuntimeError(
+                f"the cuBLAS bindings cannot be imported ({error}): pip install nvmath-python"
+            ) from error
+        self.xp, self.precision, self._cublas = xp, precision, cublas
+        self._handle = cublas.create()
+        weakref.finalize(self, cublas.destroy, self._handle).atexit = False
+        major = int(str(xp.cuda.Device().compute_capability)[:-1])
+        self._workspace = xp.empty(_WORKSPACE[major >= 9], dtype=xp.uint8)
+        # In this order: a new stream brings the workspace of all streams back.
+        cublas.set_stream(self._handle, stream.ptr)
+        cublas.set_workspace(self._handle, self._workspace.data.ptr, self._workspace.nbytes)
+        self._factors = {name: numpy.array([1, 0], name) for name in _KINDS}
+
+    def in_place_of(self, call: Call) -> Call:
+        """`call` itself, or if it is a product of `xp`, the same product by this handle."""
+        if not isinstance(call, partial) or call.func not in (self.xp.dot, self.xp.matmul):
+            return call
+        if call.func == self.xp.dot and call.args[1].ndim > 2:
+            raise TypeError("a dot product with several matrices")  # it is not a product of each
+        return self.product(*call.args, **call.keywords)
+
+    def product(self, a: Array, b: Array, out: Array) -> Call:
+        """`out = a b`, of vectors, matrices or stacks of matrices: a call without arguments.
+
+        Raises `TypeError` for other dtypes and for arrays that lie neither by rows nor by columns.
+        """
+        cublas, dtype = self._cublas, str(out.dtype)
+        if not (a.dtype == b.dtype == out.dtype and dtype in _KINDS):
+            raise TypeError(f"a product of {a.dtype} and {b.dtype} into {out.dtype}")
+        if not out.flags.c_contiguous or max(a.ndim, b.ndim) > 3 or a.ndim < b.ndim - 1:
+            raise TypeError(f"a product of {a.shape} and {b.shape} into {out.shape}")
+        if a.ndim == b.ndim == 1:
+            return partial(self._dot, a, b, out)
+        count = len(b) if b.ndim == 3 else 1
+        inner, columns = (*b.shape, 1)[:2] if b.ndim < 3 else b.shape[1:]
+        rows = out.size // (count * columns)
+        kind, compute = _KINDS[dtype]
+        if _is_reducible(a, b):
+            compute = PRECISIONS[self.precision]
+        # cuBLAS counts by columns: to it `out` is `outᵀ = bᵀ aᵀ`.
+        (turn_b, step_b), (turn_a, step_a) = _lies(b, inner, columns), _lies(a, rows, inner)
+        one = self._factors[dtype].ctypes.data
+        zero = one + out.itemsize
+        head = (self._handle, turn_b, turn_a, columns, rows, inner)
+        first, second = (b.data.ptr, kind, step_b), (a.data.ptr, kind, step_a)
+        third, tail = (out.data.ptr, kind, columns), (compute, -1)  # CUBLAS_GEMM_DEFAULT
+        if count == 1:
+            return partial(cublas.gemm_ex, *head, one, *first, *second, zero, *third, *tail)
+        apart = inner * columns, rows * inner if a.ndim == 3 else 0, rows * columns
+        return partial(
+            cublas.gemm_strided_batched_ex,
+            *(*head, one, *first, apart[0], *second, apart[1]),
+            *(zero, *third, apart[2], count, *tail),
+        )
+
+    def _dot(self, a: Array, b: Array, out: Array) -> None:
+        """Of two vectors, with the result on the device: cuBLAS has to be told."""
+        kind = _KINDS[str(out.dtype)][0]
+        cublas, handle = self._cublas, self._handle
+        cublas.set_pointer_mode(handle, 1)
+        try:
+            one, other = (a.data.ptr, kind, 1), (b.data.ptr, kind, 1)
+            cublas.dot_ex(handle, a.size, *one, *other, out.data.ptr, kind, kind)
+        finally:
+            cublas.set_pointer_mode(handle, 0)
+
+
+def _lies(array: Array, rows: int, columns: int) -> tuple[int, int]:
+    """How cuBLAS is to take the transpose of `array` `(rows, columns)`: turned or not, its step."""
+    if array.flags.c_contiguous:
+        return 0, columns
+    if array.flags.f_contiguous and array.ndim == 2:
+        return 1, rows
+    raise TypeError("a product of an array that lies neither row by row nor column by column")

@@ -1,0 +1,386 @@
+"""The CUDA twins: how the kernels of `cuda_kernels.cu` are built, and over what each is launched.
+
+The functions have the names and arguments that `twins.did` is asked with, and do on CuPy's
+arrays what those of `xpnet.accel.numba_kernels` do on NumPy's. A kernel is compiled by NVRTC when
+it is first needed for its types, and kept. Nothing here waits for the device or allocates on it.
+
+Not yet run on a GPU. What is shown without one: NVRTC compiles each kernel for all
+architectures that xpnet names, and the tests run each kernel's own text on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache, partial, wraps
+from importlib.resources import files
+from inspect import signature
+from typing import Any, TypeAlias
+
+from xpnet.accel.dispatch import Declined
+from xpnet.backend import Array
+
+Launch: TypeAlias = Callable[[], Any]
+
+Real: TypeAlias = Array
+"""An array of the dtype that a kernel computes in."""
+
+Alike: TypeAlias = Array
+"""The same, of the shape of all others that are `Alike`."""
+
+OPTIONS = ("-std=c++17", "--fmad=false")
+"""For NVRTC. A fused multiply-add would round once where the formula rounds twice."""
+
+ELSEWHERE = {
+    "shift_logits": "part of cross_entropy",
+    "softmax_cross_entropy": "part of cross_entropy",
+    "rmsprop_direction": "part of rmsprop and rmsprop_with_momentum",
+}
+"""Twins of the CPU that have no kernel of their own, and where their work is done."""
+
+_WARP = 32
+_THREADS = 256
+_MOST_THREADS = 512
+_MOST_BLOCKS = 2048
+"""Enough to fill any card; beyond them each thread does more."""
+
+_TYPES = {
+    "b1": "bool",
+    "i1": "signed char",
+    "u1": "unsigned char",
+    "i2": "short",
+    "u2": "unsigned short",
+    "i4": "int",
+    "u4": "unsigned int",
+    "i8": "long long",
+    "u8": "unsigned long long",
+    "f4": "float",
+    "f8": "double",
+}
+"""What a dtype is called in CUDA, by its kind and bytes."""
+
+
+@cache
+def source() -> str:
+    """The text of `cuda_kernels.cu`."""
+    return (files("xpnet.accel") / "cuda_kernels.cu").read_text("ascii")
+
+
+@cache
+def kernel(expression: str) -> Any:
+    """A kernel for its types, as `relu_backward<float>`: called with grid, block, arguments.
+
+    CuPy loads it anew on each device that is the current one when it is called.
+    """
+    import cupy
+
+    module = cupy.RawModule(code=source(), options=OPTIONS, name_expressions=(expression,))
+    return module.get_function(expression)
+
+
+def bind(name: str, arguments: tuple[Any, ...]) -> Launch:
+    """The twin `name` on these arguments: a call without arguments, which only launches."""
+    launches = tuple(globals()[name].launches(*arguments))
+    return launches[0] if len(launches) == 1 else partial(_run, launches)
+
+
+def _run(launches: tuple[Launch, ...]) -> None:
+    for launch in launches:
+        launch()
+
+
+def _twin(launches: Callable[..., Iterator[Launch]]) -> Any:
+    """A function that makes the launches that `launches` answers, if its arguments are fit.
+
+    CUDA takes whatever bytes stand there. So arrays annotated `Real` or `Alike` must be of one
+    dtype, those annotated `Alike` of one shape too, and numbers annotated `float`, whole ones as
+    well, are given to the kernel in that dtype.
+    """
+    kinds = [parameter.annotation for parameter in signature(launches).parameters.values()]
+
+    def checked(*arguments: Any) -> Iterator[Launch]:
+        pairs = list(zip(arguments, kinds, strict=True))
+        dtypes = {array.dtype for array, kind in pairs if kind in ("Real", "Alike")}
+        shapes = {array.shape for array, kind in pairs if kind == "Alike"}
+        if len(dtypes) > 1 or len(shapes) > 1:
+            raise Declined
+        number = dtypes.pop().type
+        return launches(*(number(a) if kind == "float" else a for a, kind in pairs))
+
+    @wraps(launches)
+    def twin(*arguments: Any) -> None:
+        _run(tuple(checked(*arguments)))
+
+    twin.launches = checked  # type: ignore[attr-defined]
+    return twin
+
+
+def _launch(name: str, types: tuple[Array, ...], over: tuple[int, int], *arguments: Any) -> Launch:
+    """One launch of `name` for the dtypes of `types`, `over` so many blocks and threads."""
+    inside = ", ".join(_TYPES[array.dtype.str[1:]] for array in types)
+    blocks, threads = over
+    function = kernel(f"{name}<{inside}>" if types else name)
+    return partial(function, (blocks,), (threads,), arguments)
+
+
+def _each(size: int) -> tuple[int, int]:
+    """A thread for each of `size` elements, or for several."""
+    return min(-(-size // _THREADS), _MOST_BLOCKS), _THREADS
+
+
+def _each_row(count: int) -> tuple[int, int]:
+    """A block for each of `count` rows, or for several."""
+    return min(count, _MOST_BLOCKS), _THREADS
+
+
+def _one_each(count: int, width: int) -> tuple[int, int]:
+    """The same, where the threads of a block wait for each other: few for short rows."""
+    threads = 1 << (width - 1).bit_length()
+    return min(count, _MOST_BLOCKS), max(_WARP, min(threads, _THREADS))
+
+
+def _one_block(count: int) -> tuple[int, int]:
+    """A power of two of threads, at most a block, for `count` rows."""
+    return 1, min(1 << (count - 1).bit_length(), _MOST_THREADS)
+
+
+@_twin
+def relu(x: Alike, y: Alike) -> Iterator[Launch]:
+    """`ReLU.forward`."""
+    yield _launch("relu", (y,), _each(y.size), x, y, y.size)
+
+
+@_twin
+def relu_backward(dy: Alike, x: Alike, dx: Alike) -> Iterator[Launch]:
+    """`ReLU.backward`."""
+    yield _launch("relu_backward", (dx,), _each(dx.size), dy, x, dx, dx.size)
+
+
+@_twin
+def leaky_relu_backward(dy: Alike, x: Alike, slope: float, dx: Alike) -> Iterator[Launch]:
+    """`LeakyReLU.backward`."""
+    yield _launch("leaky_relu_backward", (dx,), _each(dx.size), dy, x, slope, dx, dx.size)
+
+
+@_twin
+def tanh_backward(dy: Alike, y: Alike, dx: Alike) -> Iterator[Launch]:
+    """`Tanh.backward`."""
+    yield _launch("tanh_backward", (dx,), _each(dx.size), dy, y, dx, dx.size)
+
+
+@_twin
+def sigmoid(x: Alike, y: Alike) -> Iterator[Launch]:
+    """`Sigmoid.forward`."""
+    yield _launch("sigmoid", (y,), _each(y.size), x, y, y.size)
+
+
+@_twin
+def sigmoid_backward(dy: Alike, y: Alike, dx: Alike) -> Iterator[Launch]:
+    """`Sigmoid.backward`."""
+    yield _launch("sigmoid_backward", (dx,), _each(dx.size), dy, y, dx, dx.size)
+
+
+@_twin
+def gelu(x: Alike, cubic: float, scale: float, t: Alike, y: Alike) -> Iterator[Launch]:
+    """`GELU.forward`; `t` is kept for the way back."""
+    yield _launch("gelu", (y,), _each(y.size), x, cubic, scale, t, y, y.size)
+
+
+@_twin
+def gelu_backward(
+    dy: Alike, x: Alike, t: Alike, cubic: float, scale: float, dx: Alike
+) -> Iterator[Launch]:
+    """`GELU.backward`; `cubic` is three times that of the forward pass."""
+    over = _each(dx.size)
+    yield _launch("gelu_backward", (dx,), over, dy, x, t, cubic, scale, dx, dx.size)
+
+
+@_twin
+def softmax(x: Alike, y: Alike) -> Iterator[Launch]:
+    """`Softmax.forward`."""
+    yield _launch("softmax", (y,), _one_each(*y.shape), x, y, *y.shape)
+
+
+@_twin
+def softmax_backward(dy: Alike, y: Alike, dx: Alike) -> Iterator[Launch]:
+    """`Softmax.backward`."""
+    yield _launch("softmax_backward", (dx,), _one_each(*dx.shape), dy, y, dx, *dx.shape)
+
+
+@_twin
+def batch_norm(
+    x: Alike,
+    weight: Real,
+    bias: Real,
+    epsilon: float,
+    momentum: float,
+    running_mean: Real,
+    running_var: Real,
+    normal: Alike,
+    scale: Real,
+    y: Alike,
+) -> Iterator[Launch]:
+    """`BatchNorm.forward` in training; moves the running statistics."""
+    over = _one_each(*y.shape[::-1])
+    statistics = (epsilon, momentum, running_mean, running_var)
+    arguments = (x, weight, bias, *statistics, normal, scale, y, *y.shape)
+    yield _launch("batch_norm", (y,), over, *arguments)
+
+
+@_twin
+def batch_norm_backward(
+    dy: Alike, normal: Alike, scale: Real, weight: Real, dweight: Real, dbias: Real, dx: Alike
+) -> Iterator[Launch]:
+    """`BatchNorm.backward`, with the gradients of its parameters."""
+    arguments = (dy, normal, scale, weight, dweight, dbias, dx, *dx.shape)
+    yield _launch("batch_norm_backward", (dx,), _one_each(*dx.shape[::-1]), *arguments)
+
+
+@_twin
+def layer_norm(
+    x: Alike, weight: Real, bias: Real, epsilon: float, normal: Alike, scale: Real, y: Alike
+) -> Iterator[Launch]:
+    """`LayerNorm.forward`."""
+    arguments = (x, weight, bias, epsilon, normal, scale, y, *y.shape)
+    yield _launch("layer_norm", (y,), _one_each(*y.shape), *arguments)
+
+
+@_twin
+def layer_norm_backward(
+    dy: Alike, normal: Alike, scale: Real, weight: Real, dx: Alike
+) -> Iterator[Launch]:
+    """`LayerNorm.backward`, without the gradients of its parameters."""
+    arguments = (dy, normal, scale, weight, dx, *dx.shape)
+    yield _launch("layer_norm_backward", (dx,), _one_each(*dx.shape), *arguments)
+
+
+@_twin
+def cross_entropy(
+    logits: Real, labels: Array, smoothing: float, p: Real, value: Real
+) -> Iterator[Launch]:
+    """`SoftmaxCrossEntropy.forward`: `p` `(C, N)` and the mean loss, summed in one fixed order."""
+    arguments = (logits, labels, smoothing, p, value, *logits.shape)
+    yield _launch("cross_entropy", (logits, labels), _one_block(len(logits)), *arguments)
+
+
+@_twin
+def softmax_cross_entropy_backward(
+    p: Real, labels: Array, smoothing: float, scale: float, dlogits: Real
+) -> Iterator[Launch]:
+    """`SoftmaxCrossEntropy.backward`; `scale` holds `1 / N` already."""
+    arguments = (p, labels, smoothing, scale, dlogits, *dlogits.shape)
+    over = _each(dlogits.size)
+    yield _launch("softmax_cross_entropy_backward", (p, labels), over, *arguments)
+
+
+@_twin
+def add_loss(loss: Real, samples: int, total: Array) -> Iterator[Launch]:
+    """`MeanLoss.update`."""
+    yield _launch("add_loss", (loss,), (1, 1), loss, samples, total)
+
+
+@_twin
+def count_hits(logits: Real, labels: Array, hits: Array) -> Iterator[Launch]:
+    """`Accuracy.update`, for the largest logit."""
+    arguments = (logits, labels, hits, *logits.shape)
+    yield _launch("count_hits", (logits, labels), _each(len(logits)), *arguments)
+
+
+@_twin
+def descend(values: Alike, gradients: Alike, scalars: Real) -> Iterator[Launch]:
+    """`SGD.update` without momentum."""
+    size = values.size
+    yield _launch("descend", (values,), _each(size), values, gradients, scalars, size)
+
+
+@_twin
+def descend_with_momentum(
+    values: Alike,
+    gradients: Alike,
+    velocity: Alike,
+    scalars: Real,
+    momentum: float,
+    nesterov: bool,
+) -> Iterator[Launch]:
+    """`SGD.update` with momentum."""
+    size = values.size
+    arguments = (values, gradients, velocity, scalars, momentum, nesterov, size)
+    yield _launch("descend_with_momentum", (values,), _each(size), *arguments)
+
+
+@_twin
+def rmsprop(
+    values: Alike,
+    gradients: Alike,
+    square: Alike,
+    scalars: Real,
+    decay_rate: float,
+    rest: float,
+    epsilon: float,
+) -> Iterator[Launch]:
+    """`RMSprop.update` without momentum."""
+    size = values.size
+    arguments = (values, gradients, square, scalars, decay_rate, rest, epsilon, size)
+    yield _launch("rmsprop", (values,), _each(size), *arguments)
+
+
+@_twin
+def rmsprop_with_momentum(
+    values: Alike,
+    gradients: Alike,
+    square: Alike,
+    velocity: Alike,
+    scalars: Real,
+    decay_rate: float,
+    rest: float,
+    epsilon: float,
+    momentum: float,
+) -> Iterator[Launch]:
+    """`RMSprop.update` with momentum."""
+    size, factors = values.size, (decay_rate, rest, epsilon, momentum)
+    arguments = (values, gradients, square, velocity, scalars, *factors, size)
+    yield _launch("rmsprop_with_momentum", (values,), _each(size), *arguments)
+
+
+@_twin
+def adam(
+    values: Alike,
+    gradients: Alike,
+    first: Alike,
+    second: Alike,
+    scalars: Real,
+    beta1: float,
+    beta2: float,
+) -> Iterator[Launch]:
+    """`Adam.update`."""
+    size = values.size
+    arguments = (values, gradients, first, second, scalars, beta1, beta2, size)
+    yield _launch("adam", (values,), _each(size), *arguments)
+
+
+@_twin
+def dropout(
+    x: Alike, counter: Array, units: Array, threshold: int, scale: float, mask: Alike, y: Alike
+) -> Iterator[Launch]:
+    """`Dropout.forward`; the counter moves on in a second launch, when all have read it."""
+    arguments = (x, counter, units, threshold, scale, mask, y, *x.shape)
+    yield _launch("dropout", (x,), _each_row(len(x)), *arguments)
+    yield _launch("move_on", (), (1, 1), counter, len(x))
+
+
+@_twin
+def gaussian_noise(
+    x: Alike, counter: Array, units: Array, factor: float, y: Alike
+) -> Iterator[Launch]:
+    """`GaussianNoise.forward`; the counter moves on as in `dropout`."""
+    arguments = (x, counter, units, factor, y, *x.shape)
+    yield _launch("gaussian_noise", (x,), _each_row(len(x)), *arguments)
+    yield _launch("move_on", (), (1, 1), counter, len(x))
+
+
+@_twin
+def gather_scaled(
+    source: Array, indices: Array, scale: float, shift: float, x: Real
+) -> Iterator[Launch]:
+    """`DeviceData.batch`: rows `indices` of `source`, times `scale`, plus `shift`."""
+    arguments = (source, indices, scale, shift, x, *x.shape)
+    yield _launch("gather_scaled", (source, indices, x), _each_row(len(x)), *arguments)

@@ -1,0 +1,214 @@
+"""A training step recorded once through the `xp` dispatch, and replayed without its layers.
+
+A steady step is a fixed sequence of `xp` calls on fixed arrays. While one is recorded,
+`array_module` answers a `Listener`, which runs each call and keeps it; the calls kept, run
+again in their order, are the next step, to the bit. The layers stay the only statement of the
+mathematics: a tape knows neither them nor what a call means.
+
+The rule that makes this right is that of `CONTRIBUTING.md`: inside a step every array result is
+an `xp` call with `out=` into an array made earlier. The listener refuses any other by name.
+What it cannot see is work outside `xp` (`y *= 2`, a count in Python), so only xpnet's own
+classes are recorded, and others whose class says `replayable = True` in its own body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from operator import is_
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import numpy
+
+from xpnet.accel import dispatch
+from xpnet.accel.cuda_graph import Graphs
+from xpnet.backend import listening
+from xpnet.errors import ConfigError
+from xpnet.utils.introspection import is_own
+
+Call: TypeAlias = Callable[[], Any]
+
+ENABLED = True
+"""False runs every step as written: for tests and measurements, which compare the two."""
+
+_REDUCTIONS = {"sum": numpy.add, "max": numpy.maximum, "min": numpy.minimum}
+_METHODS = {"argmax", "argmin", "clip", "dot", "mean", "take"}
+# NumPy deprecates `out` by position for these two.
+_OUT_BY_NAME = (numpy.maximum, numpy.minimum)
+
+
+class Listener:
+    """Stands for the array module `xp` and keeps each call made through it, in `calls`.
+
+    It equals `xp`, so that a `Workspace` finds the arrays it made with `xp`. Raises
+    `ConfigError`, naming the function, for a call whose result is not written to an `out=`.
+    """
+
+    def __init__(self, xp: Any) -> None:
+        self.xp = xp
+        self.calls: list[Call] = []
+
+    def __eq__(self, other: object) -> bool:
+        return other is self or self.xp == other
+
+    def __hash__(self) -> int:
+        return hash(self.xp)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.xp, name)
+        if isinstance(found, ModuleType):
+            raise ConfigError(f"xp.{name} cannot be recorded: {_REMEDY}")
+        if isinstance(found, type) or not callable(found):
+            return found
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            out = (*args, kwargs.get("dst"))[0] if name == "copyto" else kwargs.get("out")
+            if out is None:
+                raise ConfigError(f"xp.{name}() without out= cannot be recorded: {_REMEDY}")
+            self.keep(_bound(self.xp, name, found, args, kwargs))
+            return out
+
+        return call
+
+    def keep(self, call: Call) -> None:
+        """Run `call`, and let it be part of the step."""
+        self.calls.append(call)
+        call()
+
+
+_REMEDY = (
+    "let each xp call of a step write to out=, a buffer of the workspace, or take "
+    "`replayable = True` from your class"
+)
+
+
+def record(xp: Any, step: Call) -> tuple[Call, ...]:
+    """Run `step`, all of whose work is done through `xp`; returns the calls that it comes to."""
+    listener = Listener(xp)
+    with listening(listener):
+        step()
+    return dispatch.joined(listener.calls)
+
+
+def _bound(
+    xp: Any, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Call:
+    """The call with its arguments; NumPy's is the same C function, reached in less time."""
+    out = kwargs.get("out")
+    if xp is not numpy or not args or not isinstance(out, numpy.ndarray):
+        return partial(function, *args, **kwargs)
+    if isinstance(function, numpy.ufunc) and kwargs.keys() <= {"out", "dtype", "casting"}:
+        dtype = kwargs.get("dtype")
+        args = _as_arrays(args, dtype)
+        is_plain = len(kwargs) == 1 or (
+            all(isinstance(operand, numpy.ndarray) for operand in args)
+            and numpy.result_type(*args) == dtype == out.dtype
+        )
+        if is_plain and function not in _OUT_BY_NAME:
+            return partial(function, *args, out)
+    elif name in _REDUCTIONS and len(args) == 1 and kwargs.keys() <= {"axis", "out", "keepdims"}:
+        options = kwargs.get("axis"), None, out, kwargs.get("keepdims", False)
+        return partial(_REDUCTIONS[name].reduce, *args, *options)
+    elif name in _METHODS and isinstance(args[0], numpy.ndarray):
+        method = getattr(args[0], name)
+        if name == "dot" and len(args) == 2:
+            return partial(method, args[1], out)
+        return partial(method, *args[1:], **kwargs)
+    return partial(function, *args, **kwargs)
+
+
+def _as_arrays(operands: tuple[Any, ...], dtype: Any = None) -> tuple[Any, ...]:
+    """Python numbers among `operands` as the arrays that NumPy would make of them each time.
+
+    `dtype`: in which it was asked to compute, if so.
+    """
+    dtypes = {operand.dtype for operand in operands if isinstance(operand, numpy.ndarray)}
+    if dtype is not None:
+        dtypes = {numpy.dtype(dtype)}
+    if len(dtypes) != 1:
+        return operands
+    (dtype,) = dtypes
+    numbers = {"f": (int, float), "i": (int,), "u": (int,)}.get(dtype.kind, ())
+    try:
+        return tuple(numpy.asarray(o, dtype) if type(o) in numbers else o for o in operands)
+    except OverflowError:  # a comparison with what the dtype cannot hold
+        return operands
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the last step of a size left in the parts, and its calls if they were recorded."""
+
+    left: list[Any]
+    calls: tuple[Call, ...] | None
+
+
+class Replay:
+    """Runs steps: the first of a size as written, the second recorded, all later ones replayed.
+
+    `parts()`: the objects that a step goes through (network, layers, loss, ...); once one of them
+    is not `is_replayable`, every step runs as written. `watched`: others may have a turn between
+    two steps, and change the parts or look at them; whoever lets them says so by `disturbed`. A
+    size is then replayed only while every attribute of every part is the very object that its
+    own last step left; else it begins anew.
+    """
+
+    def __init__(self, xp: Any, parts: Callable[[], Iterable[Any]], *, watched: bool) -> None:
+        self.xp, self.parts, self.watched = xp, parts, watched
+        self.disturbed = False
+        self._graphs = Graphs(xp)
+        self._known: dict[int, _Known] = {}
+        self._size = 0
+        self._on = ENABLED
+
+    def run(self, size: int, step: Callable[..., None], *arguments: Any) -> bool:
+        """`step(*arguments)`, always the same ones for a batch of `size`; whether it was replayed.
+
+        A replay runs none of the Python in `step`.
+        """
+        if not self._on:
+            step(*arguments)
+            return False
+        known, calls = self._known.get(size), None
+        if self.watched and (self.disturbed or size != self._size):
+            if known is not None and not _same(known.left, self._contents()):
+                known = None
+            self.disturbed, self._size = False, size
+        if known is None:
+            self._on = all(map(is_replayable, self.parts()))
+            step(*arguments)
+        elif known.calls is None:
+            calls = self._graphs.of(record(self.xp, partial(step, *arguments)))
+        else:
+            for call in known.calls:
+                call()
+            return True
+        self._known[size] = _Known(self._contents() if self.watched else [], calls)
+        return False
+
+    def _contents(self) -> list[Any]:
+        """Every attribute of every part, one level into dicts; the count of steps apart."""
+        found: list[Any] = []
+        for part in self.parts():
+            for name, value in vars(part).items():
+                if name != "steps":
+                    found += value.values() if isinstance(value, dict) else [value]
+        return found
+
+
+def _same(one: list[Any], other: list[Any]) -> bool:
+    return len(one) == len(other) and all(map(is_, one, other))
+
+
+def is_replayable(part: object) -> bool:
+    """Whether all that `part` does in a step goes through `xp`.
+
+    True for xpnet's own classes and those that say so themselves; a subclass of either does
+    not inherit it, and an object with a method replaced has lost it.
+    """
+    kind = type(part)
+    if not (is_own(kind) or vars(kind).get("replayable") is True):
+        return False
+    return not any(callable(getattr(kind, name, None)) for name in vars(part))

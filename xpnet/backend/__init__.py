@@ -1,0 +1,321 @@
+"""The `xp` dispatch: one question (`array_module`) and the few functions where backends differ.
+
+Every formula in xpnet is written once on a module called `xp`. On the CPU `xp` is NumPy, on
+an NVIDIA GPU it is CuPy. CuPy is looked for only when a device is asked for by name, so a
+NumPy user never imports it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import wraps
+from threading import get_ident
+from typing import Any, ParamSpec, TypeAlias, TypeVar
+
+import numpy
+from numpy.typing import NDArray
+
+from xpnet.backend.device_errors import unusable
+from xpnet.errors import BackendUnavailable, ConfigError, DataError, DeviceMismatch, short_repr
+
+Array: TypeAlias = Any
+"""An array of whichever module computes: `numpy.ndarray` or `cupy.ndarray`."""
+
+HostArray: TypeAlias = NDArray[Any]
+"""An array in the host's memory: always NumPy's."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_ALIGNMENT = 64
+_HERE = nullcontext()
+_NO_DEVICE = 100  # cudaErrorNoDevice: CuPy has no name for it
+_HOST_MEMORY = (1, 3, 11)  # DLPack's kDLCPU, kDLCUDAHost, kDLROCMHost
+_modules: dict[type, Any] = {numpy.ndarray: numpy}
+_listeners: dict[int, Any] = {}
+
+
+def add_array_module(array_type: type, module: Any) -> None:
+    """Let `array_module` answer `module` for arrays of `array_type`."""
+    _modules[array_type] = module
+
+
+def array_module(*arrays: Array) -> Any:
+    """The module (NumPy or CuPy) that all `arrays` belong to.
+
+    Raises `DeviceMismatch`, naming both, when they belong to two, and `TypeError` when one
+    of them is no array.
+    """
+    module = _modules.get(type(arrays[0])) or _module_of(arrays[0])
+    for array in arrays[1:]:
+        other = _modules.get(type(array)) or _module_of(array)
+        if other is not module:
+            raise DeviceMismatch(
+                f"arrays of {module.__name__} and of {other.__name__} met in one operation: "
+                f"move one of them with Backend.asarray() or Backend.to_host()"
+            )
+    return (_listeners and listener_of(module)) or module
+
+
+def shared(array: Any, xp: Any = numpy) -> Any:
+    """`array` of another library (PyTorch, JAX, ...) over the same memory as one of ours.
+
+    DLPack lends it: what lies in the host's memory comes back as a NumPy array, what lies on a
+    GPU as one of `xp`, and nothing is copied. What offers no DLPack, or is one of our arrays
+    already, comes back as it is. Raises `DeviceMismatch` for memory that `xp` cannot read, and
+    `DataError` for what its library does not lend, such as a tensor that requires a gradient.
+    """
+    if type(array) in _modules or not hasattr(array, "__dlpack__"):
+        return array
+    if isinstance(array, tuple(_modules)):
+        return array
+    library = type(array).__module__.partition(".")[0]
+    name = f"{library}.{type(array).__name__}"
+    try:
+        kind, number = array.__dlpack_device__()
+        if kind in _HOST_MEMORY:
+            return numpy.from_dlpack(array)
+        if xp is not numpy:
+            return xp.from_dlpack(array)
+    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as error:
+        why = str(error).rstrip(".")
+        raise DataError(
+            f"a {name} does not lend its memory ({why}): give a dense one that requires no "
+            f"gradient (PyTorch: tensor.detach()), of a dtype that NumPy has"
+        ) from None
+    raise DeviceMismatch(
+        f"a {name} lies on {getattr(array, 'device', f'device {kind}:{number}')}, where NumPy "
+        f"cannot read it: move it to the host first (PyTorch: tensor.cpu())"
+    )
+
+
+def listener_of(module: Any) -> Any:
+    """Who listens to this thread's calls of `module`, or None."""
+    listener = _listeners.get(get_ident())
+    return listener if listener == module else None
+
+
+@contextmanager
+def listening(listener: Any) -> Iterator[None]:
+    """Within the block `array_module` answers this thread with `listener`, where it equals `xp`."""
+    thread = get_ident()
+    before = _listeners.get(thread)
+    _listeners[thread] = listener
+    try:
+        yield
+    finally:
+        del _listeners[thread]
+        if before is not None:
+            _listeners[thread] = before
+
+
+def _module_of(array: Array) -> Any:
+    for array_type, module in list(_modules.items()):
+        if isinstance(array, array_type):
+            _modules[type(array)] = module
+            return module
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and isinstance(array, cupy.ndarray):
+        add_array_module(cupy.ndarray, cupy)
+        return cupy
+    raise TypeError(
+        f"expected a NumPy or CuPy array, found {type(array).__name__}: "
+        f"convert it with Backend.asarray()"
+    )
+
+
+class Backend:
+    """A place to compute: `"cpu"`, `"cuda"`, `"cuda:1"`, or `"auto"`.
+
+    `auto` is the only word that may choose: the first CUDA device that works, else the CPU;
+    `device` then says which. `.xp` is the array module. Raises `BackendUnavailable` where
+    CUDA was asked for and CuPy, the driver or the device is missing, and `ConfigError` for
+    any other word.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        if not isinstance(device, str):
+            raise ConfigError(
+                f"device must be cpu, cuda, cuda:N or auto, found {short_repr(device)}"
+            )
+        if device == "auto":
+            try:
+                _import_cupy(0)
+                device = "cuda"
+            except BackendUnavailable:
+                device = "cpu"
+        self.device = device
+        kind, _, number = device.partition(":")
+        if device == "cpu":
+            self.xp: Any = numpy
+        elif kind == "cuda" and (number.isdecimal() or device == "cuda"):
+            self.xp = _import_cupy(int(number or 0))
+        else:
+            raise ConfigError(f"unknown device {device!r}: use cpu, cuda, cuda:N or auto")
+
+    @classmethod
+    def of(cls, array_or_module: Any) -> Backend:
+        """The backend that an array lives on, or that an array module in use computes on."""
+        module = array_or_module
+        if not any(module is known for known in _modules.values()):
+            module = _module_of(array_or_module)
+        backend = cls()
+        if module is not numpy:
+            number = getattr(getattr(array_or_module, "device", None), "id", 0)
+            backend.device = f"cuda:{number}" if number else "cuda"
+            backend.xp = module
+        return backend
+
+    def __repr__(self) -> str:
+        return f"Backend({self.device!r})"
+
+    def asarray(self, array: Any, dtype: Any = None) -> Array:
+        """`array` (host array, sequence or number) on this device: the transfer host → device.
+
+        Of what lies here already nothing is copied, nor of another library's: see `shared`.
+        """
+        with self.current():
+            return self.xp.asarray(shared(array, self.xp), dtype=dtype)
+
+    def to_host(self, array: Array) -> HostArray:
+        """`array` as a NumPy array: the transfer device → host, which waits for the device."""
+        return array if isinstance(array, numpy.ndarray) else numpy.asarray(array.get())
+
+    def zeros(self, size: int, dtype: Any) -> Array:
+        """A vector of `size` zeros that begins at an address divisible by 64."""
+        with self.current():
+            return zeros(self.xp, size, dtype)
+
+    def current(self) -> AbstractContextManager[Any]:
+        """Within the block this thread computes on this device.
+
+        CUDA keeps one current device for each thread, the first one until told otherwise, and
+        takes memory and launches kernels there, wherever their arrays lie.
+        """
+        if self.xp is numpy:
+            return _HERE
+        device: AbstractContextManager[Any] = self.xp.cuda.Device(self.number)
+        return device
+
+    @property
+    def number(self) -> int:
+        """Of the GPU, by CUDA's count; 0 for the CPU."""
+        return int(self.device.partition(":")[2] or 0)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that it was given."""
+        if self.xp is not numpy:
+            with self.current():
+                self.xp.cuda.get_current_stream().synchronize()
+
+
+def on_its_device(function: Callable[P, R]) -> Callable[P, R]:
+    """`function` within `current()` of the backend that its first argument, a network, has.
+
+    Raises `ConfigError` for an argument that has none.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        network: Any = args[0] if args else kwargs.get("network")
+        backend = getattr(network, "backend", None)
+        if not isinstance(backend, Backend):
+            if not args and "network" not in kwargs:
+                return function(*args, **kwargs)  # Python says what is missing
+            found = (
+                f"the class {network.__name__}"
+                if isinstance(network, type)
+                else short_repr(network)
+            )
+            raise ConfigError(f"network must be a Sequential, found {found}")
+        with backend.current():
+            return function(*args, **kwargs)
+
+    return call
+
+
+def is_same(one: Array, other: Array) -> bool:
+    """Whether two contiguous arrays of one size and dtype are the same memory."""
+    if type(one) is not type(other) or one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return one is other or _address(one) == _address(other)
+
+
+def _address(array: Array) -> int:
+    return int(array.ctypes.data if isinstance(array, numpy.ndarray) else array.data.ptr)
+
+
+def zeros(xp: Any, size: int, dtype: Any) -> Array:
+    """A vector of `size` zeros that begins at an address divisible by 64.
+
+    NumPy alone would begin it anywhere; a pass over memory with wide registers, which then cross
+    the cache's lines, takes up to twice as long.
+    """
+    if xp != numpy:  # who stands for NumPy equals it
+        return xp.zeros(size, dtype=dtype)
+    itemsize = numpy.dtype(dtype).itemsize
+    raw = numpy.zeros(size * itemsize + _ALIGNMENT, dtype=numpy.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size * itemsize].view(dtype)
+
+
+def gather(source: Array, indices: Array, out: Array) -> Array:
+    """Rows `source[indices]` written into `out`: NumPy and CuPy differ here.
+
+    NumPy's default mode copies `out` to be able to undo an error; `clip` does not. CuPy has
+    no modes. Neither reports an index that is out of range, so indices are made by us.
+    """
+    xp = array_module(source, indices, out)
+    if not isinstance(out, numpy.ndarray):
+        return xp.take(source, indices, axis=0, out=out)
+    host = xp  # NumPy, or whoever listens to it
+    return host.take(source, indices, axis=0, out=out, mode="clip")
+
+
+def _import_cupy(number: int) -> Any:
+    try:
+        import cupy
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"device cuda needs CuPy, which cannot be imported here ({error}): "
+            f"pip install 'cupy-cuda13x[ctk]' (or 'cupy-cuda12x[ctk]' for a CUDA 12 driver)"
+        ) from error
+    runtime = cupy.cuda.runtime
+    try:
+        count = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        if error.status == _NO_DEVICE:
+            count = 0
+        else:
+            raise BackendUnavailable(
+                f"device cuda needs an NVIDIA driver, and CuPy found none that it can use "
+                f"({error}): install or update the NVIDIA driver, or use --device cpu"
+            ) from error
+    if number >= count:
+        raise BackendUnavailable(
+            f"device cuda:{number} does not exist, this machine shows {count} CUDA device(s): "
+            f"check nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu"
+        )
+    try:
+        cupy.cuda.Device(number).use()
+        _try_out(cupy)
+    except Exception as error:
+        raise unusable(cupy, number, error) from error
+    add_array_module(cupy.ndarray, cupy)
+    _be_exact()
+    return cupy
+
+
+def _be_exact() -> None:
+    """CuPy's products are float32, whatever CUPY_TF32 says; see `xpnet.accel.cublas` for others."""
+    from cupy._core._routines_linalg import COMPUTE_TYPE_FP32, set_compute_type
+
+    set_compute_type("float32", COMPUTE_TYPE_FP32)
+
+
+def _try_out(cupy: Any) -> None:
+    """A kernel and a product: what does not fit together shows here, not in a step."""
+    ones = cupy.ones(2, dtype="float32")
+    float(cupy.dot(ones, ones))

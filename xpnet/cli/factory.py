@@ -1,0 +1,247 @@
+"""From settings to objects, and from there to a trained network: what `TrainConfig` means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy
+
+from xpnet import initializers, optimizers, schedules
+from xpnet.backend import Backend
+from xpnet.cli.initial_model import InitialModel
+from xpnet.config import AUGMENTATIONS, TrainConfig
+from xpnet.data import Source, Splits, load_dataset, split
+from xpnet.data.dataset import Dataset, Normalisation
+from xpnet.data.pictures import is_centred
+from xpnet.errors import ConfigError, DataError, one_line
+from xpnet.layers import BatchNorm, Dropout, GaussianNoise, Linear
+from xpnet.layers.activations import ACTIVATIONS
+from xpnet.layers.base import Layer
+from xpnet.losses import SoftmaxCrossEntropy
+from xpnet.network import Sequential
+from xpnet.training import fit
+from xpnet.training.augmentation import Augmentation
+from xpnet.training.callbacks import Callback, EarlyStopping
+from xpnet.training.checkpoints import Checkpoints
+from xpnet.training.device_data import DeviceData
+from xpnet.training.history import History, Record
+
+INITIALIZERS: dict[str, type[initializers.Initializer]] = {
+    "he_normal": initializers.HeNormal,
+    "he_uniform": initializers.HeUniform,
+    "glorot_normal": initializers.GlorotNormal,
+    "glorot_uniform": initializers.GlorotUniform,
+    "xavier_normal": initializers.GlorotNormal,
+    "xavier_uniform": initializers.GlorotUniform,
+    "lecun_normal": initializers.LeCunNormal,
+    "lecun_uniform": initializers.LeCunUniform,
+}
+
+_SAMPLED_PICTURES = 500
+
+
+def read_splits(config: TrainConfig) -> tuple[Source, Splits]:
+    """The data set that `config` names, and its parts, which share its memory.
+
+    Raises `DataError`, `ConfigError`.
+    """
+    source = load_dataset(config.dataset, target=config.target)
+    labels = source.train.labels
+    if labels is None:
+        hint = f": {source.hint}" if source.hint else ""
+        raise DataError(
+            f"dataset: {config.dataset} has no labels, so nothing can be learnt from it{hint}"
+        )
+    if labels.min() == labels.max():
+        of = f" ({source.label})" if source.label else ""
+        raise DataError(
+            f"dataset: all {len(labels)} samples of {config.dataset} are of one class, "
+            f"{one_line(source.train.classes[int(labels[0])])}{of}: give data of two or more "
+            "classes"
+        )
+    for part in (source.train, source.test):
+        if part is not None:
+            _check_range(config, part)
+    sizes = {"validation": config.validation, "test": config.test}
+    return source, split(source, **sizes, seed=config.seed_of_split, in_place=True)
+
+
+def _check_range(config: TrainConfig, data: Dataset) -> None:
+    if data.x.dtype != numpy.float64 or config.dtype == "float64":
+        return
+    low, high = float(data.x.min()), float(data.x.max())
+    if max(-low, high) > float(numpy.finfo(config.dtype).max):
+        raise DataError(
+            f"dataset: {config.dataset} has values from {low:g} to {high:g}, too large for "
+            f"{config.dtype}: divide them first, or use dtype float64"
+        )
+
+
+def fit_normalisation(
+    config: TrainConfig, data: Dataset, initial: InitialModel | None = None
+) -> Normalisation:
+    """The normalisation that `config.normalise` names, from the training part alone.
+
+    With an initial model it is the one of that model; `initial`: where it was read already.
+    """
+    standard = config.normalise == "standard"
+    made = Normalisation.standard(data) if standard else Normalisation.unit(data)
+    if config.initial_model is not None:
+        return (initial or InitialModel.read(config)).normalisation(config, made)
+    return made
+
+
+def about_prediction(config: TrainConfig, data: Dataset) -> dict[str, object]:
+    """What prediction has to know besides, for the metadata of a network trained on `data`.
+
+    `target`: the label column of its table, where it was named; `centred`: whether its pictures
+    stand as MNIST's do.
+    """
+    about: dict[str, object] = {} if config.target is None else {"target": config.target}
+    if data.image_shape is not None and data.x.dtype == numpy.uint8:
+        some = data.x[:: max(len(data) // _SAMPLED_PICTURES, 1)]
+        centred = sum(is_centred(picture.reshape(data.image_shape)) for picture in some)
+        about["centred"] = 2 * centred >= len(some)
+    return about
+
+
+def to_device(network: Sequential, data: Dataset, normalisation: Normalisation) -> DeviceData:
+    """`data` where the network is, in the network's dtype."""
+    return DeviceData.of(data, normalisation, backend=network.backend, dtype=network.dtype)
+
+
+def build_network(
+    config: TrainConfig, data: Dataset, backend: Backend, initial: InitialModel | None = None
+) -> Sequential:
+    """The hidden layers and a linear layer of logits.
+
+    A hidden layer is Linear, BatchNorm, GaussianNoise, the activation and Dropout, as far as
+    they are asked for; noise is added to the input as well. With `config.initial_model` it has the
+    weights of that model, which `xpnet.cli.initial_model.settle` has held against the settings;
+    `initial`: where it was read already.
+    """
+    uniform = initializers.Uniform(config.initializer_bound)
+    named = INITIALIZERS.get(config.initializer)
+    weights = named() if named else uniform
+    biases = uniform if config.bias_initializer == "uniform" else initializers.Zeros()
+    activations = config.activation * (len(config.hidden) // len(config.activation) or 1)
+    layers: list[Layer] = [GaussianNoise(config.noise)] if config.noise else []
+    features = data.features
+    for width, activation in zip(config.hidden, activations, strict=False):
+        layers.append(Linear(features, width, weights, biases))
+        if config.batch_norm:
+            layers.append(BatchNorm(width))
+        if config.noise:
+            layers.append(GaussianNoise(config.noise))
+        layers.append(ACTIVATIONS[activation]())
+        if config.dropout:
+            layers.append(Dropout(config.dropout))
+        features = width
+    layers.append(Linear(features, len(data.classes), weights, biases))
+    network = Sequential(layers, backend=backend, dtype=config.dtype, seed=config.seed)
+    if config.initial_model is not None:
+        (initial or InitialModel.read(config)).copy_into(network, data, config)
+    return network
+
+
+def build_schedule(config: TrainConfig, steps_per_epoch: int) -> schedules.Schedule:
+    """The learning rate over all updates of the run."""
+    rate, steps = config.learning_rate, config.epochs * steps_per_epoch
+    if config.schedule == "one_cycle":
+        return schedules.OneCycle(rate, steps)
+    rising = round(config.warm_up * steps)
+    made: dict[str, schedules.Schedule] = {
+        "constant": schedules.Constant(rate),
+        "step": schedules.StepDecay(rate, config.step_every * steps_per_epoch, config.step_factor),
+        "cosine": schedules.Cosine(rate, max(steps - rising, 1)),
+    }
+    schedule = made[config.schedule]
+    return schedules.WarmUp(schedule, rising) if rising else schedule
+
+
+def build_augmentation(config: TrainConfig, data: Dataset) -> Augmentation | None:
+    """The distortions of training pictures, None where no strength is above 0.
+
+    Raises `ConfigError` where the rows of `data` are no pictures.
+    """
+    asked = [name for name in AUGMENTATIONS if getattr(config, name)]
+    if not asked:
+        return None
+    if data.image_shape is None:
+        raise ConfigError(
+            f"{asked[0]}: distorts pictures, and the {data.features} features of "
+            f"{config.dataset} are none: leave {asked[0]} out"
+        )
+    return Augmentation(
+        shift=config.augment_shift,
+        rotation=config.augment_rotation,
+        scale=config.augment_scale,
+        shear=config.augment_shear,
+        elastic=config.augment_elastic,
+        elastic_sigma=config.augment_elastic_sigma,
+        probability=config.augment_probability,
+    )
+
+
+def build_optimizer(config: TrainConfig, rate: schedules.Schedule) -> optimizers.Optimizer:
+    """The optimizer that `config.optimizer` names, with its own hyperparameters."""
+    decay = {} if config.weight_decay is None else {"weight_decay": config.weight_decay}
+    if config.optimizer == "sgd":
+        return optimizers.SGD(rate, momentum=config.momentum, nesterov=config.nesterov, **decay)
+    if config.optimizer == "rmsprop":
+        return optimizers.RMSprop(
+            rate,
+            decay_rate=config.decay_rate,
+            epsilon=config.epsilon,
+            momentum=config.momentum,
+            **decay,
+        )
+    kind = optimizers.Adam if config.optimizer == "adam" else optimizers.AdamW
+    return kind(
+        rate,
+        beta1=config.beta1,
+        beta2=config.beta2,
+        epsilon=config.epsilon,
+        **decay,
+    )
+
+
+def train_from_config(
+    config: TrainConfig,
+    network: Sequential,
+    train: Dataset,
+    validation: Dataset | None,
+    normalisation: Normalisation,
+    *,
+    callbacks: Sequence[Callback] = (),
+    history: History,
+    checkpoints: Checkpoints | None = None,
+) -> Record:
+    """Train `network` in place; `history` survives an exception.
+
+    Returns the record that the weights kept belong to: the last one, or with early stopping
+    the one of the lowest validation loss.
+    """
+    size = None if config.batch_size == "full" else config.batch_size
+    steps_per_epoch = -(-len(train) // (size or len(train)))
+    stopping = EarlyStopping(config.patience) if config.patience else None
+    fit(
+        network,
+        to_device(network, train, normalisation),
+        to_device(network, validation, normalisation) if validation is not None else None,
+        optimizer=build_optimizer(config, build_schedule(config, steps_per_epoch)),
+        loss=SoftmaxCrossEntropy(config.label_smoothing),
+        epochs=config.epochs,
+        batch_size=size,
+        l2=config.l2,
+        clip_norm=config.clip_norm,
+        augmentation=build_augmentation(config, train),
+        seed=config.seed,
+        precision=config.precision,
+        log_every=config.log_every,
+        train_metrics=config.train_metrics,
+        callbacks=[*callbacks, stopping] if stopping else callbacks,
+        history=history,
+        checkpoints=checkpoints,
+    )
+    return stopping.best if stopping and stopping.best else history.records[-1]

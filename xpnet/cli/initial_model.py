@@ -1,0 +1,258 @@
+"""A training that begins from a saved model: what is taken from it, and what has to fit.
+
+The layers, their weights and running statistics, which of them are frozen, the normalisation and
+the dtype are those of the model. Dropout and noise are settings of the training: they are those of
+the model unless given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from xpnet.cli.predict import Model
+from xpnet.config import TrainConfig, make
+from xpnet.data.dataset import Dataset, Normalisation
+from xpnet.errors import CheckpointError, ConfigError, join_names, short_repr
+from xpnet.layers.activations import ACTIVATIONS
+from xpnet.layers.base import Layer
+from xpnet.network import Sequential
+from xpnet.runs.lock import MODEL
+from xpnet.utils.toml import read_toml
+
+_OF_TRAINING = ("Dropout", "GaussianNoise")
+
+
+@dataclass(frozen=True)
+class InitialModel:
+    """The model in the file `path`, whose content has the digest `sha256`."""
+
+    path: Path
+    model: Model
+    sha256: str
+
+    @classmethod
+    def read(cls, config: TrainConfig) -> InitialModel:
+        """What `config.initial_model` names. Raises `ConfigError`, `CheckpointError`."""
+        path = model_file(config)
+        if Path(_given(config)).is_dir() and not path.exists():
+            raise ConfigError(
+                f"initial_model: {path.parent} has no {MODEL}: give the folder of a run that was "
+                f"trained, or a .safetensors file"
+            )
+        try:
+            model = Model.load(path)
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        except CheckpointError as error:
+            raise CheckpointError(f"initial_model: {error}") from None
+        if config.initial_model_sha256 not in (None, sha256):
+            raise ConfigError(
+                f"initial_model: {path} is another file than the one recorded: its SHA-256 is "
+                f"{sha256}, that of initial_model_sha256 {config.initial_model_sha256}"
+            )
+        return cls(path, model, sha256)
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that describe its layers. Raises `ConfigError` where none can."""
+        widths, activations = [], []
+        training: dict[str, set[float]] = {"Dropout": set(), "GaussianNoise": set()}
+        names = {kind.__name__: name for name, kind in ACTIVATIONS.items()}
+        layers = self.model.network.architecture()
+        for layer in layers:
+            kind = layer["type"]
+            if kind == "Linear":
+                widths.append(layer["out_features"])
+            elif kind in training:
+                training[kind].add(layer["rate" if kind == "Dropout" else "std"])
+            elif kind in names:
+                activations.append(names[kind])
+        hidden = tuple(widths[:-1])
+        if len(activations) != len(hidden):
+            raise ConfigError(
+                f"initial_model: {self.path} has {len(activations)} activations for "
+                f"{len(hidden)} hidden layers, which python -m xpnet.train does not make: train "
+                f"it in Python, with xpnet.fit()"
+            )
+        found: dict[str, Any] = {
+            "hidden": hidden,
+            "batch_norm": any(layer["type"] == "BatchNorm" for layer in layers),
+            "dtype": str(self.model.network.dtype),
+            "normalise": "unit" if self._is_unit() else "standard",
+        }
+        if activations:
+            found["activation"] = _brief(tuple(activations))
+        for name, values in zip(("dropout", "noise"), training.values(), strict=True):
+            if len(values) < 2:
+                found[name] = max(values, default=0.0)
+        return found
+
+    def _is_unit(self) -> bool:
+        scale, shift = self.model.normalisation.scale, self.model.normalisation.shift
+        units = [1.0, 1 / 255]
+        return not numpy.any(shift) and any(numpy.all(scale == unit) for unit in units)
+
+    def copy_into(self, network: Sequential, data: Dataset, config: TrainConfig) -> None:
+        """Give `network`, built as `config` says for `data`, the weights of the model.
+
+        Raises `ConfigError`, naming what does not fit.
+        """
+        self._require_fit(data, config)
+        ours, theirs = _kept(network), _kept(self.model.network)
+        if ours != theirs:
+            here, there = next(
+                (a, b) for a, b in zip([*ours, None], [*theirs, None], strict=False) if a != b
+            )
+            raise ConfigError(
+                f"initial_model: {self.path} has {_name(there)} where the settings make "
+                f"{_name(here)}: leave the settings of the network out, or train in Python"
+            )
+        pairs = zip(_lasting(network.layers), _lasting(self.model.network.layers), strict=True)
+        for layer, trained in pairs:
+            layer.trainable = trained.trainable
+        old = self.model.network.state_dict()
+        places = zip(_places(old), _places(network.state_dict()), strict=True)
+        moved = dict(places)
+        state = {}
+        for name, values in old.items():
+            place, _, own = name.partition(".")
+            state[f"{moved[place]}.{own}"] = values
+        network.load_state_dict(state)
+
+    def _require_fit(self, data: Dataset, config: TrainConfig) -> None:
+        network, about = self.model.network, self.model.network.metadata
+        if network.in_features != data.features:
+            raise ConfigError(
+                f"initial_model: {self.path} takes {network.in_features} features a sample, and "
+                f"{config.dataset} has {data.features}"
+            )
+        knows_classes = isinstance(about, dict) and "classes" in about
+        same = self.model.classes == data.classes
+        if not (same if knows_classes else network.out_features == len(data.classes)):
+            raise ConfigError(
+                f"initial_model: {self.path} is made for {len(self.model.classes)} classes "
+                f"({join_names(self.model.classes)}), and {config.dataset} has {len(data.classes)} "
+                f"({join_names(data.classes)})"
+            )
+        shape = self.model.image_shape
+        if shape is not None and data.image_shape is not None and shape != data.image_shape:
+            raise ConfigError(
+                f"initial_model: {self.path} takes pictures of {shape} pixels, and those of "
+                f"{config.dataset} have {data.image_shape}"
+            )
+        is_pixels = data.x.dtype == numpy.uint8
+        if self.model.pixels is not None and self.model.pixels != is_pixels:
+            kinds = ("numbers with a fraction", "whole pixels 0..255")
+            raise ConfigError(
+                f"initial_model: {self.path} was trained on {kinds[self.model.pixels]}, and "
+                f"{config.dataset} holds {kinds[is_pixels]}"
+            )
+
+    def normalisation(self, config: TrainConfig, made: Normalisation) -> Normalisation:
+        """That of the model, or `made`, that of the settings, where its file does not say.
+
+        Raises `ConfigError` where `config.normalise` contradicts the model.
+        """
+        about = self.model.network.metadata
+        if not isinstance(about, dict) or "normalisation" not in about:
+            return made
+        found = "unit" if self._is_unit() else "standard"
+        if config.normalise != found:
+            raise ConfigError(
+                f"normalise: {self.path} was trained with {found}, found {config.normalise}: leave "
+                f"normalise out"
+            )
+        return self.model.normalisation
+
+
+def model_file(config: TrainConfig) -> Path:
+    """The file of `config.initial_model`, which may be a run folder."""
+    path = Path(_given(config))
+    return path / MODEL if path.is_dir() else path
+
+
+def settle(config: TrainConfig, initial: InitialModel | None = None) -> TrainConfig:
+    """`config` with the settings that its initial model decides, where they were not given.
+
+    `initial`: that model, where it was read already. Without an initial model `config` is returned
+    as it is. Raises `ConfigError` where a setting was given that contradicts the model,
+    `CheckpointError` for a model that cannot be read.
+    """
+    if config.initial_model is None:
+        return config
+    initial = initial or InitialModel.read(config)
+    found, given = initial.settings(), config.model_fields_set
+    layers = len(found["hidden"])
+    for name in ("hidden", "activation", "batch_norm"):
+        here, there = getattr(config, name), found.get(name, getattr(config, name))
+        # One activation stands for all layers.
+        both = [v * layers if name == "activation" and len(v) == 1 else v for v in (here, there)]
+        if name in given and both[0] != both[1]:
+            raise ConfigError(
+                f"{name}: the initial model {initial.path} has {_plain(there)}, found "
+                f"{_plain(here)}: leave {name} out"
+            )
+    for name in ("dropout", "noise"):
+        if name not in given and name not in found:
+            raise ConfigError(
+                f"{name}: the initial model {initial.path} has several values of it: give the one "
+                f"to train with"
+            )
+    if "split_seed" not in given:
+        found["split_seed"] = _split_seed_of(initial.path.parent, config)
+    taken = {name: value for name, value in found.items() if name not in given}
+    whole = {name: getattr(config, name) for name in given} | taken
+    return make(whole | {"initial_model_sha256": initial.sha256})
+
+
+def _split_seed_of(folder: Path, config: TrainConfig) -> int | None:
+    """That of the run in `folder`, if it was on the same data, so that its test part stays so.
+
+    With another split the network would be tested on samples that it was trained on.
+    """
+    try:
+        run = make(read_toml(folder / "config.toml"))
+    except ConfigError:
+        # There is none, or it is not that of a run.
+        return None
+    return run.seed_of_split if run.dataset == config.dataset else None
+
+
+def _given(config: TrainConfig) -> str:
+    assert config.initial_model is not None
+    return config.initial_model
+
+
+def _brief(activations: tuple[str, ...]) -> tuple[str, ...]:
+    return activations[:1] if len(set(activations)) == 1 else activations
+
+
+def _plain(value: Any) -> str:
+    return ",".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value).lower()
+
+
+def _kept(network: Sequential) -> list[dict[str, Any]]:
+    """The layers but for those that only training knows, frozen or not."""
+    plain = [{k: v for k, v in x.items() if k != "trainable"} for x in network.architecture()]
+    return [layer for layer in plain if layer["type"] not in _OF_TRAINING]
+
+
+def _lasting(layers: Iterable[Layer]) -> list[Layer]:
+    return [layer for layer in layers if type(layer).__name__ not in _OF_TRAINING]
+
+
+def _places(state: dict[str, Any]) -> list[str]:
+    """The positions of the layers that have something to load, as they stand in the names."""
+    return sorted({name.partition(".")[0] for name in state}, key=int)
+
+
+def _name(layer: dict[str, Any] | None) -> str:
+    if layer is None:
+        return "no further layer"
+    values = ", ".join(f"{k}={short_repr(v, 20)}" for k, v in layer.items() if k != "type")
+    return f"{layer['type']}({values})"

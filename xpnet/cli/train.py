@@ -1,0 +1,173 @@
+"""`python -m xpnet.train`: from a file of digits to a trained, saved, pictured network."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy
+import threadpoolctl
+
+from xpnet.accel import cublas
+from xpnet.backend import Backend
+from xpnet.cli import console
+from xpnet.cli.console import say
+from xpnet.cli.factory import (
+    about_prediction,
+    build_augmentation,
+    build_network,
+    fit_normalisation,
+    read_splits,
+    to_device,
+    train_from_config,
+)
+from xpnet.cli.initial_model import InitialModel, settle
+from xpnet.config import TrainConfig, from_command_line
+from xpnet.data import Normalisation, Splits
+from xpnet.data.normalisation import scale_hint
+from xpnet.errors import DivergenceError
+from xpnet.network import Sequential
+from xpnet.report.summary import (
+    collect_facts,
+    collect_metrics,
+    describe_data,
+    describe_test,
+    draw,
+    predict_test_set,
+    write_report,
+)
+from xpnet.runs.lock import MODEL
+from xpnet.runs.run_folder import METRICS, require_same, resume_command, run_folder
+from xpnet.serialization import save, write_atomically
+from xpnet.training import evaluate
+from xpnet.training.callbacks import Interrupted, Progress, StopAtInterrupt
+from xpnet.training.checkpoints import Checkpoints
+from xpnet.training.history import History, Record, loss_text
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; its exit code is 0, 2 bad input, 3 divergence, 130 Ctrl-C, 143 SIGTERM."""
+    arguments = sys.argv[1:] if argv is None else argv
+
+    def action() -> int:
+        train(from_command_line(arguments, "python -m xpnet.train"))
+        return 0
+
+    return console.run(action)
+
+
+def train(config: TrainConfig) -> Path:
+    """Read, build, train, test, save and draw as `config` says; returns the run folder."""
+    if config.resume and (config.resume / METRICS).exists():
+        require_same(config)
+        say(f"{config.resume}/ is finished: nothing is left to do")
+        return config.resume
+    initial = None if config.initial_model is None else InitialModel.read(config)
+    config = settle(config, initial)
+    backend = Backend(config.device)
+    if config.device == "auto":
+        say(f"device    auto chose {backend.device}")
+    cublas.require(config.precision, backend, config.dtype)
+    source, splits = read_splits(config)
+    say(*describe_data(source, splits).split("\n"))
+    if initial is not None:
+        say(f"weights   begin as those of {initial.path}")
+    hint = scale_hint(splits.train) if config.normalise == "unit" else ""
+    if hint:
+        say(hint)
+    with threadpoolctl.threadpool_limits(config.threads, user_api="blas"):
+        config = config.model_copy(update={"threads": config.threads or blas_threads()})
+        network = build_network(config, splits.train, backend, initial)
+        normalisation = fit_normalisation(config, splits.train, initial)
+        del initial  # Its weights need no memory during training.
+        network.metadata = {
+            "classes": list(splits.train.classes),
+            "image_shape": list(splits.train.image_shape or ()) or None,
+            "normalisation": normalisation.to_metadata(),
+            "pixels": splits.train.x.dtype == numpy.uint8,
+            **about_prediction(config, splits.train),
+        }
+        augmentation = build_augmentation(config, splits.train)
+        say("", *network.summary().split("\n"), "")
+        with run_folder(config) as folder:
+            facts = collect_facts(config, backend, source, splits, network)
+            history, kept = fit_network(config, network, splits, normalisation, folder, facts)
+            tested = evaluate(network, to_device(network, splits.test, normalisation))
+            say("", *describe_test(tested, splits.test.classes).split("\n"), "")
+            answers = predict_test_set(network, tested, splits.test, normalisation)
+            draw(folder, network, history, answers, splits.train, augmentation)
+            metrics = collect_metrics(facts, history, kept, answers)
+            write_report(folder, config, history, metrics, network, answers)
+            # The last of all: it says that the run is finished.
+            content = (json.dumps(metrics, indent=2) + "\n").encode()
+            write_atomically(folder / METRICS, content)
+    say(f"results   {folder}/")
+    say(*(f"          {path.name}" for path in sorted(folder.iterdir())))
+    return folder
+
+
+def fit_network(
+    config: TrainConfig,
+    network: Sequential,
+    splits: Splits,
+    normalisation: Normalisation,
+    folder: Path,
+    facts: dict[str, Any],
+) -> tuple[History, Record]:
+    """Train, and leave the history and the model in `folder`, interrupted or not.
+
+    Of what ends early there is a report too, as far as `facts` and the history go.
+
+    Returns the history and the record that the weights kept belong to: the last one, or with
+    early stopping the one of the lowest validation loss.
+    """
+    history, checkpoints = History(), Checkpoints(folder, config.checkpoint_every)
+    try:
+        kept = train_from_config(
+            config,
+            network,
+            splits.train,
+            splits.validation,
+            normalisation,
+            callbacks=[Progress(), StopAtInterrupt()],
+            history=history,
+            checkpoints=checkpoints,
+        )
+    except DivergenceError as error:
+        history.to_csv(folder / "history.csv")
+        last = "".join(f", last good checkpoint: {path}" for path in checkpoints.paths()[-1:])
+        ended = f"Diverged: {error}."
+        write_report(folder, config, history, facts, network, ended=ended, diverged=True)
+        raise DivergenceError(f"{error} (history so far: {folder}/history.csv{last})") from None
+    except Interrupted:
+        _keep(network, history, folder)
+        say("", f"interrupted: history and model so far are in {folder}/")
+        say(f"to go on:    {resume_command(config, folder)}")
+        ended = "Interrupted: not trained to the end, and not tested."
+        write_report(folder, config, history, facts, network, ended=ended)
+        raise
+    _keep(network, history, folder)
+    if kept is not history.records[-1]:
+        assert kept.val_loss is not None  # it is by this loss that the weights were kept
+        say(
+            f"kept the weights of epoch {kept.epoch}, whose validation loss "
+            f"{loss_text(kept.val_loss)} is the lowest"
+        )
+    return history, kept
+
+
+def _keep(network: Sequential, history: History, folder: Path) -> None:
+    history.to_csv(folder / "history.csv")
+    save(network, folder / MODEL)
+
+
+def blas_threads() -> int:
+    """How many threads the BLAS of this process uses now."""
+    pools = threadpoolctl.threadpool_info()
+    return max((pool["num_threads"] for pool in pools if pool["user_api"] == "blas"), default=1)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

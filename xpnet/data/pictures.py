@@ -1,0 +1,280 @@
+"""A picture of one digit, of any size and colour, made into what a network was trained on.
+
+MNIST was made so: each digit was fitted, with its proportions, into a box of 20 x 20 pixels
+and put into a field of 28 x 28 with its centre of mass in the middle (Y. LeCun, C. Cortes,
+C. Burges, "The MNIST database of handwritten digits"). A network trained on such images has
+learnt the position and the size as well, so a picture from elsewhere is treated likewise.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy
+
+from xpnet.backend import HostArray
+from xpnet.data.files import refuse_special
+from xpnet.errors import DataError, one_line
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
+_BOX = 20 / 28
+"""How much of the field's height and width the drawing takes."""
+
+_INK = 0.3
+"""Share of the contrast from which on a pixel belongs to the drawing: JPEG's noise stays below."""
+
+_FAINTEST = 16
+"""Grey levels, of 255, that the drawing has to differ from its background."""
+
+_SMALLEST = 16 / 28
+"""Of the digits of MNIST each takes more of the field's height or width than this."""
+
+_MOST_PIXELS = 2**25
+"""Some 5,800 by 5,800. With four bytes each, and what is made of them, they take 180 MB."""
+
+_LONGEST_SIDE = 2**16
+_PIXELS_AT_ONCE = 2**20
+
+
+def read_image(
+    path: str | Path, image_shape: tuple[int, int] = (28, 28), *, centred: bool = True
+) -> HostArray:
+    """The image file at `path` as `prepare` makes it: `image_shape`, uint8.
+
+    PNG, JPEG, BMP, GIF, WebP or TIFF; of an animation or of several pages the first.
+    Levels of more than 8 bits are scaled by as many bits as the largest of them takes (12 bits
+    in a 16-bit file as 12), floating-point ones from 0 to 1, to 255 or to the largest of them.
+
+    Raises `DataError`, naming the file, when it is missing, no such image, damaged, of more
+    than 33 million pixels (WebP: 16 million), or blank.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    path = Path(path)
+    with warnings.catch_warnings():
+        # What Pillow warns of besides are oddities of a file that it has read all the same.
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            grey = _opened(path)
+        except FileNotFoundError:
+            raise DataError(f"{path}: there is no such file") from None
+        except IsADirectoryError:
+            raise DataError(f"{path} is a folder: give the files in it") from None
+        except UnidentifiedImageError:
+            raise DataError(f"{path} is no PNG, JPEG, BMP, GIF, WebP or TIFF image") from None
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            raise _too_large(path, one_line(error)) from error
+        except MemoryError as error:
+            raise DataError(f"{path} does not fit into memory: scale it down") from error
+        except DataError:
+            raise
+        # A damaged file fails wherever its decoder happens to notice.
+        except Exception as error:
+            reason = one_line(getattr(error, "strerror", None) or error)
+            raise DataError(f"{path} cannot be read as an image: {reason}") from error
+    try:
+        return _prepared(grey, image_shape, centred)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def _opened(path: Path) -> HostArray:
+    """The grey levels of an image file, upright."""
+    from PIL import ExifTags, Image, ImageOps
+
+    refuse_special(path)
+    # Without `closing`, what could not be read would keep its memory until some later time.
+    with closing(Image.open(path, formats=_FORMATS)) as image:
+        # libwebp holds two pictures of its own beside Pillow's two.
+        most = _MOST_PIXELS // 2 if image.format == "WEBP" else _MOST_PIXELS
+        if math.prod(image.size) > most or max(image.size) > _LONGEST_SIDE:
+            raise _too_large(path, f"{image.width} x {image.height} pixels")
+        is_deep = any("16" in str(tile) for tile in image.tile)
+        image.load()
+        levels = _grey(image)
+        # Pillow has kept the upper 8 of 16 bits of a colour.
+        if is_deep and not _has_many_bits(image) and levels.max() < 128:
+            levels = levels * numpy.uint8(255 // (2 ** int(levels.max()).bit_length() - 1 or 1))
+        grey = Image.fromarray(levels)
+        # A camera that was held upright says so in a tag instead of turning the pixels.
+        tag = ExifTags.Base.Orientation
+        grey.getexif()[tag] = image.getexif().get(tag, 1)
+    return numpy.array(ImageOps.exif_transpose(grey))
+
+
+def _too_large(path: Path, found: str) -> DataError:
+    return DataError(f"{path} is too large an image, scale it down: {found}")
+
+
+def prepare(
+    image: Image, image_shape: tuple[int, int] = (28, 28), *, centred: bool = True
+) -> HostArray:
+    """A drawing as MNIST would hold it: `image_shape` (height, width), uint8, light on dark.
+
+    Transparency is laid over white, colour becomes grey, and a drawing that is darker than
+    its background (the median of the outermost pixels) is inverted. An image that is then of
+    `image_shape` already and stands as MNIST's do (see `is_centred`) is returned as it is, and so
+    is any of `image_shape` for a network whose own pictures do not stand so (`centred` is False).
+    Any other is taken for a drawing on a plain background: it is stretched to the full contrast,
+    cut to the drawing, scaled with its proportions until it fills 20/28 of the field's height or
+    width, and placed with its centre of mass on pixel `(height // 2, width // 2)`, counted
+    from 0, to the nearest pixel (as every image of MNIST is), or as near to it as leaves all
+    of the drawing within the field.
+
+    Raises `DataError` when there is nothing to see in the image.
+    """
+    return _prepared(_grey(image), image_shape, centred)
+
+
+def is_centred(picture: HostArray) -> bool:
+    """Whether `picture` `(height, width)`, uint8, light on dark, stands in its field as MNIST's do.
+
+    Its background is black, its drawing takes 16 to 20 pixels of 28 along its longer side (and as
+    much of a field of another size), and its centre of mass lies within a pixel of the middle one.
+    """
+    if int(picture.max()) - int(picture.min()) < _FAINTEST or _background(picture) >= _FAINTEST:
+        return False
+    rows, columns = _ink(picture)
+    shares = (
+        (lines.stop - lines.start) / side
+        for lines, side in zip((rows, columns), picture.shape, strict=True)
+    )
+    size = max(shares)
+    # Half a pixel more, for fields of which 20/28 is no whole number.
+    if not size + 0.5 / min(picture.shape) >= _SMALLEST or size > _BOX + 0.5 / min(picture.shape):
+        return False
+    return all(
+        abs(_centre(picture, axis) - side // 2) <= 1 for axis, side in enumerate(picture.shape)
+    )
+
+
+def _prepared(grey: HostArray, image_shape: tuple[int, int], centred: bool) -> HostArray:
+    grey = _light_on_dark(grey)
+    if grey.shape == tuple(image_shape) and (not centred or is_centred(grey)):
+        return grey
+    return _centred(_scaled(_cut_out(grey), image_shape), image_shape)
+
+
+def _grey(image: Image) -> HostArray:
+    """One channel, uint8, over white where the image is transparent."""
+    grey = numpy.empty((image.height, image.width), dtype=numpy.uint8)
+    scaled = _scaling(image) if _has_many_bits(image) else None
+    for top, strip in _strips(image):
+        levels = scaled(strip) if scaled else _grey_strip(strip)
+        grey[top : top + strip.height] = levels
+    return grey
+
+
+def _strips(image: Image) -> Iterator[tuple[int, Image]]:
+    """The image from top to bottom: a copy of all of it, of each kind, would take its room."""
+    rows = max(1, _PIXELS_AT_ONCE // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _has_many_bits(image: Image) -> bool:
+    """Whether Pillow would cut off the levels above 255."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _scaling(image: Image) -> Callable[[Image], HostArray]:
+    """What makes 0 to 255 of the levels of a strip of an image of many bits."""
+    levels = (numpy.asarray(strip) for _, strip in _strips(image))
+    found = [(float(strip.min()), float(strip.max())) for strip in levels]
+    low, high = min(low for low, _ in found), max(high for _, high in found)
+    if not all(math.isfinite(level) for pair in found for level in pair):
+        raise DataError("holds levels that are not finite")
+    base = min(low, 0.0)
+    if image.mode == "F":
+        top = 1.0 if low >= 0 and high <= 1 else 255.0 if low >= 0 and high <= 255 else high - base
+        return lambda strip: ((numpy.asarray(strip, numpy.float64) - base) * (255 / top)).astype(
+            numpy.uint8
+        )
+    top = 2 ** max(8, int(high - base).bit_length()) - 1
+    return lambda strip: ((numpy.asarray(strip, numpy.int64) - int(base)) * 255 // top).astype(
+        numpy.uint8
+    )
+
+
+def _grey_strip(image: Image) -> HostArray:
+    from PIL import Image as pillow
+
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        paper = pillow.new("RGBA", image.size, "white")
+        image = pillow.alpha_composite(paper, image)
+    return numpy.array(image.convert("L"))
+
+
+def _light_on_dark(grey: HostArray) -> HostArray:
+    low, high = int(grey.min()), int(grey.max())
+    if high - low < _FAINTEST:
+        raise DataError(
+            f"the image is blank: its grey levels, {low} to {high} of 255 (transparent counts as "
+            f"white), differ by less than {_FAINTEST}"
+        )
+    return grey if 2 * _background(grey) <= low + high else 255 - grey
+
+
+def _background(grey: HostArray) -> float:
+    rim = numpy.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    return float(numpy.median(rim))
+
+
+def _cut_out(grey: HostArray) -> HostArray:
+    """The drawing's bounding box, float32, background 0 and lightest point 1."""
+    background = _background(grey)
+    contrast = float(grey.max()) - background
+    cut = grey[_ink(grey)].astype(numpy.float32)
+    cut -= background
+    cut /= contrast
+    return cut.clip(0, 1, out=cut)
+
+
+def _ink(grey: HostArray) -> tuple[slice, slice]:
+    """Rows and columns of the drawing's bounding box."""
+    background = _background(grey)
+    ink = grey > background + _INK * (float(grey.max()) - background)
+    rows, columns = numpy.flatnonzero(ink.any(axis=1)), numpy.flatnonzero(ink.any(axis=0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def _centre(drawing: HostArray, axis: int) -> float:
+    """The centre of mass along `axis`, in pixels from 0."""
+    weights = drawing.sum(axis=1 - axis, dtype=numpy.float64)
+    return float(weights @ numpy.arange(len(weights)) / weights.sum())
+
+
+def _scaled(drawing: HostArray, image_shape: tuple[int, int]) -> HostArray:
+    """The drawing at the size that it is to have, antialiased, lightest point 1 again."""
+    from PIL import Image as pillow
+
+    height, width = drawing.shape
+    scale = min(_BOX * image_shape[0] / height, _BOX * image_shape[1] / width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    resized = pillow.fromarray(drawing).resize(size, pillow.Resampling.BICUBIC)
+    scaled = numpy.array(resized).clip(0, 1)
+    # A thin line of a large image has become faint.
+    scaled /= scaled.max()
+    return scaled
+
+
+def _centred(drawing: HostArray, image_shape: tuple[int, int]) -> HostArray:
+    """The drawing in an empty field, its centre of mass on the field's middle pixel."""
+    field = numpy.zeros(image_shape, dtype=numpy.uint8)
+    place = []
+    for axis, length in enumerate(drawing.shape):
+        start = math.floor(image_shape[axis] // 2 - _centre(drawing, axis) + 0.5)
+        start = min(max(start, 0), image_shape[axis] - length)
+        place.append(slice(start, start + length))
+    field[tuple(place)] = numpy.rint(drawing * 255)
+    return field

@@ -1,0 +1,1 @@
+"""The pictures: curves, confusion, weights, drawn by matplotlib."""

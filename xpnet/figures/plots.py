@@ -1,0 +1,396 @@
+"""Pictures of a training run as PNG files, drawn off-screen.
+
+All functions take data in host memory; those that write raise `CheckpointError`, naming the
+path, when it cannot be written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+
+from xpnet import random
+from xpnet.backend import HostArray
+from xpnet.errors import ShapeError
+from xpnet.figures.style import (
+    BLUE,
+    GREY,
+    RED,
+    SMALL,
+    TEXT,
+    TITLE,
+    VERMILION,
+    is_wide,
+    new_figure,
+    percent,
+    png,
+    shortened,
+    write,
+)
+from xpnet.report.calibration import Predictions
+from xpnet.training.history import History
+
+_RIGHT = LinearSegmentedColormap.from_list("right", ["#f2f7fb", "#7db8dd"])
+_WRONG = LinearSegmentedColormap.from_list("wrong", ["#ffffff", "#fdbb84", "#d7301f"])
+_MOST_CLASSES = 26
+_MOST_SAMPLES = 25
+_MOST_UNITS = 100
+_MOST_ROWS, _MOST_VERSIONS = 8, 9
+_MANY_RECORDS = 40
+
+
+def training_metrics(history: History, path: str | Path) -> None:
+    """Loss and accuracy of training and validation, side by side.
+
+    The horizontal axis counts epochs, or steps where records do not come once in so many
+    epochs. The loss has a logarithmic axis when it spans more than a factor of 30. A star
+    marks the best validation value; the legend gives it and the last values. Without any
+    accuracy the loss stands alone; without any record the picture says so.
+    """
+    write(_training_figure(history), path)
+
+
+def training_metrics_png(history: History) -> bytes:
+    """The picture of `training_metrics` as the bytes of a small PNG file, of 64 colours."""
+    return png(_training_figure(history), colours=64)
+
+
+def _training_figure(history: History) -> Figure:
+    figure = new_figure(11, 4.4)
+    if not history.records:
+        figure.text(0.5, 0.5, "no record yet", ha="center", va="center", fontsize=TITLE)
+        return figure
+    has_accuracy = any(value is not None for value in history.column("accuracy"))
+    loss_axes, *others = figure.subplots(1, 1 + has_accuracy, squeeze=False)[0]
+    _curves(loss_axes, history, "loss", "{:.4g}".format)
+    for axes in others:
+        _curves(axes, history, "accuracy", percent)
+    return figure
+
+
+def _curves(axes: Axes, history: History, name: str, show: Any) -> None:
+    x, unit = horizontal(history)
+    kinds = (
+        ("training", name, BLUE, "-", "o"),
+        ("validation", f"val_{name}", VERMILION, "--", "s"),
+    )
+    drawn: list[float] = []
+    for label, column, colour, line, marker in kinds:
+        points = [
+            (place, value)
+            for place, value in zip(x, history.column(column), strict=True)
+            if value is not None and math.isfinite(value)
+        ]
+        if not points:
+            continue
+        places, values = zip(*points, strict=True)
+        drawn += values
+        axes.plot(
+            places,
+            values,
+            line,
+            color=colour,
+            linewidth=2,
+            marker=marker if len(points) <= _MANY_RECORDS else None,
+            markersize=5,
+            label=f"{label} {show(values[-1])}",
+        )
+        if label == "validation":
+            best = values.index(min(values) if name == "loss" else max(values))
+            axes.plot(
+                places[best],
+                values[best],
+                "*",
+                color=colour,
+                markeredgecolor="black",
+                markersize=16,
+                zorder=3,
+                label=f"best {show(values[best])} ({unit} {places[best]:.10g})",
+            )
+    if name == "loss" and drawn and is_wide(drawn):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    elif name == "accuracy":
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+    if len(x) == 1:
+        axes.set_xlim(x[0] - 1, x[0] + 1)
+    axes.set_title(name.capitalize(), fontsize=TITLE)
+    axes.set_xlabel(unit, fontsize=TEXT)
+    axes.tick_params(labelsize=TEXT)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if drawn:
+        axes.legend(loc="best", fontsize=TEXT)
+
+
+def horizontal(history: History) -> tuple[list[float], str]:
+    """Where each record stands, and the unit of that."""
+    records = history.records
+    steps, last = history.column("step"), records[-1]
+    if not all(before < after for before, after in pairwise(steps)):
+        # Two runs went into one history.
+        return [float(number) for number in range(1, len(records) + 1)], "record"
+    per_epoch, rest = divmod(steps[0], max(records[0].epoch, 1))
+    # An interrupted run's last record comes before its epoch's end.
+    if (
+        rest == 0
+        and all(record.step == per_epoch * record.epoch for record in records[:-1])
+        and per_epoch * (last.epoch - 1) < last.step <= per_epoch * last.epoch
+    ):
+        return [step / per_epoch for step in steps], "epoch"
+    return steps, "step"
+
+
+def confusion_matrix(counts: HostArray, classes: Sequence[str], path: str | Path) -> None:
+    """Which class was taken for which: a row is a true class, a column a predicted one.
+
+    `counts`: `(C, C)` integers. Off the diagonal the colour is the share of the true class
+    that was mistaken so, on a scale of its own; on the diagonal the share that was recognised
+    (the recall, also written there up to 12 classes). Up to 26 classes have their counts in
+    the cells, empty where 0. Raises `ShapeError` unless there are C classes.
+    """
+    write(_confusion_figure(counts, classes), path)
+
+
+def _confusion_figure(counts: HostArray, classes: Sequence[str]) -> Figure:
+    size = len(classes)
+    if counts.shape != (size, size) or size == 0:
+        raise ShapeError(f"counts has shape {counts.shape}, expected ({size}, {size}): one a class")
+    names = [shortened(name, 18) for name in classes]
+    cell = 0.66 if size <= 12 else 0.46 if size <= _MOST_CLASSES else 12 / size
+    side = max(size * cell, 3)
+    cell = side / size
+    # Inches that the longest name takes at the side, and slanting, below.
+    room = max(map(len, names)) * 0.62 * TEXT / 72
+    slanted = room > cell * -(-size // _MOST_CLASSES)
+    figure = new_figure(side + 1.9 + room, side + 1.1 + (0.72 * room if slanted else 0))
+    axes = figure.subplots()
+
+    of_class = counts.sum(axis=1, keepdims=True)
+    shares = counts / numpy.maximum(of_class, 1)
+    diagonal = numpy.eye(size, dtype=bool)
+    scale = Normalize(0, max(float(shares[~diagonal].max(initial=0)), 0.01))
+    colours = numpy.where(diagonal[..., None], _RIGHT(shares), _WRONG(scale(shares)))
+    axes.imshow(colours, interpolation="nearest")
+
+    if size <= _MOST_CLASSES:
+        longest = max(len(str(int(counts.max()))), 3)
+        fontsize = min(TEXT, 0.85 * 72 * cell / (0.62 * longest))
+        for (row, column), count in numpy.ndenumerate(counts):
+            text = str(int(count))
+            if row == column and size <= 12 and of_class[row, 0]:
+                text += f"\n{percent(shares[row, row], 1)}"
+            elif count == 0 and row != column:
+                continue
+            dark = colours[row, column, :3] @ (0.299, 0.587, 0.114) < 0.5
+            axes.text(
+                column,
+                row,
+                text,
+                ha="center",
+                va="center",
+                fontsize=min(fontsize, SMALL) if "\n" in text else fontsize,
+                color="white" if dark else "black",
+            )
+
+    # Only so many names as have room.
+    ticks = range(0, size, -(-size // _MOST_CLASSES))
+    shown = [names[tick] for tick in ticks]
+    slant: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    # A dollar sign in a name is a dollar sign.
+    axes.set_xticks(ticks, shown, parse_math=False, **(slant if slanted else {}))
+    axes.set_yticks(ticks, shown, parse_math=False)
+    axes.tick_params(labelsize=TEXT, length=0)
+    axes.set_xlabel("predicted", fontsize=TEXT)
+    axes.set_ylabel("true", fontsize=TEXT)
+    if size <= _MOST_CLASSES:
+        edges = numpy.arange(size + 1) - 0.5
+        axes.hlines(edges, -0.5, size - 0.5, color="#dddddd", linewidth=0.8)
+        axes.vlines(edges, -0.5, size - 0.5, color="#dddddd", linewidth=0.8)
+    total, right = int(counts.sum()), int(counts.trace())
+    title = f"Accuracy {percent(right / total)} ({right:,} of {total:,})" if total else "No sample"
+    axes.set_title(title, fontsize=TITLE)
+    bar = figure.colorbar(ScalarMappable(scale, _WRONG), ax=axes, shrink=0.7, pad=0.02)
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+    bar.ax.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+    bar.set_label("mistaken, share of the true class", fontsize=TEXT)
+    bar.ax.tick_params(labelsize=SMALL)
+    return figure
+
+
+def sample_predictions(
+    images: HostArray,
+    probabilities: HostArray,
+    labels: HostArray,
+    classes: Sequence[str],
+    path: str | Path,
+) -> None:
+    """The first 25 samples with the predicted class, the true one, and their probabilities.
+
+    `images`: `(N, height, width)`, N at least 1, shown on one grey scale; `probabilities`:
+    `(N, C)`; `labels`: `(N,)`. A wrong prediction has a cross and a thick red frame.
+    `choose_samples` says which samples are worth a look. Raises `ShapeError`.
+    """
+    write(_samples_figure(images, probabilities, labels, classes), path)
+
+
+def _samples_figure(
+    images: HostArray, probabilities: HostArray, labels: HostArray, classes: Sequence[str]
+) -> Figure:
+    shape = (len(labels), len(classes))
+    if images.ndim != 3 or len(images) != len(labels) or probabilities.shape != shape or 0 in shape:
+        raise ShapeError(
+            f"images, probabilities and labels have shapes {images.shape}, "
+            f"{probabilities.shape} and {labels.shape}, expected (N, height, width), "
+            f"(N, {len(classes)}) and (N,), N at least 1"
+        )
+    count = min(len(images), _MOST_SAMPLES)
+    columns = max(min(5, count), 3)
+    rows = -(-count // columns)
+    figure = new_figure(2 * columns, 2.5 * rows + 0.5)
+    figure.suptitle("Predicted and true labels (✓ right, ✗ mistaken)", fontsize=TITLE)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    names = [shortened(name, 12) for name in classes]
+    long = max(map(len, names)) > 4
+    shades = Normalize(float(images[:count].min()), float(images[:count].max()))
+    for number, axes in enumerate(grid):
+        if number >= count:
+            axes.set_axis_off()
+            continue
+        p, label = probabilities[number], int(labels[number])
+        guess = int(p.argmax())
+        wrong = guess != label
+        axes.imshow(images[number], cmap="gray", norm=shades, interpolation="nearest")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        title = f"{'✗' if wrong else '✓'} {names[guess]}  {percent(p[guess], 1)}"
+        title += f"\ntrue {names[label]}" + (f"  {percent(p[label], 1)}" if wrong else "")
+        axes.set_title(
+            title,
+            fontsize=SMALL if long else TEXT,
+            color=RED if wrong else "black",
+            fontweight="bold" if wrong and not long else "normal",
+            parse_math=False,
+        )
+        axes.spines[:].set(color=RED if wrong else GREY, linewidth=4 if wrong else 0.5)
+    return figure
+
+
+def choose_samples(probabilities: HostArray, labels: HostArray, count: int, seed: int) -> HostArray:
+    """Which samples to show: `(min(count, N),)` indices, the mistaken ones first.
+
+    Up to a third (at least one, if there is any) are mistaken, those that the network was
+    surest of; the others are drawn at random from the rightly classified ones. Where one
+    kind has too few, the other makes up for it. The same arguments give the same indices.
+    """
+    return choose_predictions(Predictions.of(probabilities, labels), labels, count, seed)
+
+
+def choose_predictions(
+    predictions: Predictions, labels: HostArray, count: int, seed: int
+) -> HostArray:
+    """The same as `choose_samples`, of predictions without the probabilities of all classes."""
+    wrong = predictions.classes != labels
+    mistakes, hits = numpy.flatnonzero(wrong), numpy.flatnonzero(~wrong)
+    mistakes = mistakes[numpy.argsort(-predictions.confidence[mistakes], kind="stable")]
+    hits = random.generator(seed, "samples to show").permutation(hits)
+    of_mistakes = max(-(-count // 3), count - len(hits))
+    mistakes = mistakes[:of_mistakes]
+    return numpy.concatenate([mistakes, hits[: count - len(mistakes)]])
+
+
+def augmented_samples(originals: HostArray, changed: HostArray, path: str | Path) -> None:
+    """An original in each row, and beside it what augmentation makes of it.
+
+    `originals`: `(n, height, width)`; `changed`: `(n, k, height, width)`, the versions of each;
+    n and k at least 1, shown on one grey scale. The first 8 rows and the first 9 versions are
+    drawn. Raises `ShapeError`.
+    """
+    write(_augmented_figure(originals, changed), path)
+
+
+def _augmented_figure(originals: HostArray, changed: HostArray) -> Figure:
+    pictures = changed.shape[:1] + changed.shape[2:]
+    if originals.ndim != 3 or originals.shape != pictures or 0 in changed.shape:
+        raise ShapeError(
+            f"originals and changed have shapes {originals.shape} and {changed.shape}, expected "
+            f"(n, height, width) and (n, k, height, width), n and k at least 1"
+        )
+    originals, changed = originals[:_MOST_ROWS], changed[:_MOST_ROWS, :_MOST_VERSIONS]
+    rows, columns = len(originals), 1 + changed.shape[1]
+    figure = new_figure(max(1.2 * columns, 6), 1.2 * rows + 0.9)
+    figure.suptitle("Originals and augmented versions of each", fontsize=TITLE)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    both = numpy.concatenate([originals[:, None], changed], axis=1)
+    shades = Normalize(float(both.min()), float(both.max()))
+    for (row, column), axes in numpy.ndenumerate(grid):
+        axes.imshow(both[row, column], cmap="gray", norm=shades, interpolation="nearest")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        is_original = column == 0
+        if row == 0:
+            axes.set_title("original" if is_original else str(column), fontsize=TEXT)
+        axes.spines[:].set(color=BLUE if is_original else GREY, linewidth=4 if is_original else 0.5)
+    return figure
+
+
+def first_layer_weights(weight: HostArray, image_shape: tuple[int, int], path: str | Path) -> None:
+    """What each unit of the first layer looks for: its weights as an image.
+
+    `weight`: `(out, in)` with `in == height * width`. The 100 units with the largest norm,
+    largest first, on one colour scale that is symmetric around 0; it ends at the 99.8th
+    percentile of the absolute weights shown, so that a single one does not pale the others.
+    Raises `ShapeError`.
+    """
+    write(_weights_figure(weight, image_shape), path)
+
+
+def _weights_figure(weight: HostArray, image_shape: tuple[int, int]) -> Figure:
+    height, width = image_shape
+    if weight.ndim != 2 or weight.shape[1] != height * width or 0 in weight.shape:
+        raise ShapeError(
+            f"weight has shape {weight.shape}, expected (out, {height * width}) for images of "
+            f"{height} x {width}"
+        )
+    norms = numpy.linalg.norm(weight, axis=1)
+    chosen = weight[numpy.argsort(-norms, kind="stable")[:_MOST_UNITS]]
+    count, units = len(chosen), len(weight)
+    columns = math.ceil(math.sqrt(count))
+    rows = -(-count // columns)
+    gap = max(1, width // 14)
+    mosaic = numpy.full((rows * (height + gap) - gap, columns * (width + gap) - gap), numpy.nan)
+    for number, unit in enumerate(chosen):
+        top, left = number // columns * (height + gap), number % columns * (width + gap)
+        mosaic[top : top + height, left : left + width] = unit.reshape(height, width)
+    limit = float(numpy.quantile(numpy.abs(chosen), 0.998)) or 1.0
+
+    across = max(0.85 * columns, 5)
+    figure = new_figure(across + 1.2, across * mosaic.shape[0] / mosaic.shape[1] + 0.6)
+    axes = figure.subplots()
+    image = axes.imshow(
+        mosaic, cmap="RdBu_r", norm=Normalize(-limit, limit), interpolation="nearest"
+    )
+    axes.set_axis_off()
+    title = "First layer: weights of " + (
+        f"{count} of {units} units (largest norms)" if count < units else f"all {units} units"
+    )
+    axes.set_title(title, fontsize=TITLE)
+    clipped = bool((numpy.abs(chosen) > limit).any())
+    bar = figure.colorbar(
+        image, ax=axes, shrink=0.7, pad=0.02, extend="both" if clipped else "neither"
+    )
+    bar.ax.tick_params(labelsize=TEXT)
+    return figure

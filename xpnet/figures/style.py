@@ -1,0 +1,70 @@
+"""What all pictures share: an off-screen figure, sizes and colours, and how a file is written.
+
+Each picture is drawn on a `Figure` and an Agg canvas of its own: no window, no pyplot, no state
+that two threads or a caller's notebook could share. A file's bytes are a function of what is
+drawn.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from PIL import Image
+
+from xpnet.serialization import write_atomically
+
+DPI = 130
+TITLE, TEXT, SMALL = 14, 12, 10
+# Okabe and Ito's blue and vermilion can be told apart without colour vision.
+BLUE, VERMILION, RED, GREY = "#0072B2", "#D55E00", "#c1121f", "#666666"
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty white figure, `width` x `height` inches."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def write(figure: Figure, path: str | Path) -> None:
+    """The figure as a PNG file. Raises `CheckpointError` where it cannot be written."""
+    write_atomically(Path(path), png(figure))
+
+
+def png(figure: Figure, colours: int | None = None) -> bytes:
+    """The bytes of a PNG file of the figure, in so many `colours`: a third of the size."""
+    picture = io.BytesIO()
+    # matplotlib would write its version.
+    figure.savefig(picture, format="png", dpi=DPI, metadata={"Software": None})
+    if colours is None:
+        return picture.getvalue()
+    small = io.BytesIO()
+    Image.open(picture).convert("RGB").quantize(colours).save(small, "png", optimize=True)
+    return small.getvalue()
+
+
+def shortened(name: str, length: int) -> str:
+    """`name` on one line, without its middle where it is too long: ends tell names apart.
+
+    A character that matplotlib's font does not have becomes the sign for that, U+FFFD.
+    """
+    known = get_font(findfont(FontProperties())).get_charmap()
+    name = " ".join(str(name).split())
+    name = "".join(letter if ord(letter) in known else "\ufffd" for letter in name)
+    tail = length // 3
+    return name if len(name) <= length else f"{name[: length - tail - 1]}…{name[-tail:]}"
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """`0.9375` as `93.75 %`, and what is not defined (None) as `–`."""
+    return "–" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def is_wide(values: Sequence[float]) -> bool:
+    """Whether values span more than a factor of 30, so that their axis should be logarithmic."""
+    return 0 < 30 * min(values) < max(values)

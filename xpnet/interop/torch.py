@@ -1,0 +1,299 @@
+"""`to_torch` and `from_torch`: a network as `torch.nn.Sequential`, and back.
+
+Both libraries keep weights as `(out, in)` under the same names, count a layer's position the
+same way, and mean the same by BatchNorm's momentum (the share of the new batch), ε and running
+variance (unbiased), so only names of settings differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy
+
+from xpnet import layers
+from xpnet.backend import Backend
+from xpnet.errors import ConfigError
+from xpnet.interop.peers import imported, kind_of, require_network, require_own_forward
+from xpnet.layers import activations
+from xpnet.layers.base import Layer
+from xpnet.network import Sequential
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_INSTALL = "torch"
+_HOOKS = {
+    "forward_pre_hook": " (torch.nn.utils.remove_weight_norm, prune.remove)",
+    "forward_hook": "",
+    "backward_pre_hook": "",
+    "backward_hook": "",
+}
+"""Hooks that a module may have, each with how those of PyTorch itself are removed."""
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A layer and the module of `torch.nn` that does the same.
+
+    `names`: a setting's name there for each of ours. `only`: what further settings of the module
+    must be to mean our layer; the first value is the one we write.
+    """
+
+    layer: type[Layer]
+    module: str
+    names: dict[str, str] = field(default_factory=dict)
+    only: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+_PAIRS = (
+    _Pair(layers.Linear, "Linear", {"in_features": "in_features", "out_features": "out_features"}),
+    _Pair(layers.Dropout, "Dropout", {"rate": "p"}),
+    _Pair(
+        layers.BatchNorm,
+        "BatchNorm1d",
+        {"features": "num_features", "momentum": "momentum", "epsilon": "eps"},
+        {"track_running_stats": (True,)},
+    ),
+    _Pair(layers.LayerNorm, "LayerNorm", {"features": "normalized_shape", "epsilon": "eps"}),
+    _Pair(activations.ReLU, "ReLU"),
+    _Pair(activations.LeakyReLU, "LeakyReLU", {"slope": "negative_slope"}),
+    _Pair(activations.Sigmoid, "Sigmoid"),
+    _Pair(activations.Tanh, "Tanh"),
+    _Pair(activations.GELU, "GELU", only={"approximate": ("tanh",)}),
+    _Pair(activations.Softmax, "Softmax", only={"dim": (1, -1)}),
+)
+
+
+def to_torch(network: Sequential) -> nn.Sequential:
+    """`network` as a `torch.nn.Sequential` on the CPU, of the same dtype, in evaluation mode.
+
+    It owns copies of the parameters and running statistics and gives the same outputs, `(N,
+    in_features) -> (N, out_features)`; position and name of each parameter are the same too.
+    `GaussianNoise`, which PyTorch lacks, becomes `Identity`: right for prediction, and to be
+    replaced by a module of your own before training on. Parameters of a frozen layer require no
+    gradient.
+
+    Raises `ConfigError` without PyTorch, and for a layer of another kind, by its position.
+
+        module = xn.to_torch(network)
+        logits = module(torch.from_numpy(x))             # x (N, 784), logits (N, 10)
+    """
+    require_network(network, "to_torch()")
+    torch = imported("torch", "to_torch()", _INSTALL)
+    with torch.random.fork_rng(devices=[]):  # each module draws weights, which we replace
+        modules = [_module(torch.nn, *numbered) for numbered in enumerate(network.layers)]
+    sequential: nn.Sequential = torch.nn.Sequential(*modules).to(getattr(torch, str(network.dtype)))
+    to_host = network.backend.to_host
+    state = {name: torch.from_numpy(to_host(a)) for name, a in network.state_dict().items()}
+    sequential.load_state_dict(state)
+    for module, layer in zip(sequential, network.layers, strict=True):
+        module.requires_grad_(layer.trainable)
+    return sequential.eval()
+
+
+def _module(nn: Any, position: int, layer: Layer) -> Any:
+    require_own_forward(position, layer)
+    if type(layer) is layers.GaussianNoise:
+        return nn.Identity()
+    for pair in _PAIRS:
+        if type(layer) is pair.layer:
+            settings = {theirs: getattr(layer, ours) for ours, theirs in pair.names.items()}
+            fixed = {name: values[0] for name, values in pair.only.items()}
+            return getattr(nn, pair.module)(**settings, **fixed)
+    raise ConfigError(f"layer {position}, {layer}, has no counterpart in PyTorch: leave it out")
+
+
+def from_torch(sequential: nn.Sequential, *, device: str | Backend = "cpu") -> Sequential:
+    """A `torch.nn.Sequential` of layers that xpnet has, as a network on `device`.
+
+    It owns copies of the parameters and running statistics, has their dtype (float32 or
+    float64), and predicts what `sequential` gives in evaluation mode. `Identity` and `Flatten`
+    do nothing to `(N, features)` and are left out, so later layers move up, and a `Sequential`
+    within is taken as its modules. A module without bias or gains gets the ones that change
+    nothing, 0 and 1, which train from then on; one without parameters may occur several times.
+    A module none of whose parameters requires a gradient becomes a frozen layer.
+
+    Raises `ConfigError` without PyTorch, and for a module that is no layer of xpnet's, or whose
+    settings mean none, by its name and position. So it does for what would be left out in
+    silence: hooks, a replaced `forward`, parametrizations, `weight_norm`, `spectral_norm` and
+    pruning, parameters that two modules share; and for a module without values (lazy, or on the
+    meta device).
+
+        module = nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
+        network = xn.from_torch(module)
+        logits = network.forward(x)                      # x (N, 784), logits (N, 10)
+    """
+    torch = imported("torch", "from_torch()", _INSTALL)
+    if not isinstance(sequential, torch.nn.Sequential) or not _runs_in_order(torch, sequential):
+        raise ConfigError(
+            f"from_torch() takes a torch.nn.Sequential, found {kind_of(sequential)}: give the "
+            f"layers as one"
+        )
+    _require_plain(torch, "the torch.nn.Sequential", sequential)
+    made: list[Layer] = []
+    state: dict[str, Any] = {}
+    owners: dict[int, str] = {}
+    for where, module in _flat(torch, sequential, ""):
+        if _does_nothing(torch.nn, module):
+            continue
+        layer = _layer(torch.nn, where, module)
+        tensors = _tensors(torch, where, module, layer)
+        for name, tensor in tensors.items():
+            owner = owners.setdefault(tensor.data_ptr(), where)
+            if owner != where:
+                raise ConfigError(
+                    f"{where} shares its {name} with {owner} and layers of xpnet share none: put "
+                    f"a copy.deepcopy() of the module in its place"
+                )
+        state |= {f"{len(made)}.{name}": tensor.detach() for name, tensor in tensors.items()}
+        layer.trainable = _is_trainable(where, module)
+        made.append(layer)
+    network = Sequential(made, backend=device, dtype=_dtype(state))
+    own = network.state_dict()
+    network.load_state_dict(
+        {name: network.backend.to_host(array) for name, array in own.items()}
+        | {name: numpy.from_dlpack(tensor.cpu()) for name, tensor in state.items()}
+    )
+    return network
+
+
+def _flat(torch: Any, sequential: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """The modules in order, those of a `Sequential` within too, with what to call each."""
+    for position, module in enumerate(sequential):
+        place = f"{prefix}{position}"
+        where = f"module {place} of the torch.nn.Sequential, {kind_of(module)},"
+        _require_plain(torch, where, module)
+        if isinstance(module, torch.nn.Sequential) and _runs_in_order(torch, module):
+            yield from _flat(torch, module, f"{place}.")
+        else:
+            yield where, module
+
+
+def _runs_in_order(torch: Any, sequential: Any) -> bool:
+    kind, own = type(sequential), torch.nn.Sequential
+    return kind.forward is own.forward and kind.__call__ is own.__call__
+
+
+def _require_plain(torch: Any, where: str, module: Any) -> None:
+    """Raise `ConfigError` for what changes a module's outputs or gradients from outside of it."""
+    if isinstance(module, torch.nn.modules.lazy.LazyModuleMixin):
+        raise ConfigError(f"{where} is lazy, so it has no weights yet: call it on a batch first")
+    everywhere = vars(torch.nn.modules.module)
+    for kind, fix in _HOOKS.items():
+        hooks = [*getattr(module, f"_{kind}s", {}).values()]
+        of_all = [*everywhere.get(f"_global_{kind}s", {}).values()]
+        if hooks or of_all:
+            called = kind_of((hooks + of_all)[0])
+            if called == "function":
+                called = (hooks + of_all)[0].__name__
+            raise ConfigError(
+                f"{where} has a {kind.replace('_', ' ')} ({called}), which xpnet does not see: "
+                f"remove it first{fix}"
+            )
+    if "forward" in vars(module):
+        raise ConfigError(
+            f"{where} has a replaced forward(), which xpnet does not see: delete it first"
+        )
+    if torch.nn.utils.parametrize.is_parametrized(module):
+        names = ", ".join(module.parametrizations)
+        raise ConfigError(
+            f"{where} has a parametrization of its {names}, which xpnet does not see: remove it "
+            f"first (torch.nn.utils.parametrize.remove_parametrizations)"
+        )
+
+
+def _tensors(torch: Any, where: str, module: Any, layer: Layer) -> dict[str, Any]:
+    """The arrays of a module's state that its layer has too, each fit to be copied."""
+    found = {}
+    known = (*layer.parameters(), *layer.buffers())
+    present = {**module._parameters, **module._buffers, **module._modules}
+    for name in present:
+        if name not in (*known, "num_batches_tracked"):
+            raise ConfigError(
+                f"{where} has {name!r}, which a {type(layer).__name__} of xpnet has not: give the "
+                f"plain module"
+            )
+    for name in known:
+        tensor = getattr(module, name, None)
+        if tensor is None:
+            # 0 and 1 change nothing in the place of a bias and of gains.
+            if name in layer.buffers() or (name == "weight" and type(layer) is layers.Linear):
+                raise ConfigError(f"{where} has no {name}, so it cannot be taken over")
+            continue
+        if tensor.is_meta:
+            raise ConfigError(
+                f"{where} lies on the meta device, where its {name} has no values: load them first"
+            )
+        if tensor.layout != torch.strided or not _is_plain_tensor(torch, tensor):
+            raise ConfigError(
+                f"{where} has a {name} that is no dense tensor ({kind_of(tensor)}, "
+                f"{tensor.layout}): convert it first"
+            )
+        if getattr(tensor, "_backward_hooks", None):
+            raise ConfigError(
+                f"{where} has a hook on its {name}, which xpnet does not see: remove it first"
+            )
+        found[name] = tensor
+    return found
+
+
+def _is_plain_tensor(torch: Any, tensor: Any) -> bool:
+    return type(tensor) in (torch.Tensor, torch.nn.Parameter)
+
+
+def _is_trainable(where: str, module: Any) -> bool:
+    """Whether the parameters of a module require a gradient, all or none of them."""
+    found = {parameter.requires_grad for parameter in module.parameters()}
+    if len(found) > 1:
+        raise ConfigError(
+            f"{where} has parameters that require a gradient and others that do not: a layer of "
+            f"xpnet is frozen as a whole, so give all of them the same requires_grad"
+        )
+    return False not in found
+
+
+def _does_nothing(nn: Any, module: Any) -> bool:
+    if type(module) is nn.Flatten:
+        return (module.start_dim, module.end_dim) == (1, -1)
+    return type(module) is nn.Identity
+
+
+def _layer(nn: Any, where: str, module: Any) -> Layer:
+    for pair in _PAIRS:
+        if type(module) is not getattr(nn, pair.module):
+            continue
+        for name, values in pair.only.items():
+            if getattr(module, name) not in values:
+                raise ConfigError(
+                    f"{where} has {name} {getattr(module, name)!r}: xpnet has it with "
+                    f"{' or '.join(map(repr, values))} only"
+                )
+        settings = {ours: getattr(module, theirs) for ours, theirs in pair.names.items()}
+        if settings.get("momentum", 0) is None:
+            raise ConfigError(f"{where} has momentum None, an average over all batches: set one")
+        if pair.layer is layers.LayerNorm:
+            shape = tuple(settings["features"])
+            if len(shape) != 1:
+                raise ConfigError(f"{where} normalises over {shape}: xpnet does over one dimension")
+            settings["features"] = shape[0]
+        try:
+            return pair.layer(**settings)
+        except ConfigError as error:
+            raise ConfigError(f"{where} cannot be had in xpnet: {error}") from None
+    known = ", ".join(pair.module for pair in _PAIRS)
+    raise ConfigError(
+        f"{where} is no layer that xpnet has: it knows {known}, Identity, Flatten, Sequential"
+    )
+
+
+def _dtype(state: dict[str, Any]) -> str:
+    found = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()})
+    if len(found) > 1 or not set(found) <= {"float32", "float64"}:
+        raise ConfigError(
+            f"the torch.nn.Sequential has parameters of {' and '.join(found)}: convert it with "
+            f".float() or .double()"
+        )
+    return found[0] if found else "float32"

@@ -1,0 +1,23 @@
+"""The layers: each a forward and a backward pass, derived by hand, on `xp`."""
+
+from xpnet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
+from xpnet.layers.base import Layer, Parameter
+from xpnet.layers.dropout import Dropout, GaussianNoise
+from xpnet.layers.linear import Linear
+from xpnet.layers.normalization import BatchNorm, LayerNorm
+
+__all__ = [
+    "GELU",
+    "BatchNorm",
+    "Dropout",
+    "GaussianNoise",
+    "Layer",
+    "LayerNorm",
+    "LeakyReLU",
+    "Linear",
+    "Parameter",
+    "ReLU",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
+]

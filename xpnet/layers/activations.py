@@ -1,0 +1,253 @@
+"""Activations: elementwise layers without parameters, and the softmax.
+
+For an elementwise `y = f(x)` the chain rule is `dx = dy · f′(x)`; each class derives its `f′`
+from what it kept of the forward pass. `x`, `y`, `dy`, `dx`: `(N, features)`, float32 or
+float64, on one backend. See `Layer` for how long returned arrays live.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from xpnet.accel import dispatch
+from xpnet.backend import Array, array_module
+from xpnet.layers.base import Layer
+from xpnet.utils.arguments import real
+
+
+@dataclass(eq=False)
+class ReLU(Layer):
+    """Rectifier: `y = max(x, 0)`.
+
+    `f′(x) = 1` for `x > 0`, else 0 (at the kink itself 0, as everybody chooses), so
+    `dx = dy · [x > 0]`. Nair, Hinton, "Rectified linear units improve restricted Boltzmann
+    machines", ICML 2010.
+    """
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        """`(N, F) -> (N, F)`."""
+        xp = array_module(x)
+        self.x, y = x, self.like(x, "y")
+        if not dispatch.did("relu", x, y):
+            xp.maximum(x, self.workspace.zeros(xp, x.shape, x.dtype), out=y)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        """`(N, F) -> (N, F)`."""
+        xp = array_module(dy, self.x)
+        positive = self.workspace.array(xp, "positive", dy.shape, bool)
+        dx = self.like(dy, "dx")
+        if not dispatch.did("relu_backward", dy, self.x, dx):
+            xp.greater(self.x, 0, out=positive)
+            xp.copyto(dx, positive)
+            xp.multiply(dx, dy, out=dx)
+        return dx
+
+
+@dataclass(eq=False)
+class LeakyReLU(Layer):
+    """Leaky rectifier: `y = x` for `x > 0`, else `slope · x`, with `0 ≤ slope < 1`.
+
+    Because `slope < 1`, `y = max(x, slope · x)`. `f′(x) = 1` for `x > 0`, else `slope`; the two
+    steps are one line as `max([x > 0], slope)`. Maas, Hannun, Ng, "Rectifier nonlinearities
+    improve neural network acoustic models", ICML 2013. Default slope 0.01, as in PyTorch.
+    """
+
+    slope: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.slope = real("slope of LeakyReLU", self.slope, 0, 1)
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        """`(N, F) -> (N, F)`."""
+        xp = array_module(x)
+        self.x = x
+        y = xp.multiply(x, self.slope, out=self.like(x, "y"))
+        return xp.maximum(x, y, out=y)
+
+    def backward(self, dy: Array) -> Array:
+        """`(N, F) -> (N, F)`."""
+        xp = array_module(dy, self.x)
+        positive = self.workspace.array(xp, "positive", dy.shape, bool)
+        dx = self.like(dy, "dx")
+        if not dispatch.did("leaky_relu_backward", dy, self.x, float(self.slope), dx):
+            xp.greater(self.x, 0, out=positive)
+            xp.maximum(positive, self.slope, out=dx, dtype=dx.dtype)
+            xp.multiply(dy, dx, out=dx)
+        return dx
+
+
+@dataclass(eq=False)
+class Sigmoid(Layer):
+    """Logistic function: `y = σ(x) = 1 / (1 + exp(−x))`.
+
+    Written as `exp(min(x, 0)) / (1 + exp(−|x|))`, which is the same number and cannot overflow:
+    for `x < 0` numerator and denominator are multiplied by `exp(x)`. From
+    `σ′ = exp(−x) / (1 + exp(−x))² = σ (1 − σ)`: `dx = dy · y · (1 − y)`.
+    """
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        """`(N, F) -> (N, F)`."""
+        xp = array_module(x)
+        self.y = self.like(x, "y")
+        if not dispatch.did("sigmoid", x, self.y):
+            sigmoid(xp, x, out=self.y, scratch=self.like(x, "scratch"))
+        return self.y
+
+    def backward(self, dy: Array) -> Array:
+        """`(N, F) -> (N, F)`."""
+        xp = array_module(dy, self.y)
+        dx = self.like(dy, "dx")
+        if not dispatch.did("sigmoid_backward", dy, self.y, dx):
+            xp.subtract(1, self.y, out=dx)
+            xp.multiply(dx, self.y, out=dx)
+            xp.multiply(dx, dy, out=dx)
+        return dx
+
+
+@dataclass(eq=False)
+class Tanh(Layer):
+    """Hyperbolic tangent: `y = tanh(x)`.
+
+    `tanh′ = 1 − tanh²`, so `dx = dy · (1 − y²)`.
+    """
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        """`(N, F) -> (N, F)`."""
+        xp = array_module(x)
+        self.y = xp.tanh(x, out=self.like(x, "y"))
+        return self.y
+
+    def backward(self, dy: Array) -> Array:
+        """`(N, F) -> (N, F)`."""
+        xp = array_module(dy, self.y)
+        dx = self.like(dy, "dx")
+        if not dispatch.did("tanh_backward", dy, self.y, dx):
+            xp.multiply(self.y, self.y, out=dx)
+            xp.subtract(1, dx, out=dx)
+            xp.multiply(dx, dy, out=dx)
+        return dx
+
+
+_GELU_SCALE = math.sqrt(2 / math.pi)
+_GELU_CUBIC = 0.044715
+
+
+@dataclass(eq=False)
+class GELU(Layer):
+    """Gaussian error linear unit, in its tanh form: `y = ½ x (1 + tanh u)`.
+
+    `u = √(2/π) · (x + 0.044715 x³)` (Hendrycks, Gimpel, "Gaussian error linear units", 2016,
+    section 2). NumPy has no erf, so this is PyTorch's `GELU(approximate="tanh")`. With
+    `t = tanh u` and `u′ = √(2/π) · (1 + 3 · 0.044715 x²)` the product rule gives
+    `dx = dy · (½ (1 + t) + ½ x (1 − t²) u′)`.
+    """
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        """`(N, F) -> (N, F)`."""
+        xp = array_module(x)
+        self.x = x
+        self.t = t = self.like(x, "t")
+        y = self.like(x, "y")
+        if dispatch.did("gelu", x, _GELU_CUBIC, _GELU_SCALE, t, y):
+            return y
+        xp.multiply(x, x, out=t)
+        xp.multiply(t, _GELU_CUBIC, out=t)
+        xp.add(t, 1, out=t)
+        xp.multiply(t, x, out=t)
+        xp.multiply(t, _GELU_SCALE, out=t)
+        xp.tanh(t, out=t)
+        xp.add(t, 1, out=y)
+        xp.multiply(y, x, out=y)
+        return xp.multiply(y, 0.5, out=y)
+
+    def backward(self, dy: Array) -> Array:
+        """`(N, F) -> (N, F)`."""
+        xp = array_module(dy, self.x)
+        dx, slope = self.like(dy, "dx"), self.like(dy, "slope")
+        if dispatch.did("gelu_backward", dy, self.x, self.t, 3 * _GELU_CUBIC, _GELU_SCALE, dx):
+            return dx
+        xp.multiply(self.x, self.x, out=slope)
+        xp.multiply(slope, 3 * _GELU_CUBIC, out=slope)
+        xp.add(slope, 1, out=slope)
+        xp.multiply(slope, _GELU_SCALE, out=slope)
+        xp.multiply(self.t, self.t, out=dx)
+        xp.subtract(1, dx, out=dx)
+        xp.multiply(dx, slope, out=dx)
+        xp.multiply(dx, self.x, out=dx)
+        xp.add(dx, self.t, out=dx)
+        xp.add(dx, 1, out=dx)
+        xp.multiply(dx, 0.5, out=dx)
+        return xp.multiply(dx, dy, out=dx)
+
+
+@dataclass(eq=False)
+class Softmax(Layer):
+    """Softmax over the features of each row: `y_j = exp(x_j) / Σ_k exp(x_k)`.
+
+    `∂y_j/∂x_k = y_j ([j = k] − y_k)`, so summing over `j`:
+    `dx_k = Σ_j dy_j y_j ([j = k] − y_k) = y_k (dy_k − Σ_j dy_j y_j)`.
+    A classifier's last layer stays linear: `SoftmaxCrossEntropy` takes logits.
+    """
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        """`(N, F) -> (N, F)`, each row positive with sum 1."""
+        xp = array_module(x)
+        row = self.workspace.array(xp, "row", (len(x), 1), x.dtype)
+        self.y = y = self.like(x, "y")
+        if not dispatch.did("softmax", x, y):
+            softmax(xp, x, axis=1, shifted=y, total=row, out=y)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        """`(N, F) -> (N, F)`."""
+        xp = array_module(dy, self.y)
+        row = self.workspace.array(xp, "row", (len(dy), 1), dy.dtype)
+        if dispatch.did("softmax_backward", dy, self.y, self.like(dy, "dx")):
+            return self.like(dy, "dx")
+        dx = xp.multiply(dy, self.y, out=self.like(dy, "dx"))
+        xp.sum(dx, axis=1, keepdims=True, out=row)
+        xp.subtract(dy, row, out=dx)
+        return xp.multiply(dx, self.y, out=dx)
+
+
+ACTIVATIONS: dict[str, type[Layer]] = {
+    "relu": ReLU,
+    "leaky_relu": LeakyReLU,
+    "sigmoid": Sigmoid,
+    "tanh": Tanh,
+    "gelu": GELU,
+}
+"""The activations of hidden layers by the names that settings and `Sequential` know."""
+
+
+def softmax(xp: Any, x: Array, *, axis: int, shifted: Array, total: Array, out: Array) -> Array:
+    """Stable softmax along `axis`, leaving its parts where a loss wants them.
+
+    `exp(x_j) / Σ exp(x_k)` does not change when a constant is added to all `x`; with the
+    maximum subtracted the largest exponential is 1, so nothing overflows at any input.
+    On return `shifted = x − max x`, `total = Σ exp(shifted)` (with `axis` kept, length 1) and
+    `out = exp(shifted) / total`; `out` may be `shifted`, which is then lost.
+    """
+    xp.max(x, axis=axis, keepdims=True, out=total)
+    xp.subtract(x, total, out=shifted)
+    xp.exp(shifted, out=out)
+    xp.sum(out, axis=axis, keepdims=True, out=total)
+    return xp.divide(out, total, out=out)
+
+
+def sigmoid(xp: Any, x: Array, *, out: Array, scratch: Array) -> Array:
+    """`σ(x) = exp(min(x, 0)) / (1 + exp(−|x|))`, exact in relative terms at both ends.
+
+    On return `scratch = 1 + exp(−|x|)`.
+    """
+    xp.absolute(x, out=scratch)
+    xp.negative(scratch, out=scratch)
+    xp.exp(scratch, out=scratch)
+    xp.add(scratch, 1, out=scratch)
+    xp.minimum(x, 0, out=out)
+    xp.exp(out, out=out)
+    return xp.divide(out, scratch, out=out)

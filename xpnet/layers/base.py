@@ -1,0 +1,293 @@
+"""What every layer is: a forward and a backward pass over parameters that the network holds."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self
+
+from xpnet.backend import Array, array_module
+from xpnet.errors import ConfigError, ShapeError, deprecated, short_repr
+from xpnet.initializers import Initializer
+from xpnet.utils.introspection import (
+    as_python,
+    config_of,
+    is_own,
+    optional_arguments,
+    parameters_of,
+)
+from xpnet.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What a layer asks the network to hold for it.
+
+    `decays` is True for matrices, which L2 and weight decay shrink, and False for biases,
+    gains and running statistics. `order` is that of the array in memory: `"C"`, row after row,
+    or `"F"`, column after column.
+    """
+
+    shape: tuple[int, ...]
+    initializer: Initializer
+    decays: bool = False
+    order: Literal["C", "F"] = "C"
+
+
+@dataclass(eq=False)
+class Layer:
+    """Base of all layers. Batch first: `x` is `(N, features)`.
+
+    `forward(x, training=...) -> y` and, after a forward pass with `training=True`,
+    `backward(dy) -> dx`, where `dy = ∂L/∂y` and `dx = ∂L/∂x` for the loss `L`. `backward` also
+    writes `∂L/∂p` of each parameter `p` into the gradients it was bound to.
+
+    **Life of arrays.** What `forward` and `backward` return is a buffer of the layer, made on
+    the first batch and written over by the next one: copy what must last. Inside a step every
+    result is written into such a buffer by an `xp` call with `out=`, so a step allocates
+    nothing. `Sequential.forward(..., training=False)` returns an array of its own. A layer of
+    your own that keeps to this, and whose step changes nothing in Python, may say so by
+    `replayable: ClassVar[bool] = True` in its class: `fit()` then records and replays it too.
+
+    **Threads.** A prediction runs on copies of the layers, one set for each thread, which share
+    parameters and hyperparameters with the layers and have a `workspace` of their own. So take
+    buffers from `self.workspace` (or `self.like`), and assign to attributes instead of writing
+    into arrays that they hold.
+
+    **Parameters.** A layer names them in `parameters()` and, where it has statistics that
+    no gradient moves, `buffers()`; the network allots and initialises them and calls `bind()`.
+    A layer belongs to one network; `copy()` gives one that may join another, with the values
+    that it has now.
+
+    **Layers within a layer** are found among its attributes, and in lists, tuples and dicts
+    there. Without methods of its own for them, a composite has their parameters and buffers
+    under `attribute.name`, and they draw random numbers by their place in it.
+
+    **Files.** `get_config()` gives what the class has to be called with to make such a layer
+    again: the fields of a dataclass, or the parameters of `__init__`, each kept under its own
+    name. `xpnet.load(path, custom_objects={"Scale": Scale})` makes layers of your own by it.
+    """
+
+    mixes_rows: ClassVar[bool] = False
+    """Whether a row of `y` in training depends on other rows of `x`."""
+
+    workspace: Workspace = field(init=False, repr=False)
+    values: dict[str, Array] = field(init=False, repr=False)
+    gradients: dict[str, Array] = field(init=False, repr=False)
+    statistics: dict[str, Array] = field(init=False, repr=False)
+    _trainable: bool = field(init=False, repr=False)
+    _network: weakref.ref[Any] | None = field(init=False, repr=False)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """A layer with no values yet; a subclass's own `__init__` need not call this one's."""
+        made = super().__new__(cls)
+        made.workspace = Workspace()
+        made.values, made.gradients, made.statistics = {}, {}, {}
+        made._trainable, made._network = True, None
+        return made
+
+    def __post_init__(self) -> None:
+        """Check the fields; a subclass that does begins with `super().__post_init__()`."""
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training changes the layer's parameters; True unless set to False.
+
+        The parameters of a layer that is not trainable (a frozen layer) get no update, have no
+        part in L2, weight decay and the norm that gradients are clipped to, and take no place
+        in the state of an optimizer. A frozen `BatchNorm` normalises by its running statistics
+        and leaves them as they are. Layers within the layer follow it. It is set between two
+        calls of `fit()`; an optimizer that has made updates serves the network no longer then.
+        """
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        if not isinstance(value, bool):
+            raise ConfigError(f"trainable must be True or False, found {short_repr(value)}")
+        network = self._network() if self._network is not None else None
+        if network is not None:
+            network._set_trainable(self, value)
+            return
+        for layer in walk([self]):
+            layer._trainable = value
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the layer belongs to a network, which need not exist any longer."""
+        return self._network is not None
+
+    def parameters(self) -> dict[str, Parameter]:
+        """The parameters to be trained, by name."""
+        return _prefixed({name: layer.parameters() for name, layer in self.sublayers().items()})
+
+    def buffers(self) -> dict[str, Parameter]:
+        """The arrays that belong to the layer's state and get no gradient, by name."""
+        return _prefixed({name: layer.buffers() for name, layer in self.sublayers().items()})
+
+    def bind(
+        self,
+        values: dict[str, Array],
+        gradients: dict[str, Array],
+        statistics: dict[str, Array],
+    ) -> None:
+        """Take views of the network's store; called by `Sequential`."""
+        self.values, self.gradients, self.statistics = values, gradients, statistics
+        for name, layer in self.sublayers().items():
+            layer.bind(*(_below(name, views) for views in (values, gradients, statistics)))
+
+    def sublayers(self) -> dict[str, Layer]:
+        """The layers that this one is made of, by the name of their attribute.
+
+        Those in a list, tuple or dict are called `attribute.0`, or `attribute.key`; in a list of
+        lists, `attribute.0.1`.
+        """
+        return {
+            name: layer
+            for attribute, value in vars(self).items()
+            for name, layer in layers_in(value, attribute)
+        }
+
+    def seed(self, seed: int, position: int | str) -> None:
+        """Learn the network's seed and this layer's place in it (layers that draw use it).
+
+        `position`: its number in the network or, within another layer, that layer's position
+        and its own number there, as in `"3/0"`.
+        """
+
+    def seek(self, samples: int) -> None:
+        """Draw next what belongs to training sample number `samples` (layers that draw)."""
+
+    def output_features(self, features: int | None) -> int | None:
+        """Features of `y`, given those of `x` (None: not known yet)."""
+        return features
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        """`y` for a batch `x`."""
+        raise TypeError(f"{type(self).__name__} defines no forward pass")
+
+    def backward(self, dy: Array) -> Array:
+        """`dx` for the batch of the last training forward pass, given `dy`."""
+        raise TypeError(f"{type(self).__name__} defines no backward pass")
+
+    def backward_parameters(self, dy: Array) -> None:
+        """Only the parameters' gradients: the first layer is not asked for `dx`."""
+        self.backward(dy)
+
+    def like(self, array: Array, name: str) -> Array:
+        """This layer's buffer called `name`, with the shape and dtype of `array`."""
+        return self.workspace.array(array_module(array), name, array.shape, array.dtype)
+
+    def copy(self) -> Layer:
+        """A layer with the same hyperparameters and values, which belongs to no network.
+
+        The network that it joins begins with these values instead of drawing new ones.
+        """
+        return copy.deepcopy(self)
+
+    def without_arrays(self) -> Layer:
+        """A copy that has no values, as the layer was before it joined a network."""
+        made = copy.deepcopy(self) if self.sublayers() else copy.copy(self)
+        for layer in walk([made]):
+            layer.values, layer.statistics = {}, {}
+        return made
+
+    def get_config(self) -> dict[str, Any]:
+        """What the class is to be called with, for `summary()` and for files: plain values.
+
+        Initializers that have a default are left out: a file has the values themselves. Raises
+        `ConfigError` for a parameter of `__init__` that is no attribute.
+        """
+        if type(self).hyperparameters is not Layer.hyperparameters:
+            return self.hyperparameters()  # a class written for version 0.1
+        return self._found_config()
+
+    def _found_config(self) -> dict[str, Any]:
+        optional = optional_arguments(type(self))
+        return {
+            name: as_python(value)
+            for name, value in config_of(self).items()
+            if not (isinstance(value, Initializer) and name in optional)
+        }
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """The former name of `get_config()`, deprecated."""
+        deprecated("Layer.hyperparameters()", "get_config()")
+        # Not `get_config`, which asks a method that overrides this one and may call it.
+        is_overridden = type(self).hyperparameters is not Layer.hyperparameters
+        return self._found_config() if is_overridden else self.get_config()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy, by whatever way, belongs to no network.
+        state = vars(self) | {"_network": None, "gradients": {}, "workspace": Workspace()}
+        if not is_own(type(self)):
+            return state
+        kept = {
+            "values",
+            "gradients",
+            "statistics",
+            "workspace",
+            *parameters_of(type(self)),
+        }
+        return {name: v for name, v in state.items() if name in kept or name[0] == "_"}
+
+    def __str__(self) -> str:
+        kept = self.get_config().values()
+        inside = ", ".join(f"{v:g}" if isinstance(v, float) else repr(v) for v in kept)
+        return f"{type(self).__name__}({inside})"
+
+
+def require_features(layer: Layer, expected: int, found: int | None) -> None:
+    """Raise `ShapeError` unless the layer before gives what `layer` takes."""
+    if found is not None and found != expected:
+        raise ShapeError(
+            f"{layer} takes {expected} features and is given {found}: "
+            f"make it {type(layer).__name__}({found}, …) or change the layer before it"
+        )
+
+
+def walk(layers: Iterable[Layer]) -> Iterator[Layer]:
+    """`layers`, and all that are within them, each once: those of a layer right after it."""
+    for layer, _ in walk_positions(layers):
+        yield layer
+
+
+def walk_positions(layers: Iterable[Layer]) -> Iterator[tuple[Layer, int | str]]:
+    """`walk`, each layer with its position as `Layer.seed` takes it: `3`, then `"3/0"`, ..."""
+    outermost = list(layers)
+    seen = {id(layer) for layer in outermost}
+
+    def inside(layer: Layer, position: int | str) -> Iterator[tuple[Layer, int | str]]:
+        yield layer, position
+        for number, other in enumerate(layer.sublayers().values()):
+            if id(other) not in seen:
+                seen.add(id(other))
+                yield from inside(other, f"{position}/{number}")
+
+    for position, layer in enumerate(outermost):
+        yield from inside(layer, position)
+
+
+def layers_in(value: Any, name: str = "") -> Iterator[tuple[str, Layer]]:
+    """The layers in an attribute called `name`, each with its own name."""
+    if isinstance(value, Layer):
+        yield name, value
+    elif isinstance(value, list | tuple | dict):
+        inside = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in inside:
+            yield from layers_in(item, f"{name}.{key}")
+
+
+def _prefixed(named: dict[str, dict[str, Parameter]]) -> dict[str, Parameter]:
+    return {
+        f"{prefix}.{name}": parameter
+        for prefix, parameters in named.items()
+        for name, parameter in parameters.items()
+    }
+
+
+def _below(prefix: str, views: dict[str, Array]) -> dict[str, Array]:
+    start = f"{prefix}."
+    return {n.removeprefix(start): view for n, view in views.items() if n.startswith(start)}

@@ -1,0 +1,162 @@
+"""Layers that draw random numbers in training: `Dropout` and `GaussianNoise`.
+
+Shapes: `x`, `dx`: `(N, in)`; `y`, `dy`: `(N, out)`; float32 or float64. `1` is a vector of
+ones, so `1ᵀ A` sums the rows of `A` and is one matrix-vector product.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from xpnet import random
+from xpnet.accel import dispatch
+from xpnet.backend import Array, Backend, array_module
+from xpnet.layers.base import Layer
+from xpnet.utils.arguments import real
+
+
+@dataclass(eq=False)
+class _Drawing(Layer):
+    """What `Dropout` and `GaussianNoise` share: random bits for each training sample and unit.
+
+    They are a pure function of (seed, layer, number of the training sample, unit): see
+    `xpnet.random`. So they are the same on every backend, and however samples are cut into
+    batches.
+    """
+
+    purpose: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.seed(0, 0)
+
+    def seed(self, seed: int, position: int | str) -> None:
+        """Draws follow from the network's seed and the layer's position in it."""
+        self._seed, self._purpose = seed, f"{self.purpose} {position}"
+        self.seek(0)
+
+    def seek(self, samples: int) -> None:
+        """The next row is that of training sample number `samples` since the start."""
+        self._samples = samples
+        self._counters: Array | None = None
+        self._units: Array = ()
+
+    def _bits(self, x: Array, units: int) -> Array:
+        """32 random bits for each row of `x` and each unit; moves on to the next `N` samples."""
+        xp, count, workspace = array_module(x), len(x), self.workspace
+        self._place(x, units)
+        rows = random.sample_words(workspace, self._counters, count).reshape(count, 1)
+        bits = workspace.array(xp, "bits", (count, units), xp.uint32)
+        spare = workspace.array(xp, "spare", (count, units), xp.uint32)
+        return random.hash_bits(rows, self._units, out=bits, scratch=spare)
+
+    def _place(self, x: Array, units: int) -> None:
+        """Upload what the draws start from: the counter of the next row, a word per unit."""
+        if self._counters is not None and len(self._units) == units:
+            return
+        backend = Backend.of(x)
+        start = random.first_counter(self._seed, self._purpose, self._samples)
+        self._counters = backend.asarray([start], dtype=backend.xp.uint64)
+        words = random.unit_keys(self._seed, f"{self._purpose} units", units)
+        self._units = backend.asarray(words)
+
+
+@dataclass(eq=False)
+class Dropout(_Drawing):
+    """Inverted dropout: in training each unit is 0 with probability `rate`, else `x / (1 − rate)`.
+
+    `y = x · m` with `m = [kept] / (1 − rate)`, so `E[y] = x` and prediction needs no change; for a
+    given mask the layer is linear, `dx = dy · m`. Srivastava, Hinton, Krizhevsky, Sutskever,
+    Salakhutdinov, "Dropout", JMLR 2014, section 10 (the inverted form).
+
+    Raises `ConfigError` for a rate outside of `[0, 1)`.
+    """
+
+    rate: float = 0.5
+    purpose = "dropout"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.rate = real("rate of Dropout", self.rate, 0, 1)
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        """`(N, F) -> (N, F)`; the identity unless `training`."""
+        if not training:
+            return x
+        xp, units = array_module(x), x.shape[1]
+        self.mask, y = self.like(x, "mask"), self.like(x, "y")
+        threshold, scale = min(round(self.rate * 2**32), 2**32 - 1), 1 / (1 - self.rate)
+        self._place(x, units)
+        if dispatch.did("dropout", x, self._counters, self._units, threshold, scale, self.mask, y):
+            return y
+        bits = self._bits(x, units)
+        kept = self.workspace.array(xp, "kept", x.shape, bool)
+        xp.greater_equal(bits, threshold, out=kept)
+        xp.multiply(kept, scale, out=self.mask, dtype=x.dtype)
+        return xp.multiply(x, self.mask, out=y)
+
+    def backward(self, dy: Array) -> Array:
+        """`(N, F) -> (N, F)`, through the mask of the last forward pass."""
+        xp = array_module(dy, self.mask)
+        return xp.multiply(dy, self.mask, out=self.like(dy, "dx"))
+
+
+@dataclass(eq=False)
+class GaussianNoise(_Drawing):
+    """In training adds to each value a normal draw: `y = x + σ n`, `n ~ N(0, 1)`; `dx = dy`.
+
+    At the input and after each `BatchNorm`, whose outputs have deviation 1 to begin with, a
+    `std` σ of 0.1 to 0.3 takes the place of dropout: Rasmus, Valpola, Honkala, Berglund,
+    Raiko, "Semi-supervised learning with ladder networks", NeurIPS 2015, table 1, the baseline.
+
+    Two draws from one 32-bit word, by Box and Muller ("A note on the generation of random normal
+    deviates", 1958): its upper half gives `u` in (0, 1], its lower half an angle `a`, and
+    `√(−2 log u) cos a` and `√(−2 log u) sin a` are independent and normal (none beyond 4.7).
+
+    Raises `ConfigError` for a `std` below 0, or of 1e19 or more.
+    """
+
+    std: float = 0.1
+    purpose = "noise"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Its square is taken.
+        self.std = real("std of GaussianNoise", self.std, 0, 1e19)
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        """`(N, F) -> (N, F)`; the identity unless `training`."""
+        if not training:
+            return x
+        xp, (count, features) = array_module(x), x.shape
+        half, y = (features + 1) // 2, self.like(x, "y")
+        self._place(x, half)
+        factor = -2 * float(self.std) ** 2
+        if dispatch.did("gaussian_noise", x, self._counters, self._units, factor, y):
+            return y
+        bits = self._bits(x, half)
+        radius = self.workspace.array(xp, "radius", (count, half), x.dtype)
+        angle = self.workspace.array(xp, "angle", (count, half), x.dtype)
+        upper = self.workspace.array(xp, "upper", (count, half), xp.uint32)
+        xp.right_shift(bits, 16, out=upper)
+        xp.bitwise_and(bits, 2**16 - 1, out=bits)
+        xp.multiply(bits, math.tau / 2**16, out=angle, dtype=x.dtype)
+        xp.add(upper, 1, out=upper)
+        xp.multiply(upper, 2**-16, out=radius, dtype=x.dtype)
+        xp.log(radius, out=radius)
+        xp.multiply(radius, factor, out=radius)
+        xp.sqrt(radius, out=radius)
+        wave = self.workspace.array(xp, "wave", (count, half), x.dtype)
+        xp.cos(angle, out=wave)
+        xp.multiply(wave, radius, out=wave)
+        xp.copyto(y[:, :half], wave)
+        xp.sin(angle, out=wave)
+        xp.multiply(wave, radius, out=wave)
+        xp.copyto(y[:, half:], wave[:, : features - half])
+        return xp.add(y, x, out=y)
+
+    def backward(self, dy: Array) -> Array:
+        """`(N, F) -> (N, F)`: `dy` itself."""
+        return dy

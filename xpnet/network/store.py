@@ -1,0 +1,164 @@
+"""The memory of a network: flat arrays, and views of them under the names of its parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xpnet import random
+from xpnet.backend import Array, Backend
+from xpnet.errors import CheckpointError, ConfigError, short_repr
+from xpnet.layers.base import Layer, Parameter
+
+
+@dataclass(frozen=True)
+class Block:
+    """One flat array, contiguous and 64-byte-aligned, and views of it, laid out as `layout`."""
+
+    flat: Array
+    layout: dict[str, Parameter]
+    views: dict[str, Array]
+
+    @classmethod
+    def zeros(cls, backend: Backend, dtype: Any, layout: dict[str, Parameter]) -> Block:
+        """A block that holds `layout`, filled with zeros. Raises `MemoryError`."""
+        size = sum(math.prod(p.shape) for p in layout.values())
+        # Beyond this size NumPy raises other errors than MemoryError.
+        if size > 2**48:
+            raise MemoryError(f"{size} parameters")
+        flat = backend.zeros(size, dtype)
+        return cls(flat, layout, views_of(flat, layout))
+
+
+@dataclass(frozen=True)
+class Store:
+    """All arrays of a network, each kind in one block.
+
+    `trained`, `gradients`: the parameters that are trained, matrices first, of which the first
+    `decays` entries are those that decay. `frozen`, `unused`: the others, and where layers write
+    gradients of them that nothing reads. `statistics`: what no gradient moves. `parameters`:
+    views of all parameters, in the order of the layers. `first_trained`: the first layer with
+    parameters that are trained.
+    """
+
+    trained: Block
+    gradients: Block
+    frozen: Block
+    unused: Block
+    statistics: Block
+    parameters: dict[str, Array]
+    decays: int
+    first_trained: int
+
+    @classmethod
+    def of(
+        cls,
+        layers: Sequence[Layer],
+        state: Mapping[str, Array],
+        backend: Backend,
+        dtype: Any,
+        seed: int,
+    ) -> Store:
+        """The store of `layers`.
+
+        Each parameter begins with its value in `state` or, of a layer that belongs to no network
+        and has values, with that; else with new draws. Raises `ConfigError` for a value of another
+        shape, and `MemoryError`.
+        """
+        wanted: dict[str, Parameter] = {}
+        statistics: dict[str, Parameter] = {}
+        frozen: dict[str, Parameter] = {}
+        known = dict(state)
+        for position, layer in enumerate(layers):
+            own = {f"{position}.{n}": p for n, p in layer.parameters().items()}
+            wanted |= own
+            frozen |= {} if layer.trainable else own
+            statistics |= {f"{position}.{n}": p for n, p in layer.buffers().items()}
+            if not layer.is_bound:
+                carried = layer.values | layer.statistics
+                known |= {f"{position}.{n}": value for n, value in carried.items()}
+        trained = {name: p for name, p in wanted.items() if name not in frozen}
+        matrices = {name: p for name, p in trained.items() if p.decays}
+        layout = matrices | {name: p for name, p in trained.items() if not p.decays}
+        with backend.current():
+            kinds = (layout, layout, frozen, frozen, statistics)
+            values, gradients, rest, unused, moved = (
+                Block.zeros(backend, dtype, kind) for kind in kinds
+            )
+            views = values.views | rest.views | moved.views
+            for name, parameter in (wanted | statistics).items():
+                value = known.get(name)
+                if value is None:
+                    generator = random.generator(seed, f"parameter {name}")
+                    value = parameter.initializer(generator, parameter.shape)
+                elif value.shape != parameter.shape:
+                    raise ConfigError(
+                        f"{name} has the shape {parameter.shape}, and the layer brings values of "
+                        f"shape {tuple(value.shape)}: make a new layer"
+                    )
+                else:
+                    value = Backend.of(value).to_host(value)
+                views[name][...] = backend.asarray(value, dtype=dtype)
+        return cls(
+            trained=values,
+            gradients=gradients,
+            frozen=rest,
+            unused=unused,
+            statistics=moved,
+            parameters={name: views[name] for name in wanted},
+            decays=sum(math.prod(p.shape) for p in matrices.values()),
+            first_trained=min(map(_position, trained), default=len(layers)),
+        )
+
+    def bind(self, layers: Sequence[Layer]) -> None:
+        """Let `layers` read and write here."""
+        gradients = self.gradients.views | self.unused.views
+        kinds = (self.parameters, gradients, self.statistics.views)
+        views = [by_layer(kind) for kind in kinds]
+        for position, layer in enumerate(layers):
+            layer.bind(*(of.get(position, {}) for of in views))
+
+
+def _position(name: str) -> int:
+    return int(name.partition(".")[0])
+
+
+def views_of(flat: Array, layout: dict[str, Parameter]) -> dict[str, Array]:
+    """Views of `flat` `(P,)` by name, one behind the other in the order of `layout`."""
+    views, start = {}, 0
+    for name, parameter in layout.items():
+        end = start + math.prod(parameter.shape)
+        views[name] = _shaped(flat[start:end], parameter)
+        start = end
+    return views
+
+
+def _shaped(flat: Array, parameter: Parameter) -> Array:
+    """A stretch of the store as `parameter` has it: a view."""
+    if parameter.order == "F":
+        return flat.reshape(parameter.shape[::-1]).T
+    return flat.reshape(parameter.shape)
+
+
+def by_layer(views: Mapping[str, Array]) -> dict[int, dict[str, Array]]:
+    """`{"0.weight": …}` as `{0: {"weight": …}}`."""
+    found: dict[int, dict[str, Array]] = {}
+    for name, view in views.items():
+        found.setdefault(_position(name), {})[name.partition(".")[2]] = view
+    return found
+
+
+def require_fit(shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Any]) -> None:
+    """Raise `CheckpointError` unless `state` holds arrays of these names and shapes alone."""
+    if shapes.keys() != state.keys():
+        missing, extra = sorted(shapes.keys() - state.keys()), sorted(state.keys() - shapes.keys())
+        raise CheckpointError(
+            f"the state does not belong to this network: missing {short_repr(missing, 200)}, "
+            f"not known {short_repr(extra, 200)}"
+        )
+    for name, shape in shapes.items():
+        found = tuple(state[name].shape)
+        if found != shape:
+            raise CheckpointError(f"{name} has shape {found}, this network's is {shape}")

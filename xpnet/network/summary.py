@@ -1,0 +1,45 @@
+"""A network as a table: its layers, the shapes of their outputs, their numbers of parameters."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+
+from xpnet.layers.base import Layer
+
+Row = tuple[str, str, str]
+
+
+def table_of(layers: Sequence[Layer], in_features: int) -> list[Row]:
+    """A head, a row for each layer, and a foot; layers that are not trained are marked."""
+    rows = [("layer", "output shape", "parameters")]
+    features, total, frozen = in_features, 0, 0
+    for position, layer in enumerate(layers):
+        features = layer.output_features(features) or features
+        count = sum(math.prod(p.shape) for p in layer.parameters().values())
+        total += count
+        frozen += 0 if layer.trainable else count
+        mark = "" if layer.trainable else " (frozen)"
+        rows.append((f"{position} {layer}{mark}", f"(N, {features})", f"{count:,}"))
+    name = f"all ({frozen:,} frozen)" if frozen else "all"
+    return [*rows, (name, f"(N, {features})", f"{total:,}")]
+
+
+def as_text(rows: Sequence[Row]) -> str:
+    """The table with lines under its head and above its foot.
+
+    The lines are ASCII where the standard output has no characters to draw with.
+    """
+    wide = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [f"{a:<{wide[0]}}  {b:<{wide[1]}}  {c:>{wide[2]}}" for a, b, c in rows]
+    rule = _line_character() * len(lines[0])
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def _line_character() -> str:
+    try:
+        "─".encode(getattr(sys.stdout, "encoding", None) or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return "-"
+    return "─"

@@ -1,0 +1,313 @@
+"""`python -m xpnet.compare RUN RUN...`: runs side by side, as a table and as curves.
+
+The table is printed; a page of one file has it too, with the curves over one another. All that is
+read are the `config.toml`, `history.csv` and `metrics.json` of each folder.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from xpnet.cli import console
+from xpnet.config import TrainConfig
+from xpnet.errors import plain, truncate
+from xpnet.figures.plots import horizontal
+from xpnet.figures.style import percent
+from xpnet.report.charts import Line, line_chart
+from xpnet.report.elements import document, element, note, section, table
+from xpnet.report.html import points
+from xpnet.runs.run_reader import RunRecord, read_run
+from xpnet.serialization import write_atomically
+from xpnet.training.history import loss_text
+from xpnet.utils.toml import toml_value
+
+_LONGEST = 30
+_CURVES = {
+    "Training loss": ("loss", None),
+    "Training accuracy": ("accuracy", None),
+    "Validation loss": ("val_loss", min),
+    "Validation accuracy": ("val_accuracy", max),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: its name, a text for each run, and which of these are the best."""
+
+    name: str
+    texts: list[str]
+    best: frozenset[int] = frozenset()
+
+
+def rows(runs: Sequence[RunRecord]) -> list[Row]:
+    """The settings that differ, and what came of them.
+
+    Accuracy is best where it is highest; loss, calibration error and seconds where they are
+    lowest. Runs that are not finished have no part in that, nor has a value that all share; of
+    different data nothing is the best, and what was measured on different samples of the same
+    data is not either.
+    """
+    found = [*_settings([run.config for run in runs])]
+    found.append(Row("state", ["finished" if run.metrics else "not finished" for run in runs]))
+    figures = [_figures(run) for run in runs]
+    finished = [run.metrics is not None for run in runs]
+    apart = set(_PARTS) if _of_different_data(runs) else _different_parts(runs)
+    for name, (show, pick) in _SHOWN.items():
+        values = [figure.get(name) for figure in figures]
+        texts = ["–" if value is None else show(value) for value in values]
+        is_fair = _PARTS_OF.get(name) not in apart and not _of_different_data(runs)
+        found.append(Row(name, texts, _best(values, finished, pick) if is_fair else frozenset()))
+    return found
+
+
+def _settings(configs: Sequence[TrainConfig]) -> Iterator[Row]:
+    for name in TrainConfig.model_fields:
+        values = [getattr(config, name) for config in configs]
+        if any(value != values[0] for value in values):
+            yield Row(name, ["–" if v is None else _plain(toml_value(v)) for v in values])
+
+
+def _plain(text: str) -> str:
+    """Text from a file or a folder's name, of which the terminal takes nothing for an order."""
+    return truncate(plain(text), _LONGEST)
+
+
+def _figures(run: RunRecord) -> dict[str, float | None]:
+    """What is known of a run, by the names of `_SHOWN`; of one cut off, what it had last."""
+    if (m := run.metrics) is not None:
+        return {
+            "epochs done": m.epochs,
+            "seconds": m.seconds,
+            "parameters": m.parameters,
+            "train accuracy": m.train_accuracy,
+            "train loss": m.train_loss,
+            "validation accuracy": m.validation_accuracy,
+            "validation loss": m.validation_loss,
+            "test accuracy": m.test_accuracy,
+            "test loss": m.test_loss,
+            "calibration error": m.test_calibration_error,
+        }
+    if not run.history.records:
+        return {}
+    last = run.history.records[-1]
+    return {
+        "epochs done": last.epoch,
+        "seconds": sum(run.history.column("seconds")),
+        "train accuracy": last.accuracy,
+        "train loss": last.loss,
+        "validation accuracy": last.val_accuracy,
+        "validation loss": last.val_loss,
+    }
+
+
+_SHOWN: dict[str, tuple[Any, Any]] = {
+    "epochs done": ("{:,}".format, None),
+    "seconds": ("{:,.1f}".format, min),
+    "parameters": ("{:,}".format, None),
+    "train accuracy": (percent, max),
+    "train loss": (loss_text, min),
+    "validation accuracy": (percent, max),
+    "validation loss": (loss_text, min),
+    "test accuracy": (percent, max),
+    "test loss": (loss_text, min),
+    "calibration error": (percent, min),
+}
+"""How each figure is written, and which of several is the best."""
+
+_PARTS = ("test", "validation", "train")
+_PARTS_OF = {name: part for name in _SHOWN for part in _PARTS if name.startswith(f"{part} ")}
+_PARTS_OF["calibration error"] = "test"
+"""The part of the data that a figure is measured on."""
+
+
+def _best(values: Sequence[float | None], comparable: Sequence[bool], pick: Any) -> frozenset[int]:
+    some = {
+        number: value
+        for number, (value, counts) in enumerate(zip(values, comparable, strict=True))
+        if counts and value is not None and math.isfinite(value)
+    }
+    if pick is None or len(set(some.values())) < 2:
+        return frozenset()
+    best = pick(some.values())
+    return frozenset(number for number, value in some.items() if value == best)
+
+
+def names_of(runs: Sequence[RunRecord]) -> list[str]:
+    """What each run is called: its folder's name or, where that is not its alone, its path."""
+    short = [run.folder.resolve().name or str(run.folder) for run in runs]
+    chosen = short if len(set(short)) == len(short) else [str(run.folder) for run in runs]
+    return [_plain(name) for name in chosen]
+
+
+def _of_different_data(runs: Sequence[RunRecord]) -> bool:
+    return len({run.metrics.dataset.sha256 for run in runs if run.metrics}) > 1
+
+
+def _different_parts(runs: Sequence[RunRecord]) -> set[str]:
+    """The parts of the data that are not the same samples in all finished runs."""
+    done = [run for run in runs if run.metrics is not None]
+    known = all(run.metrics.samples_sha256 is not None for run in done if run.metrics)
+    parts = [_digests(run) if known else _by_settings(run) for run in done]
+    return {part for part in _PARTS if len({one[part] for one in parts}) > 1}
+
+
+def _digests(run: RunRecord) -> dict[str, Any]:
+    assert run.metrics is not None
+    assert run.metrics.samples_sha256 is not None
+    return run.metrics.samples_sha256.model_dump()
+
+
+def _by_settings(run: RunRecord) -> dict[str, Any]:
+    """What decides which samples a part has, of a run of a version that kept no digests."""
+    assert run.metrics is not None
+    counts, config, seed = run.metrics.samples, run.config, run.config.seed_of_split
+    total = counts.train + counts.validation + counts.test
+    # With its own test part, the seed divides only the rest.
+    is_drawn = config.test is not None or counts.test == max(1, round(total / 5))
+    target = getattr(config, "target", None)
+    test = (run.metrics.dataset.sha256, target, counts.test, seed if is_drawn else None)
+    validation = (test, counts.validation, seed if counts.validation else None)
+    return {"test": test, "validation": validation, "train": validation}
+
+
+def remarks(runs: Sequence[RunRecord]) -> list[str]:
+    """What keeps the figures of these runs from being compared."""
+    said = []
+    if _of_different_data(runs):
+        said.append("The runs are of different data: their figures cannot be compared.")
+    elif apart := _different_parts(runs):
+        names = {"test": "test", "validation": "validation", "train": "training"}
+        *some, last = (names[part] for part in _PARTS if part in apart)
+        which = f"{', '.join(some)} and {last}" if some else last
+        said.append(
+            f"The runs have different {which} samples, so the best of these figures is not marked: "
+            f"with the same --split-seed, --test and --validation they would have the same."
+        )
+    if any(run.metrics is None for run in runs):
+        said.append("A run that is not finished shows its last record, and is never the best.")
+    return said
+
+
+def text_table(names: Sequence[str], lines: Sequence[Row], width: int | None = None) -> str:
+    """The table as plain text, a * behind the best value of a row.
+
+    With a `width` in characters, runs that have no room beside the others come below them.
+    """
+    head = max(len(line.name) for line in lines)
+    columns = [
+        [f"{name}  ", *(line.texts[i] + (" *" if i in line.best else "  ") for line in lines)]
+        for i, name in enumerate(names)
+    ]
+    blocks: list[list[list[str]]] = [[]]
+    room = free = width - head if width else sys.maxsize
+    for column in columns:
+        wide = 2 + max(map(len, column))
+        if blocks[-1] and wide > free:
+            blocks.append([])
+            free = room
+        free -= wide
+        blocks[-1].append([f"{cell:>{wide}}" for cell in column])
+    first = ["", *(line.name for line in lines)]
+    return "\n\n".join(
+        "\n".join(
+            f"{name:<{head}}{''.join(cells)}".rstrip()
+            for name, *cells in zip(first, *block, strict=True)
+        )
+        for block in blocks
+    )
+
+
+def page(runs: Sequence[RunRecord]) -> bytes:
+    """The table and the curves of runs as an HTML document."""
+    names, lines = names_of(runs), rows(runs)
+    cells: list[list[Element | str]] = [[line.name, *_cells(line)] for line in lines]
+    shown_table = table(["run", *names], cells, caption="Runs side by side")
+    marks = "★ is the best value of a row."
+    title = f"{len(runs)} xpnet runs side by side" if len(runs) > 1 else names[0]
+    header = element("header", element("h1", title))
+    notes = [note(text) for text in (marks, *remarks(runs))]
+    charts = [*_charts(runs, names)] or [note("No run has a record yet.")]
+    return document(
+        title,
+        header,
+        element(
+            "main",
+            section("Figures", shown_table, *notes),
+            section("Curves", element("div", *charts, class_="charts")),
+        ),
+    )
+
+
+def _cells(line: Row) -> Iterator[Element]:
+    for number, text in enumerate(line.texts):
+        if number in line.best:
+            mark = element("span", " ★", aria_label="best", role="img")
+            yield element("td", text, mark, class_="best")
+        else:
+            yield element("td", text)
+
+
+def _charts(runs: Sequence[RunRecord], names: Sequence[str]) -> Iterator[Element]:
+    drawn = [(i, run.history) for i, run in enumerate(runs) if run.history.records]
+    places = {i: horizontal(history) for i, history in drawn}
+    units = {unit for _, unit in places.values()}
+    unit = "epoch" if units == {"epoch"} else "step"
+    for title, (column, best) in _CURVES.items():
+        lines = []
+        for i, history in drawn:
+            x = places[i][0] if unit == "epoch" else history.column("step")
+            curve = points(history, x, column)
+            star = best(curve, key=lambda point: point[1]) if best and curve else None
+            lines.append(Line(names[i], curve, colour=i, best=star))
+        if any(line.points for line in lines):
+            show = percent if "accuracy" in column else "{:.4g}".format
+            yield line_chart(title, lines, unit=unit, show=show)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table and write the page; 0, or 2 with the reason."""
+    return console.run(lambda: _compare(argv))
+
+
+def _compare(argv: Sequence[str] | None) -> int:
+    arguments = _parser().parse_args(argv)
+    runs = [read_run(folder) for folder in arguments.runs]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    console.say(*text_table(names_of(runs), rows(runs), width).split("\n"), *remarks(runs))
+    write_atomically(arguments.html, page(runs))
+    console.say("", f"* the best of its row; curves: {arguments.html}")
+    return 0
+
+
+def _parser() -> console.Parser:
+    parser = console.Parser(
+        "python -m xpnet.compare",
+        description="Put runs side by side: what was set differently, and what came of it.",
+        epilog="The page is one file that any browser opens, with the table and all curves.",
+    )
+    parser.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        type=Path,
+        help="the folder of a run, such as runs/digits-001",
+    )
+    parser.add_argument(
+        "--html",
+        metavar="FILE",
+        type=Path,
+        default=Path("compare.html"),
+        help="the page to write (default: %(default)s)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

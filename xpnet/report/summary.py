@@ -1,0 +1,290 @@
+"""What a run says of itself: on the screen, in `metrics.json`, in pictures, and on a page."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from xpnet.backend import Backend, HostArray
+from xpnet.cli.factory import read_splits, to_device
+from xpnet.cli.predict import Model
+from xpnet.config import TrainConfig
+from xpnet.data.dataset import Dataset, Normalisation, Source, Splits
+from xpnet.data.mapped import MappedRows
+from xpnet.errors import CheckpointError, ConfigError, DataError, plain, short_repr
+from xpnet.figures.style import percent
+from xpnet.metrics import MOST_CLASSES, ConfusedPairs, class_scores
+from xpnet.network import Sequential
+from xpnet.report.calibration import Predictions, reliability
+from xpnet.runs.lock import MODEL, lock
+from xpnet.runs.run_folder import METRICS, resume_command
+from xpnet.runs.run_reader import read_run
+from xpnet.serialization import write_atomically
+from xpnet.training import Evaluation, evaluate
+from xpnet.training.augmentation import Augmentation
+from xpnet.training.device_data import DeviceData
+from xpnet.training.history import History, Record, loss_text
+from xpnet.training.microbatch import prediction_rows
+
+REPORT = "report.html"
+"""The page of a run."""
+AUGMENTED_ROWS, AUGMENTED_VERSIONS = 6, 9
+"""Training samples, and what augmentation makes of each, in their picture."""
+DRAWN_SAMPLES = 25
+"""Test samples in the picture of predictions."""
+MOST_COLUMNS = 20
+"""Classes whose counts are printed side by side; of more, the smallest and the largest."""
+
+_HASHED_BYTES = 2**28
+_ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class TestPredictions:
+    """An evaluation of a network on labelled data, and its prediction of each sample."""
+
+    tested: Evaluation
+    predictions: Predictions
+    data: Dataset
+
+
+def describe_data(source: Source, splits: Splits) -> str:
+    """What was read: name, sizes, shapes, and how the classes are balanced."""
+    parts = {"training": splits.train, "validation": splits.validation, "test": splits.test}
+    data, some = splits.train, splits.train.x
+    # To find them in a file that may be larger than memory would take as long as an epoch.
+    values = "" if isinstance(some, MappedRows) else f", values {some.min():g} to {some.max():g}"
+    shape = f" ({data.image_shape[0]}×{data.image_shape[1]})" if data.image_shape else ""
+    names = [plain(name) for name in data.classes]
+    lines = [
+        f"data      {plain(source.name)}: {data.features} features{shape} {some.dtype}{values}, "
+        f"{len(data.classes)} classes"
+        + (f", label: {plain(source.label)}" if source.label else ""),
+    ]
+    few = len(data.classes) <= MOST_COLUMNS
+    wide = max(6, *map(len, names))
+    if few:
+        lines.append(f"{'class':<10}{'':>8}  " + " ".join(f"{c:>{wide}}" for c in names))
+    for name, part in parts.items():
+        if part is not None and part.labels is not None:
+            counts = numpy.bincount(part.labels, minlength=len(data.classes))
+            row = " ".join(f"{count:>{wide},}" for count in counts)
+            row = row if few else f"{counts.min():,} to {counts.max():,} of a class"
+            lines.append(f"{name:<10}{len(part):>8,}  {row}")
+    return "\n".join(lines)
+
+
+def describe_test(tested: Evaluation, classes: tuple[str, ...]) -> str:
+    """Test accuracy and a line for each class; `–` is what is not defined (`ClassScores`)."""
+    names = [plain(name) for name in classes]
+    wide = max(5, *map(len, names))
+    lines = [f"test accuracy {100 * tested.accuracy:.2f} %   test loss {loss_text(tested.loss)}"]
+    if len(classes) > MOST_CLASSES:
+        lines.append(f"{len(classes):,} classes: the scores of each are in {METRICS}")
+        return "\n".join(lines)
+    lines.append(f"{'class':>{wide}}  precision  recall      F1  samples")
+    for name, score in zip(names, class_scores(tested.confusion), strict=True):
+        precision, recall = percent(score.precision, 2), percent(score.recall, 1)
+        f1 = "–" if score.f1 is None else f"{score.f1:6.4f}"
+        lines.append(f"{name:>{wide}}  {precision:>9}  {recall:>7}  {f1:>6}  {score.support:7,}")
+    return "\n".join(lines)
+
+
+def collect_facts(
+    config: TrainConfig, backend: Backend, source: Source, splits: Splits, network: Sequential
+) -> dict[str, Any]:
+    """What `metrics.json` holds and is known before anything is trained."""
+    return {
+        "parameters": network.count_parameters(),
+        "samples": {
+            "train": len(splits.train),
+            "validation": len(splits.validation) if splits.validation is not None else 0,
+            "test": len(splits.test),
+        },
+        "samples_sha256": {
+            "train": digest_of(splits.train),
+            "validation": digest_of(splits.validation),
+            "test": digest_of(splits.test),
+        },
+        "dataset": {"name": source.name, "sha256": source.sha256},
+        "seed": config.seed,
+        "split_seed": config.seed_of_split,
+        "device": backend.device,
+        "dtype": config.dtype,
+        "precision": config.precision,
+        "threads": config.threads,
+        "versions": versions(),
+    }
+
+
+def digest_of(part: Dataset | None) -> str | None:
+    """SHA-256 of the samples and labels of a part of the data, by which equal parts are known.
+
+    Of a part of more than 256 MiB, of rows at equal distances and of all labels.
+    """
+    if part is None:
+        return None
+    x = part.x
+    digest = hashlib.sha256(repr((x.shape, x.dtype.str)).encode())
+    if part.labels is not None:
+        digest.update(numpy.ascontiguousarray(part.labels).data)
+    apart = -(-x.size * x.dtype.itemsize // _HASHED_BYTES)
+    for start in range(0, len(x), _ROWS_AT_ONCE * apart):
+        rows = x[start : start + _ROWS_AT_ONCE * apart : apart]
+        digest.update(numpy.ascontiguousarray(rows).data)
+    return digest.hexdigest()
+
+
+def collect_metrics(
+    facts: dict[str, Any], history: History, kept: Record, answers: TestPredictions
+) -> dict[str, Any]:
+    """What `metrics.json` holds; accuracies are fractions, and belong to the weights kept."""
+    last, tested, data = history.records[-1], answers.tested, answers.data
+    assert data.labels is not None
+    named = zip(data.classes, class_scores(tested.confusion), strict=True)
+    confusion = tested.confusion
+    return {
+        "test_accuracy": tested.accuracy,
+        "test_loss": tested.loss,
+        "test_calibration_error": reliability(answers.predictions, data.labels).error,
+        "train_accuracy": kept.accuracy,
+        "train_loss": kept.loss,
+        "validation_accuracy": kept.val_accuracy,
+        "validation_loss": kept.val_loss,
+        "classes": {name: vars(score) for name, score in named},
+        "confusion": None if isinstance(confusion, ConfusedPairs) else confusion.tolist(),
+        "epochs": last.epoch,
+        "steps": last.step,
+        "kept_epoch": kept.epoch,
+        "seconds": sum(history.column("seconds")),
+        **facts,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Python, the platform, and the packages that arithmetic depends on, if installed."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in ("xpnet", "numpy", "cupy-cuda12x", "cupy-cuda13x"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def predict_test_set(
+    network: Sequential, tested: Evaluation, data: Dataset, normalisation: Normalisation
+) -> TestPredictions:
+    """The evaluation `tested` of `network` on `data`, with every sample's prediction."""
+    backend, size = network.backend, prediction_rows(network.out_features)
+    held = DeviceData.of(data, normalisation, backend=backend, dtype=network.dtype)
+    parts = (
+        Predictions.of(backend.to_host(network.predict_proba(x)), backend.to_host(labels))
+        for x, labels in held.blocks(size)
+    )
+    return TestPredictions(tested, Predictions.joined(parts), data)
+
+
+def draw(
+    folder: Path,
+    network: Sequential,
+    history: History,
+    answers: TestPredictions,
+    train: Dataset,
+    augmentation: Augmentation | None,
+) -> None:
+    """The pictures of a run: curves, confusion matrix, sample predictions, first weights.
+
+    And augmented training samples, where training was augmented.
+    """
+    from xpnet.figures import plots
+
+    plots.training_metrics(history, folder / "training_metrics.png")
+    data, predictions, confusion = answers.data, answers.predictions, answers.tested.confusion
+    if not isinstance(confusion, ConfusedPairs):
+        plots.confusion_matrix(confusion, data.classes, folder / "confusion_matrix.png")
+    if data.image_shape is None or data.labels is None:
+        return
+    chosen = plots.choose_predictions(predictions, data.labels, DRAWN_SAMPLES, network.seed)
+    plots.sample_predictions(
+        data.x[chosen].reshape(-1, *data.image_shape),
+        predictions.table(chosen, data.labels, len(data.classes)),
+        data.labels[chosen],
+        data.classes,
+        folder / "sample_predictions.png",
+    )
+    first = next(name for name in network.parameters() if name.endswith(".weight"))
+    weight = network.backend.to_host(network.parameters()[first])
+    plots.first_layer_weights(weight, data.image_shape, folder / "weights.png")
+    if augmentation is not None:
+        plots.augmented_samples(
+            *_augmented(augmentation, train, network), folder / "augmented_samples.png"
+        )
+
+
+def _augmented(
+    augmentation: Augmentation, data: Dataset, network: Sequential
+) -> tuple[HostArray, HostArray]:
+    """Samples as they are `(n, H, W)`, and distorted as training samples are `(n, k, H, W)`."""
+    assert data.image_shape is not None
+    backend, shape = network.backend, data.image_shape
+    some = data.x[:: max(len(data) // AUGMENTED_ROWS, 1)][:AUGMENTED_ROWS]
+    augmentation.begin(shape, network.seed)
+    many = backend.asarray(some.repeat(AUGMENTED_VERSIONS, axis=0), dtype=network.dtype)
+    seen = backend.to_host(augmentation.apply(many, out=many))
+    return some.reshape(-1, *shape), seen.reshape(len(some), AUGMENTED_VERSIONS, *shape)
+
+
+def write_report(
+    folder: Path,
+    config: TrainConfig,
+    history: History,
+    about: dict[str, Any],
+    network: Sequential,
+    answers: TestPredictions | None = None,
+    ended: str = "",
+    diverged: bool = False,
+) -> Path:
+    """Leave `report.html` in the folder of a run: see `xpnet.report.html`. Returns its path."""
+    from xpnet.report.html import run_page
+
+    path = folder / REPORT
+    page = run_page(folder, config, history, about, network, answers, ended, diverged)
+    write_atomically(path, page)
+    return path
+
+
+def report_again(folder: str | Path) -> Path:
+    """Write the `report.html` of a finished run anew, of its files and its data, on the CPU.
+
+    Returns its path. Raises `ConfigError` for what is no run or not finished, `DataError` and
+    `CheckpointError` for data or files that are damaged, missing, or no longer those of the run.
+    """
+    folder = Path(folder)
+    run = read_run(folder)
+    if run.metrics is None:
+        raise ConfigError(
+            f"{folder}: is not finished, so there is nothing to report: "
+            f"{resume_command(run.config, folder)}"
+        )
+    source, splits = read_splits(run.config)
+    if source.sha256 != run.metrics.dataset.sha256:
+        raise DataError(
+            f"{run.config.dataset} is not the data of {folder}: its SHA-256 is {source.sha256}, "
+            f"that of the run {short_repr(run.metrics.dataset.sha256, 80)}"
+        )
+    model, data = Model.load(folder / MODEL), splits.test
+    if model.classes != data.classes or model.network.in_features != data.features:
+        path = folder / MODEL
+        raise CheckpointError(f"{path}: is made for other data than that of the run")
+    tested = evaluate(model.network, to_device(model.network, data, model.normalisation))
+    answers = predict_test_set(model.network, tested, data, model.normalisation)
+    with lock(folder):
+        about = run.metrics.model_dump()
+        return write_report(folder, run.config, run.history, about, model.network, answers)

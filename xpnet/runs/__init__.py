@@ -1,0 +1,1 @@
+"""The folder of a run: written by one process at a time, and read back."""

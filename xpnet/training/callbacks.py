@@ -1,0 +1,271 @@
+"""What may be hooked into `fit()`: progress, early stopping, and whatever a user writes."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TextIO
+
+from xpnet.backend import Array, Backend
+from xpnet.errors import ConfigError, short_repr
+from xpnet.network import Sequential
+from xpnet.optimizers import Optimizer
+from xpnet.training.history import History, Record
+from xpnet.utils import notebook
+from xpnet.utils.arguments import whole
+from xpnet.utils.introspection import is_own
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to end by the signal `number`, and did so after a whole update."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("terminated" if number == signal.SIGTERM else "interrupted")
+        self.exit_code = 128 + number  # as a shell reports a signal
+
+
+@dataclass
+class TrainingState:
+    """What a callback may look at, and `stop`, which it may set.
+
+    `interrupted`: the number of the signal that asks training to end after this update, or 0.
+    """
+
+    network: Sequential
+    optimizer: Optimizer
+    history: History
+    epochs: int
+    steps_per_epoch: int
+    epoch: int = 0
+    step: int = 0
+    stop: bool = False
+    interrupted: int = 0
+
+
+class Callback:
+    """Five hooks, each of which does nothing. `run.stop = True` ends training after the step.
+
+    A callback whose memory decides how training goes on gives it to checkpoints by `state`, and
+    takes it back by `restore`.
+    """
+
+    def on_train_begin(self, run: TrainingState) -> None:
+        """Before the first epoch."""
+
+    def on_epoch_begin(self, run: TrainingState) -> None:
+        """Before the first batch of an epoch."""
+
+    def on_step_end(self, run: TrainingState) -> None:
+        """After each update; reading an array here makes the device wait."""
+
+    def on_record(self, run: TrainingState, record: Record) -> None:
+        """After each new line of the history."""
+
+    def on_train_end(self, run: TrainingState) -> None:
+        """After training, also when it ended early or by an exception."""
+
+    def state(self, run: TrainingState) -> dict[str, Any]:
+        """What to remember, by name: what JSON can hold, and arrays."""
+        return {}
+
+    def restore(self, run: TrainingState, state: dict[str, Any]) -> None:
+        """Go on from what `state()` gave, arrays being on the network's device; before a step."""
+
+
+class Progress(Callback):
+    """One line for each record; on a terminal and in a notebook also a live bar for each epoch.
+
+    In a notebook the bar is one line that is written over, and there is none where no epoch
+    takes a second. `stream`: where lines go, `sys.stdout` if None; `ConfigError` for what is no
+    stream of text.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        is_stream = all(hasattr(stream, name) for name in ("write", "flush", "isatty"))
+        if stream is not None and (isinstance(stream, type) or not is_stream):
+            raise ConfigError(
+                f"stream must be a file open for text, or None for sys.stdout, found "
+                f"{short_repr(stream)}"
+            )
+        self.stream = stream
+        self.bar: Any = None
+
+    def on_train_begin(self, run: TrainingState) -> None:
+        """Look where the output goes, and say where a checkpoint lets training go on."""
+        self.out = sys.stdout if self.stream is None else self.stream
+        self.live = self.out.isatty()
+        shows = self.stream is None and not self.live and notebook.is_kernel()
+        self.line = notebook.Line() if shows else None
+        if run.step:
+            all_steps = run.epochs * run.steps_per_epoch
+            print(f"goes on after iteration {run.step}/{all_steps}", file=self.out, flush=True)
+
+    def on_epoch_begin(self, run: TrainingState) -> None:
+        """Begin a bar, unless the epoch is a single step."""
+        self._clear()
+        if run.steps_per_epoch == 1:
+            return
+        total, desc = run.steps_per_epoch, f"epoch {run.epoch}/{run.epochs}"
+        done = run.step % run.steps_per_epoch
+        if self.line is not None:
+            self.bar = notebook.Bar(self.line, total, done, desc)
+        elif self.live:
+            from tqdm import tqdm
+
+            self.bar = tqdm(
+                total=total,
+                initial=done,
+                desc=desc,
+                unit="batch",
+                leave=False,
+                file=self.out,
+                dynamic_ncols=True,
+            )
+
+    def on_step_end(self, run: TrainingState) -> None:
+        """Move the bar on."""
+        if self.bar is not None:
+            self.bar.update()
+
+    def on_record(self, run: TrainingState, record: Record) -> None:
+        """Print the line, above the bar if the epoch goes on."""
+        if record.step == run.epoch * run.steps_per_epoch:
+            self._clear()
+        if self.bar is not None:
+            self.bar.clear()
+        print(format_record(run, record), file=self.out, flush=True)
+
+    def on_train_end(self, run: TrainingState) -> None:
+        """Leave no bar behind."""
+        self._clear()
+        if self.line is not None:
+            self.line.close()
+
+    def _clear(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def format_record(run: TrainingState, record: Record) -> str:
+    """`epoch 3/10  loss 0.21  acc 93.9 %  val loss 0.24  val acc 93.1 %  1.2 s`."""
+    width = len(str(run.epochs))
+    parts = [f"epoch {record.epoch:>{width}}/{run.epochs}"]
+    if record.step != record.epoch * run.steps_per_epoch:
+        parts.append(f"iteration {record.step}/{run.epochs * run.steps_per_epoch}")
+    return "  ".join([*parts, *record.figures(), f"{record.seconds:.1f} s"])
+
+
+class EarlyStopping(Callback):
+    """Stop when the validation loss has not fallen for `patience` records; keep the best weights.
+
+    The best values and running statistics are copied on the device whenever the validation
+    loss falls, and put back at the end, however training ends. `best`: that record, or None.
+    Prechelt, "Early stopping — but when?", 1998. Raises `ConfigError` for a `patience` that is no
+    whole number above 0; `fit()` does, before it trains, where there is no validation part.
+    """
+
+    NEEDS: ClassVar[str] = "early stopping (patience) needs a validation part: set validation"
+
+    def __init__(self, patience: int) -> None:
+        self.patience = whole("patience", patience)
+        self.best: Record | None = None
+
+    def on_train_begin(self, run: TrainingState) -> None:
+        """Forget an earlier training."""
+        self.best, self.waited = None, 0
+        self._kept: dict[str, Array] = {}
+
+    def on_record(self, run: TrainingState, record: Record) -> None:
+        """Compare with the best so far."""
+        if record.val_loss is None:
+            raise ConfigError(self.NEEDS)
+        lowest = self.best.val_loss if self.best is not None else None
+        if record.val_loss < (math.inf if lowest is None else lowest):
+            self.best, self.waited = record, 0
+            self._kept = {name: a.copy() for name, a in run.network.state_dict().items()}
+        else:
+            self.waited += 1
+            run.stop = run.stop or self.waited >= self.patience
+
+    def on_train_end(self, run: TrainingState) -> None:
+        """Put the best weights back."""
+        for name, array in run.network.state_dict().items():
+            if name in self._kept:
+                array[...] = self._kept[name]
+
+    def state(self, run: TrainingState) -> dict[str, Any]:
+        """The best record, the best weights, and how long none was better."""
+        if self.best is None:
+            return {"best": None, "waited": self.waited}
+        best = next(n for n, record in enumerate(run.history.records) if record is self.best)
+        return {"best": best, "waited": self.waited, **self._kept}
+
+    def restore(self, run: TrainingState, state: dict[str, Any]) -> None:
+        """Go on waiting."""
+        best, self.waited = state["best"], int(state["waited"])
+        if best is not None:
+            self.best = run.history.records[best]
+            self._kept = {name: state[name] for name in run.network.state_dict()}
+
+
+class StopAtInterrupt(Callback):
+    """Let Ctrl-C (SIGINT) and SIGTERM wait until the update under way is whole.
+
+    `fit()` then leaves a checkpoint, if it leaves any, and raises `Interrupted`. Without this,
+    Python raises `KeyboardInterrupt` between any two lines, and the weights could be half of one
+    update and half of the next; SIGTERM would end the process on the spot. So does a second
+    signal.
+    """
+
+    def on_train_begin(self, run: TrainingState) -> None:
+        """Listen (only the main thread may), but to nothing that the process is to ignore."""
+        self.run = run
+        self.before: dict[int, Any] = {}
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                self.before[number] = signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.run.interrupted:
+            signal.signal(number, self.before[number])
+            signal.raise_signal(number)
+        self.run.interrupted = number
+
+    def on_train_end(self, run: TrainingState) -> None:
+        """Listen no longer."""
+        for number, before in self.before.items():
+            signal.signal(number, before)
+        self.before = {}
+
+
+class CallbackList:
+    """The callbacks, and whether one that is not xpnet's own has had a turn since last asked."""
+
+    def __init__(self, callbacks: Sequence[Callback], backend: Backend) -> None:
+        self.backend = backend
+        self.callbacks = [(callback, _is_other(callback)) for callback in callbacks]
+        self.has_others = any(is_other for _, is_other in self.callbacks)
+        self.disturbed = False
+
+    def __call__(self, hook: str, *arguments: Any) -> None:
+        """Call the method `hook` of each that has one of its own."""
+        nothing = getattr(Callback, hook)
+        for callback, is_other in self.callbacks:
+            method = getattr(callback, hook)
+            if getattr(method, "__func__", None) is not nothing:
+                self.disturbed = self.disturbed or is_other
+                # It may look at another device, and leave that the current one.
+                with self.backend.current():
+                    method(*arguments)
+
+
+def _is_other(callback: Callback) -> bool:
+    """Whether somebody else's code runs in it: by its class, or by a hook put into it."""
+    return not is_own(type(callback)) or any(hasattr(Callback, name) for name in vars(callback))

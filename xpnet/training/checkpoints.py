@@ -1,0 +1,350 @@
+"""Checkpoints: all that decides how a training goes on, in one file, and the way back from it.
+
+An update follows from the weights and running statistics, the optimizer's state and count, and
+the number of the training sample it begins with: from the last follow the order of samples,
+masks, noise and distortions (`xpnet.random`), from the count the rate. A checkpoint holds these,
+the sums since the last record, the history, and what callbacks remember. So training that ended
+anywhere goes on in mid-epoch, on the same kind of device to the same bits.
+
+The file is a model file with more in it (`xpnet.serialization`): `xpnet.load()` reads the network
+as it was at that moment. Nothing in it can run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from xpnet.backend import Array, HostArray
+from xpnet.errors import CheckpointError, one_line, short_repr
+from xpnet.losses import Loss
+from xpnet.network import Sequential
+from xpnet.runs.lock import lock
+from xpnet.schedules import Schedule
+from xpnet.serialization import TRAINING, describe, read, write
+from xpnet.training.callbacks import Callback, TrainingState
+from xpnet.training.device_data import DeviceData
+from xpnet.training.history import Record, parse_checkpoint_every
+from xpnet.training.running_metrics import RunningMetrics
+from xpnet.utils.arguments import path
+from xpnet.utils.introspection import as_plain
+
+KEPT = 2
+"""Checkpoints that stay: the last, and the one before, should the disk have damaged the last."""
+
+_NAME = re.compile(r"checkpoint-(\d+)\.safetensors")
+_HASHED_BYTES = 2**28
+_MOST_DIFFERENCES = 4
+_REMEDY = "remove it, and training goes on from the one before"
+
+
+class Checkpoints:
+    """A folder where `fit()` leaves checkpoints, and from whose last one it goes on.
+
+    `folder`: of one training alone, made if need be; `fit()` lets nobody else in meanwhile.
+    `every`: `2` or `"2 epochs"`, or `"30 seconds"`; a training that `StopAtInterrupt` ends leaves
+    one more. The last `KEPT` of them stay. Raises `ConfigError` for another `folder` or `every`.
+    """
+
+    def __init__(self, folder: str | Path, every: int | str = "60 seconds") -> None:
+        self.folder = path("folder", folder)
+        self.every, self.by_seconds = parse_checkpoint_every(every)
+
+    def paths(self) -> list[Path]:
+        """All there are, the last one last."""
+        found = [(_NAME.fullmatch(path.name), path) for path in self.folder.glob("*.safetensors")]
+        return [path for _, path in sorted((int(name[1]), path) for name, path in found if name)]
+
+
+class CheckpointManager:
+    """What `fit()` has to do with its checkpoints; where it has none, nothing.
+
+    `plan()`: what is trained, and how, as `describe_training` has it.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints | None,
+        run: TrainingState,
+        meter: RunningMetrics,
+        callbacks: Sequence[Callback],
+        plan: Callable[[], dict[str, str]],
+    ) -> None:
+        self.checkpoints, self.run, self.meter = checkpoints, run, meter
+        self.callbacks = dict(_named(callbacks))
+        self._plan = plan
+        self._saved: _Saved | None = None
+        self._written = time.monotonic()
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """For the time of the block the folder is this training's; goes back to the last one.
+
+        Raises `CheckpointError`, before anything is changed, for a checkpoint of another
+        training, saying what differs, or for one that is damaged.
+        """
+        if self.checkpoints is None:
+            yield
+            return
+        with lock(self.checkpoints.folder):
+            self.plan = self._plan()
+            if paths := self.checkpoints.paths():
+                self._saved = _Saved.read(paths[-1])
+                self._saved.require(self.plan)
+                self._saved.restore(self.run, self.meter)
+            yield
+
+    def restore_callbacks(self) -> None:
+        """Give them back what they remembered, once they know that training begins."""
+        if self._saved is not None:
+            self._saved.restore_callbacks(self.run, self.callbacks)
+            self._saved = None
+
+    def after_step(self) -> None:
+        """Leave a checkpoint if it is time, or training is about to end.
+
+        Raises `DivergenceError` rather than let numbers that are not finite take the place of
+        others, `CheckpointError` where the file cannot be written.
+        """
+        if self.checkpoints is not None and (self.run.interrupted or self._is_due()):
+            self._write(self.checkpoints)
+            self._written = time.monotonic()
+
+    def _is_due(self) -> bool:
+        assert self.checkpoints is not None
+        if self.checkpoints.by_seconds:
+            return time.monotonic() - self._written >= self.checkpoints.every
+        return self.run.step % (self.checkpoints.every * self.run.steps_per_epoch) == 0
+
+    def _write(self, checkpoints: Checkpoints) -> None:
+        run, network = self.run, self.run.network
+        tensors, measured = _on_host(network, network.state_dict()), self.meter.state()
+        wrong = [name for name, tensor in tensors.items() if not numpy.isfinite(tensor).all()]
+        if not math.isfinite(measured["loss"]):
+            raise self.meter.diverged("the loss is not finite")
+        if wrong:
+            raise self.meter.diverged(f"{wrong[0]} is not finite")
+        for part, flat in run.optimizer.state.items():
+            tensors |= _prefixed(f"optimizer.{part}", _on_host(network, network.views(flat)))
+        remembered: dict[str, Any] = {}
+        for name, callback in self.callbacks.items():
+            state = callback.state(run)
+            arrays = {key: value for key, value in state.items() if _is_array(network, value)}
+            tensors |= _prefixed(name, _on_host(network, arrays))
+            remembered[name] = {key: v for key, v in state.items() if key not in arrays}
+        training = {
+            "plan": self.plan,
+            "epoch": run.epoch,
+            "step": run.step,
+            "stop": run.stop,
+            "updates": run.optimizer.steps,
+            "optimizer": list(run.optimizer.state),
+            "measured": measured,
+            "history": [astuple(record) for record in run.history.records],
+            "callbacks": remembered,
+        }
+        training["sha256"] = _digest(training, tensors)
+        path = checkpoints.folder / f"checkpoint-{run.step:09}.safetensors"
+        write(path, tensors, describe(network) | {TRAINING: training})
+        for old in checkpoints.paths()[:-KEPT]:
+            old.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """A checkpoint that was read, and found undamaged."""
+
+    path: Path
+    training: dict[str, Any]
+    tensors: dict[str, HostArray]
+
+    @classmethod
+    def read(cls, path: Path) -> _Saved:
+        try:
+            about, tensors = read(path)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}: {_REMEDY}") from None
+        training = about.get(TRAINING)
+        if not isinstance(training, dict):
+            raise CheckpointError(f"{path}: is a model and no checkpoint, so nothing can go on")
+        if training.pop("sha256", None) != _digest(training, tensors):
+            raise CheckpointError(
+                f"{path}: is damaged, its SHA-256 is not that of its content: {_REMEDY}"
+            )
+        return cls(path, training, tensors)
+
+    def require(self, plan: dict[str, str]) -> None:
+        there = self.training.get("plan")
+        there = there if isinstance(there, dict) else {}
+        wrong = [
+            f"{one_line(name)} is {one_line(there.get(name, 'none'))} there and "
+            f"{plan.get(name, 'none')} here"
+            for name in there | plan
+            if there.get(name) != plan.get(name)
+        ]
+        if wrong:
+            more = len(wrong) - _MOST_DIFFERENCES
+            wrong = [*wrong[:_MOST_DIFFERENCES], *([f"and {more} more"] if more > 0 else [])]
+            raise CheckpointError(
+                f"{self.path}: is of another training: {'; '.join(wrong)}: train as before, or "
+                f"with another folder"
+            )
+
+    def restore(self, run: TrainingState, meter: RunningMetrics) -> None:
+        """Put back all but what callbacks remember; what is not there is an error first."""
+        training, network, backend = self.training, run.network, run.network.backend
+        try:
+            own = {name: self.tensors[name] for name in network.state_dict()}
+            records = [_record(line) for line in training["history"]]
+            updates, epoch, step = (int(training[name]) for name in ("updates", "epoch", "step"))
+            state = {}
+            for name in training["optimizer"]:
+                state[name] = backend.zeros(network.values.size, network.dtype)
+                for parameter, view in network.views(state[name]).items():
+                    tensor = self.tensors[f"{TRAINING}.optimizer.{name}.{parameter}"]
+                    view[...] = backend.asarray(tensor, dtype=network.dtype)
+            all_steps = run.epochs * run.steps_per_epoch
+            if not (0 < step <= all_steps and step <= updates < 2**53):
+                raise ValueError(f"step {step} of {all_steps}, update {updates}")
+            if epoch != -(-step // run.steps_per_epoch):
+                raise ValueError(f"step {step} in epoch {epoch}")
+            meter.restore(training["measured"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            found = short_repr(error, 200)
+            raise CheckpointError(f"{self.path}: is no valid checkpoint ({found})") from None
+        network.load_state_dict(own)
+        run.optimizer.state, run.optimizer.steps = state, updates
+        run.history.records[:] = records
+        run.epoch, run.step, run.stop = epoch, step, training.get("stop") is True
+
+    def restore_callbacks(self, run: TrainingState, callbacks: dict[str, Callback]) -> None:
+        asarray = run.network.backend.asarray
+        try:
+            for name, callback in callbacks.items():
+                prefix = f"{TRAINING}.{name}."
+                arrays = {
+                    key.removeprefix(prefix): asarray(tensor)
+                    for key, tensor in self.tensors.items()
+                    if key.startswith(prefix)
+                }
+                callback.restore(run, self.training["callbacks"][name] | arrays)
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
+            found = short_repr(error, 200)
+            raise CheckpointError(f"{self.path}: is no valid checkpoint ({found})") from None
+
+
+def training_fingerprint(
+    run: TrainingState,
+    data: DeviceData,
+    held_out: DeviceData | None,
+    loss: Loss,
+    callbacks: Sequence[Callback],
+    **settings: object,
+) -> dict[str, str]:
+    """All that decides what is learnt, a line each: two trainings are one if these are equal.
+
+    Data counts by its content: a digest of all of it, or of rows at equal distances where it is
+    larger than 256 MiB.
+    """
+    network = run.network
+    layers = {
+        f"layer {number}": _text(entry.pop("type").rpartition(".")[2], {}, entry)
+        for number, entry in enumerate(network.architecture())
+    }
+    return {
+        **layers,
+        "dtype": str(network.dtype),
+        "seed of the network": str(network.seed),
+        "training data": _describe_data(data),
+        "validation data": _describe_data(held_out) if held_out is not None else "none",
+        "loss": _text(type(loss).__name__, vars(loss), loss.get_config()),
+        "optimizer": _text(
+            type(run.optimizer).__name__, vars(run.optimizer), run.optimizer.get_config()
+        ),
+        "epochs": str(run.epochs),
+        **{name: str(value) for name, value in settings.items()},
+        "callbacks": ", ".join(name for name, _ in _named(callbacks)) or "none",
+    }
+
+
+def _text(name: str, settings: dict[str, Any], config: dict[str, Any] | None = None) -> str:
+    """`Adam(beta1=0.9, …)`: of the settings those that are plain values, or schedules.
+
+    And all of `config`, which is to be plain too: what is not has to be said by `get_config()`.
+    """
+    plain = (bool, int, float, str, tuple, Schedule)
+    # How many updates were made is no setting.
+    kept = {k: v for k, v in settings.items() if isinstance(v, plain) and k != "steps"}
+    for key, value in (config or {}).items():
+        kept[key] = value if isinstance(value, Schedule) else as_plain(name, {key: value})[key]
+    return f"{name}({', '.join(f'{k}={v!r}' for k, v in sorted(kept.items()))})"
+
+
+def _describe_data(data: DeviceData) -> str:
+    to_host, how = data.backend.to_host, data.normalisation
+    digest = hashlib.sha256(numpy.ascontiguousarray(to_host(data.target)).data)
+    features = data.x.shape[1]
+    apart = -(-len(data) * features * data.x.dtype.itemsize // _HASHED_BYTES)
+    rows_at_once = 4096 * apart
+    for start in range(0, len(data), rows_at_once):
+        rows = slice(start, min(start + rows_at_once, len(data)), apart)
+        some = data.x[rows] if data.rows is None else data.x[data.rows[rows]]
+        digest.update(numpy.ascontiguousarray(to_host(some)).data)
+    return (
+        f"{len(data)} samples of {features} {data.x.dtype} x {how}, "
+        f"SHA-256 {digest.hexdigest()[:16]}"
+    )
+
+
+def _named(callbacks: Sequence[Callback]) -> Iterator[tuple[str, Callback]]:
+    """Those that remember something, each under a name of its own."""
+    seen: dict[str, int] = {}
+    for callback in callbacks:
+        name = type(callback).__name__
+        if type(callback).state is not Callback.state:
+            seen[name] = seen.get(name, 0) + 1
+            yield (name if seen[name] == 1 else f"{name} {seen[name]}"), callback
+
+
+def _record(line: list[Any]) -> Record:
+    """A line of the history, from JSON. Raises `TypeError` or `ValueError`."""
+    whole = {"epoch", "step"}
+    values = dict(zip((item.name for item in fields(Record)), line, strict=True))
+    for name, value in values.items():
+        if value is not None:
+            values[name] = int(value) if name in whole else float(value)
+    return Record(**values)
+
+
+def _on_host(network: Sequential, arrays: dict[str, Array]) -> dict[str, HostArray]:
+    to_host = network.backend.to_host
+    return {name: to_host(array) for name, array in arrays.items()}
+
+
+def _prefixed(name: str, tensors: dict[str, HostArray]) -> dict[str, HostArray]:
+    return {f"{TRAINING}.{name}.{key}": tensor for key, tensor in tensors.items()}
+
+
+def _is_array(network: Sequential, value: object) -> bool:
+    return isinstance(value, (numpy.ndarray, type(network.values)))
+
+
+def _digest(training: dict[str, Any], tensors: dict[str, HostArray]) -> str:
+    """SHA-256 of a checkpoint's content: safetensors itself notices only a file cut short."""
+    # Through JSON once, as what is read back has been.
+    plain = json.loads(json.dumps(training))
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+        digest.update(numpy.asarray(tensor, order="C").data)
+    return digest.hexdigest()

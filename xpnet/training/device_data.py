@@ -1,0 +1,211 @@
+"""Samples on the device: their only transfer host → device, and the batches gathered there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy
+
+from xpnet.accel import dispatch
+from xpnet.backend import Array, Backend, array_module, gather
+from xpnet.data.dataset import Dataset, Normalisation, square_shape
+from xpnet.data.mapped import MappedRows, Samples, is_mapped
+from xpnet.errors import ConfigError, DataError
+from xpnet.training.augmentation import Augmentation
+from xpnet.utils.arguments import float_dtype, instance, picture_shape
+from xpnet.utils.exclusive import with_own_buffers
+from xpnet.utils.inputs import as_samples, as_targets, check_finite, named, require_numbers
+from xpnet.workspace import Workspace
+
+
+class DeviceData:
+    """A dataset on a device, kept in the dtype it came in (pixels stay uint8).
+
+    `x`: `(N, features)` or pictures `(N, height, width)`; `target`: `(N,)` labels (or any targets,
+    one row a sample); both an array, lists, a DataFrame or Series: see `xpnet.utils.inputs`, which
+    also says what is refused. `backend`: a `Backend` or a device name, such as `"cpu"`; `dtype`: of
+    the batches, float32 or float64; `image_shape`: `(height, width)` where a row is a picture,
+    unless `x` says so or it is a square. `name`: of this part of the data, for messages. A batch is
+    a gather and one multiplication, `x · scale + shift`, into buffers that the next batch writes
+    over.
+
+    On the CPU `x` is not copied where its rows are in one piece: of a memory map only the rows of a
+    batch get into memory, once all of it was looked through. Nor are such arrays of other
+    libraries, on the host or on this device: see `backend.shared`. What lies on a GPU already is
+    not looked at, since that would make it wait: a NaN there shows as divergence.
+
+    Raises `DataError` and `ShapeError` as `xpnet.utils.inputs` does, and unless there is one target
+    a row; `ConfigError` for the other arguments.
+    """
+
+    def __init__(
+        self,
+        x: Samples,
+        target: Any,
+        *,
+        backend: Backend | str,
+        dtype: object,
+        normalisation: Normalisation | None = None,
+        image_shape: tuple[int, int] | None = None,
+        name: str = "",
+    ) -> None:
+        self._place(backend, dtype)
+        backend, prefix = self.backend, f"{name} ".lstrip()
+        target = as_targets(target, backend=backend, name=f"{prefix}y", dtype=self.dtype)
+        target = _by_rows(target)
+        given, x = x, self._samples(x, f"{prefix}x")
+        if image_shape is None:
+            image_shape = _picture_in(given)
+        if len(x) != len(target):
+            raise DataError(
+                f"{prefix}x must be (N, features) or (N, height, width) with one target a row, "
+                f"found x {tuple(x.shape)} and targets {tuple(target.shape)}"
+            )
+        if normalisation is not None:
+            instance("normalisation", normalisation, Normalisation, "a Normalisation or None")
+        self.normalisation = normalisation or Normalisation(1.0, 0.0)
+        how = self.normalisation
+        features = max(numpy.size(how.scale), numpy.size(how.shift))
+        if how.by_feature and features != x.shape[1]:
+            raise DataError(
+                f"x has shape {tuple(x.shape)}, and its normalisation is of {features} features: "
+                f"give one made from data like x"
+            )
+        is_identity = not how.by_feature and how.scale == 1 and how.shift == 0
+        self.is_ready = x.dtype == self.dtype and is_identity
+        self.scale, self.shift = (
+            value if isinstance(value, float | int) else backend.asarray(value, dtype=self.dtype)
+            for value in (how.scale, how.shift)
+        )
+        self.image_shape = square_shape(x.shape[1])
+        if image_shape is not None:
+            self.image_shape = picture_shape("image_shape", image_shape)
+        self.rows: Array | None = None
+        if not isinstance(x, MappedRows):
+            self.x = backend.asarray(x)
+        elif backend.xp is numpy:
+            self.x, self.rows = x.values, x.indices
+        else:
+            with backend.current():
+                self.x = backend.xp.empty(x.shape, dtype=x.dtype)
+                for rows, block in x.blocks():
+                    self.x[rows] = backend.asarray(block)
+        is_float = target.dtype.kind == "f"
+        self.target = backend.asarray(target, dtype=self.dtype if is_float else None)
+        self.workspace = Workspace()
+
+    def _place(self, backend: Backend | str, dtype: object) -> None:
+        place = Backend(backend) if isinstance(backend, str) else backend
+        self.backend = instance("backend", place, Backend, "a Backend or a device such as 'cpu'")
+        self.dtype = self.backend.xp.dtype(float_dtype("dtype", dtype))
+
+    def _samples(self, x: Any, name: str) -> Samples:
+        """`x`, checked: in memory, or in its file."""
+        if isinstance(x, MappedRows):
+            return x  # a reader's, which has looked at all of it
+        if not is_mapped(x):
+            return _by_rows(as_samples(x, backend=self.backend, name=name, dtype=self.dtype))
+        rows = MappedRows(x)
+        require_numbers(rows.dtype, name)
+        for where, block in rows.blocks():
+            check_finite(block, named(name, where.start), self.dtype)
+        return rows
+
+    def view(self) -> DeviceData:
+        """The same samples, on the same arrays, with buffers of their own: for one training."""
+        return with_own_buffers(self)
+
+    @classmethod
+    def of(
+        cls, dataset: Dataset, normalisation: Normalisation, *, backend: Backend, dtype: object
+    ) -> DeviceData:
+        """The labelled `dataset` on `backend`. Raises `DataError` if it has no labels."""
+        instance("dataset", dataset, Dataset, "a Dataset")
+        if dataset.labels is None:
+            raise DataError("the data has no labels, so nothing can be trained or tested on it")
+        return cls(
+            dataset.x,
+            dataset.labels,
+            backend=backend,
+            dtype=dtype,
+            normalisation=normalisation,
+            image_shape=dataset.image_shape,
+        )
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def batch(
+        self, indices: Array, augmentation: Augmentation | None = None
+    ) -> tuple[Array, Array]:
+        """Samples `indices` `(B,)`: `x (B, features)` distorted, normalised; and their targets."""
+        xp = array_module(self.x, indices)
+        count = len(indices)
+        rows = self.workspace.array(xp, "rows", (count, self.x.shape[1]), self.x.dtype)
+        shape = (count, *self.target.shape[1:])
+        target = self.workspace.array(xp, "target", shape, self.target.dtype)
+        gather(self.target, indices, out=target)
+        if self.rows is not None:
+            stored = self.workspace.array(xp, "stored", indices.shape, self.rows.dtype)
+            indices = gather(self.rows, indices, out=stored)
+        if augmentation is None and not self.is_ready and not self.normalisation.by_feature:
+            x = self.workspace.array(xp, "x", rows.shape, self.dtype)
+            if dispatch.did("gather_scaled", self.x, indices, self.scale, self.shift, x):
+                return x, target
+        gather(self.x, indices, out=rows)
+        if augmentation is not None:
+            # Before a shift of the values, since what comes in from outside a picture is 0.
+            pictures = self.workspace.array(xp, "pictures", rows.shape, self.dtype)
+            xp.copyto(pictures, rows, casting="same_kind")
+            rows = augmentation.apply(pictures, out=pictures)
+        return self._normalised(rows, "x"), target
+
+    def whole(self) -> tuple[Array, Array]:
+        """All samples as one batch; what need not be normalised is not copied."""
+        return self._normalised(self._in_order(slice(0, len(self))), "x"), self.target
+
+    def begin(self, augmentation: Augmentation, seed: int) -> None:
+        """Tell `augmentation` what is to come. Raises `ConfigError` where rows are no pictures."""
+        if self.image_shape is None:
+            raise ConfigError(
+                f"augmentation needs pictures, and {self.x.shape[1]} features are no square: "
+                f"give DeviceData their image_shape, or train without augmentation"
+            )
+        if math.prod(self.image_shape) != self.x.shape[1]:
+            raise ConfigError(
+                f"image_shape {self.image_shape} does not hold the {self.x.shape[1]} features of x"
+            )
+        augmentation.begin(self.image_shape, seed)
+
+    def blocks(self, size: int) -> Iterator[tuple[Array, Array]]:
+        """All samples in order, `size` at a time (the last block may be short)."""
+        for start in range(0, len(self), size):
+            rows = slice(start, start + size)
+            yield self._normalised(self._in_order(rows), "block"), self.target[rows]
+
+    def _in_order(self, rows: slice) -> Array:
+        return self.x[rows] if self.rows is None else self.x[self.rows[rows]]
+
+    def _normalised(self, rows: Array, name: str) -> Array:
+        xp = array_module(rows)
+        if rows.dtype == self.dtype and self.is_ready:
+            return rows
+        x = self.workspace.array(xp, name, rows.shape, self.dtype)
+        xp.multiply(rows, self.scale, out=x, dtype=self.dtype, casting="same_kind")
+        if self.normalisation.by_feature or self.shift:
+            xp.add(x, self.shift, out=x)
+        return x
+
+
+def _picture_in(x: Any) -> tuple[int, int] | None:
+    """`(height, width)` of samples `(N, height, width)`, lists of lists too; None of others."""
+    # Checked samples are all of one shape, so that of lists the first says it.
+    shape = numpy.shape(x[0]) if isinstance(x, list | tuple) else getattr(x, "shape", ())[1:]
+    return (shape[0], shape[1]) if len(shape) == 2 else None
+
+
+def _by_rows(array: Array) -> Array:
+    """A host `array` in C order: NumPy would bring it there for each batch anew."""
+    return numpy.ascontiguousarray(array) if isinstance(array, numpy.ndarray) else array

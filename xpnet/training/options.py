@@ -1,0 +1,191 @@
+"""Checks the arguments of `fit()` other than the data, and replaces names by objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import PathLike
+from typing import Any, TypeVar
+
+from xpnet.accel.recording import is_replayable
+from xpnet.errors import ConfigError, short_repr
+from xpnet.layers import BatchNorm
+from xpnet.layers.activations import Sigmoid, Softmax
+from xpnet.layers.base import walk
+from xpnet.losses import Loss, MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
+from xpnet.network import Sequential
+from xpnet.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
+from xpnet.training.augmentation import Augmentation
+from xpnet.training.callbacks import Callback, EarlyStopping
+from xpnet.training.checkpoints import Checkpoints
+from xpnet.training.history import History
+from xpnet.utils.arguments import instance
+from xpnet.utils.introspection import is_own
+
+T = TypeVar("T")
+
+OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
+    "sgd": SGD,
+    "rmsprop": RMSprop,
+    "adam": Adam,
+    "adamw": AdamW,
+}
+"""Optimizers by name, each with its defaults."""
+
+LOSSES: dict[str, type[Loss]] = {
+    "cross_entropy": SoftmaxCrossEntropy,
+    "binary_cross_entropy": SigmoidBinaryCrossEntropy,
+    "mse": MeanSquaredError,
+}
+"""Losses by name."""
+
+_OTHER_NAMES: dict[str, type[Loss]] = {
+    "softmax_cross_entropy": SoftmaxCrossEntropy,
+    "sigmoid_binary_cross_entropy": SigmoidBinaryCrossEntropy,
+    "bce": SigmoidBinaryCrossEntropy,
+    "mean_squared_error": MeanSquaredError,
+}
+
+
+def optimizer_of(value: Optimizer | str) -> Optimizer:
+    """The optimizer that `fit(optimizer=)` means. Raises `ConfigError`."""
+    if isinstance(value, str):
+        return _named("optimizer", value, OPTIMIZERS, {})()
+    what = f"an optimizer such as Adam(1e-3), or one of {', '.join(OPTIMIZERS)}"
+    return instance("optimizer", value, Optimizer, what)
+
+
+def loss_of(value: Loss | str | None) -> Loss:
+    """The loss that `fit(loss=)` means, None being cross-entropy. Raises `ConfigError`."""
+    if value is None:
+        return SoftmaxCrossEntropy()
+    if isinstance(value, str):
+        return _named("loss", value, LOSSES, _OTHER_NAMES)()
+    what = f"a loss such as MeanSquaredError(), or one of {', '.join(LOSSES)}"
+    return instance("loss", value, Loss, what)
+
+
+def _named(
+    what: str, name: str, kinds: Mapping[str, Callable[[], T]], others: Mapping[str, type[T]]
+) -> Callable[[], T]:
+    known: dict[str, Callable[[], T]] = {_plain(key): kind for key, kind in others.items()}
+    known |= {_plain(key): kind for key, kind in kinds.items()}
+    if _plain(name) not in known:
+        raise ConfigError(f"{what} {short_repr(name)} is not known: use one of {', '.join(kinds)}")
+    return known[_plain(name)]
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def callbacks_of(value: Any) -> tuple[Callback, ...]:
+    """The callbacks that `fit(callbacks=)` means: one, several, or none. Raises `ConfigError`."""
+    if value is None:
+        return ()
+    if isinstance(value, Callback):
+        return (value,)
+    what = "a Callback, such as Progress(), or a list of them"
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        instance("callbacks", value, Callback, what)
+    callbacks = tuple(value)
+    for number, callback in enumerate(callbacks):
+        instance(f"callbacks[{number}]", callback, Callback, "a Callback, such as Progress()")
+    return callbacks
+
+
+def history_of(value: History | None) -> History:
+    """The history to go on with. Raises `ConfigError`."""
+    return History() if value is None else instance("history", value, History, "a History or None")
+
+
+def checkpoints_of(value: Any) -> Checkpoints | None:
+    """Where checkpoints go. Raises `ConfigError`."""
+    if isinstance(value, str | PathLike):
+        text = short_repr(str(value))
+        raise ConfigError(f"checkpoints must be Checkpoints, found {text}: Checkpoints({text})")
+    return value if value is None else instance("checkpoints", value, Checkpoints, "Checkpoints")
+
+
+def augmentation_of(value: Augmentation | None) -> Augmentation | None:
+    """How pictures are distorted. Raises `ConfigError`."""
+    if value is None:
+        return None
+    what = "an Augmentation, such as Augmentation(shift=2)"
+    return instance("augmentation", value, Augmentation, what)
+
+
+def exclusive_parts(
+    network: Sequential,
+    optimizer: Optimizer,
+    loss: Loss,
+    augmentation: Augmentation | None,
+    callbacks: Sequence[Callback],
+    history: History,
+) -> dict[str, object]:
+    """Of the arguments of a `fit()` those that no other may use at the same time, by name.
+
+    A loss or augmentation of xpnet's is not among them: of these a copy is as good. What somebody
+    else has written may keep what it likes.
+    """
+    parts: dict[str, object] = {"network": network, "optimizer": optimizer, "history": history}
+    if not is_copied(loss):
+        parts["loss"] = loss
+    if augmentation is not None and not is_copied(augmentation):
+        parts["augmentation"] = augmentation
+    own = (f"callbacks[{position}]" for position in range(len(callbacks)))
+    return parts | {n: c for n, c in zip(own, callbacks, strict=True) if is_own(type(c))}
+
+
+def is_copied(thing: object) -> bool:
+    """Whether a shallow copy of `thing` with other buffers is as good as `thing` itself."""
+    return is_own(type(thing)) and is_replayable(thing)
+
+
+def require_validation(callbacks: Iterable[Callback], has_validation: bool) -> None:
+    """Raise `ConfigError` for early stopping that has nothing to go by."""
+    for callback in callbacks:
+        decides = getattr(type(callback), "on_record", None) is EarlyStopping.on_record
+        if decides and not has_validation:
+            raise ConfigError(EarlyStopping.NEEDS)
+
+
+def require_trainable(network: Sequential, optimizer: Optimizer, loss: Loss) -> None:
+    """Raise `ConfigError` where nothing could be learnt, or not what is meant.
+
+    That is where all layers are frozen, the optimizer is that of another network, or the network
+    ends in an activation that the loss applies once more.
+    """
+    if not network.values.size:
+        raise ConfigError(
+            "the network has no parameters to train: set trainable = True for one of its layers"
+        )
+    require_logits(network, loss)
+    optimizer.require_same(network.values)
+
+
+def require_logits(network: Sequential, loss: Loss) -> None:
+    """Raise `ConfigError` where `network` ends in an activation that `loss` applies itself."""
+    last = network.layers[network.last_active()]
+    if loss.takes_logits and isinstance(last, Softmax | Sigmoid):
+        raise ConfigError(
+            f"the network ends in {last}, and {type(loss).__name__} applies its activation itself: "
+            f"leave {type(last).__name__} out, and ask predict_proba() for probabilities"
+        )
+
+
+def require_rows(network: Sequential, count: int, size: int) -> None:
+    """Raise `ConfigError` where `count` samples in batches of `size` leave BatchNorm one row."""
+    has_norm = any(isinstance(x, BatchNorm) and x.trainable for x in walk(network.layers))
+    if not has_norm or (size > 1 and count % size != 1):
+        return
+    how = f"{count} samples in batches of {size} leave 1 over" if size > 1 else f"batch_size {size}"
+    raise ConfigError(
+        f"BatchNorm cannot train on a batch of 1 row ({how}): use another batch_size, such as "
+        f"{_fitting(count, size)}, or LayerNorm"
+    )
+
+
+def _fitting(count: int, size: int) -> str:
+    """A batch size near `size` that leaves no single row."""
+    fits = (n for n in range(max(size, 2), max(count, 2) + 1) if count % n != 1)
+    return str(next(fits, "32, and give more samples"))

@@ -1,0 +1,166 @@
+"""What training measures on its way: means since the last record, and the record made of them."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy
+
+from xpnet.backend import Array
+from xpnet.errors import DivergenceError
+from xpnet.losses import L2Penalty, Loss, SoftmaxCrossEntropy
+from xpnet.metrics import Accuracy, MeanLoss
+from xpnet.network import Sequential
+from xpnet.training import microbatch
+from xpnet.training.callbacks import TrainingState
+from xpnet.training.device_data import DeviceData
+from xpnet.training.history import Record
+
+
+class RunningMetrics:
+    """Loss and hits since the last record, on the device; a record makes the device wait.
+
+    `again`: the training part, where its figures are evaluated; `held_out`: the validation part.
+    """
+
+    def __init__(
+        self,
+        run: TrainingState,
+        loss: Loss,
+        penalty: L2Penalty | None,
+        again: DeviceData | None,
+        held_out: DeviceData | None,
+    ) -> None:
+        self.run, self.penalty, self.again, self.held_out = run, penalty, again, held_out
+        self.mean = MeanLoss(run.network.backend)
+        self.counts = isinstance(loss, SoftmaxCrossEntropy)
+        self.accuracy = Accuracy(run.network.backend)
+        self.began = time.perf_counter()
+        self.loss = loss.for_evaluation()
+
+    def update(self, value: Array, logits: Array, target: Array) -> None:
+        """Add the loss and the hits of one batch."""
+        self.mean.update(value, len(target))
+        if self.counts:
+            self.accuracy.update(logits, target)
+
+    def count(self, samples: int) -> None:
+        """`update()` was replayed, on the device: count the samples here."""
+        self.mean.samples += samples
+        self.accuracy.samples += samples
+
+    def state(self) -> dict[str, Any]:
+        """The sums since the last record as plain numbers, and the seconds: for a checkpoint."""
+        to_host = self.run.network.backend.to_host
+        return {
+            "loss": float(to_host(self.mean.total)[0]),
+            "hits": int(to_host(self.accuracy.hits)[0]),
+            "samples": self.mean.samples,
+            "seconds": time.perf_counter() - self.began,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state()` gave."""
+        self.mean.total.fill(float(state["loss"]))
+        self.accuracy.hits.fill(int(state["hits"]))
+        self.mean.samples = self.accuracy.samples = int(state["samples"])
+        self.began = time.perf_counter() - float(state["seconds"])
+
+    def record(self) -> Record:
+        """A new line of the history. Raises `DivergenceError` for a loss that is not finite."""
+        run = self.run
+        loss = self._finite("loss", self.mean.result())
+        accuracy = self.accuracy.result() if self.counts else None
+        if self.again is not None:
+            loss, accuracy = self._evaluate(self.again)
+            if self.penalty is not None:
+                network = run.network
+                penalty = self.penalty.forward(network.values[: network.decays])
+                loss += float(network.backend.to_host(penalty))
+            self._finite("loss", loss)
+        held_out: tuple[float | None, float | None] = (None, None)
+        if self.held_out is not None:
+            val_loss, val_accuracy = self._evaluate(self.held_out)
+            held_out = self._finite("validation loss", val_loss), val_accuracy
+        return self._append(loss, accuracy, *held_out)
+
+    def _finite(self, what: str, value: float) -> float:
+        if not math.isfinite(value):
+            raise self.diverged(f"the {what} is {value}")
+        return value
+
+    def _evaluate(self, data: DeviceData) -> tuple[float, float | None]:
+        return mean_loss(self.run.network, data, self.loss, self.counts)
+
+    def record_partial(self) -> None:
+        """What an interrupted stretch has measured so far, without a validation pass."""
+        if self.mean.samples and math.isfinite(loss := self.mean.result()):
+            accuracy = self.accuracy.result() if self.counts else None
+            self._append(loss, accuracy, None, None)
+
+    def _append(
+        self,
+        loss: float,
+        accuracy: float | None,
+        val_loss: float | None,
+        val_accuracy: float | None,
+    ) -> Record:
+        run, now = self.run, time.perf_counter()
+        record = Record(
+            epoch=run.epoch,
+            step=run.step,
+            learning_rate=self._rate(),
+            loss=loss,
+            accuracy=accuracy,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            seconds=now - self.began,
+        )
+        run.history.records.append(record)
+        self.mean.reset()
+        self.accuracy.reset()
+        self.began = now
+        return record
+
+    def _rate(self) -> float:
+        return self.run.optimizer.learning_rate(max(self.run.optimizer.steps - 1, 0))
+
+    def diverged(self, what: str) -> DivergenceError:
+        """The error that says `what` is not finite, where training stands, and what to do."""
+        run = self.run
+        return DivergenceError(
+            f"training diverged in epoch {run.epoch} (by step {run.step}): {what} at learning rate "
+            f"{self._rate():g}, and the largest gradient is that of {_largest(run.network)}: use a "
+            f"smaller learning_rate, or clip_norm"
+        )
+
+
+def _largest(network: Sequential) -> str:
+    """The layer whose gradient is the longest; of several that are not finite, the last.
+
+    The backward pass comes to the last layer first.
+    """
+    norms = [0.0] * len(network.layers)
+    for name, gradient in network.parameter_gradients().items():
+        host = network.backend.to_host(gradient).astype(numpy.float64)
+        norm, position = float(numpy.linalg.norm(host)), int(name.partition(".")[0])
+        norms[position] = math.hypot(norms[position], norm if norm < math.inf else math.inf)
+    position = max(range(len(norms)), key=lambda p: (norms[p], p))
+    norm = norms[position]
+    size = f"of norm {norm:.3g}" if norm < math.inf else "which is not finite"
+    return f"layer {position}, {network.layers[position]}, {size}"
+
+
+def mean_loss(
+    network: Sequential, data: DeviceData, loss: Loss, counts: bool
+) -> tuple[float, float | None]:
+    """Mean loss and, if it `counts`, accuracy of `network` on `data`, as it predicts."""
+    mean, accuracy = MeanLoss(network.backend), Accuracy(network.backend)
+    for x, target in data.blocks(microbatch.prediction_rows(network.out_features)):
+        logits = network.forward(x, training=False)
+        mean.update(loss.forward(logits, target), len(target))
+        if counts:
+            accuracy.update(logits, target)
+    return mean.result(), accuracy.result() if counts else None

@@ -1,0 +1,1 @@
+"""A network as a web page to draw digits on."""

@@ -1,0 +1,173 @@
+"""`python -m xpnet.export MODEL --html digit.html`: a trained network as a page to draw on.
+
+The page is one file, which needs neither a server nor a network: its HTML, CSS and JavaScript
+(`xpnet/web_demo/`) with the weights in it. It answers what `xpnet.predict` answers: the drawing is
+prepared as `xpnet.data.pictures` prepares a picture, and the forward pass equals xpnet's to 1e-5.
+`--onnx` writes the network as an ONNX file instead, or as well.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy
+
+from xpnet.backend import HostArray
+from xpnet.cli import console
+from xpnet.cli.predict import Model
+from xpnet.errors import CheckpointError, ConfigError
+from xpnet.interop.onnx import export_onnx
+from xpnet.layers import Linear
+from xpnet.network import Sequential
+from xpnet.report.elements import part, policy
+from xpnet.serialization import write_atomically
+from xpnet.utils.introspection import is_own
+
+KNOWN: tuple[str, ...] = ("Linear", "ReLU", "LeakyReLU", "Sigmoid", "Tanh", "GELU", "Softmax")
+KNOWN += ("BatchNorm", "LayerNorm", "Dropout", "GaussianNoise")
+"""The layers whose forward pass `page/layers.js` has."""
+
+SCRIPTS = ("layers.js", "picture.js", "pad.js", "show.js", "page.js")
+"""The page's JavaScript, in the order in which it becomes one script."""
+
+_PAD = 280
+"""Pixels along the pad's side, on which the drawing is kept: ten for one of MNIST's."""
+
+
+def html_page(model: Model) -> str:
+    """The page for `model`, one HTML document; the same text for the same network.
+
+    Weights are kept in float32, whatever the network's dtype: float16 would move probabilities
+    by up to 5e-4. Raises `ConfigError` where the network is not made for square pictures of whole
+    pixels, has no probabilities, or has a layer that the page does not know, `CheckpointError`
+    for weights that are not finite numbers.
+    """
+    network, side = model.network, _side(model)
+    content = {
+        "side": side,
+        **model.normalisation.to_metadata(),
+        "classes": model.classes,
+        "layers": list(_layers(network)),
+        "probabilities": network.probabilities_by(),
+    }
+    style = part("base.css") + part("page.css", "web_demo")
+    script = "\n".join(part(name, "web_demo") for name in SCRIPTS)
+    widths = [layer.out_features for layer in network.layers if isinstance(layer, Linear)]
+    return Template(part("page.html", "web_demo")).substitute(
+        policy=policy(style, script),
+        style=style,
+        script=script,
+        # A class may be called </script>.
+        model=json.dumps(content, separators=(",", ":")).replace("<", r"\u003c"),
+        network=" → ".join(map(str, [network.in_features, *widths])),
+        parameters=f"{network.count_parameters():,}",
+        side=side,
+        # A drawing of the network's own size would be no drawing to `xpnet.data.pictures`.
+        pad=max(_PAD, 2 * side),
+    )
+
+
+def _side(model: Model) -> int:
+    if model.image_shape is None:
+        raise ConfigError(
+            "the model was not trained on pictures (it has no image_shape), so there is nothing "
+            "to draw: export one that was"
+        )
+    height, width = model.image_shape
+    if height != width:
+        raise ConfigError(
+            f"the model takes pictures of {height} x {width} pixels, and the page's pad is "
+            f"square: export one that takes square pictures"
+        )
+    if model.pixels is False:
+        raise ConfigError(
+            "the model was trained on numbers with a fraction, and a drawing gives whole pixels "
+            "0..255: export one that was trained on pixels"
+        )
+    return height
+
+
+def _layers(network: Sequential) -> Iterator[dict[str, Any]]:
+    """Each layer as plain data: `{type, settings, arrays}`, an array as base64 of float32."""
+    state = network.state_dict()
+    for position, layer in enumerate(network.layers):
+        kind = type(layer).__name__
+        if kind not in KNOWN or not is_own(type(layer)):
+            raise ConfigError(
+                f"layer {position} is a {kind}, which the page cannot compute: it knows "
+                f"{', '.join(KNOWN)}"
+            )
+        arrays = {}
+        for name in layer.parameters() | layer.buffers():
+            value = network.backend.to_host(state[f"{position}.{name}"])
+            arrays[name] = _base64(value, f"{position}.{name}")
+        yield {"type": kind, "settings": layer.get_config(), "arrays": arrays}
+
+
+def _base64(value: HostArray, name: str) -> str:
+    with numpy.errstate(over="ignore"):
+        single = numpy.ascontiguousarray(value, dtype="<f4")
+    if not numpy.isfinite(single).all():
+        raise CheckpointError(f"{name} holds values that are no finite float32: train it anew")
+    return base64.b64encode(single.tobytes()).decode("ascii")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the files that were asked for; 0, or 2 with the reason."""
+    return console.run(lambda: _export(argv))
+
+
+def _export(argv: Sequence[str] | None) -> int:
+    arguments = _parser().parse_args(argv)
+    if arguments.html is None and arguments.onnx is None:
+        raise ConfigError("nothing to write: give --html FILE or --onnx FILE; --help tells more")
+    model = Model.load(arguments.model)
+    if arguments.html is not None:
+        try:
+            page = html_page(model)
+        except (ConfigError, CheckpointError) as error:
+            raise type(error)(f"{arguments.model}: {error}") from None
+        write_atomically(arguments.html, page.encode())
+        _report(arguments.html, "open it in a browser")
+    if arguments.onnx is not None:
+        export_onnx(model.network, arguments.onnx)
+        _report(arguments.onnx, "from normalised values to logits")
+    return 0
+
+
+def _report(path: Path, what: str) -> None:
+    console.say(f"{path}  {path.stat().st_size / 1000:,.0f} kB: {what}")
+
+
+def _parser() -> console.Parser:
+    parser = console.Parser(
+        "python -m xpnet.export",
+        description="Write a trained network as a web page to draw on, or as an ONNX file.",
+        epilog="The page is one file that needs no server and sends nothing anywhere. It shows "
+        "the classes' probabilities, the hidden activations and the weights that fired, live. "
+        "The ONNX file has the normalisation that its input needs among its properties.",
+    )
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a .safetensors file that xpnet wrote, or the folder of a run",
+    )
+    parser.add_argument(
+        "--html",
+        metavar="FILE",
+        type=Path,
+        help="the page to write; the network must take square pictures",
+    )
+    parser.add_argument(
+        "--onnx", metavar="FILE", type=Path, help="the ONNX file to write (needs xpnet[onnx])"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
