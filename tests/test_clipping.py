@@ -85,10 +85,10 @@ def trained(backend: Backend, clip_norm: float | None, **options: Any) -> np.nda
     """By how much the weights have changed."""
     layers = [xn.Linear(12, 7), xn.Tanh(), xn.Linear(7, 3)]
     network = Sequential(layers, backend=backend, dtype="float64", seed=1)
-    before = backend.to_host(network.values).copy()
+    before = backend.to_host(network.flat_parameters).copy()
     how = {"optimizer": xn.SGD(1.0), "epochs": 1, "batch_size": None} | options
     xn.fit(network, samples(), clip_norm=clip_norm, **how)
-    return backend.to_host(network.values) - before
+    return backend.to_host(network.flat_parameters) - before
 
 
 def test_fit_clips_the_gradient_of_all_parameters_with_that_of_the_penalty(

@@ -67,8 +67,10 @@ def test_networks_start_alike_on_all_backends_and_dtypes(
         return Sequential([Linear(7, 5, case.make(), case.make())], backend=where, dtype=kind)
 
     here, there = network(backend, dtype), network(Backend("cpu"), "float64")
-    assert here.values.dtype == np.dtype(dtype)
-    assert np.array_equal(backend.to_host(here.values), there.values.astype(dtype))
+    assert here.flat_parameters.dtype == np.dtype(dtype)
+    assert np.array_equal(
+        backend.to_host(here.flat_parameters), there.flat_parameters.astype(dtype)
+    )
     compared(f"{case.id} initial weights")
 
 

@@ -98,4 +98,4 @@ def test_what_the_help_shows_runs(
     exec("\n".join(program), scope)
     assert float(capsys.readouterr().out) > 0.85
     again = xpnet.load("model.safetensors")
-    assert again.values.tobytes() == scope["network"].values.tobytes()
+    assert again.flat_parameters.tobytes() == scope["network"].flat_parameters.tobytes()

@@ -37,10 +37,10 @@ def test_nothing_depends_on_what_lay_in_the_buffers(case: OptimizerCase, backend
     found = []
     for garbage in (0, 1):
         optimizer, values = case.make(weight_decay=0.1), place(backend, start())
-        optimizer.step(values, place(backend, gradients(0)), decays=values.size)
+        optimizer.step(values, place(backend, gradients(0)), decay_size=values.size)
         for memory in optimizer.workspace._memory.values():
             memory.fill(garbage)
-        optimizer.step(values, place(backend, gradients(1)), decays=values.size)
+        optimizer.step(values, place(backend, gradients(1)), decay_size=values.size)
         found.append(backend.to_host(values))
     assert np.array_equal(*found)
 
@@ -53,7 +53,7 @@ def test_many_steps_agree_with_torch(
     parameter = torch.nn.Parameter(tensor(start()))
     peer = case.torch([parameter])
     for step in range(STEPS):
-        optimizer.step(values, place(backend, gradients(step)), decays=values.size)
+        optimizer.step(values, place(backend, gradients(step)), decay_size=values.size)
         parameter.grad = tensor(gradients(step))
         peer.step()
         assert error(backend.to_host(values), parameter.detach()) <= 1e-12, f"step {step}"
@@ -71,7 +71,7 @@ def test_weight_decay_is_decoupled_and_spares_what_does_not_decay(
     for group in peer.param_groups:
         group["weight_decay"] = 0.0
     for step in range(STEPS):
-        optimizer.step(values, place(backend, gradients(step)), decays=decays)
+        optimizer.step(values, place(backend, gradients(step)), decay_size=decays)
         with torch.no_grad():
             parameter[:decays] *= 1 - peer.param_groups[0]["lr"] * 0.3
         parameter.grad = tensor(gradients(step))
@@ -87,9 +87,9 @@ def test_dtype_is_kept_and_backends_agree(
     here, there = case.make(weight_decay=0.1), case.make(weight_decay=0.1)
     values, wanted = place(backend, start(), dtype), start().astype(dtype)
     for step in range(STEPS):
-        here.step(values, place(backend, gradients(step), dtype), decays=values.size)
+        here.step(values, place(backend, gradients(step), dtype), decay_size=values.size)
         with as_written():
-            there.step(wanted, gradients(step).astype(dtype), decays=wanted.size)
+            there.step(wanted, gradients(step).astype(dtype), decay_size=wanted.size)
     assert values.dtype == np.dtype(dtype)
     assert set(here.state) == set(here.state_names)
     for name, state in here.state.items():
@@ -108,8 +108,8 @@ def test_uploaded_scalars_give_the_same_bits(case: OptimizerCase, backend: Backe
     table = planned.table(range(8), backend, "float32")
     for step in range(8):
         g = place(backend, gradients(step), "float32")
-        eager.step(a, g, decays=a.size)
-        planned.step(b, g, scalars=table[step], decays=b.size)
+        eager.step(a, g, decay_size=a.size)
+        planned.step(b, g, scalars=table[step], decay_size=b.size)
     assert np.array_equal(backend.to_host(a), backend.to_host(b))
 
 
@@ -120,11 +120,11 @@ def test_a_steady_step_touches_neither_host_nor_allocator(
     optimizer = case.make(weight_decay=0.1)
     values, g = place(double, start(), "float32"), place(double, gradients(0), "float32")
     table = optimizer.table(range(3), double, "float32")
-    optimizer.step(values, g, scalars=table[0], decays=values.size)
-    optimizer.step(values, g, decays=values.size)
+    optimizer.step(values, g, scalars=table[0], decay_size=values.size)
+    optimizer.step(values, g, decay_size=values.size)
     with strict_cupy.forbid("sync", "h2d", "d2h", "alloc"):
-        optimizer.step(values, g, scalars=table[1], decays=values.size)
-        optimizer.step(values, g, decays=values.size)
+        optimizer.step(values, g, scalars=table[1], decay_size=values.size)
+        optimizer.step(values, g, decay_size=values.size)
 
 
 @every_optimizer
@@ -140,7 +140,7 @@ def test_a_schedule_agrees_with_torch(case: OptimizerCase, backend: Backend) -> 
     for step in range(STEPS):
         for group in peer.param_groups:
             group["lr"] = rates(step)
-        optimizer.step(values, place(backend, gradients(step)), decays=values.size)
+        optimizer.step(values, place(backend, gradients(step)), decay_size=values.size)
         parameter.grad = tensor(gradients(step))
         peer.step()
     assert error(backend.to_host(values), parameter.detach()) <= 1e-12
@@ -148,7 +148,7 @@ def test_a_schedule_agrees_with_torch(case: OptimizerCase, backend: Backend) -> 
 
 def one_step(backend: Backend, optimizer: Optimizer, value: float, gradient: float) -> float:
     values = place(backend, [value])
-    optimizer.step(values, place(backend, [gradient]), decays=values.size)
+    optimizer.step(values, place(backend, [gradient]), decay_size=values.size)
     return float(backend.to_host(values)[0])
 
 
@@ -179,8 +179,8 @@ def test_the_bits_do_not_depend_on_how_the_store_is_cut(backend: Backend) -> Non
     whole, part = Adam(0.01), Adam(0.01)
     a, b = place(backend, start(), "float32"), place(backend, start()[:11], "float32")
     for step in range(5):
-        whole.step(a, place(backend, gradients(step), "float32"), decays=a.size)
-        part.step(b, place(backend, gradients(step)[:11], "float32"), decays=b.size)
+        whole.step(a, place(backend, gradients(step), "float32"), decay_size=a.size)
+        part.step(b, place(backend, gradients(step)[:11], "float32"), decay_size=b.size)
     assert np.array_equal(backend.to_host(a)[:11], backend.to_host(b))
 
 
@@ -230,7 +230,7 @@ def test_one_optimizer_serves_one_network(backend: Backend) -> None:
 @every_optimizer
 def test_of_a_network_the_biases_do_not_decay(case: OptimizerCase, backend: Backend) -> None:
     network = Sequential(4, 3, "relu", 2, dtype="float64", backend=backend)
-    network.values.fill(1)
+    network.flat_parameters.fill(1)
     optimizer = case.make(weight_decay=0.5)
     optimizer.step(network)
     after = {n: backend.to_host(value) for n, value in network.parameters().items()}
@@ -251,12 +251,12 @@ def test_what_decays_has_to_be_told(backend: Backend) -> None:
 @every_optimizer
 def test_another_network_of_the_same_size_is_refused(case: OptimizerCase, backend: Backend) -> None:
     first, second = (Sequential(4, 3, seed=seed, backend=backend) for seed in (0, 1))
-    optimizer, before = case.make(), backend.to_host(second.values).copy()
+    optimizer, before = case.make(), backend.to_host(second.flat_parameters).copy()
     optimizer.step(first)
-    optimizer.step(first.values[:], first.gradients, decays=first.decays)
+    optimizer.step(first.flat_parameters[:], first.flat_gradients, decay_size=first.decay_size)
     with pytest.raises(ConfigError, match=r"has made 2 updates of another network.*make a new"):
         optimizer.step(second)
-    assert np.array_equal(backend.to_host(second.values), before)
+    assert np.array_equal(backend.to_host(second.flat_parameters), before)
     optimizer.step(first)
     state = {name: backend.to_host(array).copy() for name, array in optimizer.state.items()}
     for copied in (copy.deepcopy, copy.copy):
@@ -269,7 +269,7 @@ def test_another_network_of_the_same_size_is_refused(case: OptimizerCase, backen
 
 def test_an_optimizer_without_updates_may_still_be_given_to_another_network() -> None:
     optimizer = Adam()
-    optimizer.require_same(Sequential(4, 3).values)
+    optimizer.require_same(Sequential(4, 3).flat_parameters)
     optimizer.step(Sequential(4, 5))
     assert optimizer.steps == 1
 
@@ -293,7 +293,7 @@ def test_numbers_of_numpy_become_pythons(made: Optimizer) -> None:
 
     assert all(map(plain, made.get_config().values()))
     values = np.ones(3, np.float32)
-    made.step(values, values.copy(), decays=3)
+    made.step(values, values.copy(), decay_size=3)
     assert values.dtype == np.float32
 
 

@@ -83,7 +83,9 @@ def gradient(
     logits = network.forward(place(x), training=True)
     value = loss.forward(logits, place(target), None if weights is None else place(weights))
     network.backward(loss.backward(scale))
-    return float(network.backend.to_host(value)), network.backend.to_host(network.gradients).copy()
+    return float(network.backend.to_host(value)), network.backend.to_host(
+        network.flat_gradients
+    ).copy()
 
 
 def close(found: Any, expected: Any) -> None:

@@ -63,7 +63,7 @@ def check_network(
     backend = network.backend
 
     def value() -> float:
-        network.seek(0)
+        network.set_sample_counter(0)
         logits = network.forward(x, training=True)
         return float(backend.to_host(loss.forward(logits, target, weights)))
 

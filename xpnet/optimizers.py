@@ -19,7 +19,7 @@ from typing import Any
 
 from xpnet.accel import dispatch
 from xpnet.backend import Array, Backend, array_module, is_same, zeros
-from xpnet.errors import ConfigError, ShapeError, short_repr
+from xpnet.errors import ConfigError, ShapeError, deprecated, short_repr
 from xpnet.schedules import Constant, Schedule
 from xpnet.utils.arguments import real
 from xpnet.utils.introspection import config_of
@@ -73,35 +73,40 @@ class Optimizer:
         values: Any,
         gradients: Array | None = None,
         *,
-        decays: int | None = None,
+        decay_size: int | None = None,
         scalars: Array | None = None,
+        decays: int | None = None,
     ) -> None:
         """One update: `step(network)`, or of `values` by `gradients`, both `(P,)`.
 
-        `decays`: only the first so many values shrink by `weight_decay`; a network has its
+        `decay_size`: only the first so many values shrink by `weight_decay`; a network has its
         matrices there, and biases and gains, which are to stay as they are, behind them. It is
         taken from the network, or has to be given where `weight_decay` is not 0. `scalars`: this
         step's `self.scalars(self.steps)` if it lies on the device already.
         """
+        if decays is not None:
+            deprecated("step(decay_size=)", "decay_size")
+            decay_size = decays
         if gradients is None:
             network = values
-            if not hasattr(network, "gradients"):
+            if not hasattr(network, "flat_gradients"):
                 raise ConfigError(
                     f"step() takes a network, or values and gradients, found {short_repr(network)}"
                 )
-            values, gradients, decays = network.values, network.gradients, network.decays
+            values, gradients = network.flat_parameters, network.flat_gradients
+            decay_size = network.decay_size
         self.require_same(values)
         self._prepare(values, gradients)
         if scalars is None:
             scalars = self._upload(values)
         if self.weight_decay:
-            if decays is None:
+            if decay_size is None:
                 raise ConfigError(
                     f"{type(self).__name__} has weight_decay {self.weight_decay:g}, and step() is "
                     f"not told which values are to decay: call step(network), or give "
-                    f"decays=network.decays"
+                    f"decay_size=network.decay_size"
                 )
-            matrices = values[:decays]
+            matrices = values[:decay_size]
             array_module(matrices).multiply(matrices, scalars[1:2], out=matrices)
         self.update(values, gradients, scalars)
         self.steps += 1

@@ -92,7 +92,7 @@ def test_all_of_fit_and_nothing_after_it(precision: str) -> None:
 
     class Look(xn.Callback):
         def on_step_end(self, run: Any) -> None:
-            seen.append(array_module(run.network.values))
+            seen.append(array_module(run.network.flat_parameters))
 
     with graphs_on_the_double() as pretended:
         x = DOUBLE.asarray(np.ones((4, 12), np.float32))
@@ -113,7 +113,7 @@ def test_all_of_fit_and_nothing_after_it(precision: str) -> None:
         network.predict(x)
         xn.evaluate(network, data)
         assert pretended.computed == before
-        assert array_module(network.values) is strict_cupy.xp
+        assert array_module(network.flat_parameters) is strict_cupy.xp
         seen.clear()
         gc.collect()
         assert pretended.handles == {}, "the network keeps no handle"
@@ -208,12 +208,12 @@ def test_whoever_asks_for_a_gpu_gets_float32(monkeypatch: pytest.MonkeyPatch) ->
 def refused(match: str, backend: Backend = DOUBLE, **options: Any) -> None:
     dtype = options.pop("dtype", "float32")
     network = Sequential(plain(), backend=backend, dtype=dtype, seed=1)
-    before = backend.to_host(network.values).copy()
+    before = backend.to_host(network.flat_parameters).copy()
     data = np.ones((4, 12), dtype), np.arange(4) % 3
     with pytest.raises((ConfigError, BackendUnavailable), match=match) as caught:
         xn.fit(network, data, optimizer=xn.SGD(), epochs=1, **options)
     assert "\n" not in str(caught.value)
-    assert backend.to_host(network.values).tobytes() == before.tobytes()
+    assert backend.to_host(network.flat_parameters).tobytes() == before.tobytes()
 
 
 @reduced
@@ -271,5 +271,5 @@ def test_a_run_tells_its_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert config.settings_of(run)["precision"] == "bfloat16"
     assert json.loads((run / "metrics.json").read_text())["precision"] == "bfloat16"
     network = xn.load(run / "model.safetensors")
-    assert network.values.dtype == np.float32
+    assert network.flat_parameters.dtype == np.float32
     assert "bfloat16" not in json.dumps(network.metadata)

@@ -73,7 +73,7 @@ def trained(
     options = {"optimizer": xn.Adam(), "epochs": 5, "batch_size": 16, "seed": 3} | options
     history = xn.fit(network, data, data, **options)
     records = [(r.step, r.loss, r.accuracy, r.val_loss, r.val_accuracy) for r in history.records]
-    return backend.to_host(network.values).copy(), records
+    return backend.to_host(network.flat_parameters).copy(), records
 
 
 def call_by_call(*arguments: Any, **options: Any) -> tuple[np.ndarray, list[tuple[Any, ...]]]:

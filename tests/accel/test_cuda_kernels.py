@@ -136,8 +136,8 @@ def backward(kind: Callable[[], Layer], kept: str) -> Callable[[Draw], list[Any]
 
 def noise(draw: Draw) -> list[Any]:
     layer, found = xn.GaussianNoise(0.3), []
-    layer.seed(draw.rows, 3)
-    layer.seek(2**64 - draw.rows)
+    layer.set_seed(draw.rows, 3)
+    layer.set_sample_counter(2**64 - draw.rows)
     for _ in range(2):
         found += [layer.forward(draw.reals(), training=True).copy()]
     return found
@@ -149,8 +149,8 @@ def normalising(kind: Callable[[int], Layer]) -> Callable[[Draw], list[Any]]:
     def run(draw: Draw) -> list[Any]:
         layer: Any = kind(draw.width)
         network = Sequential([layer], backend=draw.backend, dtype=draw.dtype)
-        found = [network.values, network.gradients, network.buffers]
-        network.values[:] = draw.reals(network.values.size)
+        found = [network.flat_parameters, network.flat_gradients, network.flat_buffers]
+        network.flat_parameters[:] = draw.reals(network.flat_parameters.size)
         for _ in range(2):
             x, dy = draw.reals(), draw.reals()
             y = layer.forward(x, training=True).copy()
@@ -163,8 +163,8 @@ def normalising(kind: Callable[[int], Layer]) -> Callable[[Draw], list[Any]]:
 def dropout(rate: float) -> Callable[[Draw], list[Any]]:
     def run(draw: Draw) -> list[Any]:
         layer, found = xn.Dropout(rate), []
-        layer.seed(draw.rows, 3)
-        layer.seek(2**64 - draw.rows)
+        layer.set_seed(draw.rows, 3)
+        layer.set_sample_counter(2**64 - draw.rows)
         for _ in range(2):
             y = layer.forward(draw.reals(), training=True)
             found += [y.copy(), layer.mask.copy(), layer._counters.copy()]
@@ -205,7 +205,7 @@ def updates(make: Callable[[], Any]) -> Callable[[Draw], list[Any]]:
     def run(draw: Draw) -> list[Any]:
         optimizer, values = make(), draw.reals(draw.rows * draw.width)
         for _ in range(3):
-            optimizer.step(values, draw.reals(len(values)), decays=values.size)
+            optimizer.step(values, draw.reals(len(values)), decay_size=values.size)
         return [values, *optimizer.state.values()]
 
     return run
@@ -778,8 +778,10 @@ def test_an_update_keeps_within_its_launches(case: Any, weight_decay: float) -> 
     values, gradients = (Draw(DOUBLE, "float32").reals(45) for _ in range(2))
     scalars = optimizer.table(range(3), DOUBLE, "float32")
     with in_use(DOUBLE):
-        optimizer.step(values, gradients, scalars=scalars[0], decays=9)
-        found = launches(lambda: optimizer.step(values, gradients, scalars=scalars[1], decays=9))
+        optimizer.step(values, gradients, scalars=scalars[0], decay_size=9)
+        found = launches(
+            lambda: optimizer.step(values, gradients, scalars=scalars[1], decay_size=9)
+        )
     assert 0 < sum(found.values()) <= 1 + bool(weight_decay) <= MOST_FOR_AN_UPDATE
 
 
@@ -903,8 +905,8 @@ def test_training_with_kernels_is_training_with_formulas(make: Any, of_update: A
     with in_use(DOUBLE) as names:
         found, history = trained(DOUBLE, make())
     assert {"cross_entropy", "gather_scaled", "count_hits"} <= names
-    difference = found.values.get() - expected.values.get()
-    assert np.linalg.norm(difference) <= 1e-5 * np.linalg.norm(expected.values.get())
+    difference = found.flat_parameters.get() - expected.flat_parameters.get()
+    assert np.linalg.norm(difference) <= 1e-5 * np.linalg.norm(expected.flat_parameters.get())
     for one, other in zip(history.records, told.records, strict=True):
         assert one.loss == pytest.approx(other.loss, rel=1e-4)
         assert one.val_accuracy == other.val_accuracy

@@ -145,8 +145,8 @@ def activation(kind: type[Layer]) -> Callable[[Draw], list[Any]]:
 def dropout(rate: float) -> Callable[[Draw], list[Any]]:
     def run(draw: Draw) -> list[Any]:
         layer, found = xn.Dropout(rate), []
-        layer.seed(draw.rows, 3)
-        layer.seek(2**64 - draw.rows)
+        layer.set_seed(draw.rows, 3)
+        layer.set_sample_counter(2**64 - draw.rows)
         for _ in range(2):
             y = layer.forward(draw.reals(), training=True)
             found += [y.copy(), layer.mask.copy(), layer._counters.copy()]
@@ -200,7 +200,7 @@ def updates(make: Callable[[], Any]) -> Callable[[Draw], list[Any]]:
     def run(draw: Draw) -> list[Any]:
         optimizer, values = make(), draw.reals(draw.rows * draw.width)
         for _ in range(3):
-            optimizer.step(values, draw.reals(len(values)), decays=values.size)
+            optimizer.step(values, draw.reals(len(values)), decay_size=values.size)
         return [values, *optimizer.state.values()]
 
     return run
@@ -543,7 +543,7 @@ def trained(
         callbacks=callbacks,
     )
     records = [[getattr(r, name) for name in vars(r) if name != "seconds"] for r in history.records]
-    return backend.to_host(network.values).tobytes(), records
+    return backend.to_host(network.flat_parameters).tobytes(), records
 
 
 ALWAYS = {"relu", "relu_backward", "tanh_backward", "sigmoid_backward", "dropout", "gather_scaled"}

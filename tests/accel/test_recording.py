@@ -127,7 +127,12 @@ def trained(
         callbacks=callbacks(),
         **({"epochs": 4, "batch_size": 16} | options),
     )
-    arrays = [network.values, network.gradients, network.buffers, *used.state.values()]
+    arrays = [
+        network.flat_parameters,
+        network.flat_gradients,
+        network.flat_buffers,
+        *used.state.values(),
+    ]
     records = [[getattr(r, name) for name in vars(r) if name != "seconds"] for r in history.records]
     return [backend.to_host(a).tobytes() for a in arrays], used.steps, records
 
@@ -224,18 +229,18 @@ def test_batches_in_blocks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Blocks of 9 rows; the 10 that are left over by batches of 40 stay whole."""
-    monkeypatch.setattr(microbatch, "BLOCK_ROWS", 9)
+    monkeypatch.setattr(microbatch, "MICROBATCH_ROWS", 9)
     pieces: list[int] = []
     through = Sequential._through
 
-    def counting(self: Sequential, x: Any) -> Any:
+    def counting(self: Sequential, x: Any, training: bool) -> Any:
         pieces.append(len(x))
-        return through(self, x)
+        return through(self, x, training)
 
     monkeypatch.setattr(Sequential, "_through", counting)
 
     def make() -> list[Layer]:
-        return [layer for layer in everything() if not layer.mixes_rows]
+        return [layer for layer in everything() if not layer.batch_dependent]
 
     ran = same(make, batch_size=batch_size, dtype=dtype, l2=0.3)
     assert ran == {"all": steps, "recorded": recorded, "replayed": steps - 2 * recorded}
@@ -507,7 +512,7 @@ def change_to_a_subclass(run: TrainingState) -> None:
 
 
 def seek(run: TrainingState) -> None:
-    run.network.seek(7)
+    run.network.set_sample_counter(7)
 
 
 def change_beta(run: TrainingState) -> None:
@@ -528,7 +533,7 @@ def replace_state(run: TrainingState) -> None:
 
 
 def write_values(run: TrainingState) -> None:
-    run.network.values[...] = run.network.values * 0.5
+    run.network.flat_parameters[...] = run.network.flat_parameters * 0.5
 
 
 def wrap_a_method(run: TrainingState) -> None:

@@ -113,7 +113,7 @@ def test_many_rows_or_large_weights_change_nothing(
 
 def test_weights_that_just_fit(pool: Pool) -> None:
     made = network(pool, features=1100, hidden=254)
-    assert 16 * made.values.size <= 4_500_000 < 16 * (made.values.size + 1104)
+    assert 16 * made.flat_parameters.size <= 4_500_000 < 16 * (made.flat_parameters.size + 1104)
     step(made, 16, 1100)
     assert pool.calls == [1, BEFORE]
 
@@ -427,7 +427,7 @@ def test_the_results_are_those_of_all_threads(own: Any, monkeypatch: pytest.Monk
         made = network(own, features=784, hidden=128)
         x, labels = samples(96, 784)
         xn.fit(made, (x, labels), optimizer=xn.SGD(0.05), epochs=2, batch_size=32)
-        return made.values
+        return made.flat_parameters
 
     few = trained()
     assert np.array_equal(trained(), few)

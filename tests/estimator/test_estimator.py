@@ -291,10 +291,12 @@ def test_a_stored_estimator_predicts_the_same_and_trains_on_the_same(
         file.seek(0)
         again = joblib.load(file)
     assert np.array_equal(again.predict(x), fitted.predict(x))
-    assert np.array_equal(again.network_.values, fitted.network_.values)
+    assert np.array_equal(again.network_.flat_parameters, fitted.network_.flat_parameters)
     fitted.partial_fit(x, y)
     again.partial_fit(x, y)
-    np.testing.assert_allclose(again.network_.values, fitted.network_.values, rtol=1e-12)
+    np.testing.assert_allclose(
+        again.network_.flat_parameters, fitted.network_.flat_parameters, rtol=1e-12
+    )
 
 
 # ---------------------------------------------------------------------------- targets
@@ -353,11 +355,11 @@ def test_only_the_regressor_says_that_it_takes_several_targets() -> None:
 def test_the_dtype_of_x_is_that_of_the_network(make: Callable[..., Any], dtype: type) -> None:
     x, y = (IRIS, SPECIES) if make is classifier else (LINES, HEIGHTS)
     fitted = make().fit(x.astype(dtype), y)
-    assert fitted.network_.values.dtype == dtype
+    assert fitted.network_.flat_parameters.dtype == dtype
     outputs = fitted.predict_proba if make is classifier else fitted.predict
     assert outputs(x.astype(dtype)).dtype == dtype
     whole = make().fit((x * 10).astype(int), y)
-    assert whole.network_.values.dtype == np.float64
+    assert whole.network_.flat_parameters.dtype == np.float64
 
 
 # ---------------------------------------------------------------------------- training
@@ -372,7 +374,7 @@ def test_weights_are_repetitions(make: Callable[..., Any]) -> None:
     plain = make(alpha=1.0).fit(x, y)
     np.testing.assert_allclose(weighted.loss_curve_, repeated.loss_curve_, rtol=1e-10)
     np.testing.assert_allclose(
-        weighted.network_.values, repeated.network_.values, rtol=1e-7, atol=1e-10
+        weighted.network_.flat_parameters, repeated.network_.flat_parameters, rtol=1e-7, atol=1e-10
     )
     assert abs(weighted.loss_ - plain.loss_) > 1e-4
 
@@ -382,7 +384,9 @@ def test_a_sample_of_weight_0_is_as_if_it_were_not_there_in_small_batches_too() 
     zero = classifier(batch_size=16).fit(IRIS, SPECIES, weights)
     kept = weights > 0
     without = classifier(batch_size=16).fit(IRIS[kept], SPECIES[kept])
-    np.testing.assert_allclose(zero.network_.values, without.network_.values, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        zero.network_.flat_parameters, without.network_.flat_parameters, rtol=1e-9, atol=1e-12
+    )
     assert zero.t_ == 20 * 100
 
 
@@ -414,7 +418,7 @@ def test_calls_of_partial_fit_are_epochs_of_fit() -> None:
         assert returned is one_by_one
         assert one_by_one.n_iter_ == 1
     assert one_by_one.loss_curve_ == at_once.loss_curve_
-    assert np.array_equal(one_by_one.network_.values, at_once.network_.values)
+    assert np.array_equal(one_by_one.network_.flat_parameters, at_once.network_.flat_parameters)
     assert one_by_one.t_ == at_once.t_ == 6 * 150
 
 
@@ -453,7 +457,7 @@ def test_a_warm_start_goes_on_and_a_cold_one_begins_anew() -> None:
     at_once = classifier(**steps, max_iter=8).fit(IRIS, SPECIES)
     warm = classifier(**steps, max_iter=4, warm_start=True)
     assert warm.fit(IRIS, SPECIES).n_iter_ == warm.fit(IRIS, SPECIES).n_iter_ == 4
-    assert np.array_equal(warm.network_.values, at_once.network_.values)
+    assert np.array_equal(warm.network_.flat_parameters, at_once.network_.flat_parameters)
     assert warm.loss_curve_ == at_once.loss_curve_
     assert warm.loss_ == warm.best_loss_ == min(at_once.loss_curve_)
     # With targets turned round the loss is high again.
@@ -513,7 +517,9 @@ def test_held_out_data_may_be_given(make: Callable[..., Any]) -> None:
     measured = make().fit(x, y, **held_out)
     assert len(measured.validation_scores_) == 20
     assert measured.validation_scores_[-1] == pytest.approx(measured.score(x[::3], y[::3]))
-    assert np.array_equal(measured.network_.values, make().fit(x, y).network_.values)
+    assert np.array_equal(
+        measured.network_.flat_parameters, make().fit(x, y).network_.flat_parameters
+    )
     stopped = make(early_stopping=True, n_iter_no_change=2, tol=0.05, max_iter=500)
     stopped.fit(x, y, **held_out)
     assert stopped.n_iter_ < 500
@@ -542,7 +548,7 @@ def test_a_batch_is_200_samples_or_all() -> None:
 def test_random_state_decides_all() -> None:
     def values(state: Any) -> bytes:
         network = classifier(random_state=state, batch_size=32, dropout=0.1, early_stopping=True)
-        return network.fit(IRIS, SPECIES).network_.values.tobytes()
+        return network.fit(IRIS, SPECIES).network_.flat_parameters.tobytes()
 
     assert values(0) == values(0) == values(np.random.RandomState(0)) != values(1)
     before = np.random.get_state()
@@ -760,13 +766,13 @@ def test_a_weighted_step_is_that_of_the_weighted_mean(
         epochs=1,
         batch_size=None,
     )
-    single, summed = loss(), np.zeros(alone.values.size)
+    single, summed = loss(), np.zeros(alone.flat_parameters.size)
     for row, weight in enumerate(WEIGHTS):
         logits = alone.forward(backend.asarray(IRIS[row : row + 1]), training=True)
         single.forward(logits, backend.asarray(target[row : row + 1]))
         alone.backward(single.backward())
-        summed += weight * backend.to_host(alone.gradients)
-    moved = backend.to_host(alone.values) - backend.to_host(trained.values)
+        summed += weight * backend.to_host(alone.flat_gradients)
+    moved = backend.to_host(alone.flat_parameters) - backend.to_host(trained.flat_parameters)
     np.testing.assert_allclose(moved, summed / WEIGHTS.sum(), rtol=1e-10, atol=1e-13)
 
 
@@ -800,7 +806,7 @@ def test_weighted_steps_are_replayed_to_the_same_bits(
             epochs=4,
             batch_size=batch_size,
         )
-        return backend.to_host(network.values).tobytes(), history.column("loss")
+        return backend.to_host(network.flat_parameters).tobytes(), history.column("loss")
 
     as_written = trained(False)
     assert not recorded
@@ -834,7 +840,7 @@ def test_a_large_weighted_batch_is_the_mean_of_its_samples(backend: Backend) -> 
         options = {"optimizer": xn.SGD(0.5), "epochs": 3, "batch_size": None}
         xn.fit(network, data[:2], sample_weight=data[2], **options)
     np.testing.assert_allclose(
-        backend.to_host(large.values), backend.to_host(one.values), rtol=1e-9, atol=1e-12
+        backend.to_host(large.values), backend.to_host(one.flat_parameters), rtol=1e-9, atol=1e-12
     )
 
 
@@ -854,17 +860,17 @@ def test_a_large_weighted_batch_is_the_mean_of_its_samples(backend: Backend) -> 
 )
 def test_fit_refuses_weights_that_cannot_be(weights: Any, says: str, reference: Backend) -> None:
     network = small(reference)
-    before = network.values.copy()
+    before = network.flat_parameters.copy()
     with pytest.raises(DataError, match=line(says)):
         xn.fit(network, (IRIS, SPECIES), optimizer=xn.SGD(), sample_weight=weights, epochs=1)
-    assert np.array_equal(network.values, before)
+    assert np.array_equal(network.flat_parameters, before)
 
 
 def test_only_the_ratios_of_weights_matter(backend: Backend) -> None:
     def values(weights: np.ndarray) -> np.ndarray:
         network = xn.Sequential([xn.Linear(4, 3)], backend=backend, seed=2)
         xn.fit(network, (IRIS, SPECIES), optimizer=xn.SGD(), sample_weight=weights, epochs=2)
-        return backend.to_host(network.values)
+        return backend.to_host(network.flat_parameters)
 
     np.testing.assert_allclose(values(WEIGHTS * 1e-60), values(WEIGHTS), rtol=1e-5, atol=1e-6)
 

@@ -231,7 +231,7 @@ def _model_seeds() -> Iterator[bytes]:
 
 def _read_model(path: Path) -> None:
     model = Model.load(path)
-    assert model.network.values.size < 1000
+    assert model.network.flat_parameters.size < 1000
     model.probabilities(numpy.zeros((1, model.network.in_features), numpy.uint8))
     assert all(name.isprintable() for name in model.classes)
 

@@ -349,7 +349,11 @@ def test_fit_and_evaluate_take_tensors(backend: Backend) -> None:
         history = xn.fit(network, pair, pair, optimizer=xn.SGD(0.1), epochs=2, batch_size=10)
         evaluated = xn.evaluate(network, pair)
         ends.append(
-            (backend.to_host(network.values).tolist(), history.records[-1].loss, evaluated.loss)
+            (
+                backend.to_host(network.flat_parameters).tolist(),
+                history.records[-1].loss,
+                evaluated.loss,
+            )
         )
     assert ends[0][0] == ends[1][0]
     assert ends[0][1:] == ends[1][1:]

@@ -282,7 +282,7 @@ def test_a_replaced_forward_is_not_left_out(out: str, tmp_path: Path) -> None:
 def test_what_is_no_number_stays_so(tmp_path: Path) -> None:
     """A diverged network is taken over as it is, to be looked at."""
     network = xn.Sequential(4, 3, seed=0)
-    network.values[0] = math.nan
+    network.flat_parameters[0] = math.nan
     x = np.ones((2, 4), np.float32)
     expected = network.forward(x)
     assert np.isnan(expected).any()
@@ -290,7 +290,7 @@ def test_what_is_no_number_stays_so(tmp_path: Path) -> None:
     with torch.no_grad():
         outputs = module(torch.from_numpy(x)).numpy()
     np.testing.assert_array_equal(np.isnan(outputs), np.isnan(expected))
-    np.testing.assert_array_equal(xn.from_torch(module).values, network.values)
+    np.testing.assert_array_equal(xn.from_torch(module).flat_parameters, network.flat_parameters)
     (found,) = written(network, tmp_path / "n.onnx").run(None, {"x": x})
     np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
 

@@ -83,7 +83,7 @@ class Alone:
     def __init__(self, case: LayerCase, backend: Backend, dtype: str = "float64") -> None:
         self.backend, self.dtype = backend, dtype
         self.layer: Layer = case.make()
-        self.layer.seed(3, 1)
+        self.layer.set_seed(3, 1)
         rng = np.random.default_rng(7)
         self.host = {n: rng.standard_normal(p.shape) for n, p in self.layer.parameters().items()}
         self.host |= {n: rng.random(p.shape) + 0.5 for n, p in self.layer.buffers().items()}
@@ -296,7 +296,7 @@ def masks(layer: Dropout, backend: Backend, rows: int, features: int = 64) -> np
 
 def seeded(rate: float = 0.25, seed: int = 0, position: int = 0) -> Dropout:
     layer = Dropout(rate)
-    layer.seed(seed, position)
+    layer.set_seed(seed, position)
     return layer
 
 
@@ -317,7 +317,7 @@ def test_dropout_masks_follow_the_sample_not_the_batch(backend: Backend) -> None
     parts = seeded()
     cut = [masks(parts, backend, rows) for rows in (5, 1, 6)]
     assert np.array_equal(np.concatenate(cut), whole)
-    parts.seek(5)
+    parts.set_sample_counter(5)
     assert np.array_equal(masks(parts, backend, 7), whole[5:])
 
 
@@ -359,14 +359,14 @@ def test_dropout_keeps_what_lies_at_its_rate_or_above(
 def test_dropout_masks_are_those_of_the_formula_in_whole_numbers(backend: Backend) -> None:
     drawn = words(5, "dropout 2", 40, 8, 6)
     layer = seeded(0.25, seed=5, position=2)
-    layer.seek(40)
+    layer.set_sample_counter(40)
     assert ((masks(layer, backend, 8, 6) != 0) == (drawn >= 2**30)).all()
 
 
 def test_dropout_counts_samples_in_a_circle(backend: Backend) -> None:
     layer = seeded()
     start = masks(layer, backend, 7)
-    layer.seek(2**64)
+    layer.set_sample_counter(2**64)
     assert np.array_equal(masks(layer, backend, 7), start)
 
 
@@ -375,8 +375,8 @@ def test_noise_is_that_of_its_formula_however_batches_are_cut(
     features: int, backend: Backend
 ) -> None:
     layer = GaussianNoise(0.5)
-    layer.seed(5, 2)
-    layer.seek(40)
+    layer.set_seed(5, 2)
+    layer.set_sample_counter(40)
     x = sample(1, 9, features)
     cut = [layer.forward(place(backend, part), training=True).copy() for part in (x[:4], x[4:])]
     y = np.concatenate([backend.to_host(part) for part in cut])

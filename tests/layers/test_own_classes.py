@@ -185,7 +185,7 @@ def test_a_training_with_another_setting_is_not_resumed(
         xn.fit(
             made, (X, LABELS), epochs=2, checkpoints=xn.Checkpoints(tmp_path, "1 epoch"), **options
         )
-        return made.values.tobytes()
+        return made.flat_parameters.tobytes()
 
     first = fit(one)
     assert fit(one) == first
@@ -258,9 +258,9 @@ class Deeper(Plain):
         super().__post_init__()
         self.a, self.b = xn.Dropout(0.5), xn.Dropout(0.5)
 
-    def seed(self, seed: int, position: int | str) -> None:
-        self.a.seed(seed, position)
-        self.b.seed(seed, position)
+    def set_seed(self, seed: int, position: int | str) -> None:
+        self.a.set_seed(seed, position)
+        self.b.set_seed(seed, position)
 
     def forward(self, x: Array, *, training: bool) -> Array:
         one = self.a.forward(x, training=training)
@@ -280,7 +280,7 @@ def test_each_dropout_has_a_mask_of_its_own(backend: Backend) -> None:
     drawn = masks(drops, x, backend)
     assert len(set(drawn)) == 5
     assert masks(drops, x, backend) != drawn
-    made.seek(0)
+    made.set_sample_counter(0)
     assert masks(drops, x, backend) == drawn
     # One that lies directly in the network draws what it always drew.
     alone = xn.Sequential([xn.Linear(9, 9), xn.Tanh(), xn.Dropout(0.5)], backend=backend, seed=6)
@@ -292,9 +292,9 @@ def test_a_composite_has_the_parameters_of_its_layers(tmp_path: Path) -> None:
     names = [n.removeprefix("1.") for n in made.state_dict() if n.startswith("1.")]
     assert names[:3] == ["chain.0.weight", "chain.0.bias", "more.norm.weight"]
     assert names[3:] == [f"more.norm.{n}" for n in ("bias", "running_mean", "running_var")]
-    before = made.values.copy()
+    before = made.flat_parameters.copy()
     xn.fit(made, (X, LABELS), optimizer=xn.Adam(0.01), epochs=2, batch_size=10)
-    assert (before != made.values).mean() > 0.9
+    assert (before != made.flat_parameters).mean() > 0.9
     xn.save(made, tmp_path / "model.safetensors")
     read = xn.load(tmp_path / "model.safetensors", custom_objects={"Twice": Twice})
     assert np.array_equal(read.forward(X), made.forward(X))
@@ -467,4 +467,4 @@ def test_a_loss_may_give_a_plain_number(number: Any) -> None:
     history = xn.fit(made, (X, X[:, :3]), optimizer="sgd", loss=Squares(), **options)
     other = xn.fit(same, (X, X[:, :3]), optimizer="sgd", loss="mse", **options)
     assert np.allclose(history.column("loss"), other.column("loss"), atol=1e-6)
-    assert np.allclose(made.values, same.values, atol=1e-6)
+    assert np.allclose(made.flat_parameters, same.flat_parameters, atol=1e-6)

@@ -25,7 +25,9 @@ def network(backend: Backend | str = "cpu", dtype: str = "float32") -> xn.Sequen
     made = xn.Sequential(layers, backend=backend, dtype=dtype, seed=4)
     # Statistics and values that are not those of the beginning.
     made.forward(place(made.backend, X, dtype), training=True)
-    made.values += made.backend.asarray(np.linspace(0.1, 0.2, made.values.size), dtype=dtype)
+    made.flat_parameters += made.backend.asarray(
+        np.linspace(0.1, 0.2, made.flat_parameters.size), dtype=dtype
+    )
     return made
 
 
@@ -50,8 +52,8 @@ def test_freezing_moves_no_value(backend: Backend) -> None:
         assert list(after) == list(before)
         assert all(np.array_equal(before[name], after[name]) for name in before)
         assert np.array_equal(backend.to_host(made.forward(x)), outputs)
-    assert made.values.size == 6 * 3 + 3
-    assert made.decays == 6 * 3
+    assert made.flat_parameters.size == 6 * 3 + 3
+    assert made.decay_size == 6 * 3
     assert list(made.parameter_gradients()) == ["4.weight", "4.bias"]
 
 
@@ -79,7 +81,7 @@ def test_what_is_frozen_stays_and_the_rest_moves(
             continue  # before a BatchNorm its gradient is 0 but for rounding
         stays = int(name.partition(".")[0]) in frozen
         assert np.array_equal(before[name], after[name]) == stays, name
-    assert all(state.shape == made.values.shape for state in optimizer.state.values())
+    assert all(state.shape == made.flat_parameters.shape for state in optimizer.state.values())
 
 
 def test_the_norm_to_clip_and_l2_are_those_of_what_is_trained() -> None:
@@ -146,7 +148,7 @@ def test_frozen_layers_are_saved_and_a_training_with_others_is_another(tmp_path:
         fit(again, checkpoints=folder)
     again.layers[1].trainable = False
     assert len(fit(again, checkpoints=folder)) == 4
-    assert again.values.tobytes() == made.values.tobytes()
+    assert again.flat_parameters.tobytes() == made.flat_parameters.tobytes()
 
 
 @pytest.mark.parametrize("case", **cases.by_id(cases.LAYERS))
@@ -158,7 +160,7 @@ def test_every_layer_can_be_frozen(case: cases.LayerCase, backend: Backend) -> N
     made = xn.Sequential(layers, backend=backend, seed=2)
     size = sum(math.prod(p.shape) for p in layer.parameters().values())
     everything = sum(value.size for value in made.parameters().values())
-    assert made.values.size == everything - size
+    assert made.flat_parameters.size == everything - size
     before = host(made)
     data = xn.DeviceData(X[:, :4], LABELS, backend=backend, dtype="float32")
     xn.fit(made, data, optimizer=xn.Adam(), epochs=2, batch_size=8)

@@ -82,7 +82,7 @@ def test_a_copy_begins_with_the_values_of_now(copied: Callable[[Any], Any]) -> N
     assert {n: v for n, v in values(other).items() if n[0] != "4"} == kept
     fresh = xn.Sequential(6, 8, xn.BatchNorm(8), "relu", xn.Dropout(0.3), 5, seed=7)
     assert values(other)["4.weight"] == values(fresh)["4.weight"]
-    other.values *= 2
+    other.flat_parameters *= 2
     assert {n: v for n, v in values(network).items() if n[0] != "4"} == kept
 
 
@@ -116,7 +116,7 @@ def test_a_slice_is_a_network_of_copies(part: slice, backend: Backend) -> None:
     }
     assert cut.prediction == ("class" if is_whole else None)
     before = values(network)
-    cut.values.fill(0)
+    cut.flat_parameters.fill(0)
     assert values(network) == before
 
 
@@ -205,16 +205,16 @@ def test_transfer_learning(backend: Backend) -> None:
 
 def test_values_are_assigned_into_the_store() -> None:
     network = trained()
-    kept = network.values
-    network.values = np.zeros(network.values.size)
-    network.gradients = 1
-    network.buffers = network.buffers * 2
-    assert network.values is kept
+    kept = network.flat_parameters
+    network.flat_parameters = np.zeros(network.flat_parameters.size)
+    network.flat_gradients = 1
+    network.flat_buffers = network.flat_buffers * 2
+    assert network.flat_parameters is kept
     assert not network.parameters()["0.weight"].any()
     assert (network.parameter_gradients()["4.bias"] == 1).all()
     assert not network.forward(X).any() or network.parameters()["1.bias"].any()
     with pytest.raises(ValueError, match="broadcast"):
-        network.values = np.zeros(3)
+        network.flat_parameters = np.zeros(3)
 
 
 def test_all_layers_of_a_network_are_frozen_at_once() -> None:
@@ -225,12 +225,3 @@ def test_all_layers_of_a_network_are_frozen_at_once() -> None:
     assert network.append(2).trainable
     network.trainable = True
     assert all(layer.trainable for layer in network)
-
-
-def test_a_network_within_a_layer_is_refused() -> None:
-    class Holds(xn.layers.Layer):
-        def __init__(self) -> None:
-            self.net = xn.Sequential(6, 6)
-
-    with pytest.raises(ConfigError, match=r"^net of Holds is a network.*keep its layers"):
-        xn.Sequential([Holds(), xn.Linear(6, 3)])

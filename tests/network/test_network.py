@@ -146,14 +146,14 @@ def test_training_is_the_same_on_all_backends(
         for step in range(25):
             x, labels = batch(step)
             train_step(network, loss, optimizer, place(where, x, dtype), place(where, labels))
-        assert network.values.dtype == network.gradients.dtype == np.dtype(dtype)
+        assert network.flat_parameters.dtype == network.flat_gradients.dtype == np.dtype(dtype)
         return network
 
     with as_written():
         there = trained(Backend("cpu"))
     here = trained(backend)
     tolerance = 1e-4 if dtype == "float32" else 1e-12
-    assert error(backend.to_host(here.values), there.values) <= tolerance
+    assert error(backend.to_host(here.flat_parameters), there.flat_parameters) <= tolerance
     compared(f"network with dropout trained 25 steps in {dtype}")
 
 
@@ -182,18 +182,20 @@ def test_a_steady_training_step_touches_neither_host_nor_allocator(double: Backe
 
 def test_the_store_is_one_aligned_array_with_matrices_first(backend: Backend) -> None:
     network = mixed(backend, dtype="float32")
-    values = backend.to_host(network.values)
+    values = backend.to_host(network.flat_parameters)
     matrices = [v for v in network.parameters().values() if v.ndim == 2]
-    assert network.decays == sum(v.size for v in matrices)
+    assert network.decay_size == sum(v.size for v in matrices)
     total = sum(v.size for v in network.parameters().values())
-    assert network.values.shape == network.gradients.shape == (total,)
+    assert network.flat_parameters.shape == network.flat_gradients.shape == (total,)
     expected = np.concatenate([backend.to_host(v.T).ravel() for v in matrices])
-    assert np.array_equal(values[: network.decays], expected)
+    assert np.array_equal(values[: network.decay_size], expected)
     if backend.device == "cpu":
-        assert network.values.ctypes.data % 64 == network.gradients.ctypes.data % 64 == 0
-    network.values.fill(3)
+        assert (
+            network.flat_parameters.ctypes.data % 64 == network.flat_gradients.ctypes.data % 64 == 0
+        )
+    network.flat_parameters.fill(3)
     assert all((backend.to_host(v) == 3).all() for v in network.parameters().values())
-    assert backend.to_host(network.buffers).sum() == 9.0, "means begin at 0, variances at 1"
+    assert backend.to_host(network.flat_buffers).sum() == 9.0, "means begin at 0, variances at 1"
 
 
 def test_parameters_are_views_whatever_their_order_in_memory(backend: Backend) -> None:
@@ -201,14 +203,14 @@ def test_parameters_are_views_whatever_their_order_in_memory(backend: Backend) -
     weight = network.parameters()["0.weight"]
     assert weight.shape == (2, 3)
     weight[...] = place(backend, [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
-    assert backend.to_host(network.values)[:6].tolist() == [1, 4, 2, 5, 3, 6]
+    assert backend.to_host(network.flat_parameters)[:6].tolist() == [1, 4, 2, 5, 3, 6]
     weight[1:2, 2:3] = place(backend, [[60.0]])
     network.parameters()["0.bias"][...] = place(backend, [0.5, -0.5])
     x = place(backend, [[1.0, 10.0, 100.0]])
     y = network.layers[0].forward(x, training=False)
     assert backend.to_host(y).tolist() == [[321.5, 6053.5]]
     assert backend.to_host(network.state_dict()["0.weight"]).tolist() == [[1, 2, 3], [4, 5, 60]]
-    network.values.fill(2)
+    network.flat_parameters.fill(2)
     assert backend.to_host(weight).tolist() == [[2, 2, 2], [2, 2, 2]]
 
 
@@ -224,7 +226,7 @@ def test_gradients_are_views_in_the_order_of_the_values(backend: Backend) -> Non
         assert gradients[name].strides == parameter.strides
     flat = [backend.to_host(gradients[name].T).ravel() for name in ("0.weight", "1.weight")]
     flat += [backend.to_host(gradients[name]) for name in ("0.bias", "1.bias")]
-    assert np.array_equal(backend.to_host(network.gradients), np.concatenate(flat))
+    assert np.array_equal(backend.to_host(network.flat_gradients), np.concatenate(flat))
 
 
 def test_a_layer_of_ones_own_chooses_the_order_of_its_parameters(backend: Backend) -> None:
@@ -242,7 +244,7 @@ def test_a_layer_of_ones_own_chooses_the_order_of_its_parameters(backend: Backen
     assert [views[n].flags.c_contiguous for n in ("rows", "plain")] == [True, True]
     assert [views[n].flags.f_contiguous for n in ("columns", "cube")] == [True, True]
     assert [views[n].shape for n in ("columns", "cube")] == [(2, 3), (2, 3, 4)]
-    assert network.decays == 6 + 6
+    assert network.decay_size == 6 + 6
 
 
 @pytest.mark.parametrize(
@@ -336,9 +338,9 @@ def test_copies_are_whole_and_independent(duplicate: Callable[[Any], Any]) -> No
     twin = duplicate(network)
     assert np.array_equal(twin.forward(x), network.forward(x))
     assert twin.metadata == network.metadata
-    before = network.values.copy()
+    before = network.flat_parameters.copy()
     train_step(twin, SoftmaxCrossEntropy(), xn.SGD(0.1), x, labels)
-    assert np.array_equal(network.values, before)
+    assert np.array_equal(network.flat_parameters, before)
     assert not np.array_equal(twin.parameters()["0.weight"], network.parameters()["0.weight"])
 
 
@@ -404,11 +406,11 @@ def test_what_does_not_fit_is_named(
 
 def test_a_state_that_does_not_fit_changes_nothing() -> None:
     network = mixed()
-    before = network.values.copy()
+    before = network.flat_parameters.copy()
     state = {n: np.zeros(v.shape) for n, v in network.state_dict().items()}
     with pytest.raises(CheckpointError):
         network.load_state_dict(state | {"12.weight": np.ones((2, 2))})
-    assert np.array_equal(network.values, before)
+    assert np.array_equal(network.flat_parameters, before)
 
 
 @pytest.mark.parametrize(

@@ -114,10 +114,10 @@ def test_a_network_that_ends_in_probabilities(last: Callable[[], Any], backend: 
     assert np.array_equal(backend.to_host(made.predict(x)), p.argmax(axis=1))
     words = rf"ends in {last.__name__}\(\), and .*CrossEntropy applies its activation itself"
     for loss, target in (("cross_entropy", VALUES.argmax(1)), ("binary_cross_entropy", p)):
-        before = backend.to_host(made.values).copy()
+        before = backend.to_host(made.flat_parameters).copy()
         with pytest.raises(ConfigError, match=words):
             xn.fit(made, (X, target), optimizer="sgd", loss=loss, epochs=1)
-        assert np.array_equal(backend.to_host(made.values), before)
+        assert np.array_equal(backend.to_host(made.flat_parameters), before)
     data = xn.DeviceData(X, p, backend=backend, dtype="float32")
     xn.fit(made, data, optimizer="sgd", loss="mse", epochs=1)
 
@@ -134,7 +134,7 @@ def test_the_former_name_warns() -> None:
 def test_the_seed_is_saved_so_that_training_goes_on_as_it_would(tmp_path: Path) -> None:
     def fit(network: xn.Sequential) -> bytes:
         xn.fit(network, (X, VALUES.argmax(1)), optimizer=xn.SGD(0.1), epochs=2, batch_size=8)
-        return network.values.tobytes()
+        return network.flat_parameters.tobytes()
 
     made = xn.Sequential(4, 8, "relu", xn.Dropout(0.5), 2, seed=2**64 - 1)
     xn.save(made, tmp_path / "model.safetensors")
@@ -244,4 +244,4 @@ def test_frozen_parameters_are_counted() -> None:
     made = xn.Sequential(4, 6, "tanh", 3)
     made.layers[0].trainable = False
     assert made.count_parameters() == 4 * 6 + 6 + 6 * 3 + 3
-    assert made.values.size == 6 * 3 + 3
+    assert made.flat_parameters.size == 6 * 3 + 3

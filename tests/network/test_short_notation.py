@@ -44,7 +44,7 @@ def test_the_brief_form_is_the_list_form_to_the_bit(
     brief = Sequential(first, *rest, last, seed=seed, dtype="float64")
     full = Sequential(in_full(first, [*rest, last]), seed=seed, dtype="float64")
     assert brief.architecture() == full.architecture()
-    assert brief.values.tobytes() == full.values.tobytes()
+    assert brief.flat_parameters.tobytes() == full.flat_parameters.tobytes()
     x = np.random.default_rng(0).normal(size=(4, first))
     outputs = [network.forward(x, training=True).tobytes() for network in (brief, full)]
     assert outputs[0] == outputs[1]
@@ -59,7 +59,7 @@ def test_it_trains_to_the_same_bits() -> None:
     ]
     for network in networks:
         xn.fit(network, (x, labels), optimizer=xn.Adam(), epochs=3, batch_size=16)
-    brief, full = (network.values.tobytes() for network in networks)
+    brief, full = (network.flat_parameters.tobytes() for network in networks)
     assert brief == full
 
 

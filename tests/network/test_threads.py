@@ -115,7 +115,7 @@ def test_a_prediction_leaves_a_training_step_as_it_is(training: str, backend: Ba
             options = {"epochs": 3, "batch_size": 10, "callbacks": callbacks}
             data = xn.DeviceData(x, labels, backend=backend, dtype="float32")
             xn.fit(network, data, optimizer=xn.SGD(0.1), **options)
-            return backend.to_host(network.values).tobytes()
+            return backend.to_host(network.flat_parameters).tobytes()
         loss = xn.SoftmaxCrossEntropy()
         loss.forward(
             network.forward(place(backend, x, "float32"), training=True), backend.asarray(labels)
@@ -123,7 +123,7 @@ def test_a_prediction_leaves_a_training_step_as_it_is(training: str, backend: Ba
         if predict:
             network.predict(np_or_device)
         network.backward(loss.backward())
-        return backend.to_host(network.gradients).tobytes()
+        return backend.to_host(network.flat_gradients).tobytes()
 
     assert trained(predict=True) == trained(predict=False)
 
@@ -135,12 +135,12 @@ def test_what_is_changed_between_two_predictions_takes_effect() -> None:
     other = xn.Sequential([xn.Linear(4, 6), slopes[1], xn.Linear(6, 2)])
     first = network.forward(x)
     slopes[0].slope = slopes[1].slope = 0.7
-    network.values *= 2
-    other.values *= 2
+    network.flat_parameters *= 2
+    other.flat_parameters *= 2
     assert not np.array_equal(network.forward(x), first)
     assert np.array_equal(network.forward(x), other.forward(x))
     network.load_state_dict({name: -value for name, value in other.state_dict().items()})
-    other.values *= -1
+    other.flat_parameters *= -1
     assert np.array_equal(network.forward(x), other.forward(x))
 
 
@@ -180,7 +180,7 @@ def test_a_copy_predicts_the_same_and_by_itself(copied: Callable[[Any], Any]) ->
     assert (other.prediction, other.target_shape, other.seed) == ("class", (), 8)
     assert other.metadata == {"a": [1]}
     assert [layer.trainable for layer in other] == [False, True, True, True]
-    other.values *= 2
+    other.flat_parameters *= 2
     assert not np.array_equal(network.forward(x), other.forward(x))
 
 

@@ -32,7 +32,7 @@ def pictures(count, shape=(9, 14), dtype="float32"):
 def started(shape=(9, 14), seed=0, samples=0, **strengths):
     augmentation = Augmentation(**strengths)
     augmentation.begin(shape, seed)
-    augmentation.seek(samples)
+    augmentation.set_sample_counter(samples)
     return augmentation
 
 
@@ -51,7 +51,7 @@ def force(monkeypatch, augmentation, backend, *values):
 
     def forced(xp, count):
         drawn = draw(xp, count)
-        drawn.values[...] = backend.asarray(values.reshape(5, 1))
+        drawn.flat_parameters[...] = backend.asarray(values.reshape(5, 1))
         return drawn
 
     monkeypatch.setattr(augmentation, "_draw", forced)
@@ -158,7 +158,7 @@ def test_the_elastic_field_is_a_gaussian_filter_of_noise(backend, sigma, shape):
     a = started(shape, elastic=3.0, elastic_sigma=sigma)
     flat = backend.asarray(np.zeros((2, shape[0] * shape[1])))
     a.apply(flat, flat)
-    a.seek(9)
+    a.set_sample_counter(9)
     a.apply(flat, flat)
     field = backend.to_host(a._field(a._draw(backend.xp, 2), slice(0, 2), (2, *shape)))
     for number in range(2):
@@ -275,7 +275,7 @@ def test_seek_goes_to_any_sample(backend):
     images = pictures(12)
     a = started(**ALL)
     whole = applied(a, backend, images)
-    a.seek(5)
+    a.set_sample_counter(5)
     assert_same(backend, applied(a, backend, images[5:9]), whole[5:9])
     assert_same(backend, applied(a, backend, images[9:]), whole[9:])
     a.begin((9, 14), 0)
@@ -308,7 +308,7 @@ def test_out_may_be_the_images_themselves(backend):
 def test_dtype_shape_and_strengths_may_change_on_the_way(backend):
     a = started(**ALL)
     applied(a, backend, pictures(3))
-    a.seek(0)
+    a.set_sample_counter(0)
     wide = pictures(5, dtype="float64")
     assert_allclose(applied(a, backend, wide), by_scipy(a, wide), atol=1e-10)
     a.begin((5, 5), 4)
@@ -350,7 +350,7 @@ def draws(backend, count=10_000, **strengths):
     flat = backend.asarray(np.zeros((1, 4), dtype="float32"))
     a.apply(flat, flat)
     drawn = a._draw(backend.xp, count)
-    return backend.to_host(drawn.values), backend.to_host(drawn.chosen)
+    return backend.to_host(drawn.flat_parameters), backend.to_host(drawn.chosen)
 
 
 def test_every_parameter_is_uniform_within_its_strength(backend):
@@ -580,5 +580,5 @@ def test_two_backends_are_told_apart(double):
     a.apply(host, host)
     with pytest.raises(DeviceMismatch):
         a.apply(double.asarray(host), double.asarray(host))
-    a.seek(0)
+    a.set_sample_counter(0)
     a.apply(double.asarray(host), double.asarray(host))

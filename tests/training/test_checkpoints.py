@@ -92,7 +92,11 @@ class Trained:
     def arrays(self) -> list[np.ndarray]:
         to_host = self.network.backend.to_host
         state = self.optimizer.state
-        kept = [self.network.values, self.network.buffers, *(state[name] for name in sorted(state))]
+        kept = [
+            self.network.flat_parameters,
+            self.network.flat_buffers,
+            *(state[name] for name in sorted(state)),
+        ]
         return [to_host(array) for array in kept]
 
     def numbers(self) -> list[Any]:
@@ -406,7 +410,7 @@ def test_what_a_callback_remembers_comes_back(backend: Backend, tmp_path: Path) 
 
         def on_step_end(self, run: TrainingState) -> None:
             self.count += 1
-            values = run.network.values
+            values = run.network.flat_parameters
             self.sum = values.copy() if self.sum is None else self.sum + values
 
         def state(self, run: TrainingState) -> dict[str, Any]:
@@ -502,7 +506,7 @@ def test_a_checkpoint_of_another_training_is_refused(
 def test_a_refusal_leaves_the_network_as_it_was(reference: Backend, tmp_path: Path) -> None:
     ended(reference, tmp_path, 6)
     network, optimizer = Sequential(wider(), seed=1), xn.Adam()
-    before = network.values.copy()
+    before = network.flat_parameters.copy()
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(CheckpointError):
         xn.fit(
@@ -513,7 +517,7 @@ def test_a_refusal_leaves_the_network_as_it_was(reference: Backend, tmp_path: Pa
             callbacks=[StopAtInterrupt()],
             checkpoints=Checkpoints(tmp_path),
         )
-    assert np.array_equal(network.values, before)
+    assert np.array_equal(network.flat_parameters, before)
     assert optimizer.steps == 0
     assert signal.getsignal(signal.SIGINT) is handler
 

@@ -38,7 +38,7 @@ def net(outputs: int = 3, **options: Any) -> xn.Sequential:
 def train(network: xn.Sequential | None = None, x: Any = X, y: Any = LABELS, **options: Any) -> Any:
     network = network or net()
     xn.fit(network, (x, y), **({"optimizer": "adam", "epochs": 2, "batch_size": 16} | options))
-    return network.backend.to_host(network.values).copy()
+    return network.backend.to_host(network.flat_parameters).copy()
 
 
 # ------------------------------------------------------------------------------------ data
@@ -65,7 +65,7 @@ def test_the_same_samples_in_any_form_train_the_same_network(pair: Any) -> None:
     history = xn.fit(network, pair, pair, **options)
     expected = net()
     xn.fit(expected, (X, LABELS), (X, LABELS), **options)
-    assert np.array_equal(network.values, expected.values)
+    assert np.array_equal(network.flat_parameters, expected.flat_parameters)
     assert history.records[-1].val_loss is not None
     assert xn.evaluate(network, pair).accuracy == xn.evaluate(expected, (X, LABELS)).accuracy
 
@@ -76,7 +76,7 @@ def test_the_values_of_a_dataset_are_taken_as_they_are() -> None:
     one, other = net(), net()
     for network, data in ((one, dataset), (other, (pixels, LABELS))):
         xn.fit(network, data, optimizer="sgd", epochs=1)
-    assert np.array_equal(one.values, other.values)
+    assert np.array_equal(one.flat_parameters, other.flat_parameters)
     assert xn.evaluate(one, dataset).accuracy == (one.predict(pixels.astype("f4")) == LABELS).mean()
 
 
@@ -125,12 +125,12 @@ def test_no_weight_moves_where_a_value_is_not_finite(value: float, part: str, wh
     place = "x[3, 2]" if which == "x" else "y[3]"
     (x[3] if which == "x" else y)[2 if which == "x" else 3] = value
     good = X, VALUES
-    before = network.values.copy()
+    before = network.flat_parameters.copy()
     parts = [(x, y)] if part == "train" else [good, (x, y)]
     with pytest.raises(DataError) as caught:
         xn.fit(network, *parts, optimizer="sgd", epochs=1, loss="mse")
     assert str(caught.value).startswith(f"{part} {place} is ")
-    assert np.array_equal(network.values, before)
+    assert np.array_equal(network.flat_parameters, before)
 
 
 def test_what_float32_cannot_hold_is_refused_by_place() -> None:
@@ -209,7 +209,7 @@ def test_whole_numbers_and_one_column_are_values_of_a_regression(backend: Backen
     held = xn.DeviceData(X, ages, backend=backend, dtype="float32")
     network = net(1, backend=backend)
     xn.fit(network, held, held, optimizer="adam", epochs=2, batch_size=16, loss="mse")
-    assert np.array_equal(backend.to_host(network.values), expected)
+    assert np.array_equal(backend.to_host(network.flat_parameters), expected)
     assert held.target.shape == (40,)
     assert held.target.dtype.kind == "i"
 
@@ -261,11 +261,11 @@ def test_targets_that_a_loss_does_not_take_are_refused_with_what_to_do(
         good = np.ones((40, outputs))
     pairs = [(X, y)] if part == "train" else [(X, good), (X, y)]
     network = net(outputs)
-    before = network.values.copy()
+    before = network.flat_parameters.copy()
     with pytest.raises(XpnetError, match=f"^{part} has .*{words}") as caught:
         xn.fit(network, *pairs, optimizer="sgd", epochs=1, loss=loss)
     assert "\n" not in str(caught.value)
-    assert np.array_equal(network.values, before)
+    assert np.array_equal(network.flat_parameters, before)
 
 
 def test_evaluate_says_what_it_measures() -> None:
@@ -292,7 +292,7 @@ def test_one_row_left_over_for_batch_norm_is_refused_before_training(tmp_path: P
 
     composite = xn.Sequential([Pair(), xn.Linear(4, 3)])
     for made in (network(), composite):
-        before = made.values.copy()
+        before = made.flat_parameters.copy()
         for size in (13, 39, 3, 1):
             with pytest.raises(ConfigError, match=r"^BatchNorm cannot train on a batch of 1 row"):
                 train(made, batch_size=size)
@@ -300,7 +300,7 @@ def test_one_row_left_over_for_batch_norm_is_refused_before_training(tmp_path: P
             train(made, batch_size=39, checkpoints=xn.Checkpoints(tmp_path / "c"))
         with pytest.raises(ConfigError, match=r"batch_size 1\).*give more samples"):
             train(made, x=X[:1], y=LABELS[:1])
-        assert np.array_equal(made.values, before)
+        assert np.array_equal(made.flat_parameters, before)
     for size in (2, 16, 40, None, 100):
         train(network(), batch_size=size)
     train(batch_size=39)
@@ -308,10 +308,10 @@ def test_one_row_left_over_for_batch_norm_is_refused_before_training(tmp_path: P
 
 def test_early_stopping_without_validation_is_refused_before_training() -> None:
     network = net()
-    before = network.values.copy()
+    before = network.flat_parameters.copy()
     with pytest.raises(ConfigError, match="needs a validation part"):
         train(network, callbacks=xn.EarlyStopping(2))
-    assert np.array_equal(network.values, before)
+    assert np.array_equal(network.flat_parameters, before)
 
     class ByTrainingLoss(xn.EarlyStopping):
         def on_record(self, run: TrainingState, record: Any) -> None:
@@ -481,7 +481,7 @@ def test_two_trainings_at_once_on_the_same_object_learn_what_each_learns_alone(
             batch_size=16,
             seed=seed,
         )
-        return backend.to_host(network.values).copy(), history.column("val_loss")
+        return backend.to_host(network.flat_parameters).copy(), history.column("val_loss")
 
     alone = [learnt(seed, None, made()) for seed in (0, 1)]
     both, own = threading.Barrier(2), (made(), made())
@@ -634,14 +634,14 @@ def refused_or_right(call: Callable[[], Any], *names: str) -> bool:
 @pytest.mark.parametrize("name", KEYWORDS)
 def test_fit_takes_an_argument_or_names_it(name: str, kind: str) -> None:
     network = net()
-    before = network.values.copy()
+    before = network.flat_parameters.copy()
     arguments: dict[str, Any] = {"train": (X, LABELS), "optimizer": xn.SGD(), "epochs": 1}
     value = WRONG[kind]
     if name == "epochs" and kind == "large":
         return  # it would train that long
     other = {"augmentation": "Augmentation", "sample_weight": "torch.Tensor"}.get(name, name)
     if refused_or_right(lambda: xn.fit(network, **arguments | {name: value}), name, other):
-        assert np.array_equal(network.values, before)
+        assert np.array_equal(network.flat_parameters, before)
 
 
 @pytest.mark.parametrize("kind", WRONG)

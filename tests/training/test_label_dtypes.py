@@ -108,7 +108,7 @@ def test_training_is_that_of_int64_labels(dtype: str, classes: int, backend: Bac
             epochs=3,
             batch_size=16,
         )
-        return backend.to_host(network.values).copy(), history.column("val_loss")
+        return backend.to_host(network.flat_parameters).copy(), history.column("val_loss")
 
     (values, losses), (wide, expected) = trained(dtype), trained("int64")
     assert np.array_equal(values, wide)

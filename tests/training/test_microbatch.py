@@ -31,7 +31,7 @@ def data(rows: int = ROWS) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture
 def cut(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """`cut(rows)`: from now on blocks have so many rows."""
-    return lambda rows: monkeypatch.setattr(microbatch, "BLOCK_ROWS", rows)
+    return lambda rows: monkeypatch.setattr(microbatch, "MICROBATCH_ROWS", rows)
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ class Step:
         assert logits.shape == (rows, CLASSES)
         assert value.dtype == logits.dtype == np.dtype(dtype)
         self.hits = accuracy.result()
-        found = value, logits, network.gradients, network.values
+        found = value, logits, network.flat_gradients, network.flat_parameters
         self.value, self.logits, self.gradients, self.values = map(backend.to_host, found)
 
 
@@ -249,7 +249,7 @@ class Asking(Centre):
     """The same, which may be replayed, and says that it looks at other rows."""
 
     replayable = True
-    mixes_rows = True
+    batch_dependent = True
 
 
 class Scale(Layer):

@@ -86,7 +86,7 @@ class Hinge(Loss):
 
 def test_fit_asks_the_loss_before_training() -> None:
     network = xn.Sequential(3, 1, seed=0)
-    before = network.values.copy()
+    before = network.flat_parameters.copy()
     x, y = np.ones((4, 3), np.float32), np.array([[1.0], [-1.0], [1.0], [0.5]])
     with pytest.raises(DataError, match="train holds other targets than -1 and 1"):
         xn.fit(network, (x, y), optimizer=xn.SGD(0.1), loss=Hinge(), epochs=1)
@@ -100,4 +100,4 @@ def test_fit_asks_the_loss_before_training() -> None:
             loss=xn.SigmoidBinaryCrossEntropy(),
             epochs=1,
         )
-    assert np.array_equal(network.values, before)
+    assert np.array_equal(network.flat_parameters, before)

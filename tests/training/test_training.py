@@ -105,7 +105,7 @@ def test_same_seed_same_bits_and_other_seed_other_bits(backend: Backend) -> None
     def trained(seed: int) -> np.ndarray:
         network = small(backend, seed=seed)
         xn.fit(network, data(backend), optimizer=xn.Adam(), epochs=3, batch_size=32, seed=seed)
-        return backend.to_host(network.values)
+        return backend.to_host(network.flat_parameters)
 
     assert np.array_equal(trained(0), trained(0))
     assert not np.array_equal(trained(0), trained(1))
@@ -123,7 +123,7 @@ def test_backends_train_alike(backend: Backend, compared: Callable[[str], None])
             batch_size=32,
             l2=0.1,
         )
-        return where.to_host(network.values), history
+        return where.to_host(network.flat_parameters), history
 
     with as_written():
         there, expected = trained(Backend("cpu"))
@@ -184,7 +184,7 @@ def test_steps_within_an_epoch_touch_neither_host_nor_allocator(double: Backend)
 def test_l2_is_in_the_loss_and_in_the_gradient(backend: Backend) -> None:
     def trained(l2: float) -> tuple[float, np.ndarray]:
         network = small(backend, dropout=0.0, dtype="float64")
-        start = backend.to_host(network.values).copy()
+        start = backend.to_host(network.flat_parameters).copy()
         history = xn.fit(
             network,
             data(backend, dtype="float64"),
@@ -193,14 +193,14 @@ def test_l2_is_in_the_loss_and_in_the_gradient(backend: Backend) -> None:
             batch_size=None,
             l2=l2,
         )
-        return history.records[0].loss, backend.to_host(network.values) - start
+        return history.records[0].loss, backend.to_host(network.flat_parameters) - start
 
     (plain, step), (penalised, shrunk) = trained(0.0), trained(6.0)
     network = small(backend, dtype="float64")
-    weights = backend.to_host(network.values)[: network.decays]
+    weights = backend.to_host(network.flat_parameters)[: network.decay_size]
     assert penalised - plain == pytest.approx(6.0 / (2 * 120) * weights @ weights, rel=1e-12)
-    assert error((shrunk - step)[: network.decays], -6.0 / 120 * weights) <= 1e-11
-    assert error(shrunk[network.decays :], step[network.decays :]) <= 1e-15
+    assert error((shrunk - step)[: network.decay_size], -6.0 / 120 * weights) <= 1e-11
+    assert error(shrunk[network.decay_size :], step[network.decay_size :]) <= 1e-15
 
 
 def test_training_figures_can_be_evaluated_after_the_epoch(
@@ -222,12 +222,14 @@ def test_training_figures_can_be_evaluated_after_the_epoch(
 
     network, record = trained("evaluated")
     # The validation part is the training part here, and the penalty belongs to training alone.
-    weights = backend.to_host(network.values)[: network.decays]
+    weights = backend.to_host(network.flat_parameters)[: network.decay_size]
     penalty = 3.0 / (2 * 120) * weights @ weights
     assert record.loss == pytest.approx(record.val_loss + penalty, rel=1e-12)
     assert record.accuracy == record.val_accuracy
     running, other = trained("running")
-    assert np.array_equal(backend.to_host(running.values), backend.to_host(network.values))
+    assert np.array_equal(
+        backend.to_host(running.flat_parameters), backend.to_host(network.flat_parameters)
+    )
     assert other.val_loss == record.val_loss
     assert other.loss > record.loss
     compared("fit evaluated")
@@ -247,12 +249,12 @@ def test_evaluating_the_training_part_leaves_a_full_batch_alone(backend: Backend
             batch_size=None,
             train_metrics=how,
         )
-        return backend.to_host(network.values)
+        return backend.to_host(network.flat_parameters)
 
     def alone() -> np.ndarray:
         network = small(backend)
         xn.fit(network, data(backend, 1500), optimizer=xn.SGD(0.5), epochs=3, batch_size=None)
-        return backend.to_host(network.values)
+        return backend.to_host(network.flat_parameters)
 
     assert np.array_equal(trained("evaluated"), alone())
     assert np.array_equal(trained("running"), alone())
@@ -333,10 +335,10 @@ def test_augmented_steps_touch_neither_host_nor_allocator(double: Backend) -> No
 
 def test_augmentation_needs_pictures(reference: Backend) -> None:
     network = small()
-    before = network.values.copy()
+    before = network.flat_parameters.copy()
     with pytest.raises(ConfigError, match="8 features are no square: give DeviceData their"):
         xn.fit(network, data(reference), optimizer=xn.SGD(1.0), epochs=1, augmentation=distorted())
-    assert np.array_equal(network.values, before)
+    assert np.array_equal(network.flat_parameters, before)
 
 
 def test_early_stopping_keeps_the_best_weights(backend: Backend) -> None:
@@ -346,7 +348,7 @@ def test_early_stopping_keeps_the_best_weights(backend: Backend) -> None:
         def on_record(self, run: TrainingState, record: Record) -> None:
             losses = run.history.column("val_loss")
             if record.val_loss == min(losses):
-                best.append(backend.to_host(run.network.values).copy())
+                best.append(backend.to_host(run.network.flat_parameters).copy())
 
     x, labels = blobs(60)
     noisy = DeviceData(x, np.roll(labels, 1), backend=backend, dtype="float32")
@@ -364,7 +366,7 @@ def test_early_stopping_keeps_the_best_weights(backend: Backend) -> None:
     lowest = losses.index(min(losses))
     assert len(history) == lowest + 1 + 3 < 200
     assert stopping.best == history.records[lowest]
-    assert np.array_equal(backend.to_host(network.values), best[-1])
+    assert np.array_equal(backend.to_host(network.flat_parameters), best[-1])
 
 
 def test_early_stopping_needs_validation(reference: Backend) -> None:
@@ -461,7 +463,9 @@ def test_an_interrupt_keeps_the_history_so_far(by_signal: bool, reference: Backe
     xn.fit(
         other, data(reference), optimizer=xn.Adam(), epochs=2, batch_size=32, callbacks=[Stop(6)]
     )
-    assert np.array_equal(network.values, other.values), "not the weights of a whole update"
+    assert np.array_equal(network.flat_parameters, other.flat_parameters), (
+        "not the weights of a whole update"
+    )
 
 
 class Stop(Callback):
@@ -539,7 +543,7 @@ def test_arguments_that_cannot_be_are_named_before_training(
     change: dict[str, Any], kind: type[Exception], words: str, reference: Backend
 ) -> None:
     network = small()
-    before = network.values.copy()
+    before = network.flat_parameters.copy()
     arguments: dict[str, Any] = {
         "train": data(reference),
         "validation": None,
@@ -548,7 +552,7 @@ def test_arguments_that_cannot_be_are_named_before_training(
     }
     with pytest.raises(kind, match=words):
         xn.fit(network, **(arguments | change))
-    assert np.array_equal(network.values, before)
+    assert np.array_equal(network.flat_parameters, before)
 
 
 def test_batches_scale_pixels_by_one_multiplication(

@@ -75,7 +75,7 @@ class Watch(Callback):
 
     def on_train_begin(self, run: TrainingState) -> None:
         """Let dropout go on where an earlier call ended."""
-        run.network.seek(self.seen)
+        run.network.set_sample_counter(self.seen)
 
     def on_record(self, run: TrainingState, record: Record) -> None:
         """Compare with the best so far."""
@@ -87,7 +87,7 @@ class Watch(Callback):
             self.best = figure
             if self.by_score:
                 network = run.network
-                self.kept = [(a, a.copy()) for a in (network.values, network.buffers)]
+                self.kept = [(a, a.copy()) for a in (network.flat_parameters, network.flat_buffers)]
         run.stop = run.stop or self.has_stopped
 
     @property
@@ -370,7 +370,7 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         except DivergenceError as error:
             raise self._diverged() from error
         # The loss of a batch is measured before its update: the last update may be the wrong one.
-        if not numpy.isfinite(network.backend.to_host(network.values)).all():
+        if not numpy.isfinite(network.backend.to_host(network.flat_parameters)).all():
             raise self._diverged()
         network.prediction, network.target_shape = self._loss().prediction, self._target_shape
         self._keep(history.column("loss"), watch.scores, count)

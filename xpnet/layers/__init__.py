@@ -2,6 +2,7 @@
 
 from xpnet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
 from xpnet.layers.base import Layer, Parameter
+from xpnet.layers.containers import Residual
 from xpnet.layers.dropout import Dropout, GaussianNoise
 from xpnet.layers.linear import Linear
 from xpnet.layers.normalization import BatchNorm, LayerNorm
@@ -17,6 +18,7 @@ __all__ = [
     "Linear",
     "Parameter",
     "ReLU",
+    "Residual",
     "Sigmoid",
     "Softmax",
     "Tanh",

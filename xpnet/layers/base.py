@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 from xpnet.backend import Array, array_module
 from xpnet.errors import ConfigError, ShapeError, deprecated, short_repr
 from xpnet.initializers import Initializer
+from xpnet.utils.former_names import former_name, take_former_names
 from xpnet.utils.introspection import (
     as_python,
     config_of,
@@ -70,7 +71,7 @@ class Layer:
     name. `xpnet.load(path, custom_objects={"Scale": Scale})` makes layers of your own by it.
     """
 
-    mixes_rows: ClassVar[bool] = False
+    batch_dependent: ClassVar[bool] = False
     """Whether a row of `y` in training depends on other rows of `x`."""
 
     workspace: Workspace = field(init=False, repr=False)
@@ -83,10 +84,17 @@ class Layer:
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """A layer with no values yet; a subclass's own `__init__` need not call this one's."""
         made = super().__new__(cls)
-        made.workspace = Workspace()
-        made.values, made.gradients, made.statistics = {}, {}, {}
+        vars(made).update(workspace=Workspace(), values={}, gradients={}, statistics={})
         made._trainable, made._network = True, None
         return made
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let a class written for version 0.1 keep the former names of what it overrides."""
+        super().__init_subclass__(**options)
+        take_former_names(cls, {"seek": "set_sample_counter", "seed": "set_seed"})
+        if "mixes_rows" in vars(cls):
+            deprecated(f"{cls.__name__}.mixes_rows", "batch_dependent")
+            cls.batch_dependent = bool(vars(cls)["mixes_rows"])
 
     def __post_init__(self) -> None:
         """Check the fields; a subclass that does begins with `super().__post_init__()`."""
@@ -121,11 +129,23 @@ class Layer:
 
     def parameters(self) -> dict[str, Parameter]:
         """The parameters to be trained, by name."""
-        return _prefixed({name: layer.parameters() for name, layer in self.sublayers().items()})
+        return _prefixed({n: layer._parameter_specs() for n, layer in self.sublayers().items()})
 
     def buffers(self) -> dict[str, Parameter]:
         """The arrays that belong to the layer's state and get no gradient, by name."""
-        return _prefixed({name: layer.buffers() for name, layer in self.sublayers().items()})
+        return _prefixed({n: layer._buffer_specs() for n, layer in self.sublayers().items()})
+
+    def _parameter_specs(self) -> dict[str, Parameter]:
+        """`parameters()`; a network, whose `parameters()` gives the arrays, has another one."""
+        return self.parameters()
+
+    def _buffer_specs(self) -> dict[str, Parameter]:
+        """`buffers()`, likewise."""
+        return self.buffers()
+
+    def _arrays(self) -> dict[str, Array]:
+        """The values of parameters and buffers by name; none before the layer has any."""
+        return self.values | self.statistics
 
     def bind(
         self,
@@ -136,7 +156,7 @@ class Layer:
         """Take views of the network's store; called by `Sequential`."""
         self.values, self.gradients, self.statistics = values, gradients, statistics
         for name, layer in self.sublayers().items():
-            layer.bind(*(_below(name, views) for views in (values, gradients, statistics)))
+            layer.bind(*(below(name, views) for views in (values, gradients, statistics)))
 
     def sublayers(self) -> dict[str, Layer]:
         """The layers that this one is made of, by the name of their attribute.
@@ -150,15 +170,23 @@ class Layer:
             for name, layer in layers_in(value, attribute)
         }
 
-    def seed(self, seed: int, position: int | str) -> None:
-        """Learn the network's seed and this layer's place in it (layers that draw use it).
+    def set_seed(self, seed: int, position: int | str) -> None:
+        """Take the network's seed and this layer's position in it (layers that draw use them).
 
         `position`: its number in the network or, within another layer, that layer's position
         and its own number there, as in `"3/0"`.
         """
 
-    def seek(self, samples: int) -> None:
+    def set_sample_counter(self, samples: int) -> None:
         """Draw next what belongs to training sample number `samples` (layers that draw)."""
+
+    def seed(self, seed: int, position: int | str) -> None:
+        """The former name of `set_seed()`, deprecated."""
+        former_name(self, "seed", "set_seed")(seed, position)
+
+    def seek(self, samples: int) -> None:
+        """The former name of `set_sample_counter()`, deprecated."""
+        former_name(self, "seek", "set_sample_counter")(samples)
 
     def output_features(self, features: int | None) -> int | None:
         """Features of `y`, given those of `x` (None: not known yet)."""
@@ -191,8 +219,11 @@ class Layer:
         """A copy that has no values, as the layer was before it joined a network."""
         made = copy.deepcopy(self) if self.sublayers() else copy.copy(self)
         for layer in walk([made]):
-            layer.values, layer.statistics = {}, {}
+            layer._drop_arrays()
         return made
+
+    def _drop_arrays(self) -> None:
+        vars(self).update(values={}, statistics={}, _network=None)
 
     def get_config(self) -> dict[str, Any]:
         """What the class is to be called with, for `summary()` and for files: plain values.
@@ -255,7 +286,7 @@ def walk(layers: Iterable[Layer]) -> Iterator[Layer]:
 
 
 def walk_positions(layers: Iterable[Layer]) -> Iterator[tuple[Layer, int | str]]:
-    """`walk`, each layer with its position as `Layer.seed` takes it: `3`, then `"3/0"`, ..."""
+    """`walk`, each layer with its position as `Layer.set_seed` takes it: `3`, then `"3/0"`, ..."""
     outermost = list(layers)
     seen = {id(layer) for layer in outermost}
 
@@ -288,6 +319,7 @@ def _prefixed(named: dict[str, dict[str, Parameter]]) -> dict[str, Parameter]:
     }
 
 
-def _below(prefix: str, views: dict[str, Array]) -> dict[str, Array]:
+def below(prefix: str, views: dict[str, Array]) -> dict[str, Array]:
+    """Those of `views` whose names begin with `prefix` and a dot, without these."""
     start = f"{prefix}."
     return {n.removeprefix(start): view for n, view in views.items() if n.startswith(start)}

@@ -30,14 +30,14 @@ class _Drawing(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.seed(0, 0)
+        self.set_seed(0, 0)
 
-    def seed(self, seed: int, position: int | str) -> None:
+    def set_seed(self, seed: int, position: int | str) -> None:
         """Draws follow from the network's seed and the layer's position in it."""
         self._seed, self._purpose = seed, f"{self.purpose} {position}"
-        self.seek(0)
+        self.set_sample_counter(0)
 
-    def seek(self, samples: int) -> None:
+    def set_sample_counter(self, samples: int) -> None:
         """The next row is that of training sample number `samples` since the start."""
         self._samples = samples
         self._counters: Array | None = None

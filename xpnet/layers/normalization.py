@@ -83,7 +83,7 @@ class BatchNorm(_Normalising):
 
     momentum: float = 0.1
     epsilon: float = 1e-5
-    mixes_rows: ClassVar[bool] = True
+    batch_dependent: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

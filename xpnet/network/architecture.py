@@ -1,25 +1,16 @@
-"""Layers from a short notation, from a description in a file, and the description itself."""
+"""Layers as plain data, for files: their description, and the layers made from one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any
 
 from xpnet import layers
-from xpnet.errors import (
-    CheckpointError,
-    ConfigError,
-    ShapeError,
-    XpnetError,
-    join_names,
-    one_line,
-    short_repr,
-)
-from xpnet.layers import Linear
-from xpnet.layers.activations import ACTIVATIONS
+from xpnet.errors import CheckpointError, ConfigError, XpnetError, one_line, short_repr
 from xpnet.layers.base import Layer
-from xpnet.utils.arguments import instance, is_whole
+from xpnet.layers.containers import Residual
+from xpnet.utils.arguments import instance
 from xpnet.utils.introspection import as_plain, is_own
 
 LAYERS: dict[str, type[Layer]] = {
@@ -27,83 +18,30 @@ LAYERS: dict[str, type[Layer]] = {
     for name, layer in vars(layers).items()
     if isinstance(layer, type) and issubclass(layer, Layer) and layer is not Layer
 }
+"""The layer classes of xpnet by name."""
+
+_DEEPEST = 20
+"""Containers within containers that a file may describe."""
+
+Nest = Callable[[list[Layer]], Layer]
 
 
-def spelled_out(
-    parts: tuple[Iterable[Layer] | Layer | int | str, ...],
-    features: int | None = None,
-    first: int = 0,
-) -> list[Layer]:
-    """The layers that `Sequential(*parts)` has: those of one list, or those written in brief.
-
-    `features`: what the layers before give, None at the beginning of a network, where layer
-    number `first` stands at number 0.
-    """
-    if len(parts) == 1 and isinstance(parts[0], Iterable) and not isinstance(parts[0], str):
-        made = list(parts[0])
-        for position, layer in enumerate(made):
-            if not isinstance(layer, Layer):
-                raise ConfigError(
-                    f"layer {position} is {short_repr(layer)}: a list holds layers; numbers and "
-                    "names "
-                    f'go without the brackets, as in Sequential(784, 128, "relu", 10)'
-                )
-        return made
-    made = []
-    for part in parts:
-        if isinstance(part, Layer):
-            layer = part
-        elif isinstance(part, str):
-            layer = _activation(part)
-        elif not is_whole(part) or part < 1:
-            raise ConfigError(
-                f"a network in brief is written in whole numbers above 0, names of activations "
-                f"and layers, found {short_repr(part)}"
-            )
-        elif features is not None:
-            layer = Linear(features, part)
-        elif not made:
-            features = int(part)
-            continue
-        else:
-            raise ConfigError(
-                f"the number of input features comes first, as in Sequential(784, ...), "
-                f"found {made[0]} before {part}"
-            )
-        features = features_after(layer, first + len(made), features)
-        made.append(layer)
-    return made
-
-
-def _activation(name: str) -> Layer:
-    known = {key.replace("_", ""): kind for key, kind in ACTIVATIONS.items()}
-    plain = name.lower().replace("_", "")
-    if plain not in known:
-        raise ConfigError(
-            f"no activation is called {short_repr(name)}: there are {join_names(ACTIVATIONS)}"
-        )
-    return known[plain]()
-
-
-def features_after(layer: Layer, position: int, features: int | None) -> int | None:
-    """What layer number `position` makes of `features`. Raises `ShapeError`."""
-    try:
-        return layer.output_features(features)
-    except ShapeError as error:
-        raise ShapeError(f"layer {position}: {error}") from None
-
-
-def described(made: Sequence[Layer]) -> list[dict[str, Any]]:
+def described(made: Sequence[Layer], within: str = "") -> list[dict[str, Any]]:
     """The layers as plain data, which `layers_of` takes.
 
-    A class of xpnet's own goes by its name, another one by its module and name. Raises
-    `ConfigError` for a layer whose configuration no file can hold.
+    A class of xpnet's own is named by its name, another one by its module and name. A container
+    (`Residual`, or a network within the network) has the description of its layers as `layers`.
+    Raises `ConfigError` for a layer whose configuration no file can hold.
     """
     found = []
-    for position, layer in enumerate(made):
-        kind = type(layer)
+    for number, layer in enumerate(made):
+        kind, position = type(layer), f"{within}{number}"
         name = kind.__name__ if is_own(kind) else f"{kind.__module__}.{kind.__qualname__}"
-        config = as_plain(f"layer {position}, {kind.__name__},", layer.get_config())
+        inside = contained(layer)
+        if inside is not None:
+            config: dict[str, Any] = {"layers": described(inside, f"{position}.")}
+        else:
+            config = as_plain(f"layer {position}, {kind.__name__},", layer.get_config())
         if taken := {"type", "trainable"} & config.keys():
             raise ConfigError(
                 f"layer {position}, {kind.__name__}, has a setting called {taken.pop()!r}, which "
@@ -114,6 +52,12 @@ def described(made: Sequence[Layer]) -> list[dict[str, Any]]:
     return found
 
 
+def contained(layer: Layer) -> tuple[Layer, ...] | None:
+    """The layers of one of xpnet's containers; None for any other layer."""
+    inside: tuple[Layer, ...] | None = getattr(layer, "layers", None)
+    return inside if is_own(type(layer)) else None
+
+
 def require_classes(custom_objects: object) -> None:
     """Raise `ConfigError` unless `custom_objects` is None or a dict."""
     if custom_objects is not None:
@@ -122,17 +66,24 @@ def require_classes(custom_objects: object) -> None:
 
 
 def layers_of(
-    architecture: list[dict[str, Any]], custom_objects: Mapping[str, type[Layer]] | None = None
+    architecture: list[dict[str, Any]],
+    custom_objects: Mapping[str, type[Layer]] | None,
+    nest: Nest,
+    within: str = "",
 ) -> list[Layer]:
     """The layers that `described` gives as plain data.
 
-    Raises `CheckpointError`, and `ConfigError` for `custom_objects` that are no dict of classes.
+    `nest` makes the layer that a network within the network is. Raises `CheckpointError`, and
+    `ConfigError` for `custom_objects` that are no dict of classes.
     """
     require_classes(custom_objects)
+    if within.count(".") > _DEEPEST:
+        raise CheckpointError(f"layer {within[:-1]} lies within more than {_DEEPEST} others")
     made = []
-    for position, entry in enumerate(architecture):
+    for number, entry in enumerate(architecture):
+        position = f"{within}{number}"
         try:
-            made.append(_made(position, dict(custom_objects or {}), **entry))
+            made.append(_made(position, dict(custom_objects or {}), nest, **entry))
         except XpnetError as error:
             if isinstance(error, CheckpointError):
                 raise
@@ -143,15 +94,21 @@ def layers_of(
 
 
 def _made(
-    position: int,
+    position: str,
     custom_objects: dict[str, type[Layer]],
+    nest: Nest,
     /,
     type: str,
     trainable: bool = True,
     **settings: Any,
 ) -> Layer:
-    """The layer that a file describes; every setting of xpnet's own layers is a number."""
-    if type not in LAYERS:
+    """The layer that a file describes; a setting of xpnet's own layers is a number, or layers."""
+    if type in ("Residual", "Sequential"):
+        if settings.keys() != {"layers"} or not isinstance(settings["layers"], list):
+            raise TypeError(f"{type} has {', '.join(settings)}")
+        inside = layers_of(settings["layers"], custom_objects, nest, f"{position}.")
+        layer = Residual(*inside) if type == "Residual" else nest(inside)
+    elif type not in LAYERS:
         layer = _called(_custom(position, type, custom_objects), position, settings)
     else:
         kind = LAYERS[type]
@@ -165,7 +122,7 @@ def _made(
     return layer
 
 
-def _called(kind: type[Layer], position: int, settings: dict[str, Any]) -> Layer:
+def _called(kind: type[Layer], position: str, settings: dict[str, Any]) -> Layer:
     try:
         return kind(**settings)
     except (TypeError, ValueError) as error:
@@ -175,15 +132,14 @@ def _called(kind: type[Layer], position: int, settings: dict[str, Any]) -> Layer
         ) from error
 
 
-def _custom(position: int, name: str, custom_objects: dict[str, type[Layer]]) -> type[Layer]:
+def _custom(position: str, name: str, custom_objects: dict[str, type[Layer]]) -> type[Layer]:
     short = name.rpartition(".")[2]
     found = custom_objects.get(name, custom_objects.get(short))
     if found is None:
         how = f'{{"{short}": {short}}}' if short.isidentifier() and len(short) < 40 else "{...}"
         raise CheckpointError(
-            f"layer {position} is not known: {short_repr(name)} is no layer of xpnet's, so "
-            "load() has "
-            f"to be given the class: load(path, custom_objects={how})"
+            f"layer {position} is not known: {short_repr(name)} is no layer of xpnet's, so load() "
+            f"has to be given the class: load(path, custom_objects={how})"
         )
     if not (isinstance(found, type) and issubclass(found, Layer)):
         raise ConfigError(

@@ -1,101 +1,90 @@
-"""Predictions from several threads: each works on copies of the layers with its own buffers."""
+"""Classes, labels, values and probabilities from the outputs of a network."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
-from xpnet.backend import Array
-from xpnet.layers import BatchNorm, Dropout, GaussianNoise, LayerNorm, Linear
-from xpnet.layers.base import Layer, layers_in
-from xpnet.utils.inputs import is_finite
-from xpnet.utils.introspection import is_own
-from xpnet.workspace import Workspace
-
-_FIXED = {"in_features", "out_features", "features"}
+from xpnet.backend import Array, array_module, on_its_device
+from xpnet.errors import ConfigError
+from xpnet.layers.activations import Sigmoid, Softmax, sigmoid, softmax
+from xpnet.layers.base import Layer
+from xpnet.layers.dropout import Dropout, GaussianNoise
 
 
-class LayersForPrediction:
-    """The layers of a network as one thread predicts with them.
+class Predictions(Layer):
+    """The part of `Sequential` that turns outputs into answers."""
 
-    A forward pass writes into buffers and into attributes of a layer. So a prediction makes it
-    with copies, which share the values and settings of the layers and have workspaces of the
-    thread's own: it disturbs no other thread, and no training step under way.
-    """
+    metadata: dict[str, Any]
+    prediction: str | None
+    target_shape: tuple[int, ...] | None
+    out_features: int
+    _layers: tuple[Layer, ...]
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
-        self.workspaces: dict[int, Workspace] = {}
-        self.steps: list[tuple[Layer, Callable[..., Array]]] = []
-        # Copies of xpnet's own layers are made once, and told of settings that were changed.
-        self.settings: list[tuple[Layer, Layer, tuple[str, ...]]] = []
-        self.shows: int | None = None
-        is_shown = True
-        for layer in layers:
-            kind = type(layer)
-            if kind in (Dropout, GaussianNoise) and "forward" not in vars(layer):
-                continue
-            if not is_own(kind):
-                self.steps.append((layer, partial(self._passed, layer)))
-                is_shown = False
-                continue
-            if is_shown and kind is Linear:
-                self.shows = len(self.steps)
-            is_shown = is_shown and kind in (BatchNorm, LayerNorm)
-            copy = self._copied(layer, {})
-            names = tuple(layer.get_config().keys() - _FIXED)
-            if names:
-                self.settings.append((layer, copy, names))
-            self.steps.append((layer, copy.forward))
+    def forward(self, x: Any, *, training: bool = False) -> Array:
+        """See `Sequential`."""
+        raise NotImplementedError
 
-    def forward(self, x: Array, look: bool = False) -> Array | None:
-        """`y` of the last layer, `(N, out)`: a buffer of this thread.
+    @on_its_device
+    def predict(self, x: Any) -> Array:
+        """What the network answers for each row of `x`: `(N, in_features)`.
 
-        Or, where it is to `look`, None for `x` of which some value may not be finite. Of each row
-        every output of the first `Linear` is a sum over all features, and what is not finite
-        stays so in a normalisation before it: there one output tells about the row.
+        By the loss it was trained with. `SoftmaxCrossEntropy`: the most likely class, `(N,)`
+        int64; `SigmoidBinaryCrossEntropy`: 1 where the probability is above a half, else 0,
+        int64; any other: the outputs. Labels and values are shaped as the targets were, `(N,)`
+        or `(N, out_features)`. Before any training: the class or, of one output, the value.
         """
-        for layer, copy, names in self.settings:
-            for name in names:
-                setattr(copy, name, getattr(layer, name))
-        shows = self.shows if look else -1
-        if shows is None and not is_finite(x):
-            return None
-        for position, (layer, step) in enumerate(self.steps):
-            # Somebody may have put another function in its place.
-            step = layer.__dict__.get("forward", step)
-            x = step(x, training=False)
-            if position == shows and not _is_sound(x):
-                return None
-        return x
+        outputs, kind = self.forward(x), self._answers()
+        xp = array_module(outputs)
+        if kind == "class":
+            return outputs.argmax(axis=1)
+        if kind == "labels":
+            outputs = (outputs > 0).astype(xp.int64)
+        if self.target_shape == () and self.out_features == 1:
+            outputs = outputs.reshape(len(outputs))
+        return outputs
 
-    def _passed(self, layer: Layer, x: Array, *, training: bool) -> Array:
-        return self._copied(layer, {}).forward(x, training=training)
+    @on_its_device
+    def predict_proba(self, x: Any) -> Array:
+        """The probability of each class or label: `(N, in_features) -> (N, out_features)`.
 
-    def _copied(self, layer: Layer, made: dict[int, Layer]) -> Layer:
-        """A copy of `layer`, and of the layers within it; `made`: the copies so far, by `id`."""
-        copy = made[id(layer)] = type(layer).__new__(type(layer))
-        attributes = copy.__dict__
-        attributes["workspace"] = self.workspaces.setdefault(id(layer), Workspace())
-        for name, value in layer.__getstate__().items():
-            if name != "workspace":
-                attributes[name] = self._with_copies(value, made)
-        return copy
+        The softmax of the logits, so that rows sum to 1; of a network trained with
+        `SigmoidBinaryCrossEntropy` the sigmoid of each. Of a network that ends in `Softmax` or
+        `Sigmoid` the outputs as they are. Raises `ConfigError` for a network without
+        probabilities: one trained on values, or of a single output.
+        """
+        makes = self.probabilities_by()
+        p = self.forward(x)
+        xp = array_module(p)
+        if makes == "sigmoid":
+            return sigmoid(xp, p, out=xp.empty_like(p), scratch=xp.empty_like(p))
+        if makes == "softmax":
+            total = xp.empty((len(p), 1), dtype=p.dtype)
+            return softmax(xp, p, axis=1, shifted=p, total=total, out=p)
+        return p
 
-    def _with_copies(self, value: Any, made: dict[int, Layer]) -> Any:
-        """`value` with copies in the place of the layers in it, however deep in lists and dicts."""
-        if isinstance(value, Layer):
-            return made.get(id(value)) or self._copied(value, made)
-        # Any other list is the layer's own, which it may append to.
-        if type(value) not in (dict, list, tuple) or not any(True for _ in layers_in(value)):
-            return value
-        if isinstance(value, dict):
-            return {key: self._with_copies(item, made) for key, item in value.items()}
-        return type(value)(self._with_copies(item, made) for item in value)
+    def probabilities_by(self) -> str:
+        """What makes probabilities of the outputs: `"softmax"`, `"sigmoid"` or `"identity"`.
 
+        Raises `ConfigError` for a network without probabilities, as `predict_proba` does.
+        """
+        if isinstance(self.output_layer(), Softmax | Sigmoid):
+            return "identity"
+        kind = self._answers()
+        if kind == "values":
+            what = "was trained on values" if self.prediction else "has a single output"
+            raise ConfigError(f"the network {what}, so it has no probabilities: use predict()")
+        return "sigmoid" if kind == "labels" else "softmax"
 
-def _is_sound(y: Array) -> bool:
-    """Whether the first output of every row of `y` `(N, out)`, on the host, is finite."""
-    # Of one row this is a number, which takes less time.
-    return math.isfinite(y.item(0)) if len(y) == 1 else is_finite(y[:, :1])
+    def output_layer(self) -> Layer:
+        """The last layer that does something in prediction, within a container its own."""
+        last = self._layers[self.last_active()]
+        return last.output_layer() if isinstance(last, Predictions) else last
+
+    def last_active(self) -> int:
+        """The position of the last layer that does something in prediction."""
+        active = [p for p, x in enumerate(self._layers) if type(x) not in (Dropout, GaussianNoise)]
+        return active[-1] if active else 0
+
+    def _answers(self) -> str:
+        is_classifier = self.out_features > 1 or "classes" in self.metadata
+        return self.prediction or ("class" if is_classifier else "values")

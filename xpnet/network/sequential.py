@@ -1,72 +1,78 @@
-"""`Sequential`: layers in a row, over one flat store of values and one of gradients."""
+"""`Sequential`: layers one after the other, over one flat array of all their parameters."""
 
 from __future__ import annotations
 
 import copy
-import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, overload
 
-from xpnet.backend import Array, Backend, array_module, on_its_device
-from xpnet.errors import ConfigError, deprecated, short_repr
-from xpnet.layers import Dropout, GaussianNoise
-from xpnet.layers.activations import Sigmoid, Softmax, sigmoid, softmax
-from xpnet.layers.base import Layer, walk, walk_positions
-from xpnet.network.architecture import LAYERS as LAYERS
-from xpnet.network.architecture import described, features_after, layers_of, spelled_out
-from xpnet.network.prediction import LayersForPrediction
-from xpnet.network.store import Store, require_fit, views_of
+from xpnet.backend import Array, Backend, array_module
+from xpnet.errors import ConfigError, short_repr
+from xpnet.layers.base import Layer, Parameter, below, require_features, walk, walk_positions
+from xpnet.layers.short_notation import features_after, is_list, layers_from
+from xpnet.network.architecture import described, layers_of
+from xpnet.network.parameters import FlatParameters
+from xpnet.network.prediction import Predictions
+from xpnet.network.predictor import Predictor
+from xpnet.network.store import Store, require_fit
 from xpnet.network.summary import as_text, table_of
 from xpnet.utils import notebook
 from xpnet.utils.arguments import float_dtype, seed_of
 from xpnet.utils.exclusive import require_free
-from xpnet.utils.inputs import as_samples, check_finite, is_plain
-from xpnet.workspace import Workspace
-
-PREDICTION_ROWS = 768
-"""Rows that a prediction takes at a time: enough for a GEMM, few enough for the cache."""
+from xpnet.utils.inputs import as_samples
 
 
-class Sequential:
+class Sequential(Predictions, FlatParameters):
     """A feed-forward network: each layer's output is the next one's input.
 
-    `layers`: a list of at least one. `backend`: where it lives (`"cpu"`, `"cuda"`, ..., or a
+    `layers`: a list of at least one. `backend`: the device (`"cpu"`, `"cuda"`, ..., or a
     `Backend`). `dtype`: float32 or float64. `seed`: of the initial weights and the dropout masks.
 
-    **In brief.** `Sequential(784, 128, "relu", 10)` is another way to write
-    `Sequential([Linear(784, 128), ReLU(), Linear(128, 10)])`: the first number says how many
-    features come in, each further one is a `Linear` to so many, a name is an activation
+    **Short notation.** `Sequential(784, 128, "relu", 10)` is the same as
+    `Sequential([Linear(784, 128), ReLU(), Linear(128, 10)])`: the first number is the number of
+    input features, each further one is a `Linear` with so many outputs, a name is an activation
     (`relu`, `leaky_relu`, `sigmoid`, `tanh`, `gelu`), and layers may stand between them.
 
+    **Calls.** `network(x)` predicts: the outputs of the last layer. `predict` and `predict_proba`
+    turn them into classes and probabilities. A training step is `forward(x, training=True)`,
+    `backward(...)` and `optimizer.step(network)`; `TrainStep` does all three, `fit` a whole
+    training.
+
     **Layers** belong to one network. `network.layers` is a tuple; `network[i]` is one of them,
-    `network[:-1]` a network of copies with the values of now, `layer.copy()` a copy for another
-    network, and `network.append(...)` adds one at the end. So a trained network gets a new last
-    layer by
+    `network[:-1]` a new network of copies with the current values, `layer.copy()` a copy for
+    another network, and `network.append(...)` adds one at the end. A trained network gets a new
+    last layer by
 
         network = trained[:-1]
         for layer in network.layers:
             layer.trainable = False     # or leave them to be trained further
         network.append(5)               # Linear(network.out_features, 5)
 
-    **The store.** `values`, `gradients`: `(P,)`, contiguous and 64-byte-aligned; matrices come
-    first (`values[:decays]`), biases and gains after them. They hold the parameters that are
-    trained; those of layers with `trainable = False` lie apart. `buffers`: the running statistics
-    that no gradient moves. Layers hold views of all these. Names and shapes (`0.weight` as
-    `(out, in)`, `0.bias`, ...) are those of `torch.nn.Sequential`.
+    A network is itself a layer. Within another network it keeps its values, and its parameters
+    are called `0.1.weight`, as in PyTorch; it is then the outer one that is trained and saved.
+
+    **Parameters.** `flat_parameters`, `flat_gradients`: `(P,)`, contiguous and 64-byte-aligned;
+    matrices come first (`flat_parameters[:decay_size]`), biases and gains after them. They hold
+    the parameters that are trained; those of layers with `trainable = False` are stored apart.
+    `flat_buffers`: the running statistics that no gradient changes. Layers hold views of all
+    these. Names and shapes (`0.weight` as `(out, in)`, `0.bias`, ...) are those of
+    `torch.nn.Sequential`.
 
     **Threads.** Any number of threads may predict with one network at a time (`predict`,
     `predict_proba`, `forward` without `training`), also between a forward and a backward pass of
-    training; each has buffers of its own. To train, a network needs a thread to itself.
+    training; each has buffers of its own. Only one thread at a time may train a network.
 
-    **Predictions.** `predict` answers in the terms of the loss that `fit()` trained the network
-    with: `prediction`, which is saved with it, is `"class"`, `"labels"`, `"values"`, or None
-    before any training.
+    **Predictions.** `predict` answers as the loss that `fit()` trained the network with asks for:
+    `prediction`, which is saved with it, is `"class"`, `"labels"`, `"values"`, or None before any
+    training.
 
     Raises `ShapeError` when one layer does not fit the one before; `ConfigError` if there are no
     layers, if one of them is not a layer or already belongs to another network, or if `dtype` is
     neither float32 nor float64; `BackendUnavailable` for a device that is not there.
     """
+
+    seed: int = 0  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -82,79 +88,50 @@ class Sequential:
         self.dtype = self.backend.xp.dtype(float_dtype("dtype", dtype))
         self.seed = seed_of("seed of Sequential", seed)
         self.metadata: dict[str, Any] = {}
-        self._is_on_host = self.backend.device == "cpu"
         self.prediction: str | None = None
         self.target_shape: tuple[int, ...] | None = None
-        self.workspace = Workspace()
-        self._take(spelled_out(layers), {})
+        self._take(layers_from(layers), {})
 
     def _take(self, layers: list[Layer], state: Mapping[str, Array]) -> None:
         """Have these layers; begin with the values of `state`, as far as it has them."""
-        features = _chain(layers)
-        for layer in walk(layers):
+        features, inside = _chain(layers), list(walk(layers))
+        owners = [self, *(layer for layer in inside if isinstance(layer, Sequential))]
+        for layer in inside:
             layer.get_config()
-            held = [name for name, value in vars(layer).items() if isinstance(value, Sequential)]
-            if held:
-                raise ConfigError(
-                    f"{held[0]} of {type(layer).__name__} is a network, whose parameters would "
-                    f"not be trained: keep its layers there, [layer.copy() for layer in network]"
-                )
-            if layer._network is not None and layer._network() is not self:
+            owner = None if layer._network is None else layer._network()
+            if layer._network is not None and not any(owner is known for known in owners):
                 raise ConfigError(
                     f"{layer} belongs to another network: give layer.copy(), which begins with "
-                    f"the values of now, or begin with a slice of that network, network[:-1]"
+                    f"the current values, or begin with a slice of that network, network[:-1]"
                 )
         self._store_in(Store.of(layers, state, self.backend, self.dtype, self.seed), layers)
         self._layers = tuple(layers)
         self.in_features, self.out_features = features
-        for layer, position in walk_positions(layers):
-            layer.seed(self.seed, position)
         own = weakref.ref(self)
-        for layer in walk(layers):
+        for layer, position in walk_positions(layers):
+            layer.set_seed(self.seed, position)
             layer._network = own
+            if isinstance(layer, Sequential):
+                layer.backend, layer.dtype = self.backend, self.dtype
 
     def _store_in(self, store: Store, layers: Sequence[Layer]) -> None:
         """Have the parameters of `layers` in `store`."""
-        self._store, self.decays = store, store.decays
+        self._own_store: Store | None = store
         store.bind(layers)
         self._has_forward = False
-        # Copies of the layers, which hold views of the store as well, one set a thread.
-        self._of_thread = threading.local()
-
-    @property
-    def values(self) -> Array:
-        """The parameters that are trained, `(P,)`; what is assigned is copied in."""
-        return self._store.trained.flat
-
-    @values.setter
-    def values(self, values: Any) -> None:
-        self._store.trained.flat[...] = values
-
-    @property
-    def gradients(self) -> Array:
-        """The gradients of `values`, `(P,)`; what is assigned is copied in."""
-        return self._store.gradients.flat
-
-    @gradients.setter
-    def gradients(self, gradients: Any) -> None:
-        self._store.gradients.flat[...] = gradients
-
-    @property
-    def buffers(self) -> Array:
-        """The statistics that no gradient moves; what is assigned is copied in."""
-        return self._store.statistics.flat
-
-    @buffers.setter
-    def buffers(self, buffers: Any) -> None:
-        self._store.statistics.flat[...] = buffers
+        # New copies of the layers for each thread: they hold views of the store as well.
+        self._predict = Predictor(self, layers)
 
     @property
     def trainable(self) -> bool:
-        """Whether any layer is trained; set, it is that of all layers."""
+        """Whether any layer is trained; set, it is set for all layers."""
         return any(layer.trainable for layer in self._layers)
 
     @trainable.setter
     def trainable(self, trainable: bool) -> None:
+        if self._own_store is None and self._network is not None:
+            Layer.trainable.fset(self, trainable)  # type: ignore[attr-defined]
+            return
         for layer in self._layers:
             layer.trainable = trainable
 
@@ -168,15 +145,15 @@ class Sequential:
 
         All other parameters keep their values. What is known of the outputs no longer holds:
         `prediction`, and the names of classes in `metadata` where their number is another. An
-        optimizer that has made updates serves the network no longer. Raises `ShapeError` and
-        `ConfigError`, and then leaves the network as it was.
+        optimizer that has made updates cannot be used for the network any more. Raises
+        `ShapeError` and `ConfigError`, and then leaves the network as it was.
         """
         require_free(self, "no layer can be appended")
-        if isinstance(layer, Iterable) and not isinstance(layer, str):
+        if is_list(layer):
             raise ConfigError(
                 f"append() takes one layer, number or name, found {short_repr(layer)}"
             )
-        added = spelled_out((layer,), self.out_features, len(self._layers))
+        added = layers_from((layer,), self.out_features, len(self._layers))
         self._take([*self._layers, *added], self.state_dict())
         self.prediction, self.target_shape = None, None
         if len(self.metadata.get("classes", ())) != self.out_features:
@@ -190,17 +167,18 @@ class Sequential:
                 f"{layer} lies within another layer: set trainable of the layer of the network "
                 f"that it is in"
             )
-        if layer.trainable == trainable:
+        if all(one._trainable == trainable for one in walk([layer])):
             return
         require_free(self, "trainable of a layer cannot change")
         state, inside = self.state_dict(), list(walk([layer]))
+        before = [one._trainable for one in inside]
         for one in inside:
             one._trainable = trainable
         try:
             made = Store.of(self._layers, state, self.backend, self.dtype, self.seed)
         except MemoryError:
-            for one in inside:
-                one._trainable = not trainable
+            for one, was in zip(inside, before, strict=True):
+                one._trainable = was
             raise
         self._store_in(made, self._layers)
 
@@ -215,9 +193,9 @@ class Sequential:
     @overload
     def __getitem__(self, index: slice) -> Sequential: ...
     def __getitem__(self, index: int | slice) -> Layer | Sequential:
-        """`network[i]`: that layer; `network[i:j]`: a network of copies of these, trained as now.
+        """`network[i]`: that layer; `network[i:j]`: a network of copies, with the current values.
 
-        What is known of inputs or outputs goes along where the first or the last layer does.
+        What is known of inputs or outputs is kept where the first or the last layer is.
         """
         if not isinstance(index, slice):
             return self._layers[index]
@@ -240,187 +218,123 @@ class Sequential:
             part.prediction, part.target_shape = self.prediction, self.target_shape
         return part
 
+    def __call__(self, x: Any) -> Array:
+        """The outputs for `x`, in prediction: `forward(x)`."""
+        return self.forward(x)
+
     def forward(self, x: Any, *, training: bool = False) -> Array:
         """Logits for `x`: `(N, in_features) -> (N, out_features)`.
 
         `x`: an array, rows of numbers, a DataFrame, pictures, or an array of another library,
         such as a tensor of PyTorch's; see `inputs.as_samples`. Another dtype is converted.
 
-        In prediction the result is an array of the caller's own, any number of rows is worked off
+        In prediction the result is an array of the caller's own, any number of rows is computed
         in blocks, and a value on the host that is not finite is refused. In training the result
-        is a buffer that the next call writes over (copy it to keep it), and values are taken as
-        they are. Raises `ShapeError`, `DeviceMismatch` and `DataError`.
+        is a buffer that the next call writes over (copy it to keep it), and values are not
+        checked. Raises `ShapeError`, `DeviceMismatch` and `DataError`.
         """
+        if self._own_store is None:
+            return self._through(x, training)
         if training:
-            return self._through(self._taken(x, check=False))
-        # An array as it is expected, such as the one row of a request, needs no more than this.
-        if self._is_on_host and is_plain(x, self.in_features) and x.dtype is self.dtype:
-            return self._predicted(x, look=True)
-        with self.backend.current():
-            return self._predicted(self._taken(x, check=True), look=False)
+            self._has_forward = True
+            return self._through(self._taken(x, check=False), True)
+        return self._predict(x)
+
+    def _through(self, x: Array, training: bool) -> Array:
+        for layer in self._layers:
+            x = layer.forward(x, training=training)
+        return x
 
     def _taken(self, x: Any, *, check: bool) -> Array:
         """`x` as an array `(N, in_features)` of the network's dtype, where the network is.
 
-        What is given for a prediction on the host goes to the device; in training nothing does.
+        What is given for a prediction on the host is copied to the device; in training nothing is.
         """
         x = as_samples(
             x, backend=self.backend, features=self.in_features, check=check, dtype=self.dtype
         )
         if check and array_module(x) != self.backend.xp:
             return self.backend.asarray(x, dtype=self.dtype)
-        array_module(x, self.values)
+        array_module(x, self.flat_parameters)
         return x if x.dtype == self.dtype else x.astype(self.dtype)
-
-    def _predicted(self, x: Array, *, look: bool) -> Array:
-        """Logits of `x`; if it is to `look`, every value must be finite, else it is known to be."""
-        if len(x) <= PREDICTION_ROWS:
-            logits = self._copies().forward(x, look)
-            return logits.copy() if logits is not None else self._looked_at(x)
-        xp = array_module(x)
-        made = xp.empty((len(x), self.out_features), dtype=self.dtype)
-        for start in range(0, len(x), PREDICTION_ROWS):
-            rows = slice(start, start + PREDICTION_ROWS)
-            logits = self._copies().forward(x[rows], look)
-            if logits is None:
-                return self._looked_at(x)
-            made[rows] = logits
-        return made
-
-    def _looked_at(self, x: Array) -> Array:
-        """`_predicted`, once every value was found finite after all, if large."""
-        check_finite(x, "x", self.dtype)
-        return self._predicted(x, look=False)
-
-    def _copies(self) -> LayersForPrediction:
-        """The layers that this thread predicts with."""
-        copies: LayersForPrediction | None = getattr(self._of_thread, "copies", None)
-        if copies is None:
-            copies = self._of_thread.copies = LayersForPrediction(self._layers)
-        return copies
-
-    def _through(self, x: Array) -> Array:
-        for layer in self._layers:
-            x = layer.forward(x, training=True)
-        self._has_forward = True
-        return x
 
     def backward(self, dlogits: Array, *, input_gradient: bool = False) -> Array | None:
         """Write all gradients, given `∂L/∂logits` of the last training forward pass.
 
         Goes back no further than the first layer with parameters to be trained, whose `dx` is
-        not worked out, unless `input_gradient` asks for `∂L/∂x`: `(N, in_features)`. Raises
-        `ConfigError` where there was no such forward pass.
+        not computed, unless `input_gradient` asks for `∂L/∂x`: `(N, in_features)`; within
+        another network it always does. Raises `ConfigError` where there was no such forward pass.
         """
+        gradient = dlogits
+        if self._own_store is None:
+            for layer in reversed(self._layers):
+                gradient = layer.backward(gradient)
+            return gradient
         if not self._has_forward:
             raise ConfigError("backward() needs forward(x, training=True) first")
-        gradient = dlogits
+        first = self._own_store.first_trained
         for position in reversed(range(len(self._layers))):
             layer = self._layers[position]
-            if position > self._store.first_trained or input_gradient:
+            if position > first or input_gradient:
                 gradient = layer.backward(gradient)
-            elif position == self._store.first_trained:
+            elif position == first:
                 layer.backward_parameters(gradient)
         return gradient if input_gradient else None
 
-    @on_its_device
-    def predict(self, x: Any) -> Array:
-        """What the network answers for each row of `x`: `(N, in_features)`.
+    def backward_parameters(self, dy: Array) -> None:
+        """Only the parameters' gradients: within another network the first layer's."""
+        has = [bool(layer._parameter_specs()) for layer in self._layers]
+        first = has.index(True) if True in has else len(has)
+        for layer in reversed(self._layers[first + 1 :]):
+            dy = layer.backward(dy)
+        for layer in self._layers[first : first + 1]:
+            layer.backward_parameters(dy)
 
-        By the loss it was trained with. `SoftmaxCrossEntropy`: the most likely class, `(N,)`
-        int64; `SigmoidBinaryCrossEntropy`: 1 where the probability is above a half, else 0,
-        int64; any other: the outputs. Labels and values are shaped as the targets were, `(N,)`
-        or `(N, out_features)`. Before any training: the class or, of one output, the value.
-        """
-        outputs, kind = self.forward(x), self._answers()
-        xp = array_module(outputs)
-        if kind == "class":
-            return outputs.argmax(axis=1)
-        if kind == "labels":
-            outputs = (outputs > 0).astype(xp.int64)
-        if self.target_shape == () and self.out_features == 1:
-            outputs = outputs.reshape(len(outputs))
-        return outputs
-
-    @on_its_device
-    def predict_proba(self, x: Any) -> Array:
-        """The probability of each class or label: `(N, in_features) -> (N, out_features)`.
-
-        The softmax of the logits, so that rows sum to 1; of a network trained with
-        `SigmoidBinaryCrossEntropy` the sigmoid of each. Of a network that ends in `Softmax` or
-        `Sigmoid` the outputs as they are. Raises `ConfigError` for a network without
-        probabilities: one trained on values, or of a single output.
-        """
-        makes = self.probabilities_by()
-        p = self.forward(x)
-        xp = array_module(p)
-        if makes == "sigmoid":
-            return sigmoid(xp, p, out=xp.empty_like(p), scratch=xp.empty_like(p))
-        if makes == "softmax":
-            total = xp.empty((len(p), 1), dtype=p.dtype)
-            return softmax(xp, p, axis=1, shifted=p, total=total, out=p)
-        return p
-
-    def probabilities_by(self) -> str:
-        """What makes probabilities of the outputs: `"softmax"`, `"sigmoid"` or `"identity"`.
-
-        Raises `ConfigError` for a network without probabilities, as `predict_proba` does.
-        """
-        if isinstance(self._layers[self.last_active()], Softmax | Sigmoid):
-            return "identity"
-        kind = self._answers()
-        if kind == "values":
-            what = "was trained on values" if self.prediction else "has a single output"
-            raise ConfigError(f"the network {what}, so it has no probabilities: use predict()")
-        return "sigmoid" if kind == "labels" else "softmax"
-
-    def predict_probabilities(self, x: Any) -> Array:
-        """The former name of `predict_proba`, deprecated."""
-        deprecated("predict_probabilities()", "predict_proba()")
-        return self.predict_proba(x)
-
-    def last_active(self) -> int:
-        """The position of the last layer that does something in prediction."""
-        active = [p for p, x in enumerate(self._layers) if type(x) not in (Dropout, GaussianNoise)]
-        return active[-1]
-
-    def _answers(self) -> str:
-        is_classifier = self.out_features > 1 or "classes" in self.metadata
-        return self.prediction or ("class" if is_classifier else "values")
-
-    def seek(self, samples: int) -> None:
-        """Let layers that draw go on at training sample number `samples`."""
+    def set_sample_counter(self, samples: int) -> None:
+        """Let layers that draw continue at training sample number `samples`."""
         for layer in walk(self._layers):
-            layer.seek(samples)
+            layer.set_sample_counter(samples)
 
-    def count_parameters(self) -> int:
-        """How many numbers all parameters have, those of frozen layers included."""
-        return sum(int(view.size) for view in self._store.parameters.values())
+    # As a layer of another network
 
-    def parameters(self) -> dict[str, Array]:
-        """Views of all parameters by name, in layer order; writing to one trains the network."""
-        return dict(self._store.parameters)
+    def sublayers(self) -> dict[str, Layer]:
+        """The layers by their numbers, `"0"`, `"1"`, …"""
+        return {str(position): layer for position, layer in enumerate(self._layers)}
 
-    def parameter_gradients(self) -> dict[str, Array]:
-        """Views of the gradients of all parameters that are trained, by name."""
-        views = self._store.gradients.views
-        return {name: views[name] for name in self._store.parameters if name in views}
+    def bind(
+        self,
+        values: dict[str, Array],
+        gradients: dict[str, Array],
+        statistics: dict[str, Array],
+    ) -> None:
+        """Let the layers take views of another network's store; called by that network."""
+        self._own_store = None
+        for name, layer in self.sublayers().items():
+            layer.bind(*(below(name, views) for views in (values, gradients, statistics)))
 
-    def views(self, flat: Array) -> dict[str, Array]:
-        """Views, by name of the parameters, of an array `(P,)` laid out as `values` is."""
-        return views_of(flat, self._store.trained.layout)
+    def _parameter_specs(self) -> dict[str, Parameter]:
+        return Layer.parameters(self)
 
-    def state_dict(self) -> dict[str, Array]:
-        """Views of parameters and running statistics, by the names of PyTorch."""
-        return self._store.parameters | self._store.statistics.views
+    def _buffer_specs(self) -> dict[str, Parameter]:
+        return Layer.buffers(self)
 
-    @on_its_device
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Copy host arrays in, by name. Raises `CheckpointError` unless all and only ours fit."""
-        own = self.state_dict()
-        require_fit({name: view.shape for name, view in own.items()}, state)
-        for name, view in own.items():
-            view[...] = self.backend.asarray(state[name], dtype=self.dtype)
+    def _arrays(self) -> dict[str, Array]:
+        return {
+            f"{name}.{key}": array
+            for name, layer in self.sublayers().items()
+            for key, array in layer._arrays().items()
+        }
+
+    def output_features(self, features: int | None) -> int:
+        """`out_features`. Raises `ShapeError` where another number comes in."""
+        require_features(self, self.in_features, features)
+        return self.out_features
+
+    def get_config(self) -> dict[str, Any]:
+        """The layers: `{"layers": (Linear(784, 10), …)}`."""
+        return {"layers": self._layers}
+
+    # Files, copies and text
 
     def architecture(self) -> list[dict[str, Any]]:
         """The layers as plain data, which `from_architecture` takes. Raises `ConfigError`."""
@@ -437,22 +351,31 @@ class Sequential:
     ) -> Sequential:
         """A network of the layers in `architecture`; `options` as for `Sequential`.
 
-        `state`, as `load_state_dict` takes it, is held against the layers before they are given
-        any memory: raises `CheckpointError` unless it fits. Without it the network is a fresh one.
-        `custom_objects`: layer classes that are not xpnet's own, by name.
+        `state`, as `load_state_dict` takes it, is compared with the layers before any memory is
+        allocated for them: raises `CheckpointError` unless it fits. Without it the network is a
+        fresh one. `custom_objects`: layer classes that are not xpnet's own, by name.
         """
-        made = layers_of(architecture, custom_objects)
+        made = layers_of(architecture, custom_objects, cls._part)
         if state is None:
             return cls(made, **options)
         shapes = {
             f"{position}.{name}": parameter.shape
             for position, layer in enumerate(made)
-            for name, parameter in (layer.parameters() | layer.buffers()).items()
+            for name, parameter in (layer._parameter_specs() | layer._buffer_specs()).items()
         }
         require_fit(shapes, state)
         network = cls(made, **options)
         network.load_state_dict(state)
         return network
+
+    @classmethod
+    def _part(cls, layers: list[Layer]) -> Sequential:
+        """A layer of another network, made of `layers`, without any memory of its own."""
+        made = cls.__new__(cls)
+        made._layers, made._own_store, made.seed = tuple(layers), None, 0
+        made.metadata, made.prediction, made.target_shape = {}, None, None
+        made.in_features, made.out_features = _chain(layers)
+        return made
 
     def summary(self) -> str:
         """A table of layers, output shapes and parameter counts; layers not trained are marked.
@@ -468,13 +391,26 @@ class Sequential:
             f"seed={self.seed})"
         )
 
+    def __str__(self) -> str:
+        return (
+            f"Sequential({', '.join(map(str, self._layers))})"
+            if self._own_store is None
+            else repr(self)
+        )
+
     def _repr_html_(self) -> str:
         note = f"{self.dtype} on {self.backend.device}, seed {self.seed}"
         rows = table_of(self._layers, self.in_features)
         return notebook.table(rows, left=2, note=note, foot=True)
 
+    def _drop_arrays(self) -> None:
+        super()._drop_arrays()
+        self._own_store = None
+
     def __reduce__(self) -> tuple[Any, ...]:
-        state = {name: self.backend.to_host(v) for name, v in self.state_dict().items()}
+        if self._own_store is None and self._network is None:
+            return self._part, (list(self._layers),)
+        state = {name: self.backend.to_host(v) for name, v in self._arrays().items()}
         layers = [layer.without_arrays() for layer in self._layers]
         options = {"backend": self.backend.device, "dtype": str(self.dtype), "seed": self.seed}
         known = {

@@ -37,8 +37,8 @@ class Store:
     """All arrays of a network, each kind in one block.
 
     `trained`, `gradients`: the parameters that are trained, matrices first, of which the first
-    `decays` entries are those that decay. `frozen`, `unused`: the others, and where layers write
-    gradients of them that nothing reads. `statistics`: what no gradient moves. `parameters`:
+    `decay_size` entries decay. `frozen`, `unused`: the others, and the arrays that layers write
+    their gradients into and nothing reads. `statistics`: what no gradient changes. `parameters`:
     views of all parameters, in the order of the layers. `first_trained`: the first layer with
     parameters that are trained.
     """
@@ -49,7 +49,7 @@ class Store:
     unused: Block
     statistics: Block
     parameters: dict[str, Array]
-    decays: int
+    decay_size: int
     first_trained: int
 
     @classmethod
@@ -72,12 +72,12 @@ class Store:
         frozen: dict[str, Parameter] = {}
         known = dict(state)
         for position, layer in enumerate(layers):
-            own = {f"{position}.{n}": p for n, p in layer.parameters().items()}
+            own = {f"{position}.{n}": p for n, p in layer._parameter_specs().items()}
             wanted |= own
             frozen |= {} if layer.trainable else own
-            statistics |= {f"{position}.{n}": p for n, p in layer.buffers().items()}
+            statistics |= {f"{position}.{n}": p for n, p in layer._buffer_specs().items()}
             if not layer.is_bound:
-                carried = layer.values | layer.statistics
+                carried = layer._arrays()
                 known |= {f"{position}.{n}": value for n, value in carried.items()}
         trained = {name: p for name, p in wanted.items() if name not in frozen}
         matrices = {name: p for name, p in trained.items() if p.decays}
@@ -108,7 +108,7 @@ class Store:
             unused=unused,
             statistics=moved,
             parameters={name: views[name] for name in wanted},
-            decays=sum(math.prod(p.shape) for p in matrices.values()),
+            decay_size=sum(math.prod(p.shape) for p in matrices.values()),
             first_trained=min(map(_position, trained), default=len(layers)),
         )
 

@@ -17,7 +17,7 @@ def table_of(layers: Sequence[Layer], in_features: int) -> list[Row]:
     features, total, frozen = in_features, 0, 0
     for position, layer in enumerate(layers):
         features = layer.output_features(features) or features
-        count = sum(math.prod(p.shape) for p in layer.parameters().values())
+        count = sum(math.prod(p.shape) for p in layer._parameter_specs().values())
         total += count
         frozen += 0 if layer.trainable else count
         mark = "" if layer.trainable else " (frozen)"

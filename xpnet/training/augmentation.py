@@ -11,7 +11,7 @@ import numpy
 
 from xpnet import random
 from xpnet.backend import Array, Backend, HostArray, array_module, gather
-from xpnet.errors import ConfigError, ShapeError, short_repr
+from xpnet.errors import ConfigError, ShapeError, deprecated, short_repr
 from xpnet.utils.arguments import as_float, picture_shape
 from xpnet.workspace import Workspace
 
@@ -83,7 +83,7 @@ class Augmentation:
         self.workspace = Workspace()
         self._shape: tuple[int, int] | None = None
         self._seed = 0
-        self.seek(0)
+        self.set_sample_counter(0)
 
     def _require(self, name: str, words: str, holds: Callable[[float], bool]) -> None:
         value = getattr(self, name)
@@ -94,7 +94,7 @@ class Augmentation:
             setattr(self, name, number)
 
     def begin(self, image_shape: tuple[int, int], seed: int) -> None:
-        """Pictures are `image_shape = (H, W)`, draws follow from `seed`; `seek(0)`.
+        """Pictures are `image_shape = (H, W)`, draws follow from `seed`; `set_sample_counter(0)`.
 
         Raises `ConfigError` unless `image_shape` is two whole numbers above 0, and for pictures
         of more than 2^24 pixels.
@@ -106,9 +106,14 @@ class Augmentation:
                 f"included, found image_shape {image_shape!r}"
             )
         self._shape, self._seed = (height, width), seed
-        self.seek(0)
+        self.set_sample_counter(0)
 
     def seek(self, samples: int) -> None:
+        """The former name of `set_sample_counter()`, deprecated."""
+        deprecated("Augmentation.seek()", "set_sample_counter()")
+        self.set_sample_counter(samples)
+
+    def set_sample_counter(self, samples: int) -> None:
         """The next row is that of training sample number `samples` since the start."""
         self._samples = samples
         self._counter: Array | None = None

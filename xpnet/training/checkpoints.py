@@ -209,7 +209,7 @@ class _Saved:
             updates, epoch, step = (int(training[name]) for name in ("updates", "epoch", "step"))
             state = {}
             for name in training["optimizer"]:
-                state[name] = backend.zeros(network.values.size, network.dtype)
+                state[name] = backend.zeros(network.flat_parameters.size, network.dtype)
                 for parameter, view in network.views(state[name]).items():
                     tensor = self.tensors[f"{TRAINING}.optimizer.{name}.{parameter}"]
                     view[...] = backend.asarray(tensor, dtype=network.dtype)
@@ -336,7 +336,7 @@ def _prefixed(name: str, tensors: dict[str, HostArray]) -> dict[str, HostArray]:
 
 
 def _is_array(network: Sequential, value: object) -> bool:
-    return isinstance(value, (numpy.ndarray, type(network.values)))
+    return isinstance(value, (numpy.ndarray, type(network.flat_parameters)))
 
 
 def _digest(training: dict[str, Any], tensors: dict[str, HostArray]) -> str:

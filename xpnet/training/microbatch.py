@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from xpnet.accel.recording import is_replayable
 from xpnet.backend import Array, array_module
+from xpnet.layers.base import walk
 from xpnet.losses import Loss
 from xpnet.network import PREDICTION_ROWS, Sequential
 
@@ -35,7 +36,9 @@ def can_split(network: Sequential, loss: Loss, count: int) -> bool:
     return (
         is_replayable(network)
         and is_replayable(loss)
-        and all(is_replayable(layer) and not layer.mixes_rows for layer in network.layers)
+        and all(
+            is_replayable(layer) and not layer.batch_dependent for layer in walk(network.layers)
+        )
     )
 
 
@@ -43,9 +46,9 @@ def forward_backward(
     network: Sequential, loss: Loss, x: Array, target: Array
 ) -> tuple[Array, Array]:
     """Loss `()` and logits `(N, C)` of a training pass over `x` `(N, F)`, and all gradients."""
-    xp, workspace, count = array_module(x, network.values), network.workspace, len(x)
+    xp, workspace, count = array_module(x, network.flat_parameters), network.workspace, len(x)
     logits = workspace.array(xp, "logits", (count, network.out_features), network.dtype)
-    summed = workspace.array(xp, "summed", network.gradients.shape, network.dtype)
+    summed = workspace.array(xp, "summed", network.flat_gradients.shape, network.dtype)
     mean = workspace.array(xp, "mean loss", (), network.dtype)
     for start in range(0, count, MICROBATCH_ROWS):
         rows = slice(start, start + MICROBATCH_ROWS)
@@ -57,9 +60,9 @@ def forward_backward(
         xp.multiply(value, share, out=value)
         if start == 0:
             xp.copyto(mean, value)
-            xp.copyto(summed, network.gradients)
+            xp.copyto(summed, network.flat_gradients)
         else:
             xp.add(mean, value, out=mean)
-            xp.add(summed, network.gradients, out=summed)
-    xp.copyto(network.gradients, summed)
+            xp.add(summed, network.flat_gradients, out=summed)
+    xp.copyto(network.flat_gradients, summed)
     return mean, logits

@@ -155,17 +155,17 @@ def require_trainable(network: Sequential, optimizer: Optimizer, loss: Loss) -> 
     That is where all layers are frozen, the optimizer is that of another network, or the network
     ends in an activation that the loss applies once more.
     """
-    if not network.values.size:
+    if not network.flat_parameters.size:
         raise ConfigError(
             "the network has no parameters to train: set trainable = True for one of its layers"
         )
     require_logits(network, loss)
-    optimizer.require_same(network.values)
+    optimizer.require_same(network.flat_parameters)
 
 
 def require_logits(network: Sequential, loss: Loss) -> None:
     """Raise `ConfigError` where `network` ends in an activation that `loss` applies itself."""
-    last = network.layers[network.last_active()]
+    last = network.output_layer()
     if loss.takes_logits and isinstance(last, Softmax | Sigmoid):
         raise ConfigError(
             f"the network ends in {last}, and {type(loss).__name__} applies its activation itself: "

@@ -77,7 +77,7 @@ class RunningMetrics:
             loss, accuracy = self._evaluate(self.again)
             if self.penalty is not None:
                 network = run.network
-                penalty = self.penalty.forward(network.values[: network.decays])
+                penalty = self.penalty.forward(network.flat_parameters[: network.decay_size])
                 loss += float(network.backend.to_host(penalty))
             self._finite("loss", loss)
         held_out: tuple[float | None, float | None] = (None, None)

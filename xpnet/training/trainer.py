@@ -22,6 +22,7 @@ from xpnet.backend import Array, array_module, device_errors, on_its_device
 from xpnet.clipping import ClipNorm
 from xpnet.errors import ConfigError, short_repr
 from xpnet.layers.activations import Softmax
+from xpnet.layers.base import walk
 from xpnet.losses import L2Penalty, Loss, SoftmaxCrossEntropy
 from xpnet.metrics import ClassCounts, Confusion, MeanLoss, confusion_counter
 from xpnet.network import Sequential
@@ -78,19 +79,19 @@ def train_step(
     if weights is None and microbatch.can_split(network, loss, len(x)):
         value, logits = microbatch.forward_backward(network, loss, x, target)
     else:
-        with small_gemm.if_few(x, network.values):
+        with small_gemm.if_few(x, network.flat_parameters):
             logits = network.forward(x, training=True)
             value = loss.forward(logits, target, weights)
             network.backward(loss.backward())
     if not is_own(type(loss)):
         value = network.backend.asarray(value, dtype=network.dtype)  # it may give a plain number
     if penalty is not None:
-        matrices = network.values[: network.decays]
+        matrices = network.flat_parameters[: network.decay_size]
         array_module(value).add(value, penalty.forward(matrices), out=value)
-        penalty.backward(matrices, network.gradients[: network.decays])
+        penalty.backward(matrices, network.flat_gradients[: network.decay_size])
     if clip is not None:
-        clip(network.gradients)
-    optimizer.step(network.values, network.gradients, decays=network.decays, scalars=scalars)
+        clip(network.flat_gradients)
+    optimizer.step(network, scalars=scalars)
     return value, logits
 
 
@@ -248,9 +249,9 @@ def _train(
     every, by_step = log_every
     epochs_seen, steps_seen = divmod(run.step, run.steps_per_epoch)
     samples = epochs_seen * len(data) + steps_seen * size
-    network.seek(samples)
+    network.set_sample_counter(samples)
     if update.augmentation is not None:
-        update.augmentation.seek(samples)
+        update.augmentation.set_sample_counter(samples)
     told("on_train_begin", run)
     try:
         keeper.restore_callbacks()
@@ -378,7 +379,7 @@ class _Update:
         self.meter.update(value, logits, target)
 
     def _parts(self) -> list[Any]:
-        parts = [self.network, *self.network.layers, self.loss, self.optimizer, self.data]
+        parts = [self.network, *walk(self.network.layers), self.loss, self.optimizer, self.data]
         return parts if self.augmentation is None else [*parts, self.augmentation]
 
 

@@ -1,0 +1,74 @@
+"""Layers made of layers: `Residual`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xpnet.backend import Array, array_module
+from xpnet.errors import ConfigError, ShapeError
+from xpnet.layers.base import Layer
+from xpnet.layers.short_notation import features_after, layers_from
+
+
+class Residual(Layer):
+    """A residual block: `y = x + f(x)`, where `f` is the given layers one after the other.
+
+    `layers`: as `Sequential` takes them, `Residual(Linear(64, 64), ReLU(), Linear(64, 64))` or
+    in short notation `Residual(64, 64, "relu", 64)`. `f` gives as many features as it takes:
+    `x`, `y`: `(N, F)`.
+
+    `x` reaches the loss on two ways, so its gradient is a sum: `dx = dy + f′(x)ᵀ dy`, the second
+    term being what the layers' backward pass gives for `dy`. He, Zhang, Ren, Sun, "Deep residual
+    learning for image recognition", CVPR 2016, eq. 1.
+
+    Parameters are called by the number of their layer in the block: `0.weight`, `2.bias`.
+
+    Raises `ConfigError` without layers and for what is no layer; `ShapeError` where the layers
+    do not fit one another, or give another number of features than they take.
+    """
+
+    def __init__(self, *layers: Layer | int | str) -> None:
+        self.layers = tuple(layers_from(layers))
+        if not self.layers:
+            raise ConfigError("Residual needs at least one layer: Residual(64, 64) has one")
+        if len({id(layer) for layer in self.layers}) < len(self.layers):
+            raise ConfigError("the same layer object stands twice in Residual: make two")
+
+    def get_config(self) -> dict[str, Any]:
+        """The layers: `{"layers": (Linear(64, 64), …)}`."""
+        return {"layers": self.layers}
+
+    def sublayers(self) -> dict[str, Layer]:
+        """The layers by their numbers, `"0"`, `"1"`, …"""
+        return {str(number): layer for number, layer in enumerate(self.layers)}
+
+    def output_features(self, features: int | None) -> int | None:
+        """As many as come in. Raises `ShapeError`."""
+        after = features
+        for number, layer in enumerate(self.layers):
+            before, after = after, features_after(layer, number, after)
+            if features is None and before is None:
+                features = getattr(layer, "in_features", after)
+        if features != after:
+            raise ShapeError(
+                f"{self} takes {features} features and its layers give {after}, which cannot be "
+                f"added: let the last layer give {features}"
+            )
+        return after
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        """`(N, F) -> (N, F)`."""
+        y = x
+        for layer in self.layers:
+            y = layer.forward(y, training=training)
+        return array_module(x, y).add(x, y, out=self.like(x, "y"))
+
+    def backward(self, dy: Array) -> Array:
+        """`(N, F) -> (N, F)`; the layers write the gradients of their parameters."""
+        dx = dy
+        for layer in reversed(self.layers):
+            dx = layer.backward(dx)
+        return array_module(dy, dx).add(dy, dx, out=self.like(dy, "dx"))
+
+    def __str__(self) -> str:
+        return f"Residual({', '.join(map(str, self.layers))})"

@@ -1,0 +1,157 @@
+"""Predictions from several threads: each works on copies of the layers with its own buffers."""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from xpnet.backend import Array, array_module
+from xpnet.layers import BatchNorm, Dropout, GaussianNoise, LayerNorm, Linear
+from xpnet.layers.base import Layer, layers_in, walk
+from xpnet.utils.inputs import check_finite, is_finite, is_plain
+from xpnet.utils.introspection import is_own
+from xpnet.workspace import Workspace
+
+PREDICTION_ROWS = 768
+"""Rows that a prediction takes at a time: enough for a product, few enough for the cache."""
+
+_FIXED = {"in_features", "out_features", "features", "layers"}
+
+
+class LayersForPrediction:
+    """The layers of a network as one thread predicts with them.
+
+    A forward pass writes into buffers and into attributes of a layer. So a prediction makes it
+    with copies, which share the values and settings of the layers and have workspaces of the
+    thread's own: it disturbs no other thread, and no training step under way.
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self.workspaces: dict[int, Workspace] = {}
+        self.steps: list[tuple[Layer, Callable[..., Array]]] = []
+        # Copies of xpnet's own layers are made once, and told of settings that were changed.
+        self.settings: list[tuple[Layer, Layer, tuple[str, ...]]] = []
+        self.shows: int | None = None
+        is_shown = True
+        for layer in layers:
+            kind = type(layer)
+            if kind in (Dropout, GaussianNoise) and "forward" not in vars(layer):
+                continue
+            if not is_own(kind):
+                self.steps.append((layer, partial(self._passed, layer)))
+                is_shown = False
+                continue
+            if is_shown and kind is Linear:
+                self.shows = len(self.steps)
+            is_shown = is_shown and kind in (BatchNorm, LayerNorm)
+            made: dict[int, Layer] = {}
+            copy = self._copied(layer, made)
+            for inside in walk([layer]):
+                names = tuple(inside.get_config().keys() - _FIXED)
+                if is_own(type(inside)) and names:
+                    self.settings.append((inside, made[id(inside)], names))
+            self.steps.append((layer, copy.forward))
+
+    def forward(self, x: Array, look: bool = False) -> Array | None:
+        """`y` of the last layer, `(N, out)`: a buffer of this thread.
+
+        Or, where it is to `look`, None for `x` of which some value may not be finite. Of each row
+        every output of the first `Linear` is a sum over all features, and what is not finite
+        stays so in a normalisation before it: there one output tells about the row.
+        """
+        for layer, copy, names in self.settings:
+            for name in names:
+                setattr(copy, name, getattr(layer, name))
+        shows = self.shows if look else -1
+        if shows is None and not is_finite(x):
+            return None
+        for position, (layer, step) in enumerate(self.steps):
+            # Somebody may have put another function in its place.
+            step = layer.__dict__.get("forward", step)
+            x = step(x, training=False)
+            if position == shows and not _is_sound(x):
+                return None
+        return x
+
+    def _passed(self, layer: Layer, x: Array, *, training: bool) -> Array:
+        return self._copied(layer, {}).forward(x, training=training)
+
+    def _copied(self, layer: Layer, made: dict[int, Layer]) -> Layer:
+        """A copy of `layer`, and of the layers within it; `made`: the copies so far, by `id`."""
+        copy = made[id(layer)] = type(layer).__new__(type(layer))
+        attributes = copy.__dict__
+        attributes["workspace"] = self.workspaces.setdefault(id(layer), Workspace())
+        for name, value in layer.__getstate__().items():
+            if name != "workspace":
+                attributes[name] = self._with_copies(value, made)
+        return copy
+
+    def _with_copies(self, value: Any, made: dict[int, Layer]) -> Any:
+        """`value` with copies in the place of the layers in it, however deep in lists and dicts."""
+        if isinstance(value, Layer):
+            return made.get(id(value)) or self._copied(value, made)
+        # Any other list is the layer's own, which it may append to.
+        if type(value) not in (dict, list, tuple) or not any(True for _ in layers_in(value)):
+            return value
+        if isinstance(value, dict):
+            return {key: self._with_copies(item, made) for key, item in value.items()}
+        return type(value)(self._with_copies(item, made) for item in value)
+
+
+def _is_sound(y: Array) -> bool:
+    """Whether the first output of every row of `y` `(N, out)`, on the host, is finite."""
+    # Of one row this is a number, which takes less time.
+    return math.isfinite(y.item(0)) if len(y) == 1 else is_finite(y[:, :1])
+
+
+class Predictor:
+    """The outputs of a network in prediction, computed by each thread with copies of its layers.
+
+    `network`: the `Sequential`; `layers`: its layers.
+    """
+
+    def __init__(self, network: Any, layers: Sequence[Layer]) -> None:
+        self._network = weakref.ref(network)
+        self._layers = layers
+        self._is_on_host = network.backend.device == "cpu"
+        self._of_thread = threading.local()
+
+    def __call__(self, x: Any) -> Array:
+        """Logits `(N, out_features)` of `x`, in an array of the caller's own."""
+        network: Any = self._network()
+        # An array as it is expected, such as the one row of a request, needs no more than this.
+        if self._is_on_host and is_plain(x, network.in_features) and x.dtype is network.dtype:
+            return self._outputs(network, x, look=True)
+        with network.backend.current():
+            return self._outputs(network, network._taken(x, check=True), look=False)
+
+    def _outputs(self, network: Any, x: Array, *, look: bool) -> Array:
+        """If it is to `look`, every value of `x` must be finite; else it is known to be."""
+        if len(x) <= PREDICTION_ROWS:
+            logits = self._copies().forward(x, look)
+            return logits.copy() if logits is not None else self._checked(network, x)
+        xp = array_module(x)
+        made = xp.empty((len(x), network.out_features), dtype=network.dtype)
+        for start in range(0, len(x), PREDICTION_ROWS):
+            rows = slice(start, start + PREDICTION_ROWS)
+            logits = self._copies().forward(x[rows], look)
+            if logits is None:
+                return self._checked(network, x)
+            made[rows] = logits
+        return made
+
+    def _checked(self, network: Any, x: Array) -> Array:
+        """The outputs, once it was found that every value is finite after all, if large."""
+        check_finite(x, "x", network.dtype)
+        return self._outputs(network, x, look=False)
+
+    def _copies(self) -> LayersForPrediction:
+        """The layers that this thread predicts with."""
+        copies: LayersForPrediction | None = getattr(self._of_thread, "copies", None)
+        if copies is None:
+            copies = self._of_thread.copies = LayersForPrediction(self._layers)
+        return copies
