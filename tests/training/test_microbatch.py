@@ -40,9 +40,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     rows: list[int] = []
     through = Sequential._through
 
-    def counting(self: Sequential, x: Array) -> Array:
+    def counting(self: Sequential, x: Array, training: bool) -> Array:
         rows.append(len(x))
-        return through(self, x)
+        return through(self, x, training)
 
     monkeypatch.setattr(Sequential, "_through", counting)
     return rows
