@@ -182,7 +182,7 @@ class _Goal(Callback):
     def __init__(self, test: DeviceData, goal: float) -> None:
         self.test, self.goal, self.met, self.steps = test, goal, 0, 0
 
-    def on_record(self, run: TrainingState, record: Record) -> None:
+    def on_log(self, run: TrainingState, record: Record) -> None:
         """Look."""
         if evaluate(run.network, self.test).accuracy >= self.goal:
             self.met, self.steps, run.stop = record.epoch, record.step, True

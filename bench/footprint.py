@@ -141,7 +141,7 @@ def grown(dataset: str, kind: str, steps: int = 0) -> dict[str, int]:
 class Stop(Callback):
     """Ends training at the first record."""
 
-    def on_record(self, run: TrainingState, record: Record) -> None:
+    def on_log(self, run: TrainingState, record: Record) -> None:
         """Here."""
         run.stop = True
 

@@ -39,13 +39,26 @@ from xpnet.errors import XpnetError
 from xpnet.interop.onnx import export_onnx
 from xpnet.interop.sklearn import from_sklearn
 from xpnet.interop.torch import from_torch, to_torch
-from xpnet.layers import BatchNorm, Dropout, GaussianNoise, LayerNorm, Linear
-from xpnet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
-from xpnet.losses import MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
+from xpnet.layers import (
+    GELU,
+    BatchNorm,
+    Dropout,
+    GaussianNoise,
+    Layer,
+    LayerNorm,
+    LeakyReLU,
+    Linear,
+    ReLU,
+    Residual,
+    Sigmoid,
+    Softmax,
+    Tanh,
+)
+from xpnet.losses import Loss, MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
 from xpnet.network import Sequential
-from xpnet.optimizers import SGD, Adam, AdamW, RMSprop
+from xpnet.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from xpnet.serialization import load, save
-from xpnet.training import evaluate, fit
+from xpnet.training import Trainer, TrainStep, evaluate, fit
 from xpnet.training.augmentation import Augmentation
 from xpnet.training.callbacks import Callback, EarlyStopping, Progress
 from xpnet.training.checkpoints import Checkpoints
@@ -71,19 +84,25 @@ __all__ = [
     "EarlyStopping",
     "GaussianNoise",
     "History",
+    "Layer",
     "LayerNorm",
     "LeakyReLU",
     "Linear",
+    "Loss",
     "MeanSquaredError",
+    "Optimizer",
     "Progress",
     "RMSprop",
     "ReLU",
+    "Residual",
     "Sequential",
     "Sigmoid",
     "SigmoidBinaryCrossEntropy",
     "Softmax",
     "SoftmaxCrossEntropy",
     "Tanh",
+    "TrainStep",
+    "Trainer",
     "XpnetError",
     "array_module",
     "evaluate",

@@ -556,7 +556,7 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize("hook", ["on_step_end", "on_epoch_begin", "on_record"])
+@pytest.mark.parametrize("hook", ["on_step_end", "on_epoch_begin", "on_log"])
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_a_callback_changes_takes_effect(
     change: Callable[[TrainingState], None], hook: str, same: Any, backend: Backend
@@ -575,7 +575,7 @@ def test_what_a_callback_changes_takes_effect(
     ran = same(make, callbacks=lambda: [Change()], validate=False, rows=96)
     # Of 24 steps the first two are not replayed, nor are two after a change of what was recorded,
     # or all where what runs now cannot be trusted.
-    after = {"on_step_end": 9, "on_epoch_begin": 12, "on_record": 12}[hook]
+    after = {"on_step_end": 9, "on_epoch_begin": 12, "on_log": 12}[hook]
     wanted = {write_values: 22, change_to_a_subclass: after - 2, wrap_a_method: after - 2}
     assert ran["replayed"] == wanted.get(change, 20)
     changed = trained(backend, make, callbacks=lambda: [Change()], validate=False, rows=96)
@@ -617,7 +617,7 @@ def test_smoothing_that_begins_after_the_first_step(same: Any) -> None:
 def test_a_hook_put_into_an_own_callback_is_watched(same: Any) -> None:
     def make() -> list[xn.Callback]:
         callback = xn.Callback()
-        callback.on_record = lambda run, record: change_rate(run)  # type: ignore[method-assign]
+        callback.on_log = lambda run, record: change_rate(run)  # type: ignore[method-assign]
         return [callback]
 
     def layers() -> list[Layer]:
@@ -641,7 +641,7 @@ class Watcher(xn.Callback):
 
 @pytest.mark.parametrize(
     ("hook", "turns"),
-    [("on_train_begin", 0), ("on_epoch_begin", 3), ("on_record", 3), ("on_step_end", 23)],
+    [("on_train_begin", 0), ("on_epoch_begin", 3), ("on_log", 3), ("on_step_end", 23)],
 )
 def test_only_a_callback_that_had_a_turn_is_watched(
     hook: str, turns: int, backend: Backend, ran: Counter[str], monkeypatch: pytest.MonkeyPatch

@@ -543,7 +543,7 @@ def test_the_arrays_of_a_network_may_travel_beside_its_pickle() -> None:
     assert again.forward(X).tobytes() == network.forward(X).tobytes()
     # The twin owns its store, and trains on.
     again.forward(X, training=True)
-    again.values[...] += 1
+    again.flat_parameters[...] += 1
 
 
 def test_processes_share_the_work_of_a_network() -> None:

@@ -130,7 +130,7 @@ def test_training_by_feature_replays_to_the_bits_of_single_steps(
         network = xn.Sequential(4, 8, "relu", 2, backend=backend, seed=0)
         data = DeviceData.of(table(), how, backend=backend, dtype="float32")
         xn.fit(network, data, optimizer=xn.Adam(1e-2), epochs=3, batch_size=8, seed=0)
-        return backend.to_host(network.values)
+        return backend.to_host(network.flat_parameters)
 
     numpy.testing.assert_array_equal(trained(), trained())
 

@@ -198,7 +198,7 @@ def trained(
     ]
     history = xn.fit(network, *data, optimizer=xn.Adam(0.01), epochs=3, **options)
     told = [(record.loss, record.accuracy, record.val_loss) for record in history.records]
-    return backend.to_host(network.values).tobytes(), told
+    return backend.to_host(network.flat_parameters).tobytes(), told
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_a_pair_may_be_mapped_and_pictures(backend: Backend, tmp_path: Path, fla
     for pair in pairs:
         network = xn.Sequential([xn.Linear(12, 3)], backend=backend, seed=0)
         xn.fit(network, pair, pair, optimizer=xn.SGD(0.1), epochs=2, batch_size=8)
-        values.append(backend.to_host(network.values).tobytes())
+        values.append(backend.to_host(network.flat_parameters).tobytes())
     assert values[0] == values[1]
     data = xn.DeviceData(*pairs[1], backend=backend, dtype="float32")
     assert data.image_shape == (None if flat else (4, 3))

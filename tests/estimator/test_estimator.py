@@ -840,7 +840,10 @@ def test_a_large_weighted_batch_is_the_mean_of_its_samples(backend: Backend) -> 
         options = {"optimizer": xn.SGD(0.5), "epochs": 3, "batch_size": None}
         xn.fit(network, data[:2], sample_weight=data[2], **options)
     np.testing.assert_allclose(
-        backend.to_host(large.values), backend.to_host(one.flat_parameters), rtol=1e-9, atol=1e-12
+        backend.to_host(large.flat_parameters),
+        backend.to_host(one.flat_parameters),
+        rtol=1e-9,
+        atol=1e-12,
     )
 
 

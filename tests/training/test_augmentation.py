@@ -51,7 +51,7 @@ def force(monkeypatch, augmentation, backend, *values):
 
     def forced(xp, count):
         drawn = draw(xp, count)
-        drawn.flat_parameters[...] = backend.asarray(values.reshape(5, 1))
+        drawn.values[...] = backend.asarray(values.reshape(5, 1))
         return drawn
 
     monkeypatch.setattr(augmentation, "_draw", forced)
@@ -350,7 +350,7 @@ def draws(backend, count=10_000, **strengths):
     flat = backend.asarray(np.zeros((1, 4), dtype="float32"))
     a.apply(flat, flat)
     drawn = a._draw(backend.xp, count)
-    return backend.to_host(drawn.flat_parameters), backend.to_host(drawn.chosen)
+    return backend.to_host(drawn.values), backend.to_host(drawn.chosen)
 
 
 def test_every_parameter_is_uniform_within_its_strength(backend):

@@ -666,7 +666,9 @@ def test_a_validation_loss_that_is_not_finite_is_divergence(reference: Backend) 
 def test_the_largest_gradient_is_named(backend: Backend) -> None:
     network = Sequential(plain(), backend=backend)
     run = TrainingState(network, xn.SGD(0.25), xn.History(), 1, 1, epoch=1, step=1)
-    meter = xn.training.trainer.RunningMetrics(run, xn.SoftmaxCrossEntropy(), None, None, None)
+    meter = xn.training.trainer.RunningMetrics(
+        run, xn.SoftmaxCrossEntropy(), None, None, None, xn.Trainer.evaluate
+    )
     gradients = network.parameter_gradients()
     gradients["0.weight"].fill(1)
     gradients["3.bias"].fill(2)
@@ -688,7 +690,7 @@ def test_the_command_names_the_last_good_checkpoint(
     assert len(message) == 1
     last = checkpoint(Path("r"))
     assert f"history so far: r/history.csv, last good checkpoint: {last})" in message[0]
-    assert np.isfinite(xn.load(last).values).all()
+    assert np.isfinite(xn.load(last).flat_parameters).all()
 
 
 # Signals

@@ -314,7 +314,7 @@ def test_early_stopping_without_validation_is_refused_before_training() -> None:
     assert np.array_equal(network.flat_parameters, before)
 
     class ByTrainingLoss(xn.EarlyStopping):
-        def on_record(self, run: TrainingState, record: Any) -> None:
+        def on_log(self, run: TrainingState, record: Any) -> None:
             run.stop = True
 
     train(callbacks=ByTrainingLoss(1))

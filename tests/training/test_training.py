@@ -139,7 +139,7 @@ def test_epochs_after_the_first_transfer_a_few_times_each(double: Backend) -> No
     moved: list[tuple[int, int]] = []
 
     class Count(Callback):
-        def on_record(self, run: TrainingState, record: Record) -> None:
+        def on_log(self, run: TrainingState, record: Record) -> None:
             moved.append((strict_cupy.ledger.counts["h2d"], strict_cupy.ledger.counts["d2h"]))
 
     xn.fit(
@@ -345,7 +345,7 @@ def test_early_stopping_keeps_the_best_weights(backend: Backend) -> None:
     best: list[np.ndarray] = []
 
     class Watch(Callback):
-        def on_record(self, run: TrainingState, record: Record) -> None:
+        def on_log(self, run: TrainingState, record: Record) -> None:
             losses = run.history.column("val_loss")
             if record.val_loss == min(losses):
                 best.append(backend.to_host(run.network.flat_parameters).copy())

@@ -353,7 +353,7 @@ def test_a_worker_that_dies_is_a_failed_trial_and_is_replaced() -> None:
 
 
 class Threads(Callback):
-    def on_record(self, run, record):
+    def on_log(self, run, record):
         self.seen = blas_threads()
 
 

@@ -13,7 +13,7 @@ classes are recorded, and others whose class says `replayable = True` in its own
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from operator import is_
@@ -159,11 +159,11 @@ class Replay:
         self.xp, self.parts, self.watched = xp, parts, watched
         self.disturbed = False
         self._graphs = Graphs(xp)
-        self._known: dict[int, _Known] = {}
-        self._size = 0
+        self._known: dict[Hashable, _Known] = {}
+        self._size: Hashable = 0
         self._on = ENABLED
 
-    def run(self, size: int, step: Callable[..., None], *arguments: Any) -> bool:
+    def run(self, size: Hashable, step: Callable[..., None], *arguments: Any) -> bool:
         """`step(*arguments)`, always the same ones for a batch of `size`; whether it was replayed.
 
         A replay runs none of the Python in `step`.

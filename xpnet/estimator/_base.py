@@ -77,7 +77,7 @@ class Watch(Callback):
         """Let dropout go on where an earlier call ended."""
         run.network.set_sample_counter(self.seen)
 
-    def on_record(self, run: TrainingState, record: Record) -> None:
+    def on_log(self, run: TrainingState, record: Record) -> None:
         """Compare with the best so far."""
         if self.score is not None:
             self.scores.append(self.score(run.network))

@@ -1,5 +1,7 @@
 """`fit()` and what belongs to it: data on the device, callbacks, history, checkpoints."""
 
-from xpnet.training.trainer import TRAIN_METRICS, Evaluation, evaluate, fit, train_step
+from xpnet.training.evaluation import Evaluation, evaluate
+from xpnet.training.step import TrainStep, train_step
+from xpnet.training.trainer import TRAIN_METRICS, Trainer, fit
 
-__all__ = ["TRAIN_METRICS", "Evaluation", "evaluate", "fit", "train_step"]
+__all__ = ["TRAIN_METRICS", "Evaluation", "TrainStep", "Trainer", "evaluate", "fit", "train_step"]

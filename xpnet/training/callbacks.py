@@ -17,6 +17,7 @@ from xpnet.optimizers import Optimizer
 from xpnet.training.history import History, Record
 from xpnet.utils import notebook
 from xpnet.utils.arguments import whole
+from xpnet.utils.former_names import former_name, take_former_names
 from xpnet.utils.introspection import is_own
 
 
@@ -62,11 +63,19 @@ class Callback:
     def on_step_end(self, run: TrainingState) -> None:
         """After each update; reading an array here makes the device wait."""
 
+    def on_log(self, run: TrainingState, record: Record) -> None:
+        """After each new record of the history."""
+
     def on_record(self, run: TrainingState, record: Record) -> None:
-        """After each new line of the history."""
+        """The former name of `on_log()`, deprecated."""
+        former_name(self, "on_record", "on_log")(run, record)
 
     def on_train_end(self, run: TrainingState) -> None:
         """After training, also when it ended early or by an exception."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        take_former_names(cls, {"on_record": "on_log"})
 
     def state(self, run: TrainingState) -> dict[str, Any]:
         """What to remember, by name: what JSON can hold, and arrays."""
@@ -131,7 +140,7 @@ class Progress(Callback):
         if self.bar is not None:
             self.bar.update()
 
-    def on_record(self, run: TrainingState, record: Record) -> None:
+    def on_log(self, run: TrainingState, record: Record) -> None:
         """Print the line, above the bar if the epoch goes on."""
         if record.step == run.epoch * run.steps_per_epoch:
             self._clear()
@@ -180,7 +189,7 @@ class EarlyStopping(Callback):
         self.best, self.waited = None, 0
         self._kept: dict[str, Array] = {}
 
-    def on_record(self, run: TrainingState, record: Record) -> None:
+    def on_log(self, run: TrainingState, record: Record) -> None:
         """Compare with the best so far."""
         if record.val_loss is None:
             raise ConfigError(self.NEEDS)

@@ -69,20 +69,20 @@ class Checkpoints:
 class CheckpointManager:
     """What `fit()` has to do with its checkpoints; where it has none, nothing.
 
-    `plan()`: what is trained, and how, as `describe_training` has it.
+    `fingerprint()`: what is trained, and how, as `training_fingerprint` describes it.
     """
 
     def __init__(
         self,
         checkpoints: Checkpoints | None,
         run: TrainingState,
-        meter: RunningMetrics,
+        metrics: RunningMetrics,
         callbacks: Sequence[Callback],
-        plan: Callable[[], dict[str, str]],
+        fingerprint: Callable[[], dict[str, str]],
     ) -> None:
-        self.checkpoints, self.run, self.meter = checkpoints, run, meter
+        self.checkpoints, self.run, self.metrics = checkpoints, run, metrics
         self.callbacks = dict(_named(callbacks))
-        self._plan = plan
+        self._fingerprint = fingerprint
         self._saved: _Saved | None = None
         self._written = time.monotonic()
 
@@ -97,11 +97,11 @@ class CheckpointManager:
             yield
             return
         with lock(self.checkpoints.folder):
-            self.plan = self._plan()
+            self.fingerprint = self._fingerprint()
             if paths := self.checkpoints.paths():
                 self._saved = _Saved.read(paths[-1])
-                self._saved.require(self.plan)
-                self._saved.restore(self.run, self.meter)
+                self._saved.require(self.fingerprint)
+                self._saved.restore(self.run, self.metrics)
             yield
 
     def restore_callbacks(self) -> None:
@@ -128,12 +128,12 @@ class CheckpointManager:
 
     def _write(self, checkpoints: Checkpoints) -> None:
         run, network = self.run, self.run.network
-        tensors, measured = _on_host(network, network.state_dict()), self.meter.state()
+        tensors, measured = _on_host(network, network.state_dict()), self.metrics.state()
         wrong = [name for name, tensor in tensors.items() if not numpy.isfinite(tensor).all()]
         if not math.isfinite(measured["loss"]):
-            raise self.meter.diverged("the loss is not finite")
+            raise self.metrics.diverged("the loss is not finite")
         if wrong:
-            raise self.meter.diverged(f"{wrong[0]} is not finite")
+            raise self.metrics.diverged(f"{wrong[0]} is not finite")
         for part, flat in run.optimizer.state.items():
             tensors |= _prefixed(f"optimizer.{part}", _on_host(network, network.views(flat)))
         remembered: dict[str, Any] = {}
@@ -143,7 +143,7 @@ class CheckpointManager:
             tensors |= _prefixed(name, _on_host(network, arrays))
             remembered[name] = {key: v for key, v in state.items() if key not in arrays}
         training = {
-            "plan": self.plan,
+            "plan": self.fingerprint,  # the name that files of version 0.1 have
             "epoch": run.epoch,
             "step": run.step,
             "stop": run.stop,
@@ -183,14 +183,14 @@ class _Saved:
             )
         return cls(path, training, tensors)
 
-    def require(self, plan: dict[str, str]) -> None:
+    def require(self, fingerprint: dict[str, str]) -> None:
         there = self.training.get("plan")
         there = there if isinstance(there, dict) else {}
         wrong = [
             f"{one_line(name)} is {one_line(there.get(name, 'none'))} there and "
-            f"{plan.get(name, 'none')} here"
-            for name in there | plan
-            if there.get(name) != plan.get(name)
+            f"{fingerprint.get(name, 'none')} here"
+            for name in there | fingerprint
+            if there.get(name) != fingerprint.get(name)
         ]
         if wrong:
             more = len(wrong) - _MOST_DIFFERENCES
@@ -200,7 +200,7 @@ class _Saved:
                 f"with another folder"
             )
 
-    def restore(self, run: TrainingState, meter: RunningMetrics) -> None:
+    def restore(self, run: TrainingState, metrics: RunningMetrics) -> None:
         """Put back all but what callbacks remember; what is not there is an error first."""
         training, network, backend = self.training, run.network, run.network.backend
         try:
@@ -218,7 +218,7 @@ class _Saved:
                 raise ValueError(f"step {step} of {all_steps}, update {updates}")
             if epoch != -(-step // run.steps_per_epoch):
                 raise ValueError(f"step {step} in epoch {epoch}")
-            meter.restore(training["measured"])
+            metrics.restore(training["measured"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             found = short_repr(error, 200)
             raise CheckpointError(f"{self.path}: is no valid checkpoint ({found})") from None

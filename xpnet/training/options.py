@@ -144,7 +144,7 @@ def is_copied(thing: object) -> bool:
 def require_validation(callbacks: Iterable[Callback], has_validation: bool) -> None:
     """Raise `ConfigError` for early stopping that has nothing to go by."""
     for callback in callbacks:
-        decides = getattr(type(callback), "on_record", None) is EarlyStopping.on_record
+        decides = getattr(type(callback), "on_log", None) is EarlyStopping.on_log
         if decides and not has_validation:
             raise ConfigError(EarlyStopping.NEEDS)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy
@@ -13,7 +14,6 @@ from xpnet.errors import DivergenceError
 from xpnet.losses import L2Penalty, Loss, SoftmaxCrossEntropy
 from xpnet.metrics import Accuracy, MeanLoss
 from xpnet.network import Sequential
-from xpnet.training import microbatch
 from xpnet.training.callbacks import TrainingState
 from xpnet.training.device_data import DeviceData
 from xpnet.training.history import Record
@@ -22,7 +22,8 @@ from xpnet.training.history import Record
 class RunningMetrics:
     """Loss and hits since the last record, on the device; a record makes the device wait.
 
-    `again`: the training part, where its figures are evaluated; `held_out`: the validation part.
+    `again`: the training part, where its figures are evaluated; `held_out`: the validation part;
+    `evaluate`: gives the mean loss and the accuracy of a part.
     """
 
     def __init__(
@@ -32,8 +33,10 @@ class RunningMetrics:
         penalty: L2Penalty | None,
         again: DeviceData | None,
         held_out: DeviceData | None,
+        evaluate: Callable[[DeviceData, Loss], tuple[float, float | None]],
     ) -> None:
         self.run, self.penalty, self.again, self.held_out = run, penalty, again, held_out
+        self.evaluate = evaluate
         self.mean = MeanLoss(run.network.backend)
         self.counts = isinstance(loss, SoftmaxCrossEntropy)
         self.accuracy = Accuracy(run.network.backend)
@@ -92,7 +95,7 @@ class RunningMetrics:
         return value
 
     def _evaluate(self, data: DeviceData) -> tuple[float, float | None]:
-        return mean_loss(self.run.network, data, self.loss, self.counts)
+        return self.evaluate(data, self.loss)
 
     def record_partial(self) -> None:
         """What an interrupted stretch has measured so far, without a validation pass."""
@@ -151,16 +154,3 @@ def _largest(network: Sequential) -> str:
     norm = norms[position]
     size = f"of norm {norm:.3g}" if norm < math.inf else "which is not finite"
     return f"layer {position}, {network.layers[position]}, {size}"
-
-
-def mean_loss(
-    network: Sequential, data: DeviceData, loss: Loss, counts: bool
-) -> tuple[float, float | None]:
-    """Mean loss and, if it `counts`, accuracy of `network` on `data`, as it predicts."""
-    mean, accuracy = MeanLoss(network.backend), Accuracy(network.backend)
-    for x, target in data.blocks(microbatch.prediction_rows(network.out_features)):
-        logits = network.forward(x, training=False)
-        mean.update(loss.forward(logits, target), len(target))
-        if counts:
-            accuracy.update(logits, target)
-    return mean.result(), accuracy.result() if counts else None

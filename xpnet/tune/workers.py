@@ -198,7 +198,7 @@ class _Report(Callback):
     def __init__(self, send: Callable[[Record], None], receive: Callable[[], bool]) -> None:
         self.send, self.receive = send, receive
 
-    def on_record(self, run: TrainingState, record: Record) -> None:
+    def on_log(self, run: TrainingState, record: Record) -> None:
         """Wait for the answer."""
         self.send(record)
         run.stop = self.receive() or run.stop

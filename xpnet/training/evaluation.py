@@ -1,0 +1,74 @@
+"""Loss and accuracy of a network on data, as it predicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xpnet.backend import on_its_device
+from xpnet.errors import ConfigError
+from xpnet.layers.activations import Softmax
+from xpnet.losses import Loss, SoftmaxCrossEntropy
+from xpnet.metrics import Accuracy, ClassCounts, Confusion, MeanLoss, confusion_counter
+from xpnet.network import Sequential
+from xpnet.training import microbatch, options
+from xpnet.training.device_data import DeviceData
+from xpnet.training.fit_data import Part, fitted, on_device
+from xpnet.utils.arguments import instance
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss, accuracy and confusion counts of a network on labelled data.
+
+    `confusion`: `(C, C)` int64, row = true, column = predicted; of more than
+    `metrics.MOST_CLASSES` classes the `ConfusedPairs`, which take no memory for C² pairs.
+    `metrics.class_scores` takes both.
+    """
+
+    loss: float
+    accuracy: float
+    confusion: Confusion
+
+
+@on_its_device
+def evaluate(network: Sequential, data: Part) -> Evaluation:
+    """Loss, accuracy and confusion counts of a classifier on labelled data.
+
+    `data`: as `fit()` takes it, with labels `(N,)`, whole numbers. Raises as `fit()` does, and
+    `ConfigError` for targets of another kind, or a network that was not trained to give classes.
+    """
+    instance("network", network, Sequential, "a Sequential")
+    data = on_device(network, data, "data").view()
+    mean, loss = MeanLoss(network.backend), SoftmaxCrossEntropy()
+    if data.target.dtype.kind == "f" or network.prediction in ("labels", "values"):
+        raise ConfigError(
+            f"evaluate() measures a classifier by its labels (N,), whole numbers, and data has "
+            f"targets of {data.target.dtype} and shape {tuple(data.target.shape)} for a network "
+            f"that predicts {network.prediction or 'classes'}: compare network.predict(x) with the "
+            f"targets"
+        )
+    last = network.last_active()
+    if isinstance(network.layers[last], Softmax) and last:
+        network = network[:last]  # its outputs are the logits
+    options.require_logits(network, loss)
+    data = fitted(data, network, loss, "data")
+    confusion = confusion_counter(network.backend, network.out_features)
+    for x, labels in data.blocks(microbatch.prediction_rows(network.out_features)):
+        logits = network.forward(x, training=False)
+        mean.update(loss.forward(logits, labels), len(labels))
+        confusion.update(logits, labels)
+    counts = confusion.result()
+    hits = int(ClassCounts.of(counts).hits.sum())
+    return Evaluation(mean.result(), hits / len(data), counts)
+
+
+def mean_loss(network: Sequential, data: DeviceData, loss: Loss) -> tuple[float, float | None]:
+    """Mean loss and, of classes, accuracy of `network` on `data`, as it predicts."""
+    counts = isinstance(loss, SoftmaxCrossEntropy)
+    mean, accuracy = MeanLoss(network.backend), Accuracy(network.backend)
+    for x, target in data.blocks(microbatch.prediction_rows(network.out_features)):
+        logits = network.forward(x, training=False)
+        mean.update(loss.forward(logits, target), len(target))
+        if counts:
+            accuracy.update(logits, target)
+    return mean.result(), accuracy.result() if counts else None

@@ -1,0 +1,140 @@
+"""One training step: forward pass, backward pass, update; recorded once and replayed."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy
+
+from xpnet.accel import dispatch, small_gemm
+from xpnet.accel.recording import Replay
+from xpnet.backend import Array, array_module
+from xpnet.clipping import ClipNorm
+from xpnet.layers.base import walk
+from xpnet.losses import L2Penalty, Loss
+from xpnet.network import Sequential
+from xpnet.optimizers import Optimizer
+from xpnet.training import microbatch, options
+from xpnet.training.fit_data import fitted, on_device, prediction_of
+from xpnet.utils.arguments import instance
+from xpnet.utils.exclusive import require_free
+from xpnet.utils.introspection import is_own
+
+
+def train_step(
+    network: Sequential,
+    loss: Loss,
+    optimizer: Optimizer,
+    x: Array,
+    target: Array,
+    *,
+    weights: Array | None = None,
+    penalty: L2Penalty | None = None,
+    clip: ClipNorm | None = None,
+    scalars: Array | None = None,
+) -> tuple[Array, Array]:
+    """One forward pass, one backward pass, one update; returns `(loss (), logits (N, C))`.
+
+    `weights`: `(N,)`, of the samples in the mean that the loss is; None: all alike.
+    Both are buffers on the device. In a steady state nothing here allocates, transfers or
+    waits.
+    """
+    if weights is None and microbatch.can_split(network, loss, len(x)):
+        value, logits = microbatch.forward_backward(network, loss, x, target)
+    else:
+        with small_gemm.if_few(x, network.flat_parameters):
+            logits = network.forward(x, training=True)
+            value = loss.forward(logits, target, weights)
+            network.backward(loss.backward())
+    if not is_own(type(loss)):
+        value = network.backend.asarray(value, dtype=network.dtype)  # it may give a plain number
+    if penalty is not None:
+        matrices = network.flat_parameters[: network.decay_size]
+        array_module(value).add(value, penalty.forward(matrices), out=value)
+        penalty.backward(matrices, network.flat_gradients[: network.decay_size])
+    if clip is not None:
+        clip(network.flat_gradients)
+    optimizer.step(network, scalars=scalars)
+    return value, logits
+
+
+class TrainStep:
+    """A training step for a training loop of your own: `value = step(x, y)`.
+
+    `network`: a `Sequential`; `loss`, `optimizer`: objects or names, as `fit()` takes them. Each
+    call trains `network` on one batch: `x` `(N, in_features)` and targets `y` `(N,)` or
+    `(N, out_features)`, arrays of the host or of the network's device, of any number of rows. It
+    returns the mean loss of the batch before the update, a 0-d array of the network's module;
+    `float(value)` waits for the device.
+
+    The first call for a number of rows runs the layers as written, the second records its
+    operations, and later ones replay them, as `fit()` does: to the same bits, and about as fast.
+    Between two calls anything may be changed or looked at; what changes a layer, the loss or the
+    optimizer makes the next step be recorded anew. On the CPU it uses numba kernels from the
+    first call on where numba is installed; the first call then takes about a second longer.
+
+    Raises `ConfigError` where `fit()` would, and `ShapeError` and `DataError` for a batch that
+    does not fit the network or the loss. Values on a GPU are not checked.
+    """
+
+    def __init__(
+        self, network: Sequential, loss: Loss | str | None, optimizer: Optimizer | str
+    ) -> None:
+        self.network = instance("network", network, Sequential, "a Sequential")
+        self.loss, self.optimizer = options.loss_of(loss), options.optimizer_of(optimizer)
+        options.require_trainable(network, self.optimizer, self.loss)
+        self._replay = Replay(network.backend.xp, self._parts, watched=True)
+        self._buffers: dict[Any, tuple[Array, Array, Array]] = {}
+        self._checked: set[Any] = set()
+        self._value: Array | None = None
+
+    def __call__(self, x: Any, y: Any) -> Array:
+        """Train on one batch; returns its mean loss, `()`."""
+        network, optimizer = self.network, self.optimizer
+        backend = network.backend
+        require_free(network, "no step can be made")
+        options.require_trainable(network, optimizer, self.loss)
+        with backend.current(), numpy.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            x, y = self._batch(x, y)
+            given = x, y, optimizer.table([optimizer.steps], backend, network.dtype)[0]
+            key = len(x), y.shape[1:], y.dtype
+            if key not in self._buffers:
+                self._buffers[key] = x.copy(), y.copy(), given[2].copy()
+            buffers = self._buffers[key]
+            for buffer, new in zip(buffers, given, strict=True):
+                backend.xp.copyto(buffer, new)
+            self._replay.disturbed = True
+            with dispatch.used(sys.maxsize, backend.xp), small_gemm.kept():
+                if self._replay.run(key, self._as_written, *buffers):
+                    optimizer.steps += 1
+            assert self._value is not None
+            return self._value.copy()
+
+    def _batch(self, x: Any, y: Any) -> tuple[Array, Array]:
+        """The batch on the device, as the loss takes it. Raises as `fit()` does."""
+        network = self.network
+        ndarray = network.backend.xp.ndarray
+        if type(x) is type(y) is ndarray and x.dtype == network.dtype and x.flags.c_contiguous:
+            # What an earlier batch like this one was checked for need not be checked again.
+            if (x.shape, y.shape, y.dtype) in self._checked:
+                if ndarray is numpy.ndarray:
+                    self.loss.require_targets(y, network.out_features, "y")
+                return x, y
+            is_plain = True
+        else:
+            is_plain = False
+        data = on_device(network, (x, y), "the batch")
+        target_shape = tuple(data.target.shape[1:])
+        data = fitted(data, network, self.loss, "the batch")
+        network.prediction = prediction_of(self.loss, data.target, network)
+        network.target_shape = target_shape if len(target_shape) < 2 else None
+        if is_plain and data.target is y:
+            self._checked.add((x.shape, y.shape, y.dtype))
+        return data.whole()
+
+    def _as_written(self, x: Array, y: Array, scalars: Array) -> None:
+        self._value, _ = train_step(self.network, self.loss, self.optimizer, x, y, scalars=scalars)
+
+    def _parts(self) -> list[Any]:
+        return [self.network, *walk(self.network.layers), self.loss, self.optimizer]

@@ -1,0 +1,78 @@
+"""One update of a training: gathers a batch, makes a step, as written or replayed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xpnet.accel.recording import Replay
+from xpnet.backend import Array
+from xpnet.layers.base import walk
+from xpnet.training.callbacks import CallbackList, TrainingState
+from xpnet.training.device_data import DeviceData
+from xpnet.training.running_metrics import RunningMetrics
+from xpnet.training.sample_weights import SampleWeights
+
+
+class Update:
+    """One update of the network and of the running means, as written or replayed.
+
+    It reads what differs from one update to the next, which samples and the optimizer's scalars,
+    from arrays that stay where they are.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        run: TrainingState,
+        data: DeviceData,
+        weights: SampleWeights | None,
+        metrics: RunningMetrics,
+        hooks: CallbackList,
+        xp: Any,
+    ) -> None:
+        self.trainer, self.data, self.weights = trainer, data, weights
+        self.metrics, self.hooks, self.xp = metrics, hooks, xp
+        # Nothing of a full batch changes from one epoch to the next, unless it is distorted.
+        self.is_fixed = run.steps_per_epoch == 1 and trainer.augmentation is None
+        self.batch: tuple[Array, Array] | None = None
+        # Of another dtype, each batch is converted into an array of its own.
+        self.replay: Replay | None = None
+        if data.dtype == trainer.network.dtype:
+            self.replay = Replay(xp, self._parts, watched=hooks.has_others)
+        self.placed: dict[int, tuple[Array, Array]] = {}
+        self.copyto = data.backend.xp.copyto
+
+    def __call__(self, rows: Array, scalars: Array) -> None:
+        """An update by the samples `rows` `(B,)`, with `optimizer.scalars` `(S,)`."""
+        if self.is_fixed and self.batch is None:
+            self.batch = self.data.whole()
+        size, copyto, replay = len(rows), self.copyto, self.replay
+        if size not in self.placed:
+            self.placed[size] = rows.copy(), scalars.copy()
+        own_rows, own_scalars = self.placed[size]
+        if not self.is_fixed:
+            copyto(own_rows, rows)
+        copyto(own_scalars, scalars)
+        if replay is None:
+            self._as_written(own_rows, own_scalars)
+            return
+        if self.hooks.disturbed:
+            replay.disturbed, self.hooks.disturbed = True, False
+        if replay.run(size, self._as_written, own_rows, own_scalars):
+            self.trainer.optimizer.steps += 1
+            self.metrics.count(size)
+
+    def _as_written(self, rows: Array, scalars: Array) -> None:
+        trainer = self.trainer
+        x, target = self.batch or self.data.batch(rows, trainer.augmentation)
+        weights = None
+        if self.weights is not None:
+            weights = self.weights.whole if self.is_fixed else self.weights.batch(rows)
+        value, outputs = trainer.train_step(x, target, weights=weights, scalars=scalars)
+        self.metrics.update(value, outputs, target)
+
+    def _parts(self) -> list[Any]:
+        trainer = self.trainer
+        parts: list[Any] = [trainer.network, *walk(trainer.network.layers)]
+        parts += [trainer, trainer.loss, trainer.optimizer, self.data]
+        return parts if trainer.augmentation is None else [*parts, trainer.augmentation]
