@@ -426,13 +426,13 @@ def test_partial_fit_takes_the_samples_in_another_order_each_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     orders = []
-    permutation = xn.training.random.permutation
+    permutation = xn.training.trainer.random.permutation
 
     def spy(*arguments: Any) -> Any:
         orders.append(permutation(*arguments))
         return orders[-1]
 
-    monkeypatch.setattr(xn.training.random, "permutation", spy)
+    monkeypatch.setattr(xn.training.trainer.random, "permutation", spy)
     network = regressor(batch_size=16)
     for _ in range(3):
         network.partial_fit(LINES, HEIGHTS)

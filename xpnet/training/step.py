@@ -11,7 +11,7 @@ from xpnet.accel import dispatch, small_gemm
 from xpnet.accel.recording import Replay
 from xpnet.backend import Array, array_module
 from xpnet.clipping import ClipNorm
-from xpnet.layers.base import walk
+from xpnet.layers.base import Layer, walk
 from xpnet.losses import L2Penalty, Loss
 from xpnet.network import Sequential
 from xpnet.optimizers import Optimizer
@@ -88,6 +88,8 @@ class TrainStep:
         self._buffers: dict[Any, tuple[Array, Array, Array]] = {}
         self._checked: set[Any] = set()
         self._value: Array | None = None
+        self._layers: tuple[Layer, ...] = ()
+        self._contain = False
 
     def __call__(self, x: Any, y: Any) -> Array:
         """Train on one batch; returns its mean loss, `()`."""
@@ -137,4 +139,9 @@ class TrainStep:
         self._value, _ = train_step(self.network, self.loss, self.optimizer, x, y, scalars=scalars)
 
     def _parts(self) -> list[Any]:
-        return [self.network, *walk(self.network.layers), self.loss, self.optimizer]
+        layers = self.network.layers
+        if layers is not self._layers:
+            # Which layers a layer contains may change at any time; most contain none.
+            self._layers, self._contain = layers, any(layer.sublayers() for layer in layers)
+        inside = walk(layers) if self._contain else layers
+        return [self.network, *inside, self.loss, self.optimizer]
