@@ -25,10 +25,10 @@ from bench.peers import BY_NAME, COMPETITORS, NO_PEERS, Competitor
 from bench.timing import Workers, measure
 from bench.worker import THREADS
 from bench.workloads import WORKLOADS, Workload, quick
+from xpnet._files import write_atomically
 from xpnet.backend import Backend
 from xpnet.cli import console
 from xpnet.errors import ConfigError
-from xpnet.serialization import write_atomically
 
 RESULTS = Path(__file__).resolve().parent / "results"
 OTHERS = ("end-to-end", "epochs", "footprint", "scaling")

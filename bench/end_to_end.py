@@ -34,12 +34,12 @@ from bench.processes import Done, Failed, memory
 from bench.processes import run as run_process
 from bench.worker import THREADS
 from xpnet import config as settings
+from xpnet._files import write_atomically
 from xpnet.accel import dispatch
 from xpnet.backend import Backend
 from xpnet.cli import factory
 from xpnet.data import Splits
 from xpnet.errors import ConfigError
-from xpnet.serialization import write_atomically
 from xpnet.training import evaluate
 from xpnet.training.callbacks import Callback, TrainingState
 from xpnet.training.device_data import DeviceData

@@ -16,8 +16,8 @@ from bench.peers import BY_NAME
 from bench.timing import Workers, measure
 from bench.worker import THREADS
 from bench.workloads import Workload, quick
+from xpnet._files import write_atomically
 from xpnet.backend import Backend
-from xpnet.serialization import write_atomically
 
 SAMPLES = 60_000
 BATCHES = (64, 128, 1024, 8192)

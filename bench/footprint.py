@@ -20,12 +20,12 @@ import numpy.random  # which NumPy itself imports when it is first asked for
 
 from bench.processes import Failed, memory
 from bench.processes import run as run_process
+from xpnet._files import write_atomically
 from xpnet.accel import dispatch
 from xpnet.backend import Backend
 from xpnet.cli import factory
 from xpnet.config import TrainConfig
 from xpnet.data import Dataset, Splits
-from xpnet.serialization import write_atomically
 from xpnet.training import evaluate
 from xpnet.training.callbacks import Callback, TrainingState
 from xpnet.training.history import History, Record

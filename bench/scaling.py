@@ -17,9 +17,9 @@ from bench.peers import BY_NAME, NO_PEERS
 from bench.timing import Workers, measure
 from bench.worker import THREADS
 from bench.workloads import Workload, quick
+from xpnet._files import write_atomically
 from xpnet.backend import Backend
 from xpnet.figures.style import BLUE, GREY, SMALL, TEXT, TITLE, VERMILION, new_figure, write
-from xpnet.serialization import write_atomically
 
 PEERS = ("torch-fused", "jax-scan")
 RESULTS = Path(__file__).resolve().parent / "results"

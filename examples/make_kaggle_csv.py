@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from xpnet._files import write_atomically
 from xpnet.cli import console
 from xpnet.data import load_dataset
-from xpnet.serialization import write_atomically
 
 ROWS = 42_000
 DEFAULT = Path("runs/kaggle/train.csv")

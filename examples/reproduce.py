@@ -27,10 +27,10 @@ from pathlib import Path
 
 import make_kaggle_csv
 
+from xpnet._files import write_atomically
 from xpnet.cli import console
 from xpnet.config import from_command_line
 from xpnet.errors import ConfigError, XpnetError
-from xpnet.serialization import write_atomically
 
 HERE = Path(__file__).resolve().parent
 RUNS = Path("runs/reproduce")

@@ -35,7 +35,7 @@ MOVED = {
     "xpnet.exchange.scikit_learn": "xpnet.interop.sklearn",
     "xpnet.exclusive": "xpnet.utils.exclusive",
     "xpnet.flags": "xpnet.cli.options",
-    "xpnet.folder": "xpnet.runs.lock",
+    "xpnet.folder": "xpnet._files",
     "xpnet.graph": "xpnet.accel.cuda_graph",
     "xpnet.history": "xpnet.training.history",
     "xpnet.images": "xpnet.data.pictures",

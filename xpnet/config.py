@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from xpnet.errors import ConfigError, short_repr, truncate
-from xpnet.training.history import parse_checkpoint_every, parse_log_every
+from xpnet.utils.intervals import parse_checkpoint_every, parse_log_every
 from xpnet.utils.toml import TOO_LARGE, read_toml, toml_value
 
 Activation = Literal["relu", "leaky_relu", "sigmoid", "tanh", "gelu"]

@@ -8,13 +8,12 @@ A checkpoint is such a file with more in it, under `training`: see `xpnet.traini
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from xpnet._files import write_atomically
 from xpnet.backend import Backend, HostArray
 from xpnet.errors import CheckpointError, ConfigError, XpnetError, one_line, short_repr
 from xpnet.layers.base import Layer
@@ -202,42 +201,3 @@ def _about(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError, RecursionError):
         found = "no valid description"
     raise CheckpointError(f"{path}: expected format {_FORMAT}, found {found}")
-
-
-def write_atomically(path: Path, content: bytes | Iterator[bytes]) -> None:
-    """Replace `path` by `content` in one step; a reader sees the old file or the new one.
-
-    When this returns, the new one is on the disk, whatever happens to the machine.
-    """
-    # Beside the target, since a rename is atomic only within one file system.
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        # That of a process which was killed, and had the same number.
-        beside.unlink(missing_ok=True)
-        try:
-            with beside.open("xb") as file:
-                file.writelines([content] if isinstance(content, bytes) else content)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
-        _flush_folder(path.parent)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-
-def _flush_folder(folder: Path) -> None:
-    """A rename is on the disk once the folder is, where the system can be told so."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # as Windows answers for every folder
-        return
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(handle)

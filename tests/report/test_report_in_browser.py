@@ -11,11 +11,11 @@ import test_page_in_browser as other
 from test_report import FACTS, HOSTILE, answers_of, history_of
 
 import xpnet
+from xpnet._files import write_atomically
 from xpnet.config import make
 from xpnet.report.compare import page
 from xpnet.report.summary import collect_metrics, write_report
 from xpnet.runs.run_reader import RunRecord
-from xpnet.serialization import write_atomically
 
 browser, visit = other.browser, other.visit
 LONG = ("Donaudampfschifffahrtsgesellschaft" * 3, "b" * 200, *HOSTILE, *"0123")

@@ -16,9 +16,9 @@ import torch
 
 import xpnet as xn
 from xpnet import BatchNorm, Dropout, LeakyReLU, Linear, ReLU, Sequential
+from xpnet._files import write_atomically
 from xpnet.backend import Backend
 from xpnet.errors import CheckpointError
-from xpnet.serialization import write_atomically
 
 # Nothing here asks for a twin.
 pytestmark = pytest.mark.without_twins

@@ -33,8 +33,9 @@ from xpnet.serialization import TRAINING, describe, read, write
 from xpnet.training import checkpoints
 from xpnet.training.callbacks import Interrupted, StopAtInterrupt, TrainingState
 from xpnet.training.checkpoints import KEPT, Checkpoints
-from xpnet.training.history import Record, parse_checkpoint_every
+from xpnet.training.history import Record
 from xpnet.tune.__main__ import main as search
+from xpnet.utils.intervals import parse_checkpoint_every
 
 FEATURES, CLASSES, ROWS = 12, 3, 50
 EACH_STEP = "0.000001 seconds"

@@ -24,18 +24,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from xpnet._files import lock
 from xpnet.cli.train import main
 from xpnet.data import load_dataset
 from xpnet.errors import ConfigError
-from xpnet.runs.lock import lock
 from xpnet.serialization import read
 from xpnet.training.checkpoints import Checkpoints
 
 ALONE = """
 import sys
 from pathlib import Path
-from xpnet.runs.lock import alone
-with alone(Path(sys.argv[1])):
+from xpnet._files import lock
+with lock(Path(sys.argv[1])):
     print("in", flush=True)
     sys.stdin.read()
 """

@@ -31,7 +31,8 @@ from xpnet.errors import ConfigError, DataError, DivergenceError
 from xpnet.losses import MeanSquaredError, SoftmaxCrossEntropy
 from xpnet.schedules import Cosine
 from xpnet.training.callbacks import StopAtInterrupt, TrainingState, format_record
-from xpnet.training.history import Record, parse_log_every
+from xpnet.training.history import Record
+from xpnet.utils.intervals import parse_log_every
 
 
 def blobs(rows: int = 120, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -12,13 +12,14 @@ import signal
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy
 import pytest
 from PIL import Image
 
-import xpnet.train
+import xpnet.cli.train
 from xpnet.cli.train import blas_threads
 from xpnet.config import make
 from xpnet.data import Dataset, load_dataset, split
@@ -124,7 +125,7 @@ def test_a_grid_tries_every_point_and_leaves_what_it_promises(
         assert image.size[0] == 1430
 
     # The best trial trains again to the same bits.
-    assert xpnet.train.main(["--config", str(folder / "best.toml"), "--run", "again"]) == 0
+    assert xpnet.cli.train.main(["--config", str(folder / "best.toml"), "--run", "again"]) == 0
     metrics = json.loads(Path("again/metrics.json").read_text())
     for name in ("accuracy", "loss"):
         assert repr(metrics[f"validation_{name}"]) == ranked[0][f"val_{name}"]
@@ -174,13 +175,13 @@ def test_final_trains_on_training_and_validation_part_and_tests_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tested: list[int] = []
-    evaluate = xpnet.train.evaluate
+    evaluate = xpnet.cli.train.evaluate
 
     def spy(network, data):
         tested.append(len(data))
         return evaluate(network, data)
 
-    monkeypatch.setattr(xpnet.train, "evaluate", spy)
+    monkeypatch.setattr(xpnet.cli.train, "evaluate", spy)
     argv = [space("hidden = [[8], [12]]"), *SMALL, "--epochs", "9", "--learning-rate", "0.3"]
     argv += ["--patience", "1", "--jobs", "1"]
     assert main(argv) == 0
@@ -630,8 +631,8 @@ def test_a_folder_belongs_to_one_search_and_to_one_process() -> None:
     folder = Path("mine")
     with claimed(folder, 'sampler = "grid"\n[space]\nl2 = [1, 2]\nhidden = [8]\n'):
         refused = pytest.raises(ConfigError, match="mine is in use by another search")
-        with refused, claimed(folder, ""):
-            pass
+        with refused, ThreadPoolExecutor(1) as pool:
+            pool.submit(claimed(folder, "").__enter__).result()
     with claimed(folder, 'sampler = "grid"\n[space]\nl2 = [1, 2]\nhidden = [8]\n'):
         pass
     for other, words in [

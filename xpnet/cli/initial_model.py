@@ -22,7 +22,7 @@ from xpnet.errors import CheckpointError, ConfigError, join_names, short_repr
 from xpnet.layers.activations import ACTIVATIONS
 from xpnet.layers.base import Layer
 from xpnet.network import Sequential
-from xpnet.runs.lock import MODEL
+from xpnet.runs.run_folder import MODEL
 from xpnet.utils.toml import read_toml
 
 _OF_TRAINING = ("Dropout", "GaussianNoise")

@@ -21,7 +21,7 @@ from xpnet.data.dataset import square_shape
 from xpnet.data.normalisation import Normalisation
 from xpnet.errors import CheckpointError, DataError, XpnetError, join_names, short_repr
 from xpnet.network import PREDICTION_ROWS, Sequential
-from xpnet.runs.lock import MODEL
+from xpnet.runs.run_folder import MODEL
 from xpnet.serialization import load
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy
 import threadpoolctl
 
+from xpnet._files import write_atomically
 from xpnet.accel import cublas
 from xpnet.backend import Backend
 from xpnet.cli import console
@@ -38,9 +39,8 @@ from xpnet.report.summary import (
     predict_test_set,
     write_report,
 )
-from xpnet.runs.lock import MODEL
-from xpnet.runs.run_folder import METRICS, require_same, resume_command, run_folder
-from xpnet.serialization import save, write_atomically
+from xpnet.runs.run_folder import METRICS, MODEL, require_same, resume_command, run_folder
+from xpnet.serialization import save
 from xpnet.training import evaluate
 from xpnet.training.callbacks import Interrupted, Progress, StopAtInterrupt
 from xpnet.training.checkpoints import Checkpoints

@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
 import struct
 import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from xpnet.errors import DataError, join_names, one_line, short_repr
+from xpnet._files import reading
+from xpnet.errors import DataError, join_names, short_repr
 
 GZIP_MAGIC = b"\x1f\x8b"
 _ZIP_MAGIC = b"PK\x03\x04"
 _MOST_TIMES = 100
 _ALWAYS = 2**26
 _PIECE = 2**20
-
-
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn whatever the file system or a decompressor raises into a `DataError`."""
-    try:
-        refuse_special(path)
-        yield
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such file") from error
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise DataError(
-            f"{path} is damaged and cannot be decompressed ({one_line(error)}): fetch it again"
-        ) from error
-    # zipfile answers a password with RuntimeError, an unknown method with NotImplementedError.
-    except (zipfile.BadZipFile, RuntimeError) as error:
-        raise DataError(
-            f"{path} is a ZIP archive that cannot be read ({one_line(error)})"
-        ) from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    except MemoryError as error:
-        raise DataError(f"{path} does not fit into memory") from error
 
 
 def read_content(path: Path) -> bytes:
@@ -92,12 +68,6 @@ def _unzipped(raw: bytes, path: Path) -> bytes:
         check_members([archive.getinfo(members[0])], path, len(raw))
         with archive.open(members[0]) as stream:
             return _all_of(Unpacking(stream, packed, path))
-
-
-def refuse_special(path: Path) -> None:
-    """Raise `DataError` for a pipe or a device, which may keep a reader waiting or never end."""
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise DataError(f"{path} is no file but a pipe or a device: copy it into a file first")
 
 
 def most_content(stored: int) -> int:

@@ -16,9 +16,10 @@ from typing import IO
 
 import numpy
 
+from xpnet._files import reading
 from xpnet.backend import HostArray
 from xpnet.data.dataset import Dataset, Source, numbered_classes
-from xpnet.data.files import GZIP_MAGIC, Unpacking, most_content, reading
+from xpnet.data.files import GZIP_MAGIC, Unpacking, most_content
 from xpnet.errors import DataError
 
 IMAGES_MAGIC = 0x00000803

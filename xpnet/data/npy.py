@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy
 
+from xpnet._files import reading
 from xpnet.backend import HostArray
 from xpnet.data.dataset import Dataset, Source, numbered_classes, square_shape
-from xpnet.data.files import reading
 from xpnet.data.npz import DAMAGE, array_header, check_labels, check_samples, shape_beside
 from xpnet.errors import DataError, one_line, truncate
 

@@ -16,9 +16,10 @@ from typing import IO, Any
 import numpy
 from numpy.lib import format as npy_format
 
+from xpnet._files import reading
 from xpnet.backend import HostArray
 from xpnet.data.dataset import Dataset, Source, check_finite, numbered_classes, square_shape
-from xpnet.data.files import check_members, reading
+from xpnet.data.files import check_members
 from xpnet.errors import DataError, join_names, one_line, truncate
 
 # The header of an array is text that NumPy parses as Python; a damaged one fails in many ways.

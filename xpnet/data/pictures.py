@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy
 
+from xpnet._files import refuse_special
 from xpnet.backend import HostArray
-from xpnet.data.files import refuse_special
 from xpnet.errors import DataError, one_line
 
 if TYPE_CHECKING:

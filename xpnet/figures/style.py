@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from PIL import Image
 
-from xpnet.serialization import write_atomically
+from xpnet._files import write_atomically
 
 DPI = 130
 TITLE, TEXT, SMALL = 14, 12, 10

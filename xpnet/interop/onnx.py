@@ -12,6 +12,7 @@ import numpy
 
 import xpnet
 from xpnet import layers
+from xpnet._files import write_atomically
 from xpnet.backend import HostArray
 from xpnet.data.normalisation import Normalisation
 from xpnet.errors import CheckpointError, ConfigError, short_repr
@@ -19,7 +20,6 @@ from xpnet.interop.peers import imported, require_network, require_own_forward
 from xpnet.layers import activations
 from xpnet.layers.base import Layer
 from xpnet.network import Sequential
-from xpnet.serialization import write_atomically
 from xpnet.utils.arguments import path as as_path
 
 OPSET = 17

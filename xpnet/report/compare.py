@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from xpnet._files import write_atomically
 from xpnet.cli import console
 from xpnet.config import TrainConfig
 from xpnet.errors import plain, truncate
@@ -24,7 +25,6 @@ from xpnet.report.charts import Line, line_chart
 from xpnet.report.elements import document, element, note, section, table
 from xpnet.report.html import points
 from xpnet.runs.run_reader import RunRecord, read_run
-from xpnet.serialization import write_atomically
 from xpnet.training.history import loss_text
 from xpnet.utils.toml import toml_value
 

@@ -25,8 +25,7 @@ from xpnet.report.charts import Line, line_chart, reliability_chart
 from xpnet.report.confusion import confusion_part, mistakes_part
 from xpnet.report.elements import document, element, figure_list, fold, note, section, table
 from xpnet.report.summary import TestPredictions
-from xpnet.runs.lock import MODEL
-from xpnet.runs.run_folder import absolute_places, resume_command
+from xpnet.runs.run_folder import MODEL, absolute_places, resume_command
 from xpnet.training.history import History, loss_text
 from xpnet.utils.toml import toml_value
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy
 
+from xpnet._files import lock, write_atomically
 from xpnet.backend import Backend, HostArray
 from xpnet.cli.factory import read_splits, to_device
 from xpnet.cli.predict import Model
@@ -22,10 +23,8 @@ from xpnet.figures.style import percent
 from xpnet.metrics import MOST_CLASSES, ConfusedPairs, class_scores
 from xpnet.network import Sequential
 from xpnet.report.calibration import Predictions, reliability
-from xpnet.runs.lock import MODEL, lock
-from xpnet.runs.run_folder import METRICS, resume_command
+from xpnet.runs.run_folder import METRICS, MODEL, resume_command
 from xpnet.runs.run_reader import read_run
-from xpnet.serialization import write_atomically
 from xpnet.training import Evaluation, evaluate
 from xpnet.training.augmentation import Augmentation
 from xpnet.training.device_data import DeviceData

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from xpnet._files import folder_error, lock, write_atomically
 from xpnet.cli.console import flag_of, typed
 from xpnet.config import TrainConfig, make, settings_of
 from xpnet.data.catalogue import NAMES
 from xpnet.errors import CheckpointError, ConfigError, short_repr
-from xpnet.runs.lock import impossible, lock
-from xpnet.serialization import write_atomically
+
+MODEL = "model.safetensors"
+"""The trained network in the folder of a run."""
 
 METRICS = "metrics.json"
 """What a run writes last."""
@@ -65,7 +67,7 @@ def _made(config: TrainConfig) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise impossible(folder, "made", error) from None
+            raise folder_error(folder, "made", error) from None
         return folder
     raise ConfigError("run: no free folder name is left in runs/: name one with --run")
 

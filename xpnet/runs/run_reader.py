@@ -8,8 +8,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from xpnet._files import reading
 from xpnet.config import TrainConfig, explain, make
-from xpnet.data.files import reading
 from xpnet.errors import ConfigError, DataError
 from xpnet.runs.run_folder import METRICS
 from xpnet.training.history import History

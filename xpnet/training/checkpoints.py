@@ -25,18 +25,19 @@ from typing import Any
 
 import numpy
 
+from xpnet._files import lock
 from xpnet.backend import Array, HostArray
 from xpnet.errors import CheckpointError, one_line, short_repr
 from xpnet.losses import Loss
 from xpnet.network import Sequential
-from xpnet.runs.lock import lock
 from xpnet.schedules import Schedule
 from xpnet.serialization import TRAINING, describe, read, write
 from xpnet.training.callbacks import Callback, TrainingState
 from xpnet.training.device_data import DeviceData
-from xpnet.training.history import Record, parse_checkpoint_every
+from xpnet.training.history import Record
 from xpnet.training.running_metrics import RunningMetrics
 from xpnet.utils.arguments import path
+from xpnet.utils.intervals import parse_checkpoint_every
 from xpnet.utils.introspection import as_plain
 
 KEPT = 2

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from xpnet.data.files import reading
+from xpnet._files import reading, write_atomically
 from xpnet.errors import ConfigError, DataError, one_line, short_repr
-from xpnet.serialization import write_atomically
 from xpnet.utils import notebook
 from xpnet.utils.arguments import instance
 from xpnet.utils.arguments import path as checked_path
@@ -189,30 +188,3 @@ def _texts(record: Record) -> dict[str, str]:
 
 def _judged(record: Record) -> float:
     return record.loss if record.val_loss is None else record.val_loss
-
-
-def parse_checkpoint_every(value: int | str) -> tuple[float, bool]:
-    """`(count, True if it counts seconds)` of `5`, `"5 epochs"` or `"30 seconds"`."""
-    number, _, unit = str(value).strip().partition(" ")
-    unit = unit.strip()
-    if unit in ("", "epoch", "epochs") and number.isdecimal() and int(number) > 0:
-        return int(number), False
-    is_number = number.replace(".", "", 1).isdecimal()
-    if unit in ("second", "seconds") and is_number and float(number) > 0:
-        return float(number), True
-    raise ConfigError(
-        f"checkpoint_every must be a number of epochs or of seconds, such as 1, '5 epochs' or "
-        f"'30 seconds', found {short_repr(value)}"
-    )
-
-
-def parse_log_every(value: int | str) -> tuple[int, bool]:
-    """`(count, True if it counts iterations)` of `5`, `"5 epochs"` or `"500 iterations"`."""
-    number, _, unit = str(value).strip().partition(" ")
-    units = {"": False, "epoch": False, "epochs": False, "iteration": True, "iterations": True}
-    if number.isdecimal() and int(number) > 0 and unit.strip() in units:
-        return int(number), units[unit.strip()]
-    raise ConfigError(
-        f"log_every must be a number of epochs or of iterations, such as 10, '10 epochs' or "
-        f"'500 iterations', found {short_repr(value)}"
-    )

@@ -29,13 +29,14 @@ from xpnet.training.checkpoints import CheckpointManager, Checkpoints, training_
 from xpnet.training.device_data import DeviceData
 from xpnet.training.evaluation import mean_loss
 from xpnet.training.fit_data import Part, fitted, on_device, prediction_of
-from xpnet.training.history import History, parse_log_every
+from xpnet.training.history import History
 from xpnet.training.running_metrics import RunningMetrics
 from xpnet.training.sample_weights import SampleWeights
 from xpnet.training.step import train_step
 from xpnet.training.update import Update
 from xpnet.utils.arguments import instance, real, seed_of, whole
 from xpnet.utils.exclusive import ExclusiveUse
+from xpnet.utils.intervals import parse_log_every
 
 TRAIN_METRICS = ("running", "evaluated")
 """How the training loss and accuracy of a record may be measured."""

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from xpnet._files import write_atomically
 from xpnet.backend import Backend
 from xpnet.cli import console
 from xpnet.cli.factory import read_splits
@@ -25,7 +26,6 @@ from xpnet.cli.options import read_flags
 from xpnet.config import TrainConfig, make
 from xpnet.data.dataset import Dataset
 from xpnet.errors import ConfigError
-from xpnet.serialization import write_atomically
 from xpnet.training.history import Record
 from xpnet.tune.scoreboard import Scoreboard, leave, to_csv
 from xpnet.tune.search import OBJECTIVES, Search, Trial, claimed, import_optuna

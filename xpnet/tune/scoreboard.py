@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from xpnet._files import write_atomically
 from xpnet.cli.console import say, typed
 from xpnet.errors import ConfigError, plain
-from xpnet.serialization import write_atomically
 from xpnet.training.history import Record, loss_text
 from xpnet.tune.search import OBJECTIVES, Search, Trial
 from xpnet.tune.space import Range, Space, Values, configure

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from xpnet import random
+from xpnet._files import lock, write_atomically
 from xpnet.config import TrainConfig, make
 from xpnet.errors import ConfigError
-from xpnet.serialization import write_atomically
 from xpnet.training.history import Record
 from xpnet.tune.space import Range, Space, configure, grid_points
 from xpnet.tune.workers import Outcome
@@ -268,48 +268,22 @@ def claimed(folder: Path, settings: str) -> Iterator[None]:
     Raises `ConfigError` when the folder cannot be made, holds something else, is in use by
     another process, or belongs to a search with other settings; says what differs.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder, "folder", "search"):
         names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    except OSError as error:
-        raise ConfigError(
-            f"folder: {folder} cannot be made ({error.strerror}): name another with --folder"
-        ) from None
-    if SETTINGS not in names and names - {JOURNAL}:
-        raise ConfigError(
-            f"folder: {folder} exists and holds no search: name another with --folder"
-        )
-    with (folder / JOURNAL).open("ab") as journal:
-        _lock(journal.fileno(), folder)
-        # Left behind by a killed process: only who has the folder can make them.
-        for lock in folder.glob(f"{JOURNAL}.*"):
-            lock.unlink()
-        content = (folder / JOURNAL).read_bytes()
-        journal.truncate(content.rfind(b"\n") + 1)
-        if (folder / SETTINGS).exists():
+        if SETTINGS not in names and names - {JOURNAL}:
+            raise ConfigError(
+                f"folder: {folder} exists and holds no search: name another with --folder"
+            )
+        # Left behind by a killed process: only the process with the folder's lock makes them.
+        for left in folder.glob(f"{JOURNAL}.*"):
+            left.unlink()
+        with (folder / JOURNAL).open("ab") as journal:
+            journal.truncate((folder / JOURNAL).read_bytes().rfind(b"\n") + 1)
+        if SETTINGS in names:
             _compare(folder, read_toml(folder / SETTINGS), tomllib.loads(settings))
         else:
             write_atomically(folder / SETTINGS, settings.encode())
         yield
-
-
-def _lock(file: int, folder: Path) -> None:
-    """The system's lock, which ends with the process that holds it, however that ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ConfigError(
-            f"folder: {folder} is in use by another search: wait for it, or name another with "
-            f"--folder"
-        ) from None
-    except OSError as error:
-        raise ConfigError(
-            f"folder: {folder} cannot be locked ({error.strerror}): name another with --folder"
-        ) from None
 
 
 def _compare(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy
 
+from xpnet._files import write_atomically
 from xpnet.backend import HostArray
 from xpnet.cli import console
 from xpnet.cli.predict import Model
@@ -25,7 +26,6 @@ from xpnet.interop.onnx import export_onnx
 from xpnet.layers import Linear
 from xpnet.network import Sequential
 from xpnet.report.elements import part, policy
-from xpnet.serialization import write_atomically
 from xpnet.utils.introspection import is_own
 
 KNOWN: tuple[str, ...] = ("Linear", "ReLU", "LeakyReLU", "Sigmoid", "Tanh", "GELU", "Softmax")
