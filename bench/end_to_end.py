@@ -33,13 +33,14 @@ from bench import machine
 from bench.processes import Done, Failed, memory
 from bench.processes import run as run_process
 from bench.worker import THREADS
-from xpnet import config as settings
 from xpnet._files import write_atomically
 from xpnet.accel import dispatch
 from xpnet.backend import Backend
-from xpnet.cli import factory
+from xpnet.cli.options import from_command_line
+from xpnet.config import TrainConfig
 from xpnet.data import Splits
 from xpnet.errors import ConfigError
+from xpnet.runs import factory
 from xpnet.training import evaluate
 from xpnet.training.callbacks import Callback, TrainingState
 from xpnet.training.device_data import DeviceData
@@ -188,11 +189,9 @@ class _Goal(Callback):
             self.met, self.steps, run.stop = record.epoch, record.step, True
 
 
-def _splits(
-    task: Task, seed: int, epochs: int = MOST_EPOCHS
-) -> tuple[settings.TrainConfig, Splits]:
+def _splits(task: Task, seed: int, epochs: int = MOST_EPOCHS) -> tuple[TrainConfig, Splits]:
     flags = [*task.flags, f"--seed={seed}", f"--epochs={epochs}"]
-    config = settings.from_command_line(flags, "bench")
+    config = from_command_line(flags, "bench")
     return config, factory.read_splits(config)[1]
 
 

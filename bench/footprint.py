@@ -23,9 +23,9 @@ from bench.processes import run as run_process
 from xpnet._files import write_atomically
 from xpnet.accel import dispatch
 from xpnet.backend import Backend
-from xpnet.cli import factory
 from xpnet.config import TrainConfig
 from xpnet.data import Dataset, Splits
+from xpnet.runs import factory
 from xpnet.training import evaluate
 from xpnet.training.callbacks import Callback, TrainingState
 from xpnet.training.history import History, Record

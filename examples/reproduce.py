@@ -29,7 +29,7 @@ import make_kaggle_csv
 
 from xpnet._files import write_atomically
 from xpnet.cli import console
-from xpnet.config import from_command_line
+from xpnet.cli.options import from_command_line
 from xpnet.errors import ConfigError, XpnetError
 
 HERE = Path(__file__).resolve().parent

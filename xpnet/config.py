@@ -381,13 +381,3 @@ def explain(error: ValidationError) -> str:
         faults.append(f"{names}: {verb}; there are {', '.join(TrainConfig.model_fields)}")
     more = [f"and {len(faults) - _MOST_FAULTS} more"] if len(faults) > _MOST_FAULTS else []
     return "; ".join(faults[:_MOST_FAULTS] + more)
-
-
-def from_command_line(argv: list[str], command: str) -> TrainConfig:
-    """Flags over the TOML file of `--config` (or of `--resume`) over the defaults.
-
-    `--help` prints and exits. Raises `ConfigError` in one line for an unknown flag, key or value.
-    """
-    from xpnet.cli.options import read_flags
-
-    return read_flags(argv, command)

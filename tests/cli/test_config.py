@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 from xpnet.backend import Backend
-from xpnet.cli import factory
+from xpnet.cli.options import from_command_line
 from xpnet.config import (
     AUGMENTATIONS,
     Activation,
     InitializerName,
     TrainConfig,
-    from_command_line,
     make,
 )
 from xpnet.data import Dataset
 from xpnet.errors import ConfigError
 from xpnet.layers.activations import ACTIVATIONS
+from xpnet.runs import factory
 from xpnet.schedules import Constant
 
 COMMAND = "python -m xpnet.train"

@@ -16,11 +16,13 @@ import pytest
 
 from xpnet import __version__
 from xpnet.__main__ import COMMANDS, main
-from xpnet.cli import console, options
-from xpnet.config import TrainConfig, from_command_line, make
+from xpnet.cli import options
+from xpnet.cli.options import from_command_line
+from xpnet.config import TrainConfig, make
 from xpnet.errors import ConfigError, plain
 from xpnet.runs.run_folder import absolute_places, is_same_place, resume_command
 from xpnet.tune.__main__ import read_command_line
+from xpnet.utils.shell import shell_command
 
 SMALL = ["--epochs", "1", "--hidden", "4"]
 
@@ -324,7 +326,7 @@ def test_a_rate_that_is_too_high_gives_no_warning_of_numpy() -> None:
 def test_what_is_typed_is_the_path(name: str) -> None:
     Path(name).mkdir()
     Path(name, "file").write_text("found")
-    line = console.typed("cat", Path(name, "file"))
+    line = shell_command("cat", Path(name, "file"))
     assert line.isprintable()
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
     assert done.stdout == "found"
@@ -341,7 +343,7 @@ def test_the_commands_of_a_report_run_in_any_folder_as_printed(tmp_path: Path) -
     page = (folder / "report.html").read_text()
     printed = re.findall(r"<pre[^>]*>(.*?)</pre>", page[page.index("Again, and further") :])
     assert len(printed) == 4
-    stand_ins = {"FILE": "../da\\ ta\\'s.npz", "OTHER_RUN": f"{console.typed(folder.absolute())}"}
+    stand_ins = {"FILE": "../da\\ ta\\'s.npz", "OTHER_RUN": f"{shell_command(folder.absolute())}"}
     environment = os.environ | {"PATH": f"{python.parent}:{os.environ['PATH']}"}
     for line in map(html.unescape, printed):
         for word, path in stand_ins.items():

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 import xpnet
-from xpnet.cli.predict import Model, main, predictions
+from xpnet.cli.predict import main, predictions
 from xpnet.data import Dataset, load_dataset
 from xpnet.data.pictures import prepare, read_image
 from xpnet.errors import CheckpointError, DataError
 from xpnet.network import PREDICTION_ROWS
 from xpnet.random import generator
+from xpnet.runs.model import Model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LINE = re.compile(r"(\S+)  (\S+)  (\d+\.\d) %(?:   \((.*)\))?")

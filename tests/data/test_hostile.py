@@ -27,12 +27,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import xpnet as xn
-from xpnet.cli.predict import Model
 from xpnet.cli.train import main
 from xpnet.config import read_toml
 from xpnet.data import load_dataset, read_samples
 from xpnet.data.pictures import read_image
 from xpnet.errors import CheckpointError, DataError, XpnetError
+from xpnet.runs.model import Model
 from xpnet.serialization import load
 
 PACKAGE = Path(xn.__file__).parent

@@ -13,11 +13,11 @@ from sklearn.preprocessing import StandardScaler
 
 import xpnet as xn
 from xpnet.backend import Backend
-from xpnet.cli.predict import Model
 from xpnet.data import Dataset, Normalisation
 from xpnet.data import normalisation as module
 from xpnet.data.normalisation import scale_hint
 from xpnet.errors import DataError
+from xpnet.runs.model import Model
 from xpnet.serialization import save
 from xpnet.training.device_data import DeviceData
 from xpnet.web_demo.export import html_page

@@ -14,11 +14,11 @@ from test_predict import drawing
 
 import xpnet as xn
 from xpnet.cli import predict
-from xpnet.cli.factory import about_prediction
 from xpnet.config import TrainConfig
 from xpnet.data import Dataset, load_dataset
 from xpnet.data.pictures import is_centred, prepare, read_image
 from xpnet.errors import CheckpointError, DataError
+from xpnet.runs.factory import about_prediction
 from xpnet.serialization import save
 
 

@@ -13,12 +13,12 @@ import pytest
 from sklearn import datasets
 
 from xpnet.cli import predict, train
-from xpnet.cli.predict import Model
 from xpnet.data import Dataset, load_dataset, read_csv, read_samples
 from xpnet.data import csv as module
 from xpnet.data.csv_labels import Labels
 from xpnet.data.csv_layout import Table
 from xpnet.errors import ConfigError, DataError
+from xpnet.runs.model import Model
 from xpnet.serialization import load
 
 IRIS = "sepal_length,sepal_width,species\n5.1,3.5,setosa\n7,3.2,versicolor\n6.3,3.3,setosa\n"

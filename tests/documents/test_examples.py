@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xpnet.config import from_command_line
+from xpnet.cli.options import from_command_line
 from xpnet.data import load_dataset, read_csv, split
 from xpnet.tune.space import grid_points, read_space
 

@@ -38,7 +38,6 @@ import xpnet as xn
 from xpnet import estimator
 from xpnet.accel import recording
 from xpnet.backend import Backend
-from xpnet.cli.predict import Model
 from xpnet.errors import (
     BackendUnavailable,
     CheckpointError,
@@ -48,6 +47,7 @@ from xpnet.errors import (
 )
 from xpnet.estimator import XpnetClassifier, XpnetRegressor, _parameters
 from xpnet.losses import MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
+from xpnet.runs.model import Model
 
 IRIS, SPECIES = load_iris(return_X_y=True)
 IRIS = scale(IRIS)

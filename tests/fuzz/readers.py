@@ -27,7 +27,6 @@ from PIL import Image
 
 import xpnet as xn
 from xpnet import serialization
-from xpnet.cli.predict import Model
 from xpnet.config import TrainConfig, make, read_toml
 from xpnet.data.csv import read_csv
 from xpnet.data.idx import read_idx, read_idx_images
@@ -37,6 +36,7 @@ from xpnet.data.pictures import read_image
 from xpnet.errors import DivergenceError, XpnetError
 from xpnet.report import compare
 from xpnet.report.html import run_page
+from xpnet.runs.model import Model
 from xpnet.runs.run_reader import RunRecord, read_metrics
 from xpnet.training import checkpoints
 from xpnet.training.history import History

@@ -17,8 +17,8 @@ import test_page_in_browser as browser
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from xpnet.cli.predict import Model
 from xpnet.report.summary import REPORT
+from xpnet.runs.model import Model
 from xpnet.web_demo.export import html_page
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -23,11 +23,11 @@ from cases import error
 import xpnet as xn
 from xpnet import schedules
 from xpnet.backend import Backend
-from xpnet.cli import factory
 from xpnet.cli.train import main
 from xpnet.data import Normalisation, load_dataset
 from xpnet.errors import CheckpointError, ConfigError, DivergenceError
 from xpnet.network import Sequential
+from xpnet.runs import factory
 from xpnet.schedules import Cosine, WarmUp
 from xpnet.serialization import TRAINING, describe, read, write
 from xpnet.training import checkpoints

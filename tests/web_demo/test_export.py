@@ -19,9 +19,9 @@ import pytest
 
 import xpnet
 from xpnet import network as network_module
-from xpnet.cli.predict import Model
 from xpnet.errors import ConfigError
 from xpnet.layers.base import Layer
+from xpnet.runs.model import Model
 from xpnet.web_demo.export import KNOWN, SCRIPTS, html_page, main
 
 NORMALISATION = {"scale": 1 / 255, "shift": 0.0}

@@ -22,12 +22,12 @@ from PIL import Image, ImageDraw, ImageFilter
 import xpnet
 from xpnet import Augmentation
 from xpnet import network as network_module
-from xpnet.cli.predict import Model
 from xpnet.data import load_dataset
 from xpnet.data.dataset import Normalisation
 from xpnet.data.pictures import prepare
 from xpnet.errors import DataError
 from xpnet.random import generator
+from xpnet.runs.model import Model
 from xpnet.training.device_data import DeviceData
 from xpnet.web_demo.export import html_page, main
 

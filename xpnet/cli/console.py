@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
-import difflib
 import os
-import re
-import shlex
 import sys
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import NoReturn, TextIO
+from collections.abc import Callable
+from typing import TextIO
 
 import numpy
 
 from xpnet.backend.device_errors import explained
-from xpnet.errors import ConfigError, XpnetError, plain, truncate
+from xpnet.cli.parser import Parser as Parser
+from xpnet.cli.parser import count as count
+from xpnet.errors import XpnetError, plain, truncate
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 NO_READER = 141  # 128 + SIGPIPE
@@ -85,88 +82,3 @@ def say(*lines: object, file: TextIO | None = None) -> None:
     All that a command prints goes through here: see `xpnet.errors.plain`.
     """
     print("\n".join(map(plain, lines)), file=file, flush=True)
-
-
-def flag_of(name: str) -> str:
-    """`--learning-rate` of `learning_rate`."""
-    return f"--{name.replace('_', '-')}"
-
-
-def typed(*words: str | Path) -> str:
-    """A command line to be typed, of words and of paths (`Path`), whatever is in them.
-
-    A path that begins with `-` is written `./-...`, so that no command takes it for a flag. A word
-    that cannot be printed is written as bash and zsh read it, within `$''` and with escapes.
-    """
-    return " ".join(_word(str(word), isinstance(word, Path)) for word in words)
-
-
-def _word(text: str, is_path: bool) -> str:
-    if is_path and text.startswith("-"):
-        text = f"./{text}"
-    if text.isprintable():
-        return shlex.quote(text)
-    escaped = re.sub(r"(['\\\\])", r"\\\1", text)
-    return f"$'{''.join(c if c.isprintable() else _bytes(c) for c in escaped)}'"
-
-
-def _bytes(character: str) -> str:
-    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser of flags whose every complaint is a `ConfigError` of one line.
-
-    An unknown flag is told the nearest one, of this parser's and of `also`. The value of a flag
-    may begin with one `-`.
-    """
-
-    def __init__(self, prog: str, *, also: Iterable[str] = (), **options: object) -> None:
-        super().__init__(prog=prog, allow_abbrev=False, **options)  # type: ignore[arg-type]
-        self.also = tuple(also)
-        self._words: list[str] = []
-
-    def flags(self) -> list[str]:
-        """All flags of this parser."""
-        return list(self._option_string_actions)
-
-    def parse_known_args(  # type: ignore[override]
-        self,
-        args: Iterable[str] | None = None,
-        namespace: argparse.Namespace | None = None,
-    ) -> tuple[argparse.Namespace, list[str]]:
-        """As in `argparse`, but for `--run -x`, which is `--run=-x`."""
-        words: list[str] = []
-        for word in sys.argv[1:] if args is None else args:
-            if words and self._is_a_value(words[-1], word):
-                words[-1] += f"={word}"
-            else:
-                words.append(word)
-        self._words = words
-        return super().parse_known_args(words, namespace)
-
-    def _is_a_value(self, flag: str, word: str) -> bool:
-        action = self._option_string_actions.get(flag)
-        takes_one = action is not None and action.nargs is None
-        dashed = len(word) > 1 and word[0] == "-" and word[1] != "-"
-        return takes_one and dashed and word not in self._option_string_actions
-
-    def error(self, message: str) -> NoReturn:
-        """Raise the `ConfigError`."""
-        known = [*self.flags(), *self.also]
-        flags = [word.partition("=")[0] for word in self._words if word.startswith("-")]
-        unknown = [flag for flag in flags if flag not in known]
-        nearest = [near for flag in unknown for near in difflib.get_close_matches(flag, known, n=1)]
-        hint = f" (did you mean {', '.join(nearest)}?)" if nearest else ""
-        if "expected one argument" in message and unknown:
-            hint = " (a value that begins with -- is written --flag=--value)"
-        elif unknown and not nearest and not unknown[0].startswith("--"):
-            hint = " (a path that begins with - is written ./-...)"
-        raise ConfigError(f"{message}{hint}: see {self.prog} --help")
-
-
-def count(text: str) -> int:
-    """The whole number above 0 that a flag's text is; for `type=` of a flag."""
-    if not text.isdecimal() or len(text) > 18 or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, found {text!r}")
-    return int(text)

@@ -9,10 +9,11 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
-from xpnet.cli.console import Parser, flag_of
+from xpnet.cli.parser import Parser
 from xpnet.config import TrainConfig, make, settings_of
 from xpnet.errors import ConfigError
 from xpnet.runs.run_folder import is_same_place
+from xpnet.utils.shell import flag_of
 from xpnet.utils.toml import read_toml
 
 GROUPS = {
@@ -89,8 +90,13 @@ class _Formatter(argparse.HelpFormatter):
         return super()._format_args(action, default_metavar)
 
 
-def read_flags(argv: list[str], command: str, also: Iterable[str] = ()) -> TrainConfig:
-    """What `xpnet.config.from_command_line` says. `also`: flags that a misspelt one may mean."""
+def from_command_line(argv: list[str], command: str, also: Iterable[str] = ()) -> TrainConfig:
+    """The settings of flags, over the TOML file of `--config` or `--resume`, over the defaults.
+
+    `command` is the name of the program, for its help and messages; `also` are flags of another
+    parser, to suggest for a misspelt flag. `--help` prints and exits. Raises `ConfigError` in one
+    line for an unknown flag, key or value.
+    """
     given = vars(_parser(command, also).parse_args(argv))
     config, resume = given.pop("config", None), given.get("resume")
     if config is not None and resume is not None:

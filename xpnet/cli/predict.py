@@ -1,126 +1,29 @@
-"""`python -m xpnet.predict MODEL FILE...`: what a trained network sees in each file.
+"""`python -m xpnet.predict MODEL FILE...`: the predictions of a trained network for files.
 
-A picture (PNG, JPEG, BMP, GIF, WebP, TIFF) gives one line; a file of samples (IDX, CSV, NPZ) one
-line a sample, and its accuracy at the end where the samples are labelled.
+A picture (PNG, JPEG, BMP, GIF, WebP, TIFF) gives one line. A file of samples (IDX, CSV, NPZ) gives
+one line for each sample and, where the samples are labelled, a last line with the accuracy.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy
 
 from xpnet.backend import HostArray
 from xpnet.cli import console
+from xpnet.cli.parser import Parser, count
+from xpnet.data.catalogue import read_samples
 from xpnet.data.dataset import square_shape
-from xpnet.data.normalisation import Normalisation
-from xpnet.errors import CheckpointError, DataError, XpnetError, join_names, short_repr
-from xpnet.network import PREDICTION_ROWS, Sequential
-from xpnet.runs.run_folder import MODEL
-from xpnet.serialization import load
+from xpnet.data.pictures import read_image
+from xpnet.errors import DataError, XpnetError
+from xpnet.network import PREDICTION_ROWS
+from xpnet.runs.model import Model
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 _TABLES = (".csv", ".gz", ".zip", ".npz", ".npy")
-
-
-@dataclass(frozen=True)
-class Model:
-    """A network with what its file says of its data, or with what holds where it says nothing.
-
-    `classes`: a name for each output, by default its number. `image_shape`: `(height, width)`
-    of the images that it was trained on, or None where they were none, or it is not known.
-    `normalisation`: from stored values to the network's, by default the identity. `pixels`: it
-    was trained on whole pixels 0..255 (True) or on other numbers (False); None: not known.
-    `target`: the label column of its table, None: the one that is taken for it by default.
-    `centred`: the pictures that it was trained on stand as MNIST's do.
-    """
-
-    network: Sequential
-    classes: tuple[str, ...]
-    image_shape: tuple[int, int] | None
-    normalisation: Normalisation
-    pixels: bool | None = None
-    target: str | None = None
-    centred: bool = True
-
-    @classmethod
-    def load(cls, path: str | Path, *, device: str = "cpu") -> Model:
-        """The model saved at `path`, or in the folder of a run.
-
-        Raises `CheckpointError`, naming file and field.
-        """
-        path = Path(path)
-        if path.is_dir():
-            path = _model_in(path)
-        network = load(path, device=device)
-        about: Any = network.metadata if isinstance(network.metadata, dict) else {}
-
-        def wrong(field: str, expected: str) -> CheckpointError:
-            return CheckpointError(
-                f"{path}: {field} is {short_repr(about[field])}, expected {expected}"
-            )
-
-        outputs = network.out_features
-        classes = about.get("classes", [str(number) for number in range(outputs)])
-        if not _is_list_of(str, classes) or len(classes) != outputs:
-            raise wrong("classes", f"a list of {outputs} names, one for each output")
-        # A name could also tell the terminal something.
-        if not all(name.isprintable() for name in classes):
-            raise wrong("classes", "names of characters that can be printed")
-        shape = about.get("image_shape")
-        if shape is not None:
-            inputs = network.in_features
-            positive = _is_list_of(int, shape) and len(shape) == 2 and min(shape) > 0
-            if not positive or math.prod(shape) != inputs:
-                raise wrong("image_shape", f"[height, width] of {inputs} pixels, or null")
-            shape = (shape[0], shape[1])
-        how = about.get("normalisation", {"scale": 1.0, "shift": 0.0})
-        try:
-            normalisation = Normalisation.from_metadata(how, network.in_features)
-        except ValueError:
-            raise wrong(
-                "normalisation",
-                f"finite numbers scale and shift, or a list of {network.in_features} for each",
-            ) from None
-        pixels = about.get("pixels")
-        if pixels is not None and not isinstance(pixels, bool):
-            raise wrong("pixels", "true, false or null")
-        target, centred = about.get("target"), about.get("centred", True)
-        if target is not None and not isinstance(target, str):
-            raise wrong("target", "the name of a column, or null")
-        if not isinstance(centred, bool):
-            raise wrong("centred", "true or false")
-        return cls(network, tuple(classes), shape, normalisation, pixels, target, centred)
-
-    def require_kind(self, path: Path, x: HostArray) -> None:
-        """Raise `DataError` when `x` is pixels and the model was trained on other numbers, or not.
-
-        One normalisation cannot serve both, and the prediction would be wrong without a word.
-        """
-        if self.pixels is not None and self.pixels != (x.dtype == numpy.uint8):
-            kinds = ("numbers with a fraction", "whole pixels 0..255")
-            found, trained = kinds[not self.pixels], kinds[self.pixels]
-            raise DataError(f"{path} holds {found}, the model was trained on {trained}: convert it")
-
-    def probabilities(self, x: HostArray) -> HostArray:
-        """Of each class, for stored values `x (N, features)`: `(N, C)` on the host.
-
-        NaN for a sample whose values the network's dtype cannot hold.
-        """
-        network = self.network
-        with numpy.errstate(all="ignore"):
-            values = self.normalisation.apply(x, network.dtype)
-            is_sound = numpy.isfinite(values).all(axis=1)
-            values[~is_sound] = 0
-            p = network.predict_proba(network.backend.asarray(values))
-            found: HostArray = numpy.array(network.backend.to_host(p))
-        found[~is_sound] = numpy.nan
-        return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -141,7 +44,7 @@ def _predict(argv: Sequence[str] | None) -> int:
                     console.say(line)
         except XpnetError as error:
             status = console.print_error(error)
-        # Keeps a file's lines before the complaint about the next.
+        # Keeps the lines of a file before the error of the next one.
         sys.stdout.flush()
     return status
 
@@ -153,15 +56,13 @@ def predictions(model: Model, path: str | Path, *, top: int = 3) -> Iterator[str
     Raises `DataError`, naming the file, when it cannot be read or does not fit the model.
     """
     path = Path(path)
-    if not _holds_samples(path):
-        picture = _picture(model, path)
+    if not _is_sample_file(path):
+        picture = _read_picture(model, path)
         model.require_kind(path, picture)
         p = _probabilities(model, path, picture)
-        yield f"{path}  {_ranked(model, p[0], top)}"
+        yield f"{path}  {_ranked_classes(model, p[0], top)}"
         return
-    from xpnet.data.catalogue import read_samples
-
-    # Of a table it is not known whether its integers are pixels; of pictures it is.
+    # Integers of a table may be pixels or not; those of pictures are pixels.
     is_known = model.pixels or model.image_shape is None
     data = read_samples(
         path,
@@ -187,7 +88,7 @@ def predictions(model: Model, path: str | Path, *, top: int = 3) -> Iterator[str
         rows = slice(start, start + PREDICTION_ROWS)
         p = _probabilities(model, path, data.x[rows], start)
         for number, row in enumerate(p, start=start + 1):
-            yield f"{path}:{number}  {_ranked(model, row, top)}"
+            yield f"{path}:{number}  {_ranked_classes(model, row, top)}"
         if data.labels is not None:
             right += int((p.argmax(axis=1) == data.labels[rows]).sum())
     if data.labels is not None:
@@ -195,19 +96,8 @@ def predictions(model: Model, path: str | Path, *, top: int = 3) -> Iterator[str
         yield f"{path}  accuracy  {share:.2f} %   ({right} of {len(data)})"
 
 
-def _model_in(folder: Path) -> Path:
-    path = folder / MODEL
-    if path.is_file():
-        return path
-    found = sorted(file.name for file in folder.glob("*.safetensors"))
-    which = (
-        f"give one of its files ({join_names(found[:5])})" if found else "give a .safetensors file"
-    )
-    raise CheckpointError(f"{folder} is a folder that holds no {MODEL}: {which}")
-
-
 def _files(path: str) -> list[Path]:
-    """The file, or of a folder the pictures in it. Raises `DataError` where it has none."""
+    """The file, or the pictures in a folder. Raises `DataError` where it has none."""
     folder = Path(path)
     if not folder.is_dir():
         return [folder]
@@ -226,9 +116,9 @@ def _files(path: str) -> list[Path]:
 
 
 def _require_shape(model: Model, path: Path, found: tuple[int, int] | None) -> None:
-    """Raise `DataError` for pictures that have other proportions than those of the model.
+    """Raise `DataError` for pictures of another shape than the model was trained on.
 
-    Where a file gives no more than the number of pixels, its pictures were taken for squares.
+    Where a file gives only the number of pixels, the reader has assumed square pictures.
     """
     is_guessed = found == square_shape(model.network.in_features) and "idx" not in path.name.lower()
     if found is None or model.image_shape is None or found == model.image_shape or is_guessed:
@@ -240,16 +130,14 @@ def _require_shape(model: Model, path: Path, found: tuple[int, int] | None) -> N
     )
 
 
-def _holds_samples(path: Path) -> bool:
-    """Whether a file's name is one of those that `read_samples` takes."""
+def _is_sample_file(path: Path) -> bool:
+    """Whether a file has a name that `read_samples` accepts."""
     name = path.name.lower()
     return name.endswith(_TABLES) or ("idx" in name and not name.endswith(_PICTURES))
 
 
-def _picture(model: Model, path: Path) -> HostArray:
+def _read_picture(model: Model, path: Path) -> HostArray:
     """The image file as one sample, `(1, features)` uint8."""
-    from xpnet.data.pictures import read_image
-
     if model.image_shape is None:
         raise DataError(
             f"{path} is taken for a picture, and the model was not trained on pictures (it has no "
@@ -259,34 +147,31 @@ def _picture(model: Model, path: Path) -> HostArray:
 
 
 def _probabilities(model: Model, path: Path, x: HostArray, before: int = 0) -> HostArray:
+    """The probabilities of the samples `x`; `before` counts the samples above them in the file."""
     p = model.probabilities(x)
-    sound = numpy.isfinite(p).all(axis=1)
-    if not sound.all():
+    is_finite = numpy.isfinite(p).all(axis=1)
+    if not is_finite.all():
         raise DataError(
-            f"{path}: sample {before + int(sound.argmin()) + 1} gives probabilities that are not "
-            f"finite: its values are too large, or the model is damaged"
+            f"{path}: sample {before + int(is_finite.argmin()) + 1} gives probabilities that are "
+            f"not finite: its values are too large, or the model is damaged"
         )
     return p
 
 
-def _ranked(model: Model, p: HostArray, top: int) -> str:
+def _ranked_classes(model: Model, p: HostArray, top: int) -> str:
     best, *others = (int(i) for i in numpy.argsort(-p, kind="stable")[:top])
     rest = ", ".join(f"{model.classes[i]} {100 * p[i]:.1f} %" for i in others)
     return f"{model.classes[best]}  {100 * p[best]:.1f} %" + (f"   ({rest})" if rest else "")
 
 
-def _parser() -> console.Parser:
-    parser = console.Parser(
+def _parser() -> Parser:
+    parser = Parser(
         "python -m xpnet.predict",
         description="Print the likeliest classes of each picture or sample.",
         epilog="A picture gives one line. A file of samples gives one line a sample, counted "
         "from 1, and its accuracy where it is labelled. Exit code 2: not all could be read.",
     )
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a .safetensors file that xpnet wrote, or the folder of a run",
-    )
+    parser.add_model()
     parser.add_argument(
         "files",
         metavar="FILE",
@@ -295,24 +180,12 @@ def _parser() -> console.Parser:
         "folder of such pictures, or samples: an IDX file of images, .csv (plain, .gz, .zip), "
         ".npz, .npy",
     )
-    parser.add_argument(
-        "--device",
-        default="cpu",
-        help="the device that computes: cpu, cuda, cuda:N or auto (default: %(default)s)",
-    )
+    parser.add_device()
     parser.add_argument(
         "--top",
         metavar="K",
-        type=console.count,
+        type=count,
         default=3,
         help="the number of classes to print, likeliest first (default: %(default)s)",
     )
     return parser
-
-
-def _is_list_of(kind: type, value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

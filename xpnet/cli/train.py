@@ -15,17 +15,8 @@ from xpnet.accel import cublas
 from xpnet.backend import Backend
 from xpnet.cli import console
 from xpnet.cli.console import say
-from xpnet.cli.factory import (
-    about_prediction,
-    build_augmentation,
-    build_network,
-    fit_normalisation,
-    read_splits,
-    to_device,
-    train_from_config,
-)
-from xpnet.cli.initial_model import InitialModel, settle
-from xpnet.config import TrainConfig, from_command_line
+from xpnet.cli.options import from_command_line
+from xpnet.config import TrainConfig
 from xpnet.data import Normalisation, Splits
 from xpnet.data.normalisation import scale_hint
 from xpnet.errors import DivergenceError
@@ -39,6 +30,16 @@ from xpnet.report.summary import (
     predict_test_set,
     write_report,
 )
+from xpnet.runs.factory import (
+    about_prediction,
+    build_augmentation,
+    build_network,
+    fit_normalisation,
+    read_splits,
+    to_device,
+    train_from_config,
+)
+from xpnet.runs.initial_model import InitialModel, settle
 from xpnet.runs.run_folder import METRICS, MODEL, require_same, resume_command, run_folder
 from xpnet.serialization import save
 from xpnet.training import evaluate
@@ -167,7 +168,3 @@ def blas_threads() -> int:
     """How many threads the BLAS of this process uses now."""
     pools = threadpoolctl.threadpool_info()
     return max((pool["num_threads"] for pool in pools if pool["user_api"] == "blas"), default=1)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

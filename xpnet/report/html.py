@@ -13,7 +13,6 @@ from statistics import median
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from xpnet.cli.console import typed
 from xpnet.config import TrainConfig
 from xpnet.errors import truncate
 from xpnet.figures.plots import horizontal
@@ -27,6 +26,7 @@ from xpnet.report.elements import document, element, figure_list, fold, note, se
 from xpnet.report.summary import TestPredictions
 from xpnet.runs.run_folder import MODEL, absolute_places, resume_command
 from xpnet.training.history import History, loss_text
+from xpnet.utils.shell import shell_command
 from xpnet.utils.toml import toml_value
 
 _FEW_ROWS = 26
@@ -314,7 +314,7 @@ def _again(
     diverged: bool,
 ) -> Element:
     def run(module: str, *words: str | Path) -> str:
-        return typed("python", "-m", f"xpnet.{module}", *words)
+        return shell_command("python", "-m", f"xpnet.{module}", *words)
 
     # It may be read in any folder, and what it says is to be typed there.
     here = folder.absolute()

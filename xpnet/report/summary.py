@@ -13,8 +13,6 @@ import numpy
 
 from xpnet._files import lock, write_atomically
 from xpnet.backend import Backend, HostArray
-from xpnet.cli.factory import read_splits, to_device
-from xpnet.cli.predict import Model
 from xpnet.config import TrainConfig
 from xpnet.data.dataset import Dataset, Normalisation, Source, Splits
 from xpnet.data.mapped import MappedRows
@@ -23,6 +21,8 @@ from xpnet.figures.style import percent
 from xpnet.metrics import MOST_CLASSES, ConfusedPairs, class_scores
 from xpnet.network import Sequential
 from xpnet.report.calibration import Predictions, reliability
+from xpnet.runs.factory import read_splits, to_device
+from xpnet.runs.model import Model
 from xpnet.runs.run_folder import METRICS, MODEL, resume_command
 from xpnet.runs.run_reader import read_run
 from xpnet.training import Evaluation, evaluate

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from xpnet._files import folder_error, lock, write_atomically
-from xpnet.cli.console import flag_of, typed
 from xpnet.config import TrainConfig, make, settings_of
 from xpnet.data.catalogue import NAMES
 from xpnet.errors import CheckpointError, ConfigError, short_repr
+from xpnet.utils.shell import flag_of, shell_command
 
 MODEL = "model.safetensors"
 """The trained network in the folder of a run."""
@@ -74,7 +74,7 @@ def _made(config: TrainConfig) -> Path:
 
 def _taken(folder: Path) -> ConfigError:
     rest = (
-        f", or go on with it: {typed('--resume', folder)}"
+        f", or go on with it: {shell_command('--resume', folder)}"
         if (folder / "config.toml").exists()
         else ""
     )
@@ -88,8 +88,10 @@ def require_same(config: TrainConfig) -> None:
     if not wrong:
         return
     if (config.resume / METRICS).exists():
-        first = typed("python", "-m", "xpnet.train", "--config", config.resume / "config.toml")
-        more = typed("--initial-model", config.resume)
+        first = shell_command(
+            "python", "-m", "xpnet.train", "--config", config.resume / "config.toml"
+        )
+        more = shell_command("--initial-model", config.resume)
         raise ConfigError(
             f"resume: {config.resume} is finished and cannot be continued with other settings "
             f"({wrong}). To start a new run from its model: {first} {more}"
@@ -135,7 +137,7 @@ def resume_command(config: TrainConfig, folder: Path, *, anywhere: bool = False)
         words += ["--device", config.device]
     if anywhere:
         words += absolute_places(config)
-    return typed("python", "-m", "xpnet.train", *words)
+    return shell_command("python", "-m", "xpnet.train", *words)
 
 
 def absolute_places(config: TrainConfig) -> list[str | Path]:

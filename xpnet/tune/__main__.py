@@ -20,17 +20,19 @@ from typing import Any
 from xpnet._files import write_atomically
 from xpnet.backend import Backend
 from xpnet.cli import console
-from xpnet.cli.factory import read_splits
-from xpnet.cli.initial_model import settle
-from xpnet.cli.options import read_flags
+from xpnet.cli.options import from_command_line
+from xpnet.cli.train import train
 from xpnet.config import TrainConfig, make
 from xpnet.data.dataset import Dataset
 from xpnet.errors import ConfigError
+from xpnet.runs.factory import read_splits
+from xpnet.runs.initial_model import settle
 from xpnet.training.history import Record
 from xpnet.tune.scoreboard import Scoreboard, leave, to_csv
 from xpnet.tune.search import OBJECTIVES, Search, Trial, claimed, import_optuna
 from xpnet.tune.space import Range, Space, configure, grid_points, read_space
 from xpnet.tune.workers import Pool
+from xpnet.utils.shell import shell_command
 from xpnet.utils.toml import toml_value
 
 SAMPLERS = ("grid", "random", "tpe")
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             tune(options, base)
         except KeyboardInterrupt:
-            again = console.typed("python", "-m", "xpnet.tune", *arguments)
+            again = shell_command("python", "-m", "xpnet.tune", *arguments)
             console.say("", f"interrupted; to go on: {again}")
             raise
         return 0
@@ -144,8 +146,6 @@ def interrupts() -> Iterator[threading.Event]:
 
 def train_final(best: Trial, config: TrainConfig, folder: Path) -> None:
     """Train the best configuration on training and validation part together, and test it."""
-    from xpnet.cli.train import train
-
     run, changes = folder / "final", {"validation": 0, "patience": None, "run": folder / "final"}
     assert best.outcome is not None
     assert best.outcome.kept is not None
@@ -277,7 +277,7 @@ def read_command_line(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]
             f"the space file comes first, found {argv[0]}: see python -m xpnet.tune --help"
         )
     options, rest = parser.parse_known_args(argv)
-    base = read_flags(rest, "python -m xpnet.train", also=parser.flags())
+    base = from_command_line(rest, "python -m xpnet.train", also=parser.flags())
     if base.run is not None:
         raise ConfigError("run: a search has a folder instead: use --folder")
     if base.resume is not None:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from xpnet._files import write_atomically
-from xpnet.cli.console import say, typed
+from xpnet.cli.console import say
 from xpnet.errors import ConfigError, plain
 from xpnet.training.history import Record, loss_text
 from xpnet.tune.search import OBJECTIVES, Search, Trial
 from xpnet.tune.space import Range, Space, Values, configure
+from xpnet.utils.shell import shell_command
 from xpnet.utils.toml import toml_value
 
 TOP = 20
@@ -196,7 +197,7 @@ def leave(search: Search, folder: Path) -> Trial:
     write_atomically(folder / "best.toml", (origin + config.to_toml()).encode())
     picture = picture_of(trials, search.space, best, search.objective)
     draw(**picture, path=folder / "trials.png")
-    again = typed("python", "-m", "xpnet.train", "--config", folder / "best.toml")
+    again = shell_command("python", "-m", "xpnet.train", "--config", folder / "best.toml")
     say("", *Scoreboard(search.space).table(ranked).split("\n"), "")
     say(f"best      trial {best.number}: {again}")
     say(f"results   {folder}/", *(f"          {path.name}" for path in sorted(folder.iterdir())))

@@ -22,10 +22,10 @@ from typing import Any
 import threadpoolctl
 
 from xpnet.backend import Backend
-from xpnet.cli.factory import build_network, fit_normalisation, train_from_config
 from xpnet.config import TrainConfig
 from xpnet.data.dataset import Dataset
 from xpnet.errors import XpnetError
+from xpnet.runs.factory import build_network, fit_normalisation, train_from_config
 from xpnet.training.callbacks import Callback, TrainingState
 from xpnet.training.history import History, Record
 

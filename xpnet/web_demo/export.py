@@ -20,12 +20,12 @@ import numpy
 from xpnet._files import write_atomically
 from xpnet.backend import HostArray
 from xpnet.cli import console
-from xpnet.cli.predict import Model
 from xpnet.errors import CheckpointError, ConfigError
 from xpnet.interop.onnx import export_onnx
 from xpnet.layers import Linear
 from xpnet.network import Sequential
 from xpnet.report.elements import part, policy
+from xpnet.runs.model import Model
 from xpnet.utils.introspection import is_own
 
 KNOWN: tuple[str, ...] = ("Linear", "ReLU", "LeakyReLU", "Sigmoid", "Tanh", "GELU", "Softmax")

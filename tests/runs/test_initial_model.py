@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 import xpnet as xn
-from xpnet.cli.factory import build_network
-from xpnet.cli.initial_model import settle
-from xpnet.cli.predict import Model
 from xpnet.cli.train import main
 from xpnet.config import TrainConfig, make
 from xpnet.data import Dataset
 from xpnet.errors import ConfigError, XpnetError
+from xpnet.runs.factory import build_network
+from xpnet.runs.initial_model import settle
+from xpnet.runs.model import Model
 
 FEW = ["--dataset", "few.npz", "--epochs", "2"]
 SHAPE = ["--hidden", "6,4", "--activation", "tanh,relu", "--dropout", "0.2", "--batch-norm"]

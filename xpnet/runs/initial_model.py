@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy
 
-from xpnet.cli.predict import Model
 from xpnet.config import TrainConfig, make
 from xpnet.data.dataset import Dataset, Normalisation
 from xpnet.errors import CheckpointError, ConfigError, join_names, short_repr
 from xpnet.layers.activations import ACTIVATIONS
 from xpnet.layers.base import Layer
 from xpnet.network import Sequential
+from xpnet.runs.model import Model
 from xpnet.runs.run_folder import MODEL
 from xpnet.utils.toml import read_toml
 

@@ -8,7 +8,6 @@ import numpy
 
 from xpnet import initializers, optimizers, schedules
 from xpnet.backend import Backend
-from xpnet.cli.initial_model import InitialModel
 from xpnet.config import AUGMENTATIONS, TrainConfig
 from xpnet.data import Source, Splits, load_dataset, split
 from xpnet.data.dataset import Dataset, Normalisation
@@ -19,6 +18,7 @@ from xpnet.layers.activations import ACTIVATIONS
 from xpnet.layers.base import Layer
 from xpnet.losses import SoftmaxCrossEntropy
 from xpnet.network import Sequential
+from xpnet.runs.initial_model import InitialModel
 from xpnet.training import fit
 from xpnet.training.augmentation import Augmentation
 from xpnet.training.callbacks import Callback, EarlyStopping
@@ -117,7 +117,7 @@ def build_network(
 
     A hidden layer is Linear, BatchNorm, GaussianNoise, the activation and Dropout, as far as
     they are asked for; noise is added to the input as well. With `config.initial_model` it has the
-    weights of that model, which `xpnet.cli.initial_model.settle` has held against the settings;
+    weights of that model, which `xpnet.runs.initial_model.settle` has held against the settings;
     `initial`: where it was read already.
     """
     uniform = initializers.Uniform(config.initializer_bound)

@@ -1,0 +1,127 @@
+"""A saved network with what its file says of the data that it was trained on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from xpnet.backend import HostArray
+from xpnet.data.normalisation import Normalisation
+from xpnet.errors import CheckpointError, DataError, join_names, short_repr
+from xpnet.network import Sequential
+from xpnet.runs.run_folder import MODEL
+from xpnet.serialization import load
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network with what its file says of its data, or with what holds where it says nothing.
+
+    `classes`: a name for each output, by default its number. `image_shape`: `(height, width)`
+    of the images that it was trained on, or None where they were none, or it is not known.
+    `normalisation`: from stored values to the network's, by default the identity. `pixels`: it
+    was trained on whole pixels 0..255 (True) or on other numbers (False); None: not known.
+    `target`: the label column of its table, None: the one that is taken for it by default.
+    `centred`: the pictures that it was trained on stand as MNIST's do.
+    """
+
+    network: Sequential
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int] | None
+    normalisation: Normalisation
+    pixels: bool | None = None
+    target: str | None = None
+    centred: bool = True
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str = "cpu") -> Model:
+        """The model saved at `path`, or in the folder of a run.
+
+        Raises `CheckpointError`, naming file and field.
+        """
+        path = Path(path)
+        if path.is_dir():
+            path = _model_in(path)
+        network = load(path, device=device)
+        about: Any = network.metadata if isinstance(network.metadata, dict) else {}
+
+        def wrong(field: str, expected: str) -> CheckpointError:
+            return CheckpointError(
+                f"{path}: {field} is {short_repr(about[field])}, expected {expected}"
+            )
+
+        outputs = network.out_features
+        classes = about.get("classes", [str(number) for number in range(outputs)])
+        if not _is_list_of(str, classes) or len(classes) != outputs:
+            raise wrong("classes", f"a list of {outputs} names, one for each output")
+        # A name could also tell the terminal something.
+        if not all(name.isprintable() for name in classes):
+            raise wrong("classes", "names of characters that can be printed")
+        shape = about.get("image_shape")
+        if shape is not None:
+            inputs = network.in_features
+            positive = _is_list_of(int, shape) and len(shape) == 2 and min(shape) > 0
+            if not positive or math.prod(shape) != inputs:
+                raise wrong("image_shape", f"[height, width] of {inputs} pixels, or null")
+            shape = (shape[0], shape[1])
+        how = about.get("normalisation", {"scale": 1.0, "shift": 0.0})
+        try:
+            normalisation = Normalisation.from_metadata(how, network.in_features)
+        except ValueError:
+            raise wrong(
+                "normalisation",
+                f"finite numbers scale and shift, or a list of {network.in_features} for each",
+            ) from None
+        pixels = about.get("pixels")
+        if pixels is not None and not isinstance(pixels, bool):
+            raise wrong("pixels", "true, false or null")
+        target, centred = about.get("target"), about.get("centred", True)
+        if target is not None and not isinstance(target, str):
+            raise wrong("target", "the name of a column, or null")
+        if not isinstance(centred, bool):
+            raise wrong("centred", "true or false")
+        return cls(network, tuple(classes), shape, normalisation, pixels, target, centred)
+
+    def require_kind(self, path: Path, x: HostArray) -> None:
+        """Raise `DataError` when `x` is pixels and the model was trained on other numbers, or not.
+
+        One normalisation cannot serve both, and the prediction would be wrong without a word.
+        """
+        if self.pixels is not None and self.pixels != (x.dtype == numpy.uint8):
+            kinds = ("numbers with a fraction", "whole pixels 0..255")
+            found, trained = kinds[not self.pixels], kinds[self.pixels]
+            raise DataError(f"{path} holds {found}, the model was trained on {trained}: convert it")
+
+    def probabilities(self, x: HostArray) -> HostArray:
+        """Of each class, for stored values `x (N, features)`: `(N, C)` on the host.
+
+        NaN for a sample whose values the network's dtype cannot hold.
+        """
+        network = self.network
+        with numpy.errstate(all="ignore"):
+            values = self.normalisation.apply(x, network.dtype)
+            is_sound = numpy.isfinite(values).all(axis=1)
+            values[~is_sound] = 0
+            p = network.predict_proba(network.backend.asarray(values))
+            found: HostArray = numpy.array(network.backend.to_host(p))
+        found[~is_sound] = numpy.nan
+        return found
+
+
+def _model_in(folder: Path) -> Path:
+    path = folder / MODEL
+    if path.is_file():
+        return path
+    found = sorted(file.name for file in folder.glob("*.safetensors"))
+    which = (
+        f"give one of its files ({join_names(found[:5])})" if found else "give a .safetensors file"
+    )
+    raise CheckpointError(f"{folder} is a folder that holds no {MODEL}: {which}")
+
+
+def _is_list_of(kind: type, value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
