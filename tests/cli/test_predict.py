@@ -380,7 +380,7 @@ def test_many_samples_are_numbered_through(model, held_out):
 def lines_of(loaded, x):
     with pytest.MonkeyPatch.context() as patch:
         samples = Dataset(x, None, (), (28, 28))
-        patch.setattr("xpnet.data.catalogue.read_samples", lambda path, **known: samples)
+        patch.setattr("xpnet.cli.predict.read_samples", lambda path, **known: samples)
         yield from predictions(loaded, "x.npz")
 
 

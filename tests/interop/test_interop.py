@@ -18,7 +18,7 @@ from torch import nn
 
 import xpnet as xn
 from xpnet.backend import Backend, shared
-from xpnet.data.dataset import Normalisation
+from xpnet.data.normalisation import Normalisation
 from xpnet.errors import ConfigError, DataError, DeviceMismatch, ShapeError
 
 

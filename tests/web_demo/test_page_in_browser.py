@@ -23,7 +23,7 @@ import xpnet
 from xpnet import Augmentation
 from xpnet import network as network_module
 from xpnet.data import load_dataset
-from xpnet.data.dataset import Normalisation
+from xpnet.data.normalisation import Normalisation
 from xpnet.data.pictures import prepare
 from xpnet.errors import DataError
 from xpnet.random import generator

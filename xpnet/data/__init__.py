@@ -11,8 +11,9 @@ from typing import Any
 
 from xpnet.data.catalogue import load_dataset, read_samples
 from xpnet.data.csv import read_csv
-from xpnet.data.dataset import Dataset, Normalisation, Source, Splits, one_hot
+from xpnet.data.dataset import Dataset, Source, Splits, one_hot
 from xpnet.data.idx import read_idx, read_idx_folder
+from xpnet.data.normalisation import Normalisation
 from xpnet.data.npy import read_npy, read_npy_folder
 from xpnet.data.npz import read_npz
 from xpnet.data.splits import split

@@ -10,7 +10,6 @@ import numpy
 
 from xpnet.backend import HostArray
 from xpnet.data.mapped import MappedRows, Samples, is_mapped
-from xpnet.data.normalisation import Normalisation as Normalisation
 from xpnet.errors import DataError
 
 MAX_CLASSES = 65_536

@@ -6,17 +6,15 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy
 
 from xpnet.backend import HostArray
+from xpnet.data.dataset import Dataset
 from xpnet.data.mapped import MappedRows, Samples
 from xpnet.errors import DataError, short_repr
 from xpnet.utils.arguments import as_float
-
-if TYPE_CHECKING:
-    from xpnet.data.dataset import Dataset
 
 _ROWS_AT_ONCE = 4096
 _VALUES_AT_ONCE = 2**22

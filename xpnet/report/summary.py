@@ -14,8 +14,9 @@ import numpy
 from xpnet._files import lock, write_atomically
 from xpnet.backend import Backend, HostArray
 from xpnet.config import TrainConfig
-from xpnet.data.dataset import Dataset, Normalisation, Source, Splits
+from xpnet.data.dataset import Dataset, Source, Splits
 from xpnet.data.mapped import MappedRows
+from xpnet.data.normalisation import Normalisation
 from xpnet.errors import CheckpointError, ConfigError, DataError, plain, short_repr
 from xpnet.figures.style import percent
 from xpnet.metrics import MOST_CLASSES, ConfusedPairs, class_scores

@@ -10,7 +10,8 @@ from xpnet import initializers, optimizers, schedules
 from xpnet.backend import Backend
 from xpnet.config import AUGMENTATIONS, TrainConfig
 from xpnet.data import Source, Splits, load_dataset, split
-from xpnet.data.dataset import Dataset, Normalisation
+from xpnet.data.dataset import Dataset
+from xpnet.data.normalisation import Normalisation
 from xpnet.data.pictures import is_centred
 from xpnet.errors import ConfigError, DataError, one_line
 from xpnet.layers import BatchNorm, Dropout, GaussianNoise, Linear

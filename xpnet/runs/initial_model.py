@@ -16,7 +16,8 @@ from typing import Any
 import numpy
 
 from xpnet.config import TrainConfig, make
-from xpnet.data.dataset import Dataset, Normalisation
+from xpnet.data.dataset import Dataset
+from xpnet.data.normalisation import Normalisation
 from xpnet.errors import CheckpointError, ConfigError, join_names, short_repr
 from xpnet.layers.activations import ACTIVATIONS
 from xpnet.layers.base import Layer

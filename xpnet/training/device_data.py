@@ -10,8 +10,9 @@ import numpy
 
 from xpnet.accel import dispatch
 from xpnet.backend import Array, Backend, array_module, gather
-from xpnet.data.dataset import Dataset, Normalisation, square_shape
+from xpnet.data.dataset import Dataset, square_shape
 from xpnet.data.mapped import MappedRows, Samples, is_mapped
+from xpnet.data.normalisation import Normalisation
 from xpnet.errors import ConfigError, DataError
 from xpnet.training.augmentation import Augmentation
 from xpnet.utils.arguments import float_dtype, instance, picture_shape

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from xpnet.backend import Array
-from xpnet.data.dataset import Dataset, Normalisation
+from xpnet.data.dataset import Dataset
+from xpnet.data.normalisation import Normalisation
 from xpnet.errors import ConfigError, DataError, DeviceMismatch, ShapeError, short_repr
 from xpnet.losses import Loss, MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
 from xpnet.network import Sequential

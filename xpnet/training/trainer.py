@@ -175,17 +175,17 @@ class Trainer:
         options.require_rows(network, len(data), size)
 
         with ExclusiveUse() as use:
-            use.alone(
+            use.acquire(
                 options.exclusive_parts(
                     network, optimizer, self.loss, self.augmentation, self.callbacks, history
                 )
             )
             options.require_trainable(network, optimizer, self.loss)
-            data, self.loss = use.or_copy(data), use.or_copy(self.loss)
+            data, self.loss = use.acquire_or_copy(data), use.acquire_or_copy(self.loss)
             if held_out is not None:
-                held_out = use.or_copy(held_out)
+                held_out = use.acquire_or_copy(held_out)
             if self.augmentation is not None:
-                self.augmentation = use.or_copy(self.augmentation)
+                self.augmentation = use.acquire_or_copy(self.augmentation)
                 data.begin(self.augmentation, self.seed)
             self.penalty = L2Penalty(self.l2, len(data)) if self.l2 else None
             run = TrainingState(network, optimizer, history, epochs, -(-len(data) // size))

@@ -8,56 +8,55 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from xpnet.errors import ConfigError
-from xpnet.workspace import Workspace
 
 T = TypeVar("T")
 
-# Of all trainings under way; by process too, as a fork may happen while another thread trains.
+# Of all running trainings. The process id is in the key since another thread may fork.
 _in_use: dict[tuple[int, int], object] = {}
 
 
 class ExclusiveUse:
-    """A context: what is taken in its block is this training's until the block ends."""
+    """A context manager: objects acquired in its block are in use by one training until it ends."""
 
     def __init__(self) -> None:
-        self._taken: set[tuple[int, int]] = set()
+        self._acquired: set[tuple[int, int]] = set()
 
     def __enter__(self) -> ExclusiveUse:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        for key in self._taken:
+        for key in self._acquired:
             del _in_use[key]
 
-    def _takes(self, thing: object) -> bool:
+    def _try_acquire(self, thing: object) -> bool:
         key = os.getpid(), id(thing)
         if _in_use.setdefault(key, self) is not self:
             return False
-        self._taken.add(key)
+        self._acquired.add(key)
         return True
 
-    def alone(self, things: Mapping[str, object]) -> None:
-        """Take the `things`, by name. Raises `ConfigError` for one that is in use elsewhere."""
+    def acquire(self, things: Mapping[str, object]) -> None:
+        """Acquire `things`, by name. Raises `ConfigError` for one that another training uses."""
         for name, thing in things.items():
-            if not self._takes(thing):
+            if not self._try_acquire(thing):
                 raise ConfigError(
                     f"{name} is in use by another fit() at this moment: give each fit() one of "
                     f"its own, or let one end before the other begins"
                 )
 
-    def or_copy(self, thing: T) -> T:
-        """Take `thing`; one that is in use elsewhere as a copy with buffers of its own."""
-        return thing if self._takes(thing) else with_own_buffers(thing)
+    def acquire_or_copy(self, thing: T) -> T:
+        """Acquire `thing`; if another training uses it, a copy of it with its own buffers."""
+        return thing if self._try_acquire(thing) else with_own_buffers(thing)
 
 
 def require_free(thing: object, what: str) -> None:
-    """Raise `ConfigError` while a training has taken `thing`: `what` has to wait for its end."""
+    """Raise `ConfigError` while a training uses `thing`; `what` is what it prevents."""
     if (os.getpid(), id(thing)) in _in_use:
         raise ConfigError(f"{what} while fit() trains the network: do it before or after")
 
 
 def with_own_buffers(thing: T) -> T:
-    """A shallow copy of `thing`, which has a `workspace`, with an empty one."""
-    other = copy.copy(thing)
-    vars(other)["workspace"] = Workspace()
-    return other
+    """A shallow copy of `thing`, which has a `workspace`, with an empty workspace."""
+    other: Any = copy.copy(thing)
+    other.workspace = type(other.workspace)()
+    return other  # type: ignore[no-any-return]
