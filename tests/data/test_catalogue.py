@@ -317,7 +317,7 @@ def test_an_unknown_name_lists_names_and_kinds(
 
 def test_a_file_of_another_kind_lists_names_and_kinds(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("1")
-    with pytest.raises(DataError, match=r"a\.txt is of no kind .*\.csv\.gz.*digits, mnist"):
+    with pytest.raises(DataError, match=r"a\.txt is of an unknown kind: .*\.csv\.gz.*digits, mnist"):
         load_dataset(tmp_path / "a.txt")
 
 
@@ -356,7 +356,7 @@ def test_samples_of_no_kind_are_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.csv: there is no such file"):
         read_samples(tmp_path / "gone.csv")
     (tmp_path / "a.txt").write_text("1")
-    with pytest.raises(DataError, match=r"a\.txt is of no kind that can be read"):
+    with pytest.raises(DataError, match=r"a\.txt is of an unknown kind"):
         read_samples(tmp_path / "a.txt")
 
 

@@ -171,7 +171,7 @@ def test_whatever_the_bytes_there_is_a_dataset_or_a_data_error(
         ("label,a,b\n0,1\n1,3\n", "line 2 has 2 columns where the first has 3"),
         ("1,2,3,4\n1,2,3\n", "line 2 has 3 columns where the first has 4"),
         # labels
-        ("label,a\n0,1\n0.5,1\n", r"line 3, column 1 \('label'\): found '0.5', a label has to be"),
+        ("label,a\n0,1\n0.5,1\n", r"line 3, column 1 \('label'\): found '0.5', a label must be"),
         ("label,a\n0,1\n-1,1\n", r"line 3, column 1 \('label'\): found '-1'"),
         ("label,a\n0,1\n70000,1\n", r"line 3, column 1 .*found '70000', .*in 0\.\.65535"),
         ("a,label\n1,0\n\n1,7.5\n", r"line 4, column 2 \('label'\): found '7.5'"),

@@ -389,7 +389,7 @@ def test_a_wide_table_that_unpacks_to_all_that_is_allowed(tmp_path: Path) -> Non
 def test_a_gzip_bomb_of_images_is_refused(promised: int, tmp_path: Path) -> None:
     header = struct.pack(">IIII", 0x803, promised, 28, 28)
     bomb = gzip_bomb(tmp_path / "train-images-idx3-ubyte.gz", header)
-    assert f"promises {promised * 784} bytes" in answer("xpnet.data.idx.read_idx", bomb)
+    assert f"announces {promised * 784} bytes" in answer("xpnet.data.idx.read_idx", bomb)
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r", b'"'])

@@ -128,8 +128,8 @@ def content_with(header: list[int], sizes: list[int], values: int) -> bytes:
         (b"<!DOCTYPE html>", r"wrong magic number 0x3c21444f \(1008813135\), expected an IDX file"),
         (content_with([0, 0, 7, 1], [2], 2), "wrong magic number 0x00000701"),
         (content_with([0, 0, 8, 0], [], 1), "wrong magic number 0x00000800"),
-        (content_with([0, 0, 8, 2], [2, 3], 5), r"promises 6 bytes of values \(2 x 3\)"),
-        (content_with([0, 0, 8, 1], [2], 3), "is too long: its header promises 2 bytes"),
+        (content_with([0, 0, 8, 2], [2, 3], 5), r"announces 6 bytes of values \(2 x 3\)"),
+        (content_with([0, 0, 8, 1], [2], 3), "is too long: its header announces 2 bytes"),
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])
@@ -152,7 +152,7 @@ def test_a_header_that_promises_terabytes_takes_no_memory(tmp_path: Path, packed
     path.write_bytes(gzip.compress(content) if packed else content)
     with (
         little_memory(),
-        pytest.raises(DataError, match=f"truncated: its header promises {math.prod(sizes)} bytes"),
+        pytest.raises(DataError, match=f"truncated: its header announces {math.prod(sizes)} bytes"),
     ):
         read_idx(path)
 
@@ -160,7 +160,7 @@ def test_a_header_that_promises_terabytes_takes_no_memory(tmp_path: Path, packed
 def test_a_gzip_that_unpacks_to_more_than_its_header_says_is_not_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "bomb.gz"
     path.write_bytes(gzip.compress(content_with([0, 0, 8, 1], [5], 50_000_000)))
-    with little_memory(), pytest.raises(DataError, match="too long: its header promises 5 bytes"):
+    with little_memory(), pytest.raises(DataError, match="too long: its header announces 5 bytes"):
         read_idx(path)
 
 

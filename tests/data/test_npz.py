@@ -91,7 +91,7 @@ NAN[1, 0, 2] = numpy.nan
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x": X}, r"holds x: it has to hold x_train, y_train .*; or x, y"),
+        ({"x": X}, r"holds x: it must hold x_train, y_train .*; or x, y"),
         ({"x": X, "y": Y, "z": Y}, "holds x, y, z"),
         ({"x_train": X, "y_train": Y, "x_test": X}, "holds x_test, x_train, y_train"),
         ({}, "holds nothing"),
@@ -202,5 +202,5 @@ def test_samples_to_predict_need_no_labels(tmp_path: Path) -> None:
     assert both.labels.tolist() == [0, 2]
     assert both.classes == ("0", "1", "2")
     assert len(read_npz_samples(save(path, x_train=X))) == 4
-    with pytest.raises(DataError, match=r"holds z: it has to hold an array x, x_test or x_train"):
+    with pytest.raises(DataError, match=r"holds z: it must hold an array x, x_test or x_train"):
         read_npz_samples(save(path, z=X))

@@ -213,8 +213,8 @@ def test_a_count_is_met_exactly(size: int, count: int) -> None:
 @pytest.mark.parametrize(
     ("validation", "test", "message"),
     [
-        (None, 0, r"test=0: there has to be a test part"),
-        (None, 0.0, r"test=0\.0: there has to be a test part"),
+        (None, 0, r"test=0: there must be a test part"),
+        (None, 0.0, r"test=0\.0: there must be a test part"),
         (None, -1, r"test=-1 is negative"),
         (-0.5, None, r"validation=-0\.5 is negative"),
         (None, 1.5, r"test=1\.5 is neither a fraction between 0 and 1 nor a whole number"),

@@ -16,7 +16,7 @@ from xpnet.cli import predict, train
 from xpnet.data import Dataset, load_dataset, read_csv, read_samples
 from xpnet.data import csv as module
 from xpnet.data.csv_labels import Labels
-from xpnet.data.csv_layout import Table
+from xpnet.data.csv_table import Table
 from xpnet.errors import ConfigError, DataError
 from xpnet.runs.model import Model
 from xpnet.serialization import load
@@ -118,12 +118,12 @@ def test_integers_are_numbered_as_ever(tmp_path: Path) -> None:
     ("cell", "message"),
     [
         ("", "the cell is empty, expected a label"),
-        ("NaN", r"found 'NaN', which says that it is missing"),
-        ("?", r"found '\?', which says that it is missing"),
-        ("\x1b[31mred", r"found '\\x1b\[31mred', a label has to be text that can be printed"),
-        ("a\u202eb", "can be printed"),
+        ("NaN", r"found 'NaN', a missing value"),
+        ("?", r"found '\?', a missing value"),
+        ("\x1b[31mred", r"found '\\x1b\[31mred', a label must be printable text"),
+        ("a\u202eb", "printable text"),
         ("x" * 101, "100 characters or fewer"),
-        ('"a\nb"', "can be printed"),
+        ('"a\nb"', "printable text"),
     ],
 )
 def test_what_names_no_class_is_refused_by_its_place(
@@ -142,7 +142,7 @@ def test_names_are_those_of_the_network_that_reads_them(tmp_path: Path) -> None:
     assert data.labels.tolist() == [2, 0]
     with pytest.raises(DataError, match=r"line 3, .*found 'd', which is none of the classes"):
         read(tmp_path, "a,label\n1,c\n2,d\n", **known)
-    with pytest.raises(DataError, match=r"found 'x', a label has to be an integer in 0\.\.1"):
+    with pytest.raises(DataError, match=r"found 'x', a label must be an integer in 0\.\.1"):
         read(tmp_path, "a,label\n1,x\n2,y\n", classes=("0", "1"))
 
 
@@ -157,7 +157,7 @@ def test_a_target_is_found_as_it_is_written_or_in_any_case(tmp_path: Path, targe
 
 def test_the_case_decides_between_two_columns(tmp_path: Path) -> None:
     assert read(tmp_path, "A,a\n0,5\n1,6\n", target="a").x.tolist() == [[0], [1]]
-    with pytest.raises(DataError, match="more than one column is called 'aB'"):
+    with pytest.raises(DataError, match="several columns are named 'aB'"):
         read(tmp_path, "AB,ab\n0,5\n1,6\n", target="aB")
 
 
@@ -182,13 +182,13 @@ def test_without_a_label_the_likely_column_is_named(
     assert run(tmp_path, tmp_path / "a.csv") == 2
     said = capsys.readouterr().err
     assert f"has no labels, so nothing can be learnt from it: found column '{name}'" in said
-    assert f"say --target {name}" in said
+    assert f"use --target {name}" in said
 
 
 def test_without_a_likely_column_all_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a,b\n1,0\n2,1\n")
     hint = load_dataset(tmp_path / "a.csv").hint
-    assert hint == "say --target NAME with one of its columns (a, b)"
+    assert hint == "use --target NAME with one of its columns (a, b)"
 
 
 def test_a_target_is_for_tables(tmp_path: Path) -> None:
@@ -228,9 +228,9 @@ def test_the_digits_of_scikit_learn(tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("text", "target", "message"),
     [
-        ("5.1,3.5,1.4,0.2,x\n", None, "found 'x', expected a number: .*say --target last"),
-        ("5.1,3.5,1.4,0.2,1\n", None, "found '5.1', a label has .*say --target last"),
-        ("5.1,3.5,1\n", None, "3 columns are neither .*say --target with first, last or the num"),
+        ("5.1,3.5,1.4,0.2,x\n", None, "found 'x', expected a number: .*use --target last"),
+        ("5.1,3.5,1.4,0.2,1\n", None, "found '5.1', a label must be .*use --target last"),
+        ("5.1,3.5,1\n", None, "3 columns are neither .*use --target with first, last or the num"),
         ("5.1,3.5,1\n", "species", "no header, so no column 'species': give first, last or"),
         ("5.1,3.5,1\n", "4", "no header, so no column '4': .* of its 3"),
         ("5.1,3.5,1\n", "0", "no header, so no column '0'"),
@@ -394,7 +394,7 @@ def test_text_may_hold_the_other_separators(tmp_path: Path) -> None:
         ("1.0e+00 2.0e+00\n3.0e+00 4.0e+00\n", "separated by spaces"),
         ("sep=;\na;b;label\n1;2;0\n", "line 1 is 'sep=;', which only Excel knows"),
         ("# made by hand\na,label\n1,0\n", "line 1 begins with '#' .*remove comment lines"),
-        ("# a,label\n1,0\n", "line 1 begins with '#' .*the '#' before names of columns"),
+        ("# a,label\n1,0\n", "line 1 begins with '#' .*the '#' before the names of columns"),
         ("a,label\n1,0\n# the end\n", "line 3 has 1 columns .*begins with '#'"),
         ("a,label,\n1,0,\n", "column 3 has no name: remove the separator at the end of each"),
         ("a,label\n1,0,\n", "line 2 has 3 columns .*remove the separator at its end"),
@@ -509,7 +509,7 @@ def test_the_help_says_what_a_target_is(capsys: pytest.CaptureFixture[str]) -> N
 def test_a_column_of_text_is_asked_about(tmp_path: Path) -> None:
     path = tmp_path / "iris.csv"
     path.write_text("a,b,species\n" + "".join(f"{n}.5,{n},setosa\n" for n in range(9)))
-    with pytest.raises(DataError, match=r"if the column holds the classes, say --target species$"):
+    with pytest.raises(DataError, match=r"if the column holds the classes, use --target species$"):
         load_dataset(path)
 
 

@@ -1,7 +1,7 @@
-"""Data sets: readers, the catalogue of known ones, splits and normalisation.
+"""Data sets: readers, the catalogue of known data sets, splits and normalisation.
 
-All of it is host work on NumPy arrays; what a reader hands over has been checked.
-pandas and pooch are imported when a file asks for them, not before.
+Everything here works on NumPy arrays on the host; readers return checked data. pandas and pooch
+are imported only when a file needs them.
 """
 
 from __future__ import annotations

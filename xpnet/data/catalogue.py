@@ -1,4 +1,4 @@
-"""Data sets by name or by path; what is known by name is held against its SHA-256."""
+"""Data sets by name or by path; those known by name are verified by their SHA-256."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from xpnet.utils.arguments import path as as_path
 from xpnet.utils.arguments import whole
 
 NAMES = ("digits", "mnist")
-"""The data sets that are known by name."""
+"""The names of the known data sets."""
 
 DIGITS_SHA256 = "2799cf5251ece821e1038a4880fc5bf8b996d4873c16fb50e36d9b7a89d99adc"
 MNIST_SHA256 = {
@@ -34,7 +34,7 @@ MNIST_SHA256 = {
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
-"""Digests of the decompressed files, so that any mirror's compression will do."""
+"""Digests of the decompressed files: mirrors may compress in different ways."""
 
 _MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -48,21 +48,21 @@ _KINDS = (
 
 
 def load_dataset(name_or_path: str | Path, *, target: str | int | None = None) -> Source:
-    """The data set of that name, or in that file or folder.
+    """The data set with this name, or in this file or folder.
 
-    Names: `digits`, the 5,000 MNIST digits that come with xpnet; `mnist`, looked for in
-    `$XPNET_DATA/mnist`, `$XPNET_DATA`, the user's cache, then, unless `XPNET_DATA` is set,
-    downloaded into the cache. A name comes before a path: write `./mnist` for a folder that is
-    called so. Paths: a folder of IDX files, a CSV file (plain, `.gz`, `.zip`), an `.npz` file;
-    and, memory-mapped, a folder of `.npy` files named as an `.npz` names its arrays, or an `.npy`
+    Names: `digits`, the 5,000 MNIST digits that come with xpnet; `mnist`, searched for in
+    `$XPNET_DATA/mnist`, `$XPNET_DATA` and the user's cache, then, unless `XPNET_DATA` is set,
+    downloaded into the cache. Names take precedence over paths: write `./mnist` for a folder of
+    that name. Paths: a folder of IDX files, a CSV file (plain, `.gz`, `.zip`), an `.npz` file;
+    and, memory-mapped, a folder of `.npy` files named like the arrays of an `.npz`, or an `.npy`
     file of samples. Labels with gaps give classes up to the largest label.
     `target`: the column of a CSV file that holds the labels, see `read_csv`.
 
     Raises `ConfigError` for a `target` of anything but a CSV file, and `DataError`, naming the
-    file, for whatever is missing, damaged, or not what its SHA-256 says.
+    file, for a file that is missing, damaged, or has another SHA-256 than expected.
     """
     as_path("name_or_path", name_or_path)
-    name = str(name_or_path)  # which a `Path` would take the ./ from
+    name = str(name_or_path)  # a `Path` would drop the ./
     if target is not None and not isinstance(target, str):
         target = str(whole("target", target, or_else=", or the name of a column"))
     if target is not None and (name in NAMES or not _is_csv(Path(name).expanduser())):
@@ -78,7 +78,7 @@ def load_dataset(name_or_path: str | Path, *, target: str | int | None = None) -
     if not name.strip() or not path.exists():
         if name == "fashion-mnist":
             raise DataError(
-                "fashion-mnist is not known by name, for want of checksums to verify it by: "
+                "fashion-mnist is not known by name, as there are no checksums to verify it: "
                 "download its four IDX files and give the path of their folder"
             )
         raise DataError(
@@ -98,9 +98,7 @@ def load_dataset(name_or_path: str | Path, *, target: str | int | None = None) -
         return read_npz(path)
     if lowered.endswith(".npy"):
         return read_npy(path)
-    raise DataError(
-        f"{path} is of no kind that can be read: give {_KINDS}, or a name ({', '.join(NAMES)})"
-    )
+    raise DataError(f"{path} is of an unknown kind: give {_KINDS}, or a name ({', '.join(NAMES)})")
 
 
 def read_samples(
@@ -114,8 +112,9 @@ def read_samples(
     """The samples of one file, for prediction; `labels` is None where the file has none.
 
     An IDX file of images (plain or `.gz`), a CSV file (plain, `.gz`, `.zip`), an `.npz` file
-    with `x`, else `x_test`, else `x_train`, or an `.npy` file, memory-mapped. What is known of
-    the network helps to read a CSV file: see `read_csv`. Raises `DataError`, naming the file.
+    with `x`, else `x_test`, else `x_train`, or an `.npy` file, memory-mapped. `target`,
+    `classes`, `features` and `pixels` are those of the network, for a CSV file: see
+    `read_csv`. Raises `DataError`, naming the file.
     """
     path = Path(path).expanduser()
     lowered = path.name.lower()
@@ -130,18 +129,18 @@ def read_samples(
     if not path.exists():
         raise DataError(f"{path}: there is no such file")
     raise DataError(
-        f"{path} is of no kind that can be read: give an IDX file of images (its name has 'idx' "
-        f"in it), a .csv, .csv.gz or .csv.zip file, an .npz file or an .npy file"
+        f"{path} is of an unknown kind: give an IDX file of images (its name has 'idx' in it), "
+        f" a .csv, .csv.gz or .csv.zip file, an .npz file or an .npy file"
     )
 
 
 def _is_csv(path: Path) -> bool:
-    # A path that leads nowhere is told as such.
+    # For a path that does not exist there is another error.
     return not path.exists() or (path.is_file() and path.name.lower().endswith(_CSV))
 
 
 def _digits() -> Source:
-    # Beside this module in an installed package, in data/ at the top of a checkout.
+    # Next to this module in an installed package, in data/ of a checkout.
     here = Path(__file__).resolve()
     places = (here.with_name(_DIGITS_FILE), here.parents[2] / "data" / _DIGITS_FILE)
     path = next((place for place in places if place.is_file()), None)
@@ -160,8 +159,8 @@ def _digits() -> Source:
 
 
 def _mnist() -> Source:
-    for folder in _own_folders():
-        # A folder that holds some of the four is told about, not passed over.
+    for folder in _user_folders():
+        # A folder with only some of the four files is an error, not skipped.
         if any(find_idx_file(folder, name) for name in IDX_FILES):
             break
     else:
@@ -170,7 +169,7 @@ def _mnist() -> Source:
     return dataclasses.replace(source, name="mnist")
 
 
-def _own_folders() -> tuple[Path, ...]:
+def _user_folders() -> tuple[Path, ...]:
     value = os.environ.get("XPNET_DATA", "").strip()
     if not value:
         return ()
@@ -184,11 +183,11 @@ def _cached_mnist() -> Path:
     folder = Path(pooch.os_cache("xpnet")) / "mnist"
     missing = [name for name in IDX_FILES if find_idx_file(folder, name) is None]
     if missing:
-        if own := _own_folders():
+        if folders := _user_folders():
             raise DataError(
-                f"XPNET_DATA is {own[1]}, and neither {own[0]} nor {own[1]} holds a file of mnist "
-                f"({', '.join(IDX_FILES)}; plain or .gz): correct XPNET_DATA, or unset it to have "
-                f"mnist downloaded"
+                f"XPNET_DATA is {folders[1]}, and neither {folders[0]} nor {folders[1]} holds "
+                f"a file of mnist ({', '.join(IDX_FILES)}; plain or .gz): correct "
+                f"XPNET_DATA, or unset it to download mnist"
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -203,7 +202,7 @@ def _cached_mnist() -> Path:
 
 
 def _download(name: str, folder: Path) -> None:
-    """Put `name`.gz into `folder` from the first mirror that gives the right content."""
+    """Download `name`.gz into `folder` from the first mirror with the right content."""
     failures = []
     for mirror in _MIRRORS:
         try:
@@ -221,7 +220,7 @@ def _download(name: str, folder: Path) -> None:
 
 
 def _download_from(mirror: str, name: str, folder: Path) -> None:
-    # Moved into place only when whole and verified, so that the cache never holds half a file.
+    # Moved into the cache only when complete and verified.
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         path = Path(scratch) / f"{name}.gz"
         _fetch(f"{mirror}{name}.gz", path)
@@ -230,11 +229,11 @@ def _download_from(mirror: str, name: str, folder: Path) -> None:
 
 
 def _fetch(url: str, path: Path) -> None:
-    """Download `url` to `path` with a progress bar on stderr; the only access to the network."""
+    """Download `url` to `path` with a progress bar on stderr; the only network access."""
     import pooch
 
     if not url.startswith("https://"):
-        raise DataError(f"{url} is not fetched: it is no HTTPS")
-    # Nor from wherever it sends us on to: what comes from there has the wrong digest.
+        raise DataError(f"{url} is not downloaded: it is no HTTPS address")
+    # Redirects are refused.
     fetch = pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 16, allow_redirects=False)
     fetch(url, str(path), None)

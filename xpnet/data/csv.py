@@ -13,7 +13,9 @@ import numpy
 
 from xpnet.backend import HostArray
 from xpnet.data.csv_labels import Labels
-from xpnet.data.csv_layout import LARGEST, Layout, Table, shown_cell, suggestion
+from xpnet.data.csv_layout import Layout, suggestion
+from xpnet.data.csv_records import LARGEST, quote_cell
+from xpnet.data.csv_table import Table
 from xpnet.data.dataset import Dataset, Source
 from xpnet.data.files import read_content
 from xpnet.errors import DataError, one_line
@@ -21,7 +23,7 @@ from xpnet.errors import DataError, one_line
 if TYPE_CHECKING:
     import pandas
 
-# Rows are parsed and narrowed block by block: 64-bit integers take eight times the room.
+# Rows are parsed and converted in blocks: 64-bit integers take eight times the memory.
 _CELLS_AT_ONCE = 2_000_000
 _MOST_CLASSES_IN_A_COLUMN = 1000
 
@@ -36,31 +38,32 @@ def read_csv(
 ) -> Dataset:
     """A CSV file: plain, `.gz`, or a `.zip` that holds one file; UTF-8.
 
-    Cells are separated by commas, or all by semicolons or tabs, and numbers written with a
-    decimal point. A first line in which no cell is a number, or one is the label's name, is a
-    header, and so is 0, 1, 2, … as pandas writes (or 1, 2, … in six columns or more). Where that
-    may be a sample as well, since `target` is a place or `features` is given, it is refused.
+    Cells are separated by commas, or all by semicolons or tabs, and numbers are written with a
+    decimal point. The first line is a header if no cell of it is a number, if one cell is the
+    name of the label, or if it is 0, 1, 2, … as pandas writes (or 1, 2, … in six columns or
+    more). A first line that may be a header or a sample, because `target` is a position or
+    `features` is given, is an error.
 
-    With a header, the label is the column named `target` (as it is written, else in any case),
-    by default `label`, wherever it stands; there need not be a `label`. Pixel columns are named
-    `pixel0, pixel1, …` (or from 1), or `1x1, 1x2, …` by row and column, in that order; a table
-    whose columns have other names is no picture, unless they are a square number, 64 or more,
-    and are numbered. Without a header `target` is `first`, `last` or a column's number; if it is
-    not given, the number of columns decides: a perfect square is unlabelled pixels, one more is a
-    label and then the pixels.
+    With a header, the label is the column named `target` (as written, else ignoring case), by
+    default `label`, in any position; there may be no column `label`. Pixel columns are named
+    `pixel0, pixel1, …` (or from 1), or `1x1, 1x2, …` by row and column, in that order. A table
+    whose columns have other names holds no pictures, unless the columns are numbered and their
+    number is a perfect square of 64 or more. Without a header `target` is `first`, `last` or the
+    number of a column; if it is not given, the number of columns decides: a perfect square is
+    unlabelled pixels, one more is a label and then the pixels.
 
-    Samples become uint8 where they are pixels: in columns named so, or without a header, all
-    written as integers, which then have to be in 0..255; else float32, of which integers above
-    2**24 are rounded. Labels that are integers are numbered up to the largest (see
-    `numbered_classes`); if any is no number, the classes are the sorted names, those that are
-    numbers first.
+    Samples become uint8 if they are pixels: if the columns are named as pixels or there is no
+    header, and all values are written as integers, which must then be in 0..255. Other samples
+    become float32, which rounds integers above 2**24. Labels that are integers are numbered up to
+    the largest (see `numbered_classes`); if any label is no number, the classes are the sorted
+    names, numbers first.
 
-    For samples of a known network: `classes` are its classes, or how many, `features` the number
-    of values that it takes, `pixels` whether it was trained on pixels; then the target may be
+    For samples of a known network: `classes` are its classes, or their number, `features` the
+    number of its inputs, `pixels` whether it was trained on pixels; then the target may be
     missing.
 
-    Raises `DataError`, naming the file and, where one cell is to blame, the line of the file
-    and the column, both counted from 1.
+    Raises `DataError`, naming the file and, for an invalid cell, the line of the file and the
+    column, both counted from 1.
     """
     path = Path(path)
     return _parse(Table(read_content(path), path, target, features, pixels), classes, pixels)
@@ -69,8 +72,8 @@ def read_csv(
 def read_csv_source(path: str | Path, *, target: str | None = None) -> Source:
     """`read_csv` as a `Source` with no test part; `sha256` is of the decompressed bytes.
 
-    Raises `DataError`, also where a column that was only taken for the label, because the file
-    has no header, has one class in all rows.
+    Raises `DataError`, also where the label column was guessed, because the file has no header,
+    and has one class in all rows.
     """
     path = Path(path)
     raw = read_content(path)
@@ -81,7 +84,7 @@ def read_csv_source(path: str | Path, *, target: str | None = None) -> Source:
         found = data.classes[int(data.labels[0])]
         raise DataError(
             f"{path}: {layout.target} was taken for the label, and all {len(data)} rows are of one "
-            f"class ({shown_cell(found)}): {_other_target(data, layout)}"
+            f"class ({quote_cell(found)}): {_other_target(data, layout)}"
         )
     return Source(
         path.name,
@@ -100,7 +103,7 @@ def _other_target(data: Dataset, layout: Layout) -> str:
         is_likely = (values == numpy.floor(values)).all() and values[0] >= 0
         if is_likely and 1 < len(values) <= _MOST_CLASSES_IN_A_COLUMN:
             return (
-                f"the last column has {len(values)} classes: if they are the labels, say --target "
+                f"the last column has {len(values)} classes: if they are the labels, use --target "
                 f"last"
             )
     return "name another column by --target last or its number"
@@ -108,12 +111,12 @@ def _other_target(data: Dataset, layout: Layout) -> str:
 
 def _parse(table: Table, classes: int | Sequence[str] | None, pixels: bool | None) -> Dataset:
     raw, layout = table.raw, table.layout
-    # No more rows than there is room for their separators: memory that is not written to is not
-    # taken, where a list of blocks and their concatenation would be twice the samples.
+    # An upper bound of the number of rows, from the number of separators. Memory that is never
+    # written to is not used; a list of blocks and their concatenation would take twice as much.
     most = 1 + sum(map(raw.count, (layout.separator.encode(), b"\n", b"\r")))
     features = layout.columns - (layout.label is not None)
     is_pixels, shape = layout.is_pixels, layout.image_shape
-    # Columns that are named as pixels are pixels, whatever the network was trained on.
+    # Columns named as pixels are pixels, even if the network was trained on other numbers.
     if pixels is False and not (is_pixels and layout.names):
         is_pixels = False
     elif pixels and is_pixels is False:
@@ -127,14 +130,14 @@ def _parse(table: Table, classes: int | Sequence[str] | None, pixels: bool | Non
     try:
         for frame in _frames(raw, layout):
             if frame.shape[1] != layout.columns:
-                table.blame(rows)
+                table.raise_error(rows)
             if labels is not None and layout.label is not None:
                 column = frame.columns[layout.label]
                 labels.add(frame[column], rows)
                 frame = frame.drop(columns=column)
             block = _numbers(frame)
             if block is None:
-                table.blame(rows)
+                table.raise_error(rows)
             if as_pixels and {dtype.kind for dtype in frame.dtypes} != {"i"}:
                 as_pixels = False
             elif as_pixels and outside is None:
@@ -147,19 +150,18 @@ def _parse(table: Table, classes: int | Sequence[str] | None, pixels: bool | Non
         if is_pixels and as_pixels and outside is not None:
             cell = table.row(outside[0])[1][outside[1]].strip()
             raise DataError(
-                f"{table.place(*outside)}: found {shown_cell(cell)}, integers are pixels and have "
-                f"to be in 0..255: write other values with a decimal point, or name the columns "
-                f"otherwise"
+                f"{table.place(*outside)}: found {quote_cell(cell)}, integers are pixels and must "
+                f"be in 0..255: write other values with a decimal point, or rename the columns"
             )
         if not rows:
-            table.blame(0, "no rows")
+            table.raise_error(0, "no rows")
         found = labels.finish() if labels is not None else (None, ())
     except DataError:
         raise
-    # pandas' parser errors, and that of an undecodable byte, are kinds of ValueError; the two
-    # parsers may also see different cells in one file.
+    # The errors of pandas' parser, and of invalid UTF-8, are ValueErrors. The parser of pandas and
+    # that of `csv` may also find different cells in one file.
     except (ValueError, LookupError, csv.Error, StopIteration) as error:
-        table.blame(0, one_line(error))
+        table.raise_error(0, one_line(error))
     x = x[:rows]
     if layout.is_pixels is None and x.dtype != numpy.uint8:
         shape = None
@@ -188,12 +190,12 @@ def _frames(raw: bytes, layout: Layout) -> Iterator[pandas.DataFrame]:
 
 
 def _numbers(frame: pandas.DataFrame) -> HostArray | None:
-    """The frame as int64 or float64; None where a cell is at fault."""
+    """The frame as int64 or float64; None where a cell is invalid."""
     kinds = {dtype.kind for dtype in frame.dtypes}
     if not kinds <= set("iuf"):
         return None
     table = frame.to_numpy(numpy.int64 if kinds == {"i"} else numpy.float64)
-    # Not a number fails both comparisons too.
+    # NaN fails both comparisons.
     return table if table.min() >= -LARGEST and table.max() <= LARGEST else None
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy
 
 from xpnet.backend import HostArray
-from xpnet.data.csv_layout import Table, shown_cell
-from xpnet.data.csv_records import NUMBER
+from xpnet.data.csv_records import NUMBER, quote_cell
+from xpnet.data.csv_table import Table
 from xpnet.data.dataset import MAX_CLASSES, numbered_classes
 from xpnet.errors import DataError
 
@@ -23,9 +23,10 @@ _MOST_WRITTEN = 2 * MAX_CLASSES
 
 
 class Labels:
-    """Collects the cells of a table's label column, block by block, as codes of their text.
+    """Collects the cells of the label column, block by block, as codes of their text.
 
-    `classes`: the names that there are, or how many numbered ones; None: whatever is found.
+    `classes`: the names of the classes, or the number of numbered classes; None: the classes are
+    those in the file.
     """
 
     def __init__(self, table: Table, classes: int | Sequence[str] | None) -> None:
@@ -44,17 +45,17 @@ class Labels:
         self.parts: list[HostArray] = []
 
     def add(self, column: pandas.Series, rows: int) -> None:
-        """Take the cells of the rows from `rows` on."""
+        """Add the cells of the rows from `rows` on."""
         import pandas
 
         places, written = pandas.factorize(column)
         if places.size and places.min() < 0:
-            self.table.blame(rows)
-        # In each block the texts are numbered from 0, and each number stands somewhere.
+            self.table.raise_error(rows)
+        # `factorize` numbers the texts of a block from 0; this is the first row of each.
         firsts = numpy.unique(places, return_index=True)[1].tolist()
         is_too_many = len(written) > _MOST_WRITTEN
         if is_too_many:
-            # The first of them are enough to say what is wrong.
+            # The first of them are enough for the message.
             places, written = places[: firsts[_MOST_WRITTEN]], written[:_MOST_WRITTEN]
         own = numpy.empty(len(written), numpy.int64)
         for number, (text, first) in enumerate(zip(written, firsts, strict=False)):
@@ -71,7 +72,7 @@ class Labels:
         """The labels, `(N,)` int64, and the names of the classes. Raises `DataError`."""
         names = list(self.codes)
         if "" in self.codes:
-            self._refuse("", "the cell is empty, expected a label")
+            self._raise("", "the cell is empty, expected a label")
         is_numbered = all(NUMBER.fullmatch(name) for name in names) or self.count is not None
         if self.wanted is None and is_numbered:
             numbers = self._numbers(names)
@@ -83,7 +84,7 @@ class Labels:
         places = {name: place for place, name in enumerate(known)}
         for name in names:
             if name not in places:
-                self._refuse(name, f"found {shown_cell(name)}, which is none of the classes")
+                self._raise(name, f"found {quote_cell(name)}, which is none of the classes")
         codes = numpy.array([places[name] for name in names], dtype=numpy.int64)
         return codes[numpy.concatenate(self.parts)], known
 
@@ -92,9 +93,9 @@ class Labels:
         for place, name in enumerate(names):
             value = float(name) if NUMBER.fullmatch(name) else -1.0
             if not 0 <= value < self.limit or value != int(value):
-                self._refuse(
+                self._raise(
                     name,
-                    f"found {shown_cell(name)}, a label has to be an integer in "
+                    f"found {quote_cell(name)}, a label must be an integer in "
                     f"0..{self.limit - 1}{self._hint()}",
                 )
             numbers[place] = int(value)
@@ -105,22 +106,22 @@ class Labels:
         if layout.names or layout.label != 0:
             return ""
         return (
-            " (without a header the first column is taken for it: say --target last if it is not)"
+            " (without a header the first column is taken for it: use --target last if it is not)"
         )
 
     def _named(self, names: list[str]) -> tuple[str, ...]:
         if len(names) > MAX_CLASSES:
             raise self._too_many()
         for name in names:
-            fault = ""
+            error = ""
             if name in _MISSING:
-                fault = ", which says that it is missing: remove the row, or name the class"
+                error = ", a missing value: remove the row, or name the class"
             elif not name.isprintable():
-                fault = ", a label has to be text that can be printed"
+                error = ", a label must be printable text"
             elif len(name) > _LONGEST_NAME:
-                fault = f", a label has to have {_LONGEST_NAME} characters or fewer"
-            if fault:
-                self._refuse(name, f"found {shown_cell(name)}{fault}")
+                error = f", a label must have {_LONGEST_NAME} characters or fewer"
+            if error:
+                self._raise(name, f"found {quote_cell(name)}{error}")
         return tuple(sorted(names, key=_order))
 
     def _too_many(self) -> DataError:
@@ -129,13 +130,13 @@ class Labels:
             f"than {MAX_CLASSES} classes are not allowed"
         )
 
-    def _refuse(self, name: str, fault: str) -> None:
+    def _raise(self, name: str, error: str) -> NoReturn:
         label = self.table.layout.label
         assert label is not None
-        raise DataError(f"{self.table.place(self.first[name], label)}: {fault}")
+        raise DataError(f"{self.table.place(self.first[name], label)}: {error}")
 
 
 def _order(name: str) -> tuple[bool, float, str]:
-    """Numbers by their value, before all others by their text."""
+    """The sort key: numbers by value, then all other names by text."""
     is_number = NUMBER.fullmatch(name) is not None
     return not is_number, float(name) if is_number else 0.0, name

@@ -1,4 +1,4 @@
-"""What every reader hands over: samples and labels in host memory, checked once, here."""
+"""What every reader returns: samples and labels in host memory, checked once, here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xpnet.data.mapped import MappedRows, Samples, is_mapped
 from xpnet.errors import DataError
 
 MAX_CLASSES = 65_536
-"""More classes than this are taken for a mistake in the labels, not for a task."""
+"""More classes than this are considered a mistake in the labels."""
 
 _DTYPES = (numpy.uint8, numpy.float32, numpy.float64)
 
@@ -24,11 +24,11 @@ class Dataset:
 
     `x`: `(N, features)`, uint8 (pixels) or float32 / float64, finite; N and features are at
     least 1. A memory map, also `(N, height, width)`, stays in its file, as `MappedRows`.
-    `labels`: `(N,)` integers in `0..len(classes) - 1`, kept as int64, or None where the data is
-    unlabelled. `classes`: the name of each label. `image_shape`: `(height, width)` with
+    `labels`: `(N,)` integers in `0..len(classes) - 1`, kept as int64, or None for unlabelled
+    data. `classes`: the name of each label. `image_shape`: `(height, width)` with
     `height * width == features`, or None where a row is no picture.
 
-    Raises `DataError`, naming the field, when one of these does not hold.
+    Raises `DataError`, naming the field, for anything else.
     """
 
     x: Samples
@@ -50,10 +50,10 @@ class Dataset:
                 f"x has shape {self.x.shape}: give (samples, features), each at least 1"
             )
         if isinstance(self.x, numpy.ndarray):
-            # A gather of rows is fast only where a row is one piece of memory.
+            # Gathering rows is fast only where rows are contiguous.
             object.__setattr__(self, "x", numpy.ascontiguousarray(self.x))
         if not isinstance(self.x, MappedRows) or self.x.indices is None:
-            # Some rows of a map were checked when there were all.
+            # Selected rows of a map were checked with the whole map.
             check_finite(self.x, "x")
         if self.labels is not None:
             object.__setattr__(self, "labels", self._checked_labels(self.labels))
@@ -83,11 +83,11 @@ class Dataset:
 
     @property
     def features(self) -> int:
-        """How many numbers one sample has."""
+        """The number of features of one sample."""
         return int(self.x.shape[1])
 
     def take(self, indices: HostArray) -> Dataset:
-        """The samples at `indices`, `(n,)` integers, in that order: a copy, or still mapped."""
+        """The samples at `indices`, `(n,)` integers, in that order: a copy, or mapped as before."""
         labels = None if self.labels is None else self.labels[indices]
         x = self.x.take(indices) if isinstance(self.x, MappedRows) else self.x[indices]
         return Dataset(x, labels, self.classes, self.image_shape)
@@ -95,15 +95,14 @@ class Dataset:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A data set as its files give it.
+    """A data set as its files define it.
 
-    `name`: the catalogue's name, or the name of the file or folder. `test`: the part that
-    the files set aside for testing, or None. `sha256`: one hex digest of the decompressed
-    content; of samples that stay in their file only of some rows, evenly spaced, and of the
-    labels: then it begins with `sampled:`. `label`: what of a table was taken for the label, for
-    whoever reads the output; `hint`: what to do about a table that has none. Raises `DataError`
-    when the two parts differ in features, in the shape of their pictures or in classes, or when
-    only one of them is labelled.
+    `name`: its name in the catalogue, or the name of the file or folder. `test`: the test part
+    of the files, or None. `sha256`: a hex digest of the decompressed content; for samples that
+    stay in their file a digest of some rows, evenly spaced, and of the labels, which begins with
+    `sampled:`. `label`: the label column of a table, to be printed; `hint`: what to do about a
+    table without labels. Raises `DataError` when the two parts differ in features, in the shape of
+    their pictures or in classes, or when only one of them is labelled.
     """
 
     name: str
@@ -135,7 +134,7 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """The parts of one experiment; `validation` is None where none was asked for."""
+    """The parts of one experiment; `validation` may be None."""
 
     train: Dataset
     validation: Dataset | None
@@ -163,9 +162,8 @@ def one_hot(labels: HostArray, classes: int, dtype: Any = numpy.float32) -> Host
 def numbered_classes(*parts: HostArray | None) -> tuple[str, ...]:
     """The names `"0"`..`"max"` for the largest label in any of `parts`.
 
-    A label that never occurs below the largest one is a class all the same: `{0, 2}` gives
-    three classes, `1..10` eleven. Raises `DataError` when there would be more than
-    `MAX_CLASSES`.
+    A label below the largest that never occurs is a class too: `{0, 2}` gives three classes,
+    `1..10` eleven. Raises `DataError` for more than `MAX_CLASSES`.
     """
     largest = max((int(part.max()) for part in parts if part is not None), default=-1)
     if largest >= MAX_CLASSES:
@@ -180,8 +178,8 @@ def square_shape(features: int) -> tuple[int, int] | None:
 
 
 def check_finite(x: Samples, name: str) -> None:
-    """Raise `DataError`, naming the first place in `x`, unless every value is finite."""
-    # The extremes need no temporary of the size of x, and a NaN becomes both of them.
+    """Raise `DataError`, naming the first wrong index of `x`, unless every value is finite."""
+    # Minimum and maximum need no temporary array, and a NaN makes both of them NaN.
     if x.dtype.kind != "f" or (numpy.isfinite(x.min()) and numpy.isfinite(x.max())):
         return
     for rows, block in x.blocks() if isinstance(x, MappedRows) else [(slice(0, len(x)), x)]:
@@ -190,7 +188,7 @@ def check_finite(x: Samples, name: str) -> None:
             place = numpy.argwhere(wrong)[0]
             value = block[tuple(place)]
             shown = ", ".join(map(str, [place[0] + rows.start, *place[1:]]))
-            raise DataError(f"{name}[{shown}] is {value}: every value has to be finite")
+            raise DataError(f"{name}[{shown}] is {value}: every value must be finite")
 
 
 def _kind(value: object) -> str:

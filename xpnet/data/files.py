@@ -1,4 +1,4 @@
-"""Reading a file's bytes, with every way in which that fails told in one line."""
+"""The bytes of a file, decompressed within a limit; every failure is a `DataError`."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from xpnet.errors import DataError, join_names, short_repr
 
 GZIP_MAGIC = b"\x1f\x8b"
 _ZIP_MAGIC = b"PK\x03\x04"
-_MOST_TIMES = 100
-_ALWAYS = 2**26
-_PIECE = 2**20
+_MOST_RATIO = 100
+_LEAST_LIMIT = 2**26
+_CHUNK = 2**20
 
 
 def read_content(path: Path) -> bytes:
     """The bytes of `path`, decompressed where its name or its first bytes say gzip or ZIP.
 
-    A ZIP archive has to hold exactly one file. Raises `DataError`, naming `path`, also where
-    there is more in it than `most_content`.
+    A ZIP archive must hold exactly one file. Raises `DataError`, naming `path`, also where the
+    content is larger than `most_content`.
     """
     with reading(path):
         raw = path.read_bytes()
@@ -45,7 +45,7 @@ def _only_member(raw: bytes, path: Path) -> bytes:
         return _unzipped(raw, path)
     except DataError:
         raise
-    # What zipfile did not expect to find in a directory or a header.
+    # zipfile raises these for a damaged directory or header.
     except (ValueError, LookupError, struct.error) as error:
         raise zipfile.BadZipFile(str(error)) from error
 
@@ -53,7 +53,7 @@ def _only_member(raw: bytes, path: Path) -> bytes:
 def _unzipped(raw: bytes, path: Path) -> bytes:
     packed = io.BytesIO(raw)
     with zipfile.ZipFile(packed) as archive:
-        # macOS puts a shadow of every file beside it.
+        # macOS adds a second file with metadata for each file.
         members = [
             name
             for name in archive.namelist()
@@ -62,8 +62,7 @@ def _unzipped(raw: bytes, path: Path) -> bytes:
         if len(members) != 1:
             raise DataError(
                 f"{path} holds {len(members)} files ({join_names(members[:5])}): a ZIP archive "
-                "has to "
-                f"hold one, unpack it and give the file"
+                f"must hold one: unpack it and give the file"
             )
         check_members([archive.getinfo(members[0])], path, len(raw))
         with archive.open(members[0]) as stream:
@@ -71,38 +70,38 @@ def _unzipped(raw: bytes, path: Path) -> bytes:
 
 
 def most_content(stored: int) -> int:
-    """How many bytes are taken out of `stored` bytes of a compressed file, at the most.
+    """The largest accepted content, in bytes, of a compressed file of `stored` bytes.
 
-    A hundred times as many, and always 64 MiB. Pictures and tables shrink to a tenth or a
-    fiftieth; beyond that is a file that was made to fill the memory (gzip can do a thousandth).
+    A hundred times as much, or 64 MiB if that is more. Pictures and tables shrink to a tenth or a
+    fiftieth; a higher ratio means a decompression bomb (gzip reaches a thousandth).
     """
-    return max(_ALWAYS, _MOST_TIMES * stored)
+    return max(_LEAST_LIMIT, _MOST_RATIO * stored)
 
 
 class Unpacking:
-    """What the decompressor `stream` makes of the file `packed`, as long as that is no bomb."""
+    """Reads the decompressor `stream` of the file `packed`, and counts the bytes."""
 
     def __init__(self, stream: IO[bytes] | gzip.GzipFile, packed: IO[bytes], path: Path) -> None:
         self.stream, self.packed, self.path = stream, packed, path
-        self.given = 0
+        self.total = 0
 
     def read(self, size: int) -> bytes:
-        """The next bytes. Raises `DataError` once there are more than `most_content` so far."""
+        """The next bytes. Raises `DataError` once there were more than `most_content`."""
         piece = self.stream.read(size)
-        self.given += len(piece)
-        if self.given > most_content(self.packed.tell()):
+        self.total += len(piece)
+        if self.total > most_content(self.packed.tell()):
             raise _bomb(self.path, self.packed.tell())
         return piece
 
 
 def check_members(members: Sequence[zipfile.ZipInfo], path: Path, stored: int) -> None:
-    """Raise `DataError` unless these files of a ZIP archive may be unpacked."""
+    """Raise `DataError` unless these members of a ZIP archive may be unpacked."""
     for member in members:
-        # Python's other decompressors cannot be told when to stop.
+        # Python's other decompressors have no limit of the output.
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise DataError(
                 f"{path}: {short_repr(member.filename)} is compressed by method "
-                f"{member.compress_type}: compress it by deflate, as zip does unless told otherwise"
+                f"{member.compress_type}: compress it by deflate, the default of zip"
             )
     if sum(member.file_size for member in members) > most_content(stored):
         raise _bomb(path, stored)
@@ -110,13 +109,13 @@ def check_members(members: Sequence[zipfile.ZipInfo], path: Path, stored: int) -
 
 def _all_of(stream: Unpacking) -> bytes:
     content = io.BytesIO()
-    while piece := stream.read(_PIECE):
+    while piece := stream.read(_CHUNK):
         content.write(piece)
     return content.getvalue()
 
 
 def _bomb(path: Path, stored: int) -> DataError:
     return DataError(
-        f"{path}: {stored} of its bytes hold more than {most_content(stored)}, as those of a file "
-        f"that was made to fill the memory: if you trust it, decompress it and give that"
+        f"{path}: {stored} of its bytes hold more than {most_content(stored)}, as in a "
+        f"decompression bomb: if you trust the file, decompress it and give the result"
     )

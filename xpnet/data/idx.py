@@ -40,9 +40,9 @@ _PIECE = 1 << 18
 def read_idx(path: str | Path) -> HostArray:
     """The array in an IDX file, plain or gzipped, in this machine's byte order.
 
-    The header is read first and its size held against the file's, so that a header that
-    promises more than there is costs no memory. Raises `DataError`, naming the file, when it
-    is missing, empty, no IDX file, damaged, shorter or longer than its header says.
+    The size in the header is compared with that of the file before any memory is allocated.
+    Raises `DataError`, naming the file, when it is missing, empty, no IDX file, damaged, or
+    shorter or longer than its header says.
     """
     array = _load(Path(path))[1]
     return array.astype(array.dtype.newbyteorder("="), copy=False)
@@ -55,12 +55,12 @@ def read_idx_images(path: str | Path) -> Dataset:
 
 
 def read_idx_folder(folder: str | Path, *, sha256: Mapping[str, str] | None = None) -> Source:
-    """The images and labels in a folder of files that are named as MNIST's.
+    """The images and labels in a folder of files with the names of MNIST's.
 
-    Each of `IDX_FILES` may be plain or end in `.gz`, and may have a dot for the dash before
-    `idx`. The two `t10k` files may both be absent: then `test` is None. `sha256` gives the
-    digest that the decompressed content of each of the four files must have. Classes are
-    numbered up to the largest label (see `numbered_classes`).
+    Each of `IDX_FILES` may be plain or end in `.gz`, and may have a dot instead of the dash
+    before `idx`. The two `t10k` files may both be absent: then `test` is None. `sha256` holds the
+    expected digest of the decompressed content of each of the four files. Classes are numbered up
+    to the largest label (see `numbered_classes`).
 
     Raises `DataError`, naming the file, what was found and what was expected.
     """
@@ -82,23 +82,23 @@ def read_idx_folder(folder: str | Path, *, sha256: Mapping[str, str] | None = No
             check_sha256(path, header, array, sha256[name])
         parts.append((path, array))
     labels = [array for _, array in parts[1::2]]
-    for (path, images), (labels_path, marks) in zip(parts[::2], parts[1::2], strict=True):
-        if len(images) != len(marks):
+    for (path, images), (labels_path, labels_array) in zip(parts[::2], parts[1::2], strict=True):
+        if len(images) != len(labels_array):
             raise DataError(
-                f"{path} holds {len(images)} images and {labels_path} {len(marks)} labels: "
-                f"the two have to agree"
+                f"{path} holds {len(images)} images and {labels_path} {len(labels_array)} labels: "
+                f"the two must agree"
             )
-    classes = numbered_classes(*(marks for marks in labels if marks.size))
+    classes = numbered_classes(*(labels_array for labels_array in labels if labels_array.size))
     datasets = [
-        _dataset(path, images, marks, classes)
-        for (path, images), marks in zip(parts[::2], labels, strict=True)
+        _dataset(path, images, labels_array, classes)
+        for (path, images), labels_array in zip(parts[::2], labels, strict=True)
     ]
     test = datasets[1] if len(datasets) == 2 else None
     return Source(folder.resolve().name, datasets[0], test, digest.hexdigest())
 
 
 def find_idx_file(folder: Path, name: str) -> Path | None:
-    """The file in `folder` that is called `name`, or a known variant of it; else None."""
+    """The file in `folder` with this name, or a known variant of it; else None."""
     for stem in (name, name.replace("-idx", ".idx")):
         for suffix in ("", ".gz"):
             path = folder / (stem + suffix)
@@ -124,7 +124,7 @@ def check_sha256(path: Path, header: bytes, array: HostArray, expected: str) -> 
 
 
 def _load(path: Path, magic: int | None = None) -> tuple[bytes, HostArray]:
-    """Header and values of one file, the values as they are stored (big-endian)."""
+    """Header and values of one file; the values in the byte order of the file (big-endian)."""
     with reading(path), path.open("rb") as file:
         stored = path.stat().st_size
         if stored == 0:
@@ -135,12 +135,12 @@ def _load(path: Path, magic: int | None = None) -> tuple[bytes, HostArray]:
             return _parse(path, file, magic, largest=stored)
         with gzip.GzipFile(fileobj=file) as stream:
             most = most_content(stored)
-            but = f" (no more than {most} are decompressed: if you trust it, do so yourself)"
-            return _parse(path, Unpacking(stream, file, path), magic, most, but)
+            note = f" (at most {most} are decompressed: if you trust the file, decompress it)"
+            return _parse(path, Unpacking(stream, file, path), magic, most, note)
 
 
 def _parse(
-    path: Path, stream: IO[bytes] | Unpacking, magic: int | None, largest: int, but: str = ""
+    path: Path, stream: IO[bytes] | Unpacking, magic: int | None, largest: int, note: str = ""
 ) -> tuple[bytes, HostArray]:
     header = stream.read(4)
     if len(header) < 4:
@@ -164,24 +164,24 @@ def _parse(
     shape = tuple(int(size) for size in numpy.frombuffer(sizes, ">u4"))
     dtype = numpy.dtype(_TYPES[kind])
     wanted = math.prod(shape) * dtype.itemsize
-    promise = f"its header promises {wanted} bytes of values ({' x '.join(map(str, shape))})"
+    announced = f"its header announces {wanted} bytes of values ({' x '.join(map(str, shape))})"
     if len(header) + wanted > largest:
-        raise DataError(f"{path} is truncated: {promise}, more than the file can hold{but}")
+        raise DataError(f"{path} is truncated: {announced}, more than the file can hold{note}")
     values = numpy.empty(wanted, dtype=numpy.uint8)
     view = values.data
-    have = 0
-    while have < wanted:
-        piece = stream.read(min(_PIECE, wanted - have))
+    count = 0
+    while count < wanted:
+        piece = stream.read(min(_PIECE, wanted - count))
         if not piece:
-            raise DataError(f"{path} is truncated: {promise}, found {have}")
-        view[have : have + len(piece)] = piece
-        have += len(piece)
-    # One byte further also makes gzip compare its checksum.
+            raise DataError(f"{path} is truncated: {announced}, found {count}")
+        view[count : count + len(piece)] = piece
+        count += len(piece)
+    # Reading past the end also makes gzip verify its checksum.
     if stream.read(1):
-        raise DataError(f"{path} is too long: {promise}, and more follows")
+        raise DataError(f"{path} is too long: {announced}, and more follows")
     try:
         return header, values.view(dtype).reshape(shape)
-    # Beside a 0 the other sizes may be anything.
+    # If one size is 0, the others may be of any value.
     except ValueError:
         raise DataError(f"{path} is damaged: no array has the shape {shape}") from None
 

@@ -1,4 +1,4 @@
-"""Samples that stay in their file: memory-mapped, gathered row by row when they are asked for."""
+"""Samples that stay in their file: memory-mapped, and read when they are indexed."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Samples: TypeAlias = Any
 """Samples `(N, features)`: a `numpy.ndarray`, in memory, or `MappedRows`, in a file."""
 
 BYTES_AT_ONCE = 2**24
-"""What is read of a map at a time where all of it is gone through."""
+"""The size of the blocks in which a whole map is read."""
 
 
 class MappedRows:
-    """Rows of a memory map, in any order, of which only what is asked for gets into memory.
+    """Rows of a memory map, in any order, which are read only when they are indexed.
 
-    `array`: what `numpy.load(path, mmap_mode="r")` opens, or some stretch of it, `(M, features)`
-    or `(M, height, width)`; `indices`: `(N,)` the rows, None for all. `rows[key]`, with a slice
-    or an array of indices, is a NumPy array `(n, features)`, and `numpy.asarray(rows)` reads them
-    all. A pickle holds the path of the file, not what is in it.
+    `array`: the result of `numpy.load(path, mmap_mode="r")`, or a contiguous part of it,
+    `(M, features)` or `(M, height, width)`; `indices`: `(N,)` the rows, None for all. `rows[key]`,
+    with a slice or an array of indices, is a NumPy array `(n, features)`, and
+    `numpy.asarray(rows)` reads all rows. A pickle holds the path of the file, not its content.
 
-    Raises `DataError` for another shape, and where a row is not one piece of the file.
+    Raises `DataError` for another shape, and where rows are not contiguous in the file.
     """
 
     def __init__(self, array: HostArray, indices: HostArray | None = None) -> None:
@@ -38,7 +38,7 @@ class MappedRows:
                 f"x has shape {array.shape}: give (samples, features) or (samples, height, width), "
                 f"each at least 1"
             )
-        # NumPy would read all of it into memory, to have it in order, for each batch anew.
+        # NumPy would read the whole file into memory for each batch, to reorder it.
         if not array.flags.c_contiguous or not array.dtype.isnative:
             fault = "order" if array.dtype.isnative else f"byte order ({array.dtype})"
             raise DataError(
@@ -53,7 +53,7 @@ class MappedRows:
 
     @property
     def dtype(self) -> numpy.dtype[Any]:
-        """Of the values, as in the file."""
+        """The dtype of the values in the file."""
         dtype: numpy.dtype[Any] = self.values.dtype
         return dtype
 
@@ -64,12 +64,12 @@ class MappedRows:
 
     @property
     def ndim(self) -> int:
-        """2."""
+        """Always 2."""
         return 2
 
     @property
     def size(self) -> int:
-        """How many values there are."""
+        """The number of values."""
         return math.prod(self.shape)
 
     def __getitem__(self, key: Any) -> HostArray:
@@ -80,18 +80,18 @@ class MappedRows:
         return numpy.array(self[:], dtype=dtype, copy=copy)
 
     def take(self, indices: HostArray) -> MappedRows:
-        """The rows at `indices` `(n,)` of these, still in the file."""
+        """The rows at `indices` `(n,)`, which stay in the file."""
         return MappedRows(self.values, indices if self.indices is None else self.indices[indices])
 
     def blocks(self) -> Iterator[tuple[slice, HostArray]]:
-        """All rows in order, some `BYTES_AT_ONCE` at a time, and which they are."""
+        """All rows in order, in blocks of about `BYTES_AT_ONCE`, each with its slice."""
         size = max(1, BYTES_AT_ONCE // (self.shape[1] * self.dtype.itemsize))
         for start in range(0, len(self), size):
             rows = slice(start, start + size)
             yield rows, self[rows]
 
     def min(self) -> Any:
-        """The smallest value. Reads all rows, a block at a time, once for `min` and `max`."""
+        """The smallest value. All rows are read once, in blocks, for both `min` and `max`."""
         return self._extremes[0]
 
     def max(self) -> Any:
@@ -108,10 +108,10 @@ class MappedRows:
         a, root = self.values, _root(self.values)
         assert root is not None
         offset = root.offset + a.ctypes.data - root.ctypes.data
-        return _opened, (root.filename, a.dtype, a.shape, offset, self.indices)
+        return _open_rows, (root.filename, a.dtype, a.shape, offset, self.indices)
 
 
-def _opened(
+def _open_rows(
     path: Path,
     dtype: numpy.dtype[Any],
     shape: tuple[int, ...],
@@ -122,12 +122,12 @@ def _opened(
 
 
 def is_mapped(array: object) -> bool:
-    """Whether `array` is a memory map, or a view of one, in whatever it is wrapped."""
+    """Whether `array` is a memory map or a view of one."""
     return _root(array) is not None
 
 
 def _root(array: Any) -> numpy.memmap[Any, Any] | None:
-    # A copy of a map is a numpy.memmap as well, but nothing is mapped there.
+    # A copy of a map is a numpy.memmap too, but its memory is not mapped.
     while isinstance(array, numpy.ndarray):
         base: Any = array.base
         if isinstance(array, numpy.memmap) and isinstance(base, mmap.mmap):

@@ -1,4 +1,4 @@
-"""From stored values to what a network is given: fitted on the training part, saved with it."""
+"""Normalisation of the stored values: fitted on the training part, saved with the network."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from xpnet.utils.arguments import as_float
 
 _ROWS_AT_ONCE = 4096
 _VALUES_AT_ONCE = 2**22
-# Means and deviations beyond it, or deviations this much apart, slow training down or stop it.
+# Larger means or deviations, or a larger ratio of deviations, slow training down.
 _FAR = 10.0
 
 
 @dataclass(frozen=True, eq=False)
 class Normalisation:
-    """The map `x * scale + shift` that takes stored values to what a network is given.
+    """The map `x * scale + shift` from stored values to the inputs of a network.
 
     `scale`, `shift`: a number for all features, or `(features,)` float64 with one for each. Two
-    are equal where their numbers are.
+    normalisations are equal if their numbers are.
     """
 
     scale: float | HostArray
@@ -35,18 +35,17 @@ class Normalisation:
 
     @classmethod
     def unit(cls, dataset: Dataset) -> Normalisation:
-        """Pixels (uint8) to 0..1; floats are left as they are."""
+        """Pixels (uint8) to 0..1; floats are unchanged."""
         return cls(1 / 255 if dataset.x.dtype == numpy.uint8 else 1.0, 0.0)
 
     @classmethod
     def standard(cls, dataset: Dataset) -> Normalisation:
         """Mean 0 and standard deviation 1 over `dataset`, the training part, in float64.
 
-        Of pictures (`image_shape` is not None) over all values, with one `scale` and `shift` for
-        all pixels; of a table for each feature, where a feature that is constant becomes 0, as
-        scikit-learn's `StandardScaler` has it. Raises `DataError` when all values are constant,
-        too large for their variance to be a number, or so close together that no float32 is large
-        enough to scale them.
+        Pictures (`image_shape` is not None) have one `scale` and `shift` for all pixels; a table
+        has one for each feature, and a constant feature becomes 0, as with scikit-learn's
+        `StandardScaler`. Raises `DataError` when all values are constant, too large for a finite
+        variance, or so close together that no float32 is large enough to scale them.
         """
         by_feature = dataset.image_shape is None
         with numpy.errstate(over="ignore", invalid="ignore"):
@@ -80,7 +79,7 @@ class Normalisation:
 
     @classmethod
     def from_metadata(cls, found: Any, features: int) -> Normalisation:
-        """What `to_metadata` gave. Raises `ValueError` unless it is that of so many features."""
+        """The inverse of `to_metadata`. Raises `ValueError` unless it fits `features`."""
         if not isinstance(found, Mapping) or not {"scale", "shift"} <= set(found):
             raise ValueError(f"is {short_repr(found)}, not the numbers scale and shift")
         made = [_factor(name, found[name], features) for name in ("scale", "shift")]
@@ -92,13 +91,13 @@ class Normalisation:
 
     @property
     def by_feature(self) -> bool:
-        """Whether each feature has a scale and a shift of its own."""
+        """Whether each feature has its own scale and shift."""
         return isinstance(self.scale, numpy.ndarray) or isinstance(self.shift, numpy.ndarray)
 
     def apply(self, x: Samples, dtype: Any = numpy.float32) -> HostArray:
         """`x * scale + shift` on the host as a new array of `dtype`.
 
-        `x`: any shape; where the features differ, one that ends in `(features,)`.
+        `x`: of any shape; with `by_feature` it ends in `(features,)`.
         """
         out = numpy.array(x, dtype=dtype)
         out *= numpy.asarray(self.scale, out.dtype) if self.by_feature else self.scale
@@ -116,7 +115,7 @@ class Normalisation:
         return hash((numpy.asarray(self.scale).tobytes(), numpy.asarray(self.shift).tobytes()))
 
     def __str__(self) -> str:
-        """`0.00392157 + 0`: scale and shift, of many features a digest of them."""
+        """`0.00392157 + 0`: scale and shift, or a digest of them with `by_feature`."""
         if not self.by_feature:
             return f"{self.scale:g} + {self.shift:g}"
         digest = hashlib.sha256(repr(self.to_metadata()).encode())
@@ -124,9 +123,9 @@ class Normalisation:
 
 
 def scale_hint(dataset: Dataset) -> str:
-    """Advice to standardise, where the values are far from being so; "" where they are not.
+    """Advice to standardise, for values that are far from being standardised; else "".
 
-    Pixels are no such case, and samples that stay in their file are not gone through.
+    There is none for pixels, nor for samples that stay in their file, which would have to be read.
     """
     if dataset.x.dtype == numpy.uint8 or isinstance(dataset.x, MappedRows):
         return ""
@@ -144,9 +143,9 @@ def scale_hint(dataset: Dataset) -> str:
 
 
 def _moments(x: Samples, by_feature: bool) -> tuple[HostArray, HostArray, HostArray]:
-    """Mean, deviation, and whether all values are equal: of each feature, or of all as scalars."""
+    """Mean, deviation, and whether all values are equal: for each feature, or for all values."""
 
-    # By blocks of rows: float64 copies of 60,000 images would take 380 MB.
+    # In blocks of rows: a float64 copy of 60,000 images would take 380 MB.
     def blocks() -> Iterator[HostArray]:
         size = min(_ROWS_AT_ONCE, max(1, _VALUES_AT_ONCE // x.shape[1]))
         return (x[start : start + size] for start in range(0, len(x), size))
@@ -170,7 +169,7 @@ def _moments(x: Samples, by_feature: bool) -> tuple[HostArray, HostArray, HostAr
 
 
 def _total(parts: list[HostArray]) -> HostArray:
-    """The sum of numbers, rounded once, or of arrays."""
+    """The sum of numbers, rounded once, or the sum of arrays."""
     if numpy.ndim(parts[0]) == 0:
         return numpy.array(math.fsum(parts) if numpy.isfinite(parts).all() else numpy.inf)
     total: HostArray = numpy.sum(parts, axis=0)
@@ -179,7 +178,7 @@ def _total(parts: list[HostArray]) -> HostArray:
 
 def _factor(name: str, value: Any, features: int) -> float | HostArray:
     try:
-        # What is no number becomes NaN.
+        # Anything but a number becomes NaN.
         numbers = [as_float(number) for number in value] if numpy.ndim(value) else as_float(value)
         factor = numpy.array(numbers, dtype=numpy.float64)
     except ValueError:  # a ragged list

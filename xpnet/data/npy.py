@@ -12,7 +12,7 @@ import numpy
 from xpnet._files import reading
 from xpnet.backend import HostArray
 from xpnet.data.dataset import Dataset, Source, numbered_classes, square_shape
-from xpnet.data.npz import DAMAGE, array_header, check_labels, check_samples, shape_beside
+from xpnet.data.npz import HEADER_ERRORS, array_header, check_labels, check_samples, shape_beside
 from xpnet.errors import DataError, one_line, truncate
 
 LAYOUTS = "x_train.npy, y_train.npy and perhaps x_test.npy, y_test.npy; or x.npy, y.npy"
@@ -24,11 +24,11 @@ _SAMPLED_ROWS = 100
 def read_npy_folder(folder: str | Path) -> Source:
     """`x_train.npy, y_train.npy[, x_test.npy, y_test.npy]`, or `x.npy, y.npy`, of a folder.
 
-    These are the names of the arrays in an `.npz`, which is a ZIP archive of such files.
+    The files have the names of the arrays in an `.npz`, which is a ZIP archive of such files.
     Samples, `(N, features)` or `(N, height, width)` of uint8, float32 or float64, C-ordered,
-    stay in their file: it is mapped, and what a batch needs is read when it needs it. Floats are
-    read through once, block by block, to see that they are finite. Labels, `(N,)` integers
-    from 0, are read. Pickled objects are never loaded.
+    stay in their file: it is mapped, and a batch reads the rows that it needs. Floats are read
+    once, in blocks, to check that they are finite. Labels, `(N,)` integers from 0, are read into
+    memory. Pickled objects are never loaded.
 
     Raises `DataError`, naming the file.
     """
@@ -41,14 +41,14 @@ def read_npy_folder(folder: str | Path) -> Source:
         if found == {path.name for end in ends for path in pairs[end]}:
             return _source(folder.resolve().name, [pairs[end] for end in ends])
     raise DataError(
-        f"{folder} holds {', '.join(sorted(found)) or 'neither'}: it has to hold {LAYOUTS}"
+        f"{folder} holds {', '.join(sorted(found)) or 'neither'}: it must hold {LAYOUTS}"
     )
 
 
 def read_npy(path: str | Path) -> Source:
     """The samples in `NAME.npy`, mapped, and their labels in `NAME_labels.npy` beside it.
 
-    All as in `read_npy_folder`. There is no test part. Raises `DataError`, naming the file.
+    As `read_npy_folder`, without a test part. Raises `DataError`, naming the file.
     """
     path = Path(path)
     if not path.exists():
@@ -66,16 +66,16 @@ def read_npy_samples(path: str | Path) -> Dataset:
     """The samples in `NAME.npy`, mapped, for prediction; labels where `NAME_labels.npy` exists."""
     path = Path(path)
     labels = _labels_path(path)
-    marks = _labels(labels) if labels.exists() else None
-    return _dataset(path, labels, open_npy(path), marks, numbered_classes(marks))
+    labels_array = _labels(labels) if labels.exists() else None
+    return _dataset(path, labels, open_npy(path), labels_array, numbered_classes(labels_array))
 
 
 def open_npy(path: Path) -> numpy.memmap[Any, Any]:
     """The array in an `.npy` file, mapped for reading.
 
-    The size of the file is held against the one its header promises before it is mapped. Raises
-    `DataError`, naming the file, when it is missing, empty, no `.npy`, damaged, shorter or longer
-    than its header says, or holds Python objects.
+    The size of the file is compared with its header before it is mapped. Raises `DataError`,
+    naming the file, when it is missing, empty, no `.npy`, damaged, shorter or longer than its
+    header says, or holds Python objects.
     """
     with reading(path), path.open("rb") as file:
         stored = path.stat().st_size
@@ -83,7 +83,7 @@ def open_npy(path: Path) -> numpy.memmap[Any, Any]:
             raise DataError(f"{path} is empty")
         try:
             shape, is_fortran, dtype, offset = array_header(file)
-        except DAMAGE as error:
+        except HEADER_ERRORS as error:
             raise DataError(f"{path} cannot be read as an .npy file: {one_line(error)}") from error
         if dtype.hasobject:
             raise DataError(f"{path} holds Python objects, which are never loaded: save numbers")
@@ -96,7 +96,7 @@ def open_npy(path: Path) -> numpy.memmap[Any, Any]:
         if offset + wanted != stored:
             fault = "truncated" if offset + wanted > stored else "too long"
             raise DataError(
-                f"{path} is {fault}: its header promises {wanted} bytes of values "
+                f"{path} is {fault}: its header announces {wanted} bytes of values "
                 f"({' x '.join(map(str, shape))} of {truncate(str(dtype), 60)}), found "
                 f"{stored - offset}"
             )
@@ -108,16 +108,16 @@ def _labels_path(path: Path) -> Path:
 
 
 def _source(name: str, pairs: list[tuple[Path, Path]]) -> Source:
-    marks = [_labels(path) for _, path in pairs]
+    labels_array = [_labels(path) for _, path in pairs]
     try:
-        classes = numbered_classes(*marks)
+        classes = numbered_classes(*labels_array)
     except DataError as error:
         raise DataError(f"{pairs[0][1]}: {error}") from None
     digest = hashlib.sha256()
     parts = []
     samples = [open_npy(path) for path, _ in pairs]
     shape = shape_beside(samples)
-    for x, (path, labels), own in zip(samples, pairs, marks, strict=True):
+    for x, (path, labels), own in zip(samples, pairs, labels_array, strict=True):
         parts.append(_dataset(path, labels, x, own, classes, shape))
         digest.update(repr((x.shape, x.dtype.str)).encode())
         digest.update(own.tobytes())
@@ -135,19 +135,19 @@ def _dataset(
     path: Path,
     labels: Path,
     x: numpy.memmap[Any, Any],
-    marks: HostArray | None,
+    labels_array: HostArray | None,
     classes: tuple[str, ...],
     beside: tuple[int, int] | None = None,
 ) -> Dataset:
-    check_samples(str(path), x, str(labels), marks)
+    check_samples(str(path), x, str(labels), labels_array)
     if x.dtype not in _DTYPES:
         raise DataError(
-            f"{path} is {truncate(str(x.dtype), 60)}: samples that stay in their file have to "
-            "be uint8, "
-            f"float32 or float64 as this machine stores them: convert them, or use an .npz file"
+            f"{path} is {truncate(str(x.dtype), 60)}: samples that stay in their file must be "
+            f"uint8, float32 or float64 in this machine's byte order: convert them, or use an .npz "
+            f"file"
         )
     try:
         image_shape = None if x.ndim == 3 else beside or square_shape(x.shape[1])
-        return Dataset(x, marks, classes, image_shape)
+        return Dataset(x, labels_array, classes, image_shape)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None

@@ -22,8 +22,8 @@ from xpnet.data.dataset import Dataset, Source, check_finite, numbered_classes, 
 from xpnet.data.files import check_members
 from xpnet.errors import DataError, join_names, one_line, truncate
 
-# The header of an array is text that NumPy parses as Python; a damaged one fails in many ways.
-DAMAGE = (
+# NumPy parses the header of an array as Python; a damaged header raises many kinds of errors.
+HEADER_ERRORS = (
     ValueError,
     TypeError,
     LookupError,
@@ -55,7 +55,7 @@ def read_npz(path: str | Path) -> Source:
         {"x_train", "y_train"},
         {"x_train", "y_train", "x_test", "y_test"},
     ):
-        raise DataError(f"{path} holds {join_names(sorted(names))}: it has to hold {_LAYOUTS}")
+        raise DataError(f"{path} holds {join_names(sorted(names))}: it must hold {_LAYOUTS}")
     suffixes = [suffix for suffix in ("", "_train", "_test") if f"x{suffix}" in arrays]
     labels = [check_labels(f"{path}: y{end}", arrays[f"y{end}"]) for end in suffixes]
     try:
@@ -64,31 +64,33 @@ def read_npz(path: str | Path) -> Source:
         raise DataError(f"{path}: {error}") from None
     shape = shape_beside([arrays[f"x{suffix}"] for suffix in suffixes])
     parts = [
-        _dataset(path, f"x{suffix}", arrays[f"x{suffix}"], marks, classes, shape)
-        for suffix, marks in zip(suffixes, labels, strict=True)
+        _dataset(path, f"x{suffix}", arrays[f"x{suffix}"], found_labels, classes, shape)
+        for suffix, found_labels in zip(suffixes, labels, strict=True)
     ]
     return Source(path.name, parts[0], parts[1] if len(parts) == 2 else None, digest)
 
 
 def read_npz_samples(path: str | Path) -> Dataset:
-    """What there is to predict in an `.npz` file: `x`, else `x_test`, else `x_train`.
+    """The samples to predict in an `.npz` file: `x`, else `x_test`, else `x_train`.
 
-    Its labels, `y…` of the same ending, come along where the file has them.
+    With their labels, `y…` of the same ending, where the file has them.
     """
     path = Path(path)
     arrays, names, _ = _read(path)
     for suffix in ("", "_test", "_train"):
         if f"x{suffix}" in arrays:
-            marks = arrays.get(f"y{suffix}")
-            labels = None if marks is None else check_labels(f"{path}: y{suffix}", marks)
+            found_labels = arrays.get(f"y{suffix}")
+            labels = (
+                None if found_labels is None else check_labels(f"{path}: y{suffix}", found_labels)
+            )
             return _dataset(path, f"x{suffix}", arrays[f"x{suffix}"], labels, None)
     raise DataError(
-        f"{path} holds {join_names(sorted(names))}: it has to hold an array x, x_test or x_train"
+        f"{path} holds {join_names(sorted(names))}: it must hold an array x, x_test or x_train"
     )
 
 
 def _read(path: Path) -> tuple[dict[str, HostArray], set[str], str]:
-    """The arrays that have names of ours, all names, and the digest of the file."""
+    """The arrays with known names, the names of all arrays, and the digest of the file."""
     with reading(path), path.open("rb") as file:
         magic = file.read(2)
         if not magic:
@@ -105,7 +107,7 @@ def _read(path: Path) -> tuple[dict[str, HostArray], set[str], str]:
                 known = [name for name in _NAMES if name in names]
                 _check_sizes(archive.zip, known, path)
                 arrays = {name: archive[name] for name in known}
-        except DAMAGE as error:
+        except HEADER_ERRORS as error:
             raise DataError(
                 f"{path} cannot be read as an .npz archive: {one_line(error)}"
             ) from error
@@ -113,7 +115,7 @@ def _read(path: Path) -> tuple[dict[str, HostArray], set[str], str]:
 
 
 def _check_sizes(archive: zipfile.ZipFile, known: list[str], path: Path) -> None:
-    """Hold what the archive says of itself against its size, and its arrays against what it says.
+    """Compare the sizes of the archive's members with its size, and the arrays with both.
 
     Raises `DataError` and `ValueError`.
     """
@@ -129,21 +131,21 @@ def _check_sizes(archive: zipfile.ZipFile, known: list[str], path: Path) -> None
         wanted, found = math.prod(shape) * dtype.itemsize, member.file_size - offset
         if wanted != found and not dtype.hasobject:
             raise ValueError(
-                f"{name} is to have {wanted} bytes ({truncate(str(shape), 60)} of "
+                f"{name} should have {wanted} bytes ({truncate(str(shape), 60)} of "
                 f"{truncate(str(dtype), 60)}), found {found}"
             )
 
 
 def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, numpy.dtype[Any], int]:
-    """What an `.npy` file says first: shape, whether columns come first, dtype; and its length.
+    """The header of an `.npy` file: shape, whether in Fortran order, dtype, and its length.
 
-    Raises any of `DAMAGE`.
+    Raises any of `HEADER_ERRORS`.
     """
     head = io.BytesIO(file.read(_MOST_HEADER))
     with warnings.catch_warnings():
-        # Of Python 2, which wrote some numbers otherwise: they are understood.
+        # NumPy warns of headers by Python 2, and reads them.
         warnings.simplefilter("ignore")
-        # Version 3 differs in nothing that an array of numbers could need.
+        # Version 3 is the same for arrays of numbers.
         if npy_format.read_magic(head) == (1, 0):
             header = npy_format.read_array_header_1_0(head)
         else:
@@ -152,12 +154,12 @@ def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, numpy.dtype[An
 
 
 def check_labels(name: str, labels: HostArray) -> HostArray:
-    """`labels`. Raises `DataError`, naming them, unless they are integers from 0, one a row."""
+    """Return `labels`; raises `DataError`, naming them, unless they are `(N,)` integers from 0."""
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(
             f"{name} is {truncate(str(labels.dtype), 60)} of shape "
             f"{truncate(str(labels.shape), 60)}: labels "
-            f"have to be integers of shape (N,)"
+            f"must be integers of shape (N,)"
         )
     if not labels.size:
         raise DataError(f"{name} is empty")
@@ -168,7 +170,7 @@ def check_labels(name: str, labels: HostArray) -> HostArray:
 
 
 def shape_beside(arrays: Sequence[HostArray]) -> tuple[int, int] | None:
-    """The shape of the pictures in one of two arrays, for the other where it is flat."""
+    """The shape of the pictures in one of two arrays, for the other one if it is flat."""
     shapes = {array.shape[1:] for array in arrays if array.ndim == 3}
     flat = {array.shape[1:] for array in arrays if array.ndim == 2}
     if len(shapes) != 1 or not flat:
@@ -178,16 +180,16 @@ def shape_beside(arrays: Sequence[HostArray]) -> tuple[int, int] | None:
 
 
 def check_samples(name: str, x: HostArray, labels_name: str, labels: HostArray | None) -> None:
-    """Raise `DataError`, naming the array, unless it can be samples that go with `labels`."""
+    """Raise `DataError`, naming the array, unless it has the shape of samples for `labels`."""
     if x.ndim not in (2, 3) or 0 in x.shape:
         raise DataError(
-            f"{name} has shape {truncate(str(x.shape), 60)}: samples have to be (N, features) or "
+            f"{name} has shape {truncate(str(x.shape), 60)}: samples must be (N, features) or "
             f"(N, height, width)"
         )
     if labels is not None and len(labels) != len(x):
         raise DataError(
-            f"{name} holds {len(x)} samples and {labels_name} {len(labels)} labels: the two have "
-            f"to agree"
+            f"{name} holds {len(x)} samples and {labels_name} {len(labels)} labels: the two must "
+            f"agree"
         )
 
 
@@ -217,17 +219,16 @@ def _values(path: Path, name: str, x: HostArray) -> HostArray:
             place = numpy.argwhere(wrong)[0]
             raise DataError(
                 f"{path}: {name}[{', '.join(map(str, place))}] is {x[tuple(place)]}: integers are "
-                f"pixels and have to be in 0..255; give other values as floats"
+                f"pixels and must be in 0..255; give other values as floats"
             )
         return x.astype(numpy.uint8)
     if x.dtype == numpy.uint8:
         return x
     if x.dtype.kind != "f" or x.dtype.itemsize > 8:
         raise DataError(
-            f"{path}: {name} is {truncate(str(x.dtype), 60)}: samples have to be integers, "
-            "float32 or "
-            f"float64"
+            f"{path}: {name} is {truncate(str(x.dtype), 60)}: samples must be integers, "
+            f"float32 or float64"
         )
     check_finite(x, f"{path}: {name}")
-    # Also brings the other byte order to this machine's.
+    # Also converts the byte order.
     return x.astype(numpy.float64 if x.dtype.itemsize == 8 else numpy.float32, copy=False)

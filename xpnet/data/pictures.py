@@ -1,9 +1,9 @@
-"""A picture of one digit, of any size and colour, made into what a network was trained on.
+"""Converts a picture of one digit, of any size and colour, to an input like those of MNIST.
 
-MNIST was made so: each digit was fitted, with its proportions, into a box of 20 x 20 pixels
-and put into a field of 28 x 28 with its centre of mass in the middle (Y. LeCun, C. Cortes,
-C. Burges, "The MNIST database of handwritten digits"). A network trained on such images has
-learnt the position and the size as well, so a picture from elsewhere is treated likewise.
+In MNIST each digit was scaled, with its proportions, into a box of 20 x 20 pixels and placed in
+a field of 28 x 28 with its centre of mass in the middle (Y. LeCun, C. Cortes, C. Burges, "The
+MNIST database of handwritten digits"). A network trained on such images has also learnt their
+position and size, so other pictures are converted in the same way.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 _BOX = 20 / 28
-"""How much of the field's height and width the drawing takes."""
+"""The share of the height and width of the field that the drawing fills."""
 
 _INK = 0.3
-"""Share of the contrast from which on a pixel belongs to the drawing: JPEG's noise stays below."""
+"""The share of the contrast above which a pixel belongs to the drawing; JPEG noise is lower."""
 
 _FAINTEST = 16
-"""Grey levels, of 255, that the drawing has to differ from its background."""
+"""The least contrast of drawing and background, in grey levels of 255."""
 
 _SMALLEST = 16 / 28
-"""Of the digits of MNIST each takes more of the field's height or width than this."""
+"""Each digit of MNIST fills more than this share of the height or width of the field."""
 
 _MOST_PIXELS = 2**25
-"""Some 5,800 by 5,800. With four bytes each, and what is made of them, they take 180 MB."""
+"""About 5,800 by 5,800; with four bytes each, and copies, they take 180 MB."""
 
 _LONGEST_SIDE = 2**16
 _PIXELS_AT_ONCE = 2**20
@@ -49,9 +49,9 @@ def read_image(
 ) -> HostArray:
     """The image file at `path` as `prepare` makes it: `image_shape`, uint8.
 
-    PNG, JPEG, BMP, GIF, WebP or TIFF; of an animation or of several pages the first.
-    Levels of more than 8 bits are scaled by as many bits as the largest of them takes (12 bits
-    in a 16-bit file as 12), floating-point ones from 0 to 1, to 255 or to the largest of them.
+    PNG, JPEG, BMP, GIF, WebP or TIFF; the first frame or page. Levels of more than 8 bits are
+    scaled by the number of bits of the largest level (12 bits in a 16-bit file as 12),
+    floating-point levels from 0..1, from 0..255 or by the largest level.
 
     Raises `DataError`, naming the file, when it is missing, no such image, damaged, of more
     than 33 million pixels (WebP: 16 million), or blank.
@@ -60,11 +60,11 @@ def read_image(
 
     path = Path(path)
     with warnings.catch_warnings():
-        # What Pillow warns of besides are oddities of a file that it has read all the same.
+        # Pillow also warns of unusual files that it can read.
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            grey = _opened(path)
+            grey = _read_grey(path)
         except FileNotFoundError:
             raise DataError(f"{path}: there is no such file") from None
         except IsADirectoryError:
@@ -77,7 +77,7 @@ def read_image(
             raise DataError(f"{path} does not fit into memory: scale it down") from error
         except DataError:
             raise
-        # A damaged file fails wherever its decoder happens to notice.
+        # The decoder of a damaged file may raise anything.
         except Exception as error:
             reason = one_line(getattr(error, "strerror", None) or error)
             raise DataError(f"{path} cannot be read as an image: {reason}") from error
@@ -87,25 +87,25 @@ def read_image(
         raise DataError(f"{path}: {error}") from None
 
 
-def _opened(path: Path) -> HostArray:
+def _read_grey(path: Path) -> HostArray:
     """The grey levels of an image file, upright."""
     from PIL import ExifTags, Image, ImageOps
 
     refuse_special(path)
-    # Without `closing`, what could not be read would keep its memory until some later time.
+    # `closing` frees the memory of a file that could not be read.
     with closing(Image.open(path, formats=_FORMATS)) as image:
-        # libwebp holds two pictures of its own beside Pillow's two.
+        # libwebp holds two more copies of the picture.
         most = _MOST_PIXELS // 2 if image.format == "WEBP" else _MOST_PIXELS
         if math.prod(image.size) > most or max(image.size) > _LONGEST_SIDE:
             raise _too_large(path, f"{image.width} x {image.height} pixels")
         is_deep = any("16" in str(tile) for tile in image.tile)
         image.load()
         levels = _grey(image)
-        # Pillow has kept the upper 8 of 16 bits of a colour.
+        # Pillow has dropped the lower 8 of the 16 bits of a colour.
         if is_deep and not _has_many_bits(image) and levels.max() < 128:
             levels = levels * numpy.uint8(255 // (2 ** int(levels.max()).bit_length() - 1 or 1))
         grey = Image.fromarray(levels)
-        # A camera that was held upright says so in a tag instead of turning the pixels.
+        # Cameras store their orientation in a tag and do not rotate the pixels.
         tag = ExifTags.Base.Orientation
         grey.getexif()[tag] = image.getexif().get(tag, 1)
     return numpy.array(ImageOps.exif_transpose(grey))
@@ -118,38 +118,38 @@ def _too_large(path: Path, found: str) -> DataError:
 def prepare(
     image: Image, image_shape: tuple[int, int] = (28, 28), *, centred: bool = True
 ) -> HostArray:
-    """A drawing as MNIST would hold it: `image_shape` (height, width), uint8, light on dark.
+    """A drawing in the format of MNIST: `image_shape` (height, width), uint8, light on dark.
 
-    Transparency is laid over white, colour becomes grey, and a drawing that is darker than
-    its background (the median of the outermost pixels) is inverted. An image that is then of
-    `image_shape` already and stands as MNIST's do (see `is_centred`) is returned as it is, and so
-    is any of `image_shape` for a network whose own pictures do not stand so (`centred` is False).
-    Any other is taken for a drawing on a plain background: it is stretched to the full contrast,
-    cut to the drawing, scaled with its proportions until it fills 20/28 of the field's height or
-    width, and placed with its centre of mass on pixel `(height // 2, width // 2)`, counted
-    from 0, to the nearest pixel (as every image of MNIST is), or as near to it as leaves all
-    of the drawing within the field.
+    A transparent image is composed with white, colour becomes grey, and a drawing that is darker
+    than its background (the median of the outermost pixels) is inverted. An image of `image_shape`
+    that is centred as MNIST's are (see `is_centred`) is returned unchanged, and so is every image
+    of `image_shape` for a network trained on pictures that are not (`centred` is False). Any other
+    image is treated as a drawing on a plain background: its contrast is stretched, it is cropped
+    to the drawing, scaled with its proportions until it fills 20/28 of the height or width of the
+    field, and placed with its centre of mass on pixel `(height // 2, width // 2)`, counted from 0,
+    to the nearest pixel (as in MNIST), or as near to it as possible with all of the drawing inside
+    the field.
 
-    Raises `DataError` when there is nothing to see in the image.
+    Raises `DataError` for a blank image.
     """
     return _prepared(_grey(image), image_shape, centred)
 
 
 def is_centred(picture: HostArray) -> bool:
-    """Whether `picture` `(height, width)`, uint8, light on dark, stands in its field as MNIST's do.
+    """Whether `picture` `(height, width)`, uint8, light on dark, is centred as MNIST's are.
 
-    Its background is black, its drawing takes 16 to 20 pixels of 28 along its longer side (and as
-    much of a field of another size), and its centre of mass lies within a pixel of the middle one.
+    Its background is black, its drawing takes 16 to 20 pixels of 28 along its longer side (and the
+    same share of another field), and its centre of mass is within a pixel of the middle pixel.
     """
     if int(picture.max()) - int(picture.min()) < _FAINTEST or _background(picture) >= _FAINTEST:
         return False
-    rows, columns = _ink(picture)
+    rows, columns = _bounding_box(picture)
     shares = (
         (lines.stop - lines.start) / side
         for lines, side in zip((rows, columns), picture.shape, strict=True)
     )
     size = max(shares)
-    # Half a pixel more, for fields of which 20/28 is no whole number.
+    # Half a pixel of tolerance, for fields of which 20/28 is no whole number.
     if not size + 0.5 / min(picture.shape) >= _SMALLEST or size > _BOX + 0.5 / min(picture.shape):
         return False
     return all(
@@ -161,11 +161,11 @@ def _prepared(grey: HostArray, image_shape: tuple[int, int], centred: bool) -> H
     grey = _light_on_dark(grey)
     if grey.shape == tuple(image_shape) and (not centred or is_centred(grey)):
         return grey
-    return _centred(_scaled(_cut_out(grey), image_shape), image_shape)
+    return _centred(_scaled(_crop(grey), image_shape), image_shape)
 
 
 def _grey(image: Image) -> HostArray:
-    """One channel, uint8, over white where the image is transparent."""
+    """One channel, uint8; transparent parts are composed with white."""
     grey = numpy.empty((image.height, image.width), dtype=numpy.uint8)
     scaled = _scaling(image) if _has_many_bits(image) else None
     for top, strip in _strips(image):
@@ -175,19 +175,19 @@ def _grey(image: Image) -> HostArray:
 
 
 def _strips(image: Image) -> Iterator[tuple[int, Image]]:
-    """The image from top to bottom: a copy of all of it, of each kind, would take its room."""
+    """The image in strips from top to bottom, which take less memory than the whole."""
     rows = max(1, _PIXELS_AT_ONCE // image.width)
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 def _has_many_bits(image: Image) -> bool:
-    """Whether Pillow would cut off the levels above 255."""
+    """Whether Pillow would clip the levels above 255."""
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
 def _scaling(image: Image) -> Callable[[Image], HostArray]:
-    """What makes 0 to 255 of the levels of a strip of an image of many bits."""
+    """A function that scales the levels of a strip to 0..255, for an image of many bits."""
     levels = (numpy.asarray(strip) for _, strip in _strips(image))
     found = [(float(strip.min()), float(strip.max())) for strip in levels]
     low, high = min(low for low, _ in found), max(high for _, high in found)
@@ -210,8 +210,8 @@ def _grey_strip(image: Image) -> HostArray:
 
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        paper = pillow.new("RGBA", image.size, "white")
-        image = pillow.alpha_composite(paper, image)
+        white = pillow.new("RGBA", image.size, "white")
+        image = pillow.alpha_composite(white, image)
     return numpy.array(image.convert("L"))
 
 
@@ -230,18 +230,18 @@ def _background(grey: HostArray) -> float:
     return float(numpy.median(rim))
 
 
-def _cut_out(grey: HostArray) -> HostArray:
-    """The drawing's bounding box, float32, background 0 and lightest point 1."""
+def _crop(grey: HostArray) -> HostArray:
+    """The bounding box of the drawing, float32, background 0 and lightest point 1."""
     background = _background(grey)
     contrast = float(grey.max()) - background
-    cut = grey[_ink(grey)].astype(numpy.float32)
+    cut = grey[_bounding_box(grey)].astype(numpy.float32)
     cut -= background
     cut /= contrast
     return cut.clip(0, 1, out=cut)
 
 
-def _ink(grey: HostArray) -> tuple[slice, slice]:
-    """Rows and columns of the drawing's bounding box."""
+def _bounding_box(grey: HostArray) -> tuple[slice, slice]:
+    """The rows and columns of the bounding box of the drawing."""
     background = _background(grey)
     ink = grey > background + _INK * (float(grey.max()) - background)
     rows, columns = numpy.flatnonzero(ink.any(axis=1)), numpy.flatnonzero(ink.any(axis=0))
@@ -255,7 +255,7 @@ def _centre(drawing: HostArray, axis: int) -> float:
 
 
 def _scaled(drawing: HostArray, image_shape: tuple[int, int]) -> HostArray:
-    """The drawing at the size that it is to have, antialiased, lightest point 1 again."""
+    """The drawing at its final size, antialiased, lightest point 1 again."""
     from PIL import Image as pillow
 
     height, width = drawing.shape
@@ -263,13 +263,13 @@ def _scaled(drawing: HostArray, image_shape: tuple[int, int]) -> HostArray:
     size = max(1, round(width * scale)), max(1, round(height * scale))
     resized = pillow.fromarray(drawing).resize(size, pillow.Resampling.BICUBIC)
     scaled = numpy.array(resized).clip(0, 1)
-    # A thin line of a large image has become faint.
+    # Antialiasing makes the thin lines of a large image darker.
     scaled /= scaled.max()
     return scaled
 
 
 def _centred(drawing: HostArray, image_shape: tuple[int, int]) -> HostArray:
-    """The drawing in an empty field, its centre of mass on the field's middle pixel."""
+    """The drawing in an empty field, its centre of mass on the middle pixel."""
     field = numpy.zeros(image_shape, dtype=numpy.uint8)
     place = []
     for axis, length in enumerate(drawing.shape):

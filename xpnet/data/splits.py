@@ -1,4 +1,4 @@
-"""Training, validation and test parts: exact sizes, every class its share, one seed one split."""
+"""Stratified training, validation and test parts of exact sizes, determined by a seed."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ def split(
     seed: int,
     in_place: bool = False,
 ) -> Splits:
-    """Divide `source` by class (stratified), the same way for the same seed.
+    """Divide `source` into parts, stratified by class, the same way for the same seed.
 
-    `test`: None keeps the test part that the source came with; where it came with none, a
-    fifth of the data is drawn. A number pools all of the source's samples and draws the test
-    part from them. `validation`: drawn from what the test part leaves: None as many as the
-    test part has, 0 none at all. Either number is a count, or a fraction of what it is drawn
-    from when it lies between 0 and 1 (rounded to the nearest count, at least 1).
+    `test`: None keeps the test part of the source, or draws a fifth of the data if it has none.
+    A number pools all samples of the source and draws the test part from them. `validation`: is
+    drawn from the other samples: None draws as many as the test part has, 0 none. A number
+    between 0 and 1 is a fraction of the samples to draw from (rounded to the nearest count, at
+    least 1), any other a count.
 
     Sizes are exact; each class has its proportional share to within one sample (largest
-    remainder, a tie goes to the lower label). Every part keeps the order of the files, the
-    source's test samples standing after its training samples where the two were pooled;
-    shuffling is the batches' task. Unlabelled data is drawn from as one class.
+    remainder; for equal remainders the lower label). Every part keeps the order of the files;
+    where training and test samples were pooled, the training samples come first. The samples are
+    not shuffled: batches are. Unlabelled data counts as one class.
 
-    `in_place`: the parts may take the memory of the source, whose training samples then stand
-    in another order, instead of as much again. Mapped samples stay in their file in any case.
+    `in_place`: the parts may use the memory of the source, which reorders its training samples,
+    instead of copies. Mapped samples stay in their file in any case.
 
     Raises `ConfigError`, naming the argument and its value, when `seed` is no whole number of 64
-    bits, or when a number is negative, is neither a count nor a fraction, exceeds what there is,
-    leaves no training sample, or when `test` is 0 or would pool samples of two mapped files.
+    bits, or when a number is negative, is neither a count nor a fraction, exceeds the number of
+    samples, leaves no training sample, or when `test` is 0 or would pool two mapped files.
     """
     seed = seed_of("seed", seed)
     test, validation = _number("test", test), _number("validation", validation)
@@ -54,9 +54,7 @@ def split(
         pool = source.train if source.test is None or test is None else _pooled(source, test)
         wanted = max(1, round(len(pool) / 5)) if test is None else _count("test", test, len(pool))
         if wanted == 0:
-            raise ConfigError(
-                f"test={test}: there has to be a test part, give a fraction or a count"
-            )
+            raise ConfigError(f"test={test}: there must be a test part, give a fraction or a count")
         said = "test=None (a fifth)" if test is None else f"test={test}"
         own = in_place or pool is not source.train
         tested, rest = _divide(pool, wanted, said, seed, counter=0, in_place=own)
@@ -72,7 +70,7 @@ def split(
 
 
 def _number(name: str, value: Any) -> float | int | None:
-    """`value` as a number of Python's: whole numbers are counts, others may be fractions."""
+    """`value` as a Python number: whole numbers are counts, others may be fractions."""
     if value is None:
         return None
     number = operator.index(value) if is_whole(value) else as_float(value)
@@ -105,7 +103,7 @@ def _divide(
         raise ConfigError(f"{said}: takes all {len(data)} samples and leaves none for training")
     labels = numpy.zeros(len(data), numpy.int64) if data.labels is None else data.labels
     sizes = numpy.bincount(labels)
-    # In whole numbers, so that no rounding error can decide who gets a remainder.
+    # In integer arithmetic, so that rounding errors do not decide on the remainders.
     shares, remainders = numpy.divmod(sizes * count, len(data))
     short = count - int(shares.sum())
     shares[numpy.argsort(-remainders, kind="stable")[:short]] += 1
@@ -124,13 +122,13 @@ def _divide(
 
 
 def _cut(data: Dataset, many: HostArray, few: HostArray) -> tuple[Dataset, Dataset]:
-    """The samples at `many` and at `few`, both ascending, as two stretches of the same memory."""
+    """The samples at `many` and at `few`, both ascending, as two parts of the same memory."""
     assert isinstance(data.x, numpy.ndarray)
     for array in [data.x] if data.labels is None else [data.x, data.labels]:
         moved = array[few]
         for start in range(0, len(many), _ROWS_AT_ONCE):
             rows = many[start : start + _ROWS_AT_ONCE]
-            # None of them stands before its new place, so that none is lost.
+            # Rows only move towards the front, so that none is overwritten before it moves.
             array[start : start + len(rows)] = array[rows]
         array[len(many) :] = moved
     parts = []

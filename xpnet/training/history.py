@@ -16,8 +16,6 @@ from xpnet.utils import notebook
 from xpnet.utils.arguments import instance
 from xpnet.utils.arguments import path as checked_path
 
-_MOST_CHARACTERS = 2**25
-
 _MOST_ROWS = 10
 
 
@@ -131,24 +129,22 @@ class History:
         names = [item.name for item in fields(Record)]
         try:
             with reading(path), path.open(encoding="utf-8", newline="") as file:
-                text = file.read(_MOST_CHARACTERS + 1)
-            if len(text) > _MOST_CHARACTERS:
-                raise DataError(f"{path} has more than {_MOST_CHARACTERS} characters")
-            lines = csv.reader(io.StringIO(text, newline=""), strict=True)
-            if (found := next(lines, [])) != names:
-                raise DataError(
-                    f"{path} begins with {short_repr(','.join(found))}, a history with "
-                    f"{','.join(names)}"
-                )
-            return cls([_record(path, lines.line_num, cells) for cells in lines])
+                lines = csv.reader(file, strict=True)
+                if (found := next(lines, [])) != names:
+                    raise DataError(
+                        f"{path} begins with {short_repr(','.join(found))}, a history with "
+                        f"{','.join(names)}"
+                    )
+                return cls([_record(f"{path}: line {lines.line_num}", cells) for cells in lines])
         except UnicodeDecodeError:
             raise DataError(f"{path} is no text in UTF-8, so no history") from None
         except csv.Error as error:
             raise DataError(f"{path} is not valid CSV ({one_line(error)})") from None
 
 
-def _record(path: Path, line: int, cells: list[str]) -> Record:
-    where, types = f"{path}: line {line}", fields(Record)
+def _record(where: str, cells: list[str]) -> Record:
+    """One line of the file; `where` names it for messages."""
+    types = fields(Record)
     if len(cells) != len(types):
         raise DataError(f"{where} has {len(cells)} values, expected {len(types)}")
     values: dict[str, Any] = {}
@@ -157,10 +153,8 @@ def _record(path: Path, line: int, cells: list[str]) -> Record:
         if cell == "" and kind.endswith("None"):
             values[item.name] = None
             continue
-        # Python would take long for a number of many digits, or refuse it.
-        if len(cell) < 40 and cell.isascii():
-            with contextlib.suppress(ValueError):
-                value = int(cell) if kind == "int" else float(cell)
+        with contextlib.suppress(ValueError):
+            value = int(cell) if kind == "int" else float(cell)
         if not 0 <= value < (2**53 + 1 if kind == "int" else math.inf):
             raise DataError(f"{where}: {item.name} is {short_repr(cell)}, expected a number")
         values[item.name] = value
