@@ -1,4 +1,4 @@
-"""`python -m xpnet`: which commands there are, and a way to each: `python -m xpnet train`."""
+"""`python -m xpnet`: lists the commands, or runs one of them: `python -m xpnet train`."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from xpnet.errors import ConfigError, short_repr
 COMMANDS = {
     "train": "train a classifier, test it, and write its report",
     "predict": "print the likeliest classes of pictures or samples",
-    "compare": "put runs side by side, as a table and as curves",
-    "tune": "search for the settings that validate best",
+    "compare": "compare runs in a table and in curves",
+    "tune": "search for the settings with the best validation",
     "export": "write a network as a web page to draw on, or as an ONNX file",
 }
-"""The commands, and what each is for."""
+"""The commands and their descriptions."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """List the commands, or run the one that is named; returns its exit code."""
+    """List the commands, or run the named one; returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in COMMANDS:
         module = "tune.__main__" if words[0] == "tune" else words[0]
         code: int = importlib.import_module(f"xpnet.{module}").main(words[1:])
         return code
-    return console.run(lambda: _listed(words))
+    return console.run(lambda: _list_commands(words))
 
 
-def _listed(words: Sequence[str]) -> int:
+def _list_commands(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         console.say("usage: python -m xpnet.COMMAND [--help]", "")
         wide = max(map(len, COMMANDS)) + len("python -m xpnet.")
@@ -46,8 +46,7 @@ def _listed(words: Sequence[str]) -> int:
     hint = f" (did you mean {near[0]}?)" if near else ""
     raise ConfigError(
         f"{short_repr(words[0])} is no command{hint}: there are {', '.join(COMMANDS)}; see "
-        "python -m "
-        f"xpnet --help"
+        f"python -m xpnet --help"
     )
 
 

@@ -1,8 +1,8 @@
-"""Every setting of a training run, declared once: CLI flags, TOML keys and checks follow.
+"""Every setting of a training run, declared once for flags, TOML keys and checks.
 
-pydantic turns the declaration below into validation with messages; `xpnet.cli.options` makes
-command-line flags of it. What a TOML file or Python gives has to be of the type that is declared:
-`true`, `"5"` and `20.0` are no whole numbers. A flag is text, and becomes the type.
+pydantic validates settings by the declaration below; `xpnet.cli.options` makes command-line flags
+of it. Values from a TOML file or Python must be of the declared type: `true`, `"5"` and `20.0` are
+no whole numbers. Flags are text, which is converted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from xpnet.errors import ConfigError, short_repr, truncate
 from xpnet.utils.intervals import parse_checkpoint_every, parse_log_every
-from xpnet.utils.toml import TOO_LARGE, read_toml, toml_value
+from xpnet.utils.toml import INTEGER_LIMIT, read_toml, toml_value
 
 Activation = Literal["relu", "leaky_relu", "sigmoid", "tanh", "gelu"]
 InitializerName = Literal[
@@ -38,9 +38,9 @@ AUGMENTATIONS = (
     "augment_shear",
     "augment_elastic",
 )
-"""The kinds of augmentation: the settings that are its strengths."""
+"""The settings that are strengths of augmentation."""
 
-_MOST_FAULTS = 8
+_MOST_ERRORS = 8
 _ONLY_WITH = {
     "initializer_bound": ("initializer", ("uniform",)),
     "step_every": ("schedule", ("step",)),
@@ -55,7 +55,7 @@ _ONLY_WITH = {
 
 
 class TrainConfig(BaseModel):
-    """All settings of a training run of a classifier; the defaults train on embedded digits."""
+    """All settings of a training run of a classifier; the demessages train on the digits."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -70,20 +70,20 @@ class TrainConfig(BaseModel):
     files, a .csv, .csv.gz, .csv.zip, .npz or .npy file"""
     target: str | None = None
     """the column of a CSV file that holds the classes: its name, or without a header first, last
-    or its number (default: the column called label, or the first without a header)"""
+    or its number (default: the column named label, or the first without a header)"""
     normalise: Literal["unit", "standard"] = "unit"
-    """the scaling of the values: unit (pixels / 255, other numbers as they are) or standard
-    (zero mean and unit deviation over the training part; of a table for each feature)"""
+    """the scaling of the values: unit (pixels / 255, other numbers unchanged) or standard (mean 0
+    and standard deviation 1 over the training part; for each feature of a table)"""
     validation: float | None = Field(None, ge=0)
-    """the part kept for validation, as a fraction or a number of samples; 0 for none (default:
-    as many samples as the test part has)"""
+    """the size of the validation part, a fraction or a number of samples; 0 for none (default:
+    that of the test part)"""
     test: float | None = Field(None, gt=0)
-    """the part kept for the test, as a fraction or a number of samples, drawn from all samples
-    of the data (default: the data's own test part, else a fifth)"""
-    split_seed: int | None = Field(None, ge=0, lt=TOO_LARGE)
-    """the seed by which samples are divided into training, validation and test part; runs that
-    share it are tested on the same samples (default: that of the run whose model is the initial
-    one, else the seed)"""
+    """the size of the test part, a fraction or a number of samples, drawn from all samples of the
+    data (default: the data's own test part, else a fifth)"""
+    split_seed: int | None = Field(None, ge=0, lt=INTEGER_LIMIT)
+    """the seed of the division into training, validation and test part; runs with the same split
+    seed are tested on the same samples (default: that of the run of the initial model, else the
+    seed)"""
 
     hidden: tuple[int, ...] = (512, 256)
     """units of each hidden layer, separated by commas or spaces"""
@@ -100,24 +100,24 @@ class TrainConfig(BaseModel):
     initializer_bound: float = Field(0.5, gt=0, lt=1e38)
     """the bound a of the initializer uniform, which draws from -a to a"""
     initial_model: str | None = None
-    """a model to begin with instead of drawn weights: a .safetensors file, or a run folder for
+    """a model to start from instead of random weights: a .safetensors file, or a run folder for
     its model.safetensors; the layers are those of the model (default: none)"""
     initial_model_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
-    """the SHA-256 that the file of the initial model must have; config.toml records it (default:
+    """the expected SHA-256 of the file of the initial model, which config.toml records (default:
     not checked)"""
 
     dropout: float = Field(0.4, ge=0, lt=1)
-    """the probability with which training drops a hidden unit"""
+    """the probability of dropping a hidden unit in training"""
     noise: float = Field(0.0, ge=0, lt=1e38)
-    """the standard deviation of the Gaussian noise that training adds to the input and before
-    each activation"""
+    """the standard deviation of the Gaussian noise added to the input and before each activation
+    in training"""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """the share of each training label that is spread over all classes"""
+    """the share of each training label that is distributed over all classes"""
     l2: float = Field(0.0, ge=0)
     """the factor lambda of the penalty lambda/2N sum W^2 in the loss, for N training samples"""
     weight_decay: float | None = Field(None, ge=0)
-    """the decoupled decay of the weights in each update, times the learning rate (default: 0.01
-    for adamw, 0 for the other optimizers)"""
+    """the decoupled weight decay, multiplied by the learning rate (default: 0.01 for adamw, 0 for
+    the other optimizers)"""
 
     augment_shift: float = Field(0.0, ge=0)
     """the largest shift of a training picture, in pixels"""
@@ -132,24 +132,24 @@ class TrainConfig(BaseModel):
     augment_elastic_sigma: float = Field(4.0, gt=0)
     """the smoothing of the elastic distortion, in pixels"""
     augment_probability: float = Field(1.0, ge=0, le=1)
-    """the probability with which a training picture is changed at all, each time it is seen"""
+    """the probability that a training picture is changed, each time it is used"""
 
     optimizer: Literal["sgd", "rmsprop", "adam", "adamw"] = "adam"
     """the optimizer"""
     learning_rate: float = Field(2e-3, ge=0)
     """the highest learning rate of the schedule"""
     schedule: Literal["constant", "step", "cosine", "one_cycle"] = "cosine"
-    """the course of the learning rate over the run"""
+    """the learning rate schedule over the run"""
     warm_up: float = Field(0.05, ge=0, lt=1)
-    """the share of all updates over which the learning rate first rises (one_cycle has its own)"""
-    step_every: int = Field(10, ge=1, lt=TOO_LARGE)
+    """the share of all updates in which the learning rate rises at first (one_cycle has its own)"""
+    step_every: int = Field(10, ge=1, lt=INTEGER_LIMIT)
     """the number of epochs between two drops of the schedule step"""
     step_factor: float = Field(0.1, gt=0, le=1)
     """the factor of each drop of the schedule step"""
     momentum: float = Field(0.0, ge=0, lt=1)
     """the momentum of sgd and rmsprop"""
     nesterov: bool = False
-    """Nesterov's form of the momentum of sgd"""
+    """Nesterov momentum for sgd"""
     beta1: float = Field(0.9, ge=0, lt=1)
     """the decay of the first moment of adam and adamw"""
     beta2: float = Field(0.999, ge=0, lt=1)
@@ -157,46 +157,46 @@ class TrainConfig(BaseModel):
     decay_rate: float = Field(0.99, ge=0, lt=1)
     """the decay of the mean squared gradient of rmsprop"""
     epsilon: float = Field(1e-8, ge=0)
-    """the small number by which adam, adamw and rmsprop keep their division finite"""
+    """the small number that adam, adamw and rmsprop add to the divisor"""
     clip_norm: float | None = Field(None, gt=0)
-    """the largest norm of the gradient of all parameters together; a longer one is shortened
+    """the largest norm of the gradient of all parameters; a larger gradient is scaled down
     (default: no limit)"""
-    epochs: int = Field(20, ge=1, lt=TOO_LARGE)
+    epochs: int = Field(20, ge=1, lt=INTEGER_LIMIT)
     """the number of passes over the training part"""
     batch_size: int | Literal["full"] = 64
     """the number of samples per update, or full for the whole training part"""
-    patience: int | None = Field(None, ge=1, lt=TOO_LARGE)
-    """the number of records without a lower validation loss after which training stops; then the
-    weights of the lowest validation loss are kept, else those of the last epoch (default: no
-    early stop)"""
+    patience: int | None = Field(None, ge=1, lt=INTEGER_LIMIT)
+    """the number of records without a lower validation loss after which training stops early; the
+    weights of the lowest validation loss are then kept, else those of the last epoch (default: no
+    early stopping)"""
 
     run: Path | None = None
-    """the folder to make for the results (default: runs/DATASET-001, then -002 and so on)"""
-    seed: int = Field(0, ge=0, lt=TOO_LARGE)
+    """the folder to create for the results (default: runs/DATASET-001, then -002 and so on)"""
+    seed: int = Field(0, ge=0, lt=INTEGER_LIMIT)
     """the seed of the weights, of the order of samples, of dropout and other noise, and of the
     split"""
     log_every: str = "1 epoch"
     """the interval between two records, in epochs or iterations: '10 epochs', '500 iterations'"""
     train_metrics: Literal["running", "evaluated"] = "running"
-    """the way training loss and accuracy are measured: running (means over the batches of
-    the epoch) or evaluated (anew at each record)"""
+    """how training loss and accuracy are measured: running (means over the batches of the epoch)
+    or evaluated (over the training part at each record)"""
     checkpoint_every: str = "60 seconds"
     """the interval between two checkpoints in the run folder: '2 epochs', '30 seconds'"""
     resume: Path | None = None
-    """the folder of a run that ended early, to go on with: its config.toml has the settings
-    (default: a new run)"""
+    """the folder of an unfinished run to resume, with the settings in its config.toml (default: a
+    new run)"""
     device: str = "cpu"
     """the device that computes: cpu, cuda, cuda:N or auto"""
     dtype: Literal["float32", "float64"] = "float32"
-    """the type of all parameters and of the arithmetic"""
+    """the dtype of all parameters and of the computation"""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    """the precision of products of two float32 matrices on a GPU; the weights stay float32"""
-    threads: int | None = Field(None, ge=1, lt=TOO_LARGE)
-    """the number of threads of the BLAS (default: the BLAS's own choice)"""
+    """the precision of float32 matrix products on a GPU; the weights stay float32"""
+    threads: int | None = Field(None, ge=1, lt=INTEGER_LIMIT)
+    """the number of BLAS threads (default: that of the BLAS)"""
 
     @field_validator("dataset", "initial_model", mode="before")
     @classmethod
-    def _can_be_recorded(cls, value: Any) -> Any:
+    def _check_utf8(cls, value: Any) -> Any:
         _require_no_nul(value)
         try:
             str(value).encode()
@@ -209,7 +209,7 @@ class TrainConfig(BaseModel):
 
     @field_validator("run", "resume", mode="before")
     @classmethod
-    def _a_path(cls, value: Any) -> Any:
+    def _to_path(cls, value: Any) -> Any:
         if value is not None and not isinstance(value, str | Path):
             raise ValueError(f"input should be a path, found {short_repr(value)}")
         _require_no_nul(value)
@@ -217,7 +217,7 @@ class TrainConfig(BaseModel):
 
     @field_validator("hidden", "activation", mode="before")
     @classmethod
-    def _one_is_a_list(cls, value: Any) -> Any:
+    def _to_tuple(cls, value: Any) -> Any:
         if isinstance(value, str):
             parts = re.split(r"\s*,\s*|\s+", value.strip())
             if len(parts) > 1 and "" in parts:
@@ -229,17 +229,17 @@ class TrainConfig(BaseModel):
 
     @field_validator("target", mode="before")
     @classmethod
-    def _number_means_column(cls, value: Any) -> Any:
+    def _column_number_to_text(cls, value: Any) -> Any:
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     @field_validator("log_every", "checkpoint_every", mode="before")
     @classmethod
-    def _number_means_epochs(cls, value: Any) -> Any:
+    def _epochs_to_text(cls, value: Any) -> Any:
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     @field_validator("log_every")
     @classmethod
-    def _log_every(cls, value: str) -> str:
+    def _check_log_every(cls, value: str) -> str:
         try:
             parse_log_every(value)
         except ConfigError as error:
@@ -248,7 +248,7 @@ class TrainConfig(BaseModel):
 
     @field_validator("checkpoint_every")
     @classmethod
-    def _checkpoint_every(cls, value: str) -> str:
+    def _check_checkpoint_every(cls, value: str) -> str:
         try:
             parse_checkpoint_every(value)
         except ConfigError as error:
@@ -256,8 +256,8 @@ class TrainConfig(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _together(self) -> TrainConfig:
-        if not all(0 < width < TOO_LARGE for width in self.hidden):
+    def _check_together(self) -> TrainConfig:
+        if not all(0 < width < INTEGER_LIMIT for width in self.hidden):
             found = short_repr(list(self.hidden))
             raise ValueError(f"hidden: every width must be above 0 and below 2**63, found {found}")
         if len(self.activation) not in (1, len(self.hidden)):
@@ -265,13 +265,13 @@ class TrainConfig(BaseModel):
                 f"activation: give one, or one for each of the {len(self.hidden)} hidden "
                 f"layers, found {len(self.activation)}"
             )
-        if isinstance(self.batch_size, int) and not 0 < self.batch_size < TOO_LARGE:
+        if isinstance(self.batch_size, int) and not 0 < self.batch_size < INTEGER_LIMIT:
             found = short_repr(self.batch_size)
             raise ValueError(f"batch_size: must be above 0 and below 2**63, or full, found {found}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov: needs a momentum above 0, found momentum 0")
         if self.resume is not None and self.run is not None:
-            raise ValueError("resume: the run goes on in its own folder: leave run out")
+            raise ValueError("resume: the run is resumed in its own folder: leave run out")
         if self.precision != "float32" and self.device == "cpu":
             raise ValueError(
                 f"precision: {self.precision} needs an NVIDIA GPU, found device cpu: use --device "
@@ -320,11 +320,11 @@ class TrainConfig(BaseModel):
 
     @property
     def seed_of_split(self) -> int:
-        """The seed by which samples are divided into parts."""
+        """The seed of the division of the samples into parts."""
         return self.seed if self.split_seed is None else self.split_seed
 
     def to_toml(self) -> str:
-        """The settings as a TOML file, without those of folders; what is not set is left out."""
+        """The settings as a TOML file, without `run`, `resume` and settings that are None."""
         lines = [
             f"{name} = {toml_value(value)}"
             for name, value in self.model_dump(exclude={"run", "resume"}).items()
@@ -335,30 +335,33 @@ class TrainConfig(BaseModel):
 
 def _require_no_nul(name: object) -> None:
     if "\0" in str(name):
-        raise ValueError(f"no file can have such a name, found {short_repr(str(name))}")
+        raise ValueError(f"a file name cannot hold a NUL character, found {short_repr(str(name))}")
 
 
-def settings_of(run: Path) -> dict[str, Any]:
+def read_settings(run: Path) -> dict[str, Any]:
     """The settings in the `config.toml` of a run folder. Raises `ConfigError`."""
     try:
         return read_toml(run / "config.toml")
     except ConfigError as error:
-        raise ConfigError(f"resume: {run} is no run that could go on: {error}") from None
+        raise ConfigError(f"resume: {run} is no run that can be resumed: {error}") from None
 
 
-def make(values: dict[str, Any], source: str = "", *, from_text: bool = False) -> TrainConfig:
-    """A checked `TrainConfig`. Raises `ConfigError`: one line, all that is wrong in it.
+def make_config(
+    values: dict[str, Any], source: str = "", *, from_text: bool = False
+) -> TrainConfig:
+    """A checked `TrainConfig`. Raises `ConfigError` with all errors in one line.
 
-    `from_text`: a value may also be the text of a flag.
+    `source`: the beginning of the message, such as the file. `from_text`: values may also be the
+    text of a flag.
     """
     try:
         return TrainConfig.model_validate(values, strict=not from_text)
     except ValidationError as error:
-        raise ConfigError(source + explain(error)) from None
+        raise ConfigError(source + explain_errors(error)) from None
 
 
-def explain(error: ValidationError) -> str:
-    """Pydantic's findings as one line: which setting, what is wrong, what was found."""
+def explain_errors(error: ValidationError) -> str:
+    """The errors of pydantic in one line: the setting, what is wrong, what was found."""
     parts: dict[str, list[str]] = {}
     unknown: list[str] = []
     for finding in error.errors():
@@ -372,12 +375,12 @@ def explain(error: ValidationError) -> str:
         if where and "found" not in message:
             message = f"{message[:1].lower()}{message[1:]}, found {short_repr(finding['input'])}"
         parts.setdefault(where, []).append(message)
-    # A union (a number or 'full') reports each of its kinds, a list each of its values.
+    # A union (a number or 'full') reports each of its types, a list each of its values.
     texts = {where: truncate("; or ".join(found), 300) for where, found in parts.items()}
-    faults = [f"{where}: {text}" if where else text for where, text in texts.items()]
+    messages = [f"{where}: {text}" if where else text for where, text in texts.items()]
     if unknown:
         names = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
         verb = "is no setting" if len(unknown) == 1 else "are no settings"
-        faults.append(f"{names}: {verb}; there are {', '.join(TrainConfig.model_fields)}")
-    more = [f"and {len(faults) - _MOST_FAULTS} more"] if len(faults) > _MOST_FAULTS else []
-    return "; ".join(faults[:_MOST_FAULTS] + more)
+        messages.append(f"{names}: {verb}; there are {', '.join(TrainConfig.model_fields)}")
+    more = [f"and {len(messages) - _MOST_ERRORS} more"] if len(messages) > _MOST_ERRORS else []
+    return "; ".join(messages[:_MOST_ERRORS] + more)

@@ -1,7 +1,7 @@
-"""Every error that xpnet raises on purpose.
+"""Every error that xpnet raises on purpose, and text for messages.
 
-Each message is one line that names what was given, what was found and what to do.
-The commands print that line and leave with `exit_code`; a library user catches `XpnetError`.
+Each message is one line that names the argument, file or field, what was found and what to do.
+The commands print that line and exit with `exit_code`; users of the library catch `XpnetError`.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ class XpnetError(Exception):
 
 
 class BackendUnavailable(XpnetError):
-    """The device that was asked for cannot be used on this machine."""
+    """The requested device cannot be used on this machine."""
 
 
 class OutOfDeviceMemory(XpnetError, MemoryError):
-    """What is to be computed does not fit into the memory of the GPU."""
+    """The computation does not fit into the memory of the GPU."""
 
 
 class DeviceMismatch(XpnetError):
-    """Arrays of two backends met in one operation."""
+    """One operation was given arrays of two backends."""
 
 
 class ShapeError(XpnetError, ValueError):
-    """An array or a layer does not fit the one beside it."""
+    """The shapes of arrays or layers do not match."""
 
 
 class DataError(XpnetError, ValueError):
-    """A file of data is missing, damaged or not what it should be."""
+    """Data, or a file of data, is missing, damaged or invalid."""
 
 
 class ConfigError(XpnetError, ValueError):
@@ -41,20 +41,20 @@ class ConfigError(XpnetError, ValueError):
 
 
 class CheckpointError(XpnetError, ValueError):
-    """A saved model cannot be read back, or cannot be written."""
+    """A saved model or another file cannot be read, or cannot be written."""
 
 
 class DivergenceError(XpnetError, ArithmeticError):
-    """Training left the finite numbers."""
+    """Training diverged: a value is not finite."""
 
     exit_code = 3
 
 
 def short_repr(value: object, longest: int = 60) -> str:
-    """What was found, for a message: `repr(value)` in one line, cut to `longest` characters."""
+    """`repr(value)` for a message: one line of at most `longest` characters."""
     try:
         text = repr(value)
-    # Python writes no number of thousands of digits, and follows brackets only so deep.
+    # For integers of thousands of digits, and for deeply nested lists.
     except (ValueError, RecursionError):
         text = f"a very large {type(value).__name__}"
     return truncate(" ".join(text.split()) if "\n" in text else text, longest)
@@ -66,7 +66,7 @@ def join_names(names: Iterable[str]) -> str:
 
 
 def one_line(found: object, longest: int = 200) -> str:
-    """What a file holds, or a library says of it, for a message: a short line of plain text."""
+    """Text of a file, or an error of a library, for a message: its first line, printable."""
     text = str(found).strip()
     if not text and isinstance(found, Exception):
         text = type(found).__name__
@@ -75,29 +75,29 @@ def one_line(found: object, longest: int = 200) -> str:
 
 
 def truncate(text: str, longest: int) -> str:
-    """`text`, or the beginning of it that has `longest` characters with its dots."""
+    """`text`, or its beginning and dots, `longest` characters in all."""
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def deprecated(old: str, new: str) -> None:
-    """Warn that `old`, called two frames above, has another name now."""
+    """Warn that `old`, called two frames above, has a new name."""
     warnings.warn(f"{old} is deprecated: use {new}", DeprecationWarning, stacklevel=3)
 
 
-def plain(text: object) -> str:
-    """One line that any terminal may be given: what is not printable becomes an escape.
+def printable(text: object) -> str:
+    """`text` as one line that is safe for a terminal: other characters become escapes.
 
-    A name from a file or of a file may hold a line break, a sequence that moves the cursor or
-    changes colours, or bytes that are no text.
+    The name of a file, and names in a file, may contain line breaks, control sequences of the
+    terminal, or bytes that are no text.
     """
-    shown = str(text)
-    if shown.isprintable():
-        return shown
-    return "".join(c if c.isprintable() else _escape(c) for c in shown)
+    line = str(text)
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else _escape(c) for c in line)
 
 
 def _escape(character: str) -> str:
-    # Python's way to have a byte of a name that is not UTF-8.
+    # Python represents bytes of a file name that are not UTF-8 so.
     if "\udc80" <= character <= "\udcff":
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")

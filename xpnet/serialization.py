@@ -1,9 +1,9 @@
-"""One file format: safetensors, which holds numbers and can run no code.
+"""Saving and loading networks as safetensors files, which hold numbers and run no code.
 
-`model.safetensors` holds a network's parameters and running statistics under PyTorch's names
-and shapes. All else (architecture, normalisation, class names) is one JSON string with sorted
-keys under the one metadata key `xpnet`: the file's bytes are a function of the network alone.
-A checkpoint is such a file with more in it, under `training`: see `xpnet.training.checkpoints`.
+`model.safetensors` holds the parameters and running statistics of a network under PyTorch's names
+and shapes. Everything else (architecture, normalisation, class names) is one JSON string with
+sorted keys under the metadata key `xpnet`, so that equal networks give equal files. A checkpoint
+is such a file with further entries under `training`: see `xpnet.training.checkpoints`.
 """
 
 from __future__ import annotations
@@ -19,24 +19,23 @@ from xpnet.errors import CheckpointError, ConfigError, XpnetError, one_line, sho
 from xpnet.layers.base import Layer
 from xpnet.network import Sequential
 from xpnet.network.architecture import require_classes
-from xpnet.utils.arguments import path as as_path
-from xpnet.utils.arguments import seed_of
-from xpnet.utils.introspection import as_plain
+from xpnet.utils.arguments import as_path, seed_of
+from xpnet.utils.introspection import as_json
 
 TRAINING = "training"
-"""What a checkpoint holds beside the network: a key of its description, a prefix of names."""
+"""The key of the description, and the prefix of tensors, for the state of a training."""
 
 _KEY = "xpnet"
 _FORMAT = 1
 
 
 def save(network: Sequential, path: str | Path) -> None:
-    """Write `network` to `path`: whole, or not at all.
+    """Write `network` to `path` atomically: the complete file, or none.
 
-    With it go `network.metadata` (plain JSON values), the seed, which layers are frozen, and what
-    the network predicts. Layers of your own are written by their `get_config()`; `load()` then
-    has to be given their classes. Raises `ConfigError` for a layer or metadata that no file can
-    hold, and `CheckpointError` where the file cannot be written.
+    The file also holds `network.metadata` (JSON values), the seed, which layers are frozen, and
+    what the network predicts. Your own layers are written by their `get_config()`; `load()` then
+    needs their classes. Raises `ConfigError` for a layer or metadata that no file can hold, and
+    `CheckpointError` where the file cannot be written.
     """
     if not isinstance(network, Sequential):
         raise ConfigError(f"save() takes a Sequential first, found {short_repr(network)}")
@@ -46,14 +45,14 @@ def save(network: Sequential, path: str | Path) -> None:
 
 
 def describe(network: Sequential) -> dict[str, Any]:
-    """What a file says of `network` beside its numbers."""
+    """The description of `network` in a file, which is everything but its tensors."""
     if not isinstance(network.metadata, dict):
         raise ConfigError(f"metadata of a network is a dict, found {short_repr(network.metadata)}")
     about = {
         "format": _FORMAT,
         "architecture": network.architecture(),
         "dtype": str(network.dtype),
-        "metadata": as_plain("metadata", network.metadata),
+        "metadata": as_json("metadata", network.metadata),
         "seed": network.seed,
     }
     if network.prediction is None:
@@ -64,28 +63,28 @@ def describe(network: Sequential) -> dict[str, Any]:
 
 
 def write(path: str | Path, tensors: Mapping[str, HostArray], about: dict[str, Any]) -> None:
-    """A file of `tensors` and of what is said about them: whole, or not at all."""
+    """Write `tensors` and their description to a file, atomically."""
     text = json.dumps(about, sort_keys=True, ensure_ascii=False)
     write_atomically(Path(path), _pieces(tensors, text))
 
 
 def _pieces(tensors: Mapping[str, HostArray], text: str) -> Iterator[bytes]:
-    """A file in safetensors' format, one tensor after the other.
+    """A file in the safetensors format, one tensor after the other.
 
-    safetensors' own `save` holds four copies of all of them at a time. A file is the length of
-    the header, the header, which tells of each tensor what it is and where, and the values: see
+    safetensors' own `save` holds four copies of all tensors in memory. A file is the length of the
+    header, the header with the dtype, shape and position of each tensor, and the values: see
     https://github.com/huggingface/safetensors#format
     """
     header: dict[str, Any] = {"__metadata__": {_KEY: text}}
-    # As safetensors sorts them, so that each lies at a multiple of its size.
+    # In the order of safetensors, which aligns each tensor to its item size.
     names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     end = 0
     for name in names:
         array = tensors[name]
         begin, end = end, end + array.nbytes
         kind = f"{array.dtype.kind.upper()}{8 * array.dtype.itemsize}"
-        place = {"data_offsets": [begin, end]}
-        header[name] = {"dtype": kind, "shape": list(array.shape)} | place
+        position = {"data_offsets": [begin, end]}
+        header[name] = {"dtype": kind, "shape": list(array.shape)} | position
     raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     raw += b" " * (-len(raw) % 8)
     yield len(raw).to_bytes(8, "little") + raw
@@ -99,14 +98,14 @@ def load(
     device: str | Backend = "cpu",
     custom_objects: Mapping[str, type[Layer]] | None = None,
 ) -> Sequential:
-    """The network saved at `path`, on `device`, giving bit-identical predictions.
+    """The network saved at `path`, on `device`, with bit-identical predictions.
 
-    `custom_objects`: the classes of layers that are not xpnet's own, by their names:
-    `load("model.safetensors", custom_objects={"Scale": Scale})`. Each is called with what its
-    `get_config()` gave. Nothing else in the file can run code.
+    `custom_objects`: the classes of layers that are not xpnet's, by name:
+    `load("model.safetensors", custom_objects={"Scale": Scale})`. Each is called with the result
+    of its `get_config()`. Nothing else in the file can run code.
 
-    Raises `CheckpointError` for a file that is missing, damaged, not xpnet's, or has a layer
-    whose class is not given.
+    Raises `CheckpointError` for a file that is missing, damaged, not written by xpnet, or has a
+    layer whose class is not given.
     """
     path, backend = as_path("path", path), Backend(device) if isinstance(device, str) else device
     require_classes(custom_objects)
@@ -137,7 +136,7 @@ def load(
 
 
 def _seed(about: dict[str, Any]) -> int:
-    """Files of version 0.1 hold no seed."""
+    """The seed of the network; files of version 0.1 have none."""
     seed = about.get("seed", 0)
     try:
         return seed_of("seed", seed)
@@ -148,7 +147,7 @@ def _seed(about: dict[str, Any]) -> int:
 def _prediction(
     path: Path, about: dict[str, Any], outputs: int
 ) -> tuple[str | None, tuple[int, ...] | None]:
-    """What the network predicts, and the shape of one target, where the file says so."""
+    """What the network predicts, and the shape of one target; None where they are not known."""
     found = about.get("prediction")
     if found is None:
         return None, None
@@ -160,7 +159,7 @@ def _prediction(
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, HostArray]]:
-    """What `write()` wrote: the description and all tensors. Raises `CheckpointError`."""
+    """The description and all tensors of a file. Raises `CheckpointError`."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -171,7 +170,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, HostArray]]:
         if path.exists() and not path.is_file():
             raise CheckpointError(f"{path}: no file but a pipe or a device")
         with safe_open(path, framework="numpy") as file:
-            about = _about(path, file.metadata())
+            about = _description(path, file.metadata())
             return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
@@ -182,7 +181,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, HostArray]]:
         raise CheckpointError(f"{path}: not a readable safetensors file ({found})") from None
 
 
-def _about(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
+def _description(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
     text = (metadata or {}).get(_KEY)
     if text is None:
         raise CheckpointError(
@@ -197,7 +196,7 @@ def _about(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
         elif all(isinstance(about[name], kind) for name, kind in kinds.items()):
             return dict(about)
         else:
-            found = "a description of another kind"
+            found = "an invalid description"
     except (ValueError, TypeError, KeyError, RecursionError):
         found = "no valid description"
     raise CheckpointError(f"{path}: expected format {_FORMAT}, found {found}")

@@ -268,7 +268,7 @@ def test_a_run_tells_its_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with graphs_on_the_double() as pretended:
         assert train.main([*flags, "--batch-size", "500", "--run", str(run)]) == 0
     assert asked_for(pretended) == {True: {PRECISIONS["bfloat16"]}, False: set()}
-    assert config.settings_of(run)["precision"] == "bfloat16"
+    assert config.read_settings(run)["precision"] == "bfloat16"
     assert json.loads((run / "metrics.json").read_text())["precision"] == "bfloat16"
     network = xn.load(run / "model.safetensors")
     assert network.flat_parameters.dtype == np.float32

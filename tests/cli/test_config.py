@@ -16,7 +16,7 @@ from xpnet.config import (
     Activation,
     InitializerName,
     TrainConfig,
-    make,
+    make_config,
 )
 from xpnet.data import Dataset
 from xpnet.errors import ConfigError
@@ -122,7 +122,7 @@ def test_toml_is_whole_and_reads_back(tmp_path: Path) -> None:
     unset = {"run", "validation", "test", "patience", "threads", "weight_decay", "clip_norm"}
     unset |= {"resume", "split_seed", "initial_model", "initial_model_sha256", "target"}
     assert set(read) == set(TrainConfig.model_fields) - unset
-    assert make(read) == config
+    assert make_config(read) == config
 
 
 def test_flags_go_over_the_file(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--log-every", "often"], "log_every: must be a number of epochs or of iterations"),
         (["--checkpoint-every", "often"], "checkpoint_every: must be a number of epochs or of sec"),
         (["--clip-norm", "0"], "clip_norm: .*greater than 0, found '0'"),
-        (["--resume", "a", "--run", "b"], "resume: a is no run that could go on"),
+        (["--resume", "a", "--run", "b"], "resume: a is no run that can be resumed"),
         (["--resume", "a", "--config", "b"], "resume: the run has its own settings"),
         (["--dtype", "float16"], "dtype: .*found 'float16'"),
         (["--threads", "0"], "threads: .*found '0'"),
@@ -215,7 +215,7 @@ def test_mistakes_in_files_are_one_line(text: str, words: str, tmp_path: Path) -
 
 def test_mistakes_in_python_are_one_line() -> None:
     with pytest.raises(ConfigError, match=r"epochs: .*found 0"):
-        make({"epochs": 0})
+        make_config({"epochs": 0})
 
 
 def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
@@ -252,7 +252,7 @@ def test_every_name_that_a_setting_takes_is_built() -> None:
 def test_weight_decay_is_the_optimizers_own_unless_given(
     optimizer: str, given: float | None, used: float
 ) -> None:
-    config = make({"optimizer": optimizer, "weight_decay": given})
+    config = make_config({"optimizer": optimizer, "weight_decay": given})
     assert factory.build_optimizer(config, Constant(0.1)).weight_decay == used
 
 
@@ -268,14 +268,14 @@ def test_augmentation_is_made_of_its_settings() -> None:
         "elastic_sigma": 6.0,
         "probability": 0.7,
     }
-    config = make({f"augment_{name}": value for name, value in settings.items()})
+    config = make_config({f"augment_{name}": value for name, value in settings.items()})
     assert vars(factory.build_augmentation(config, data)).items() >= settings.items()
     for name in AUGMENTATIONS:
-        assert factory.build_augmentation(make({name: 0.5}), data) is not None
+        assert factory.build_augmentation(make_config({name: 0.5}), data) is not None
 
 
 def test_a_hidden_layer_is_built_of_what_is_asked_for() -> None:
-    config = make({"hidden": [4], "batch_norm": True, "noise": 0.2, "dropout": 0.3})
+    config = make_config({"hidden": [4], "batch_norm": True, "noise": 0.2, "dropout": 0.3})
     data = Dataset(np.zeros((2, 9), np.uint8), None, ("a", "b"))
     layers = [str(layer) for layer in factory.build_network(config, data, Backend()).layers]
     assert layers == [

@@ -18,9 +18,9 @@ from xpnet import __version__
 from xpnet.__main__ import COMMANDS, main
 from xpnet.cli import options
 from xpnet.cli.options import from_command_line
-from xpnet.config import TrainConfig, make
-from xpnet.errors import ConfigError, plain
-from xpnet.runs.run_folder import absolute_places, is_same_place, resume_command
+from xpnet.config import TrainConfig, make_config
+from xpnet.errors import ConfigError, printable
+from xpnet.runs.run_folder import absolute_path_flags, is_same_path, resume_command
 from xpnet.tune.__main__ import read_command_line
 from xpnet.utils.shell import shell_command
 
@@ -220,8 +220,8 @@ def test_a_value_of_another_type_is_refused_by_name(line: str) -> None:
 def test_python_values_are_held_to_their_types_as_well() -> None:
     for value in (True, "5", 5.0):
         with pytest.raises(ConfigError, match=r"epochs: input should be a valid integer, found "):
-            make({"epochs": value})
-    assert make({"dropout": 0, "hidden": [3], "run": "there"}).run == Path("there")
+            make_config({"epochs": value})
+    assert make_config({"dropout": 0, "hidden": [3], "run": "there"}).run == Path("there")
 
 
 def test_whatever_a_seed_may_be_its_own_file_can_be_read() -> None:
@@ -249,8 +249,8 @@ def test_a_byte_order_mark_is_no_setting() -> None:
     ],
 )
 def test_what_is_printed_is_text_of_one_line(text: str, shown: str) -> None:
-    assert plain(text) == shown
-    assert plain(text).isprintable()
+    assert printable(text) == shown
+    assert printable(text).isprintable()
 
 
 NAMES: dict[str, Callable[[], str]] = {
@@ -389,10 +389,10 @@ def test_the_command_to_go_on_runs_in_any_folder(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_a_relative_path_may_be_said_in_full(there: str, here: str, same: bool) -> None:
-    assert is_same_place(there, here) is same
+    assert is_same_path(there, here) is same
 
 
 def test_names_of_data_sets_are_no_paths() -> None:
-    assert absolute_places(make({"dataset": "mnist"})) == []
-    (flag, path) = absolute_places(make({"dataset": "./mnist"}))
+    assert absolute_path_flags(make_config({"dataset": "mnist"})) == []
+    (flag, path) = absolute_path_flags(make_config({"dataset": "./mnist"}))
     assert (flag, path) == ("--dataset", Path("mnist").absolute())

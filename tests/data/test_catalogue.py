@@ -317,7 +317,9 @@ def test_an_unknown_name_lists_names_and_kinds(
 
 def test_a_file_of_another_kind_lists_names_and_kinds(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("1")
-    with pytest.raises(DataError, match=r"a\.txt is of an unknown kind: .*\.csv\.gz.*digits, mnist"):
+    with pytest.raises(
+        DataError, match=r"a\.txt is of an unknown kind: .*\.csv\.gz.*digits, mnist"
+    ):
         load_dataset(tmp_path / "a.txt")
 
 

@@ -18,7 +18,7 @@ from xpnet.config import TrainConfig
 from xpnet.data import Dataset, load_dataset
 from xpnet.data.pictures import is_centred, prepare, read_image
 from xpnet.errors import CheckpointError, DataError
-from xpnet.runs.factory import about_prediction
+from xpnet.runs.factory import prediction_metadata
 from xpnet.serialization import save
 
 
@@ -83,7 +83,7 @@ def test_a_network_of_other_pictures_gets_them_as_they_are(tmp_path: Path) -> No
     garments = draw.integers(0, 256, (40, 784)).astype(numpy.uint8)
     digits = load_dataset("digits").train
     for data, centred in ((Dataset(garments, None, (), (28, 28)), False), (digits, True)):
-        assert about_prediction(TrainConfig(), data) == {"centred": centred}
+        assert prediction_metadata(TrainConfig(), data) == {"centred": centred}
     path = write(tmp_path, "a.png", strokes(1).resize((28, 28)))
     stored = 255 - numpy.asarray(Image.open(path))
     numpy.testing.assert_array_equal(read_image(path, centred=False), stored)
@@ -227,7 +227,7 @@ def test_a_folder_without_what_is_needed_is_named(
     assert predict.main([str(run_folder), str(run_folder)]) == 2
     assert f"{run_folder} is a folder without pictures" in capsys.readouterr().err
     assert predict.main([str(run_folder.parent), "a.png"]) == 2
-    assert "is a folder that holds no model.safetensors" in capsys.readouterr().err
+    assert "is a folder without model.safetensors" in capsys.readouterr().err
     (run_folder / "model.safetensors").rename(run_folder / "other.safetensors")
     with pytest.raises(CheckpointError, match=r"give one of its files \(other.safetensors\)"):
         predict.Model.load(run_folder)

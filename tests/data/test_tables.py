@@ -181,7 +181,7 @@ def test_without_a_label_the_likely_column_is_named(
     (tmp_path / "a.csv").write_text(f"a,{name}\n1,0\n2,1\n")
     assert run(tmp_path, tmp_path / "a.csv") == 2
     said = capsys.readouterr().err
-    assert f"has no labels, so nothing can be learnt from it: found column '{name}'" in said
+    assert f"has no labels to train with: found column '{name}'" in said
     assert f"use --target {name}" in said
 
 

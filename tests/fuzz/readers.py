@@ -27,7 +27,7 @@ from PIL import Image
 
 import xpnet as xn
 from xpnet import serialization
-from xpnet.config import TrainConfig, make, read_toml
+from xpnet.config import TrainConfig, make_config, read_toml
 from xpnet.data.csv import read_csv
 from xpnet.data.idx import read_idx, read_idx_images
 from xpnet.data.npy import read_npy, read_npy_samples
@@ -285,10 +285,10 @@ def _checkpoint_seeds() -> Iterator[bytes]:
 
 
 def _read_toml(path: Path) -> None:
-    config = make(read_toml(path), source=f"{path}: ")
+    config = make_config(read_toml(path), source=f"{path}: ")
     beside = path.with_name("again.toml")
     beside.write_text(config.to_toml(), encoding="utf-8")
-    assert make(read_toml(beside)) == config.model_copy(update={"run": None})
+    assert make_config(read_toml(beside)) == config.model_copy(update={"run": None})
 
 
 def _toml_seeds() -> Iterator[bytes]:

@@ -114,9 +114,7 @@ def test_a_layer_is_saved_and_found_again(layer: Layer, tmp_path: Path) -> None:
 
 
 def test_a_setting_that_could_not_be_saved_is_named_when_the_network_is_made() -> None:
-    words = (
-        r"^Hides is made with 'factor' and has no attribute of that name.*self.factor, or define"
-    )
+    words = r"^Hides takes 'factor' and has no attribute of that name.*self.factor, or define"
     with pytest.raises(ConfigError, match=words):
         network(Hides(2.0))
 
@@ -202,7 +200,7 @@ def test_a_setting_that_could_not_be_compared_is_named(
 
     kind = type("Own", (base,), {"__init__": make})
     options = {"optimizer": xn.SGD(0.1), "loss": xn.MeanSquaredError()} | {name: kind(3.0)}
-    with pytest.raises(ConfigError, match="Own is made with 'factor' and has no attribute"):
+    with pytest.raises(ConfigError, match="Own takes 'factor' and has no attribute"):
         xn.fit(network(), (X, X[:, :3]), epochs=1, checkpoints=xn.Checkpoints(tmp_path), **options)
 
 
@@ -385,9 +383,7 @@ def test_parameters_without_names_are_refused() -> None:
             self.factors = factors
 
     for layer, words in ((Args(1.0), r"\*factors"), (Named(a=1.0), r"\*\*factors")):
-        with pytest.raises(
-            ConfigError, match=f"is made with {words}.*, which cannot be found again"
-        ):
+        with pytest.raises(ConfigError, match=f"takes {words}.*, whose values are not known"):
             network(layer)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import xpnet as xn
 from xpnet import Linear, Sequential
-from xpnet.config import TrainConfig, make
+from xpnet.config import TrainConfig, make_config
 from xpnet.errors import ConfigError, ShapeError
 from xpnet.layers.activations import ACTIVATIONS
 
@@ -72,7 +72,7 @@ def test_a_layer_may_begin_and_may_stand_alone() -> None:
 
 def test_names_are_those_of_the_settings() -> None:
     for name in ACTIVATIONS:
-        assert make({"activation": [name]}) == TrainConfig(activation=(name,))
+        assert make_config({"activation": [name]}) == TrainConfig(activation=(name,))
         assert type(Sequential(2, name, 2).layers[0]) is ACTIVATIONS[name]
 
 

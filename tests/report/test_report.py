@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import xpnet
 from xpnet import Callback
 from xpnet.cli.train import main
-from xpnet.config import TrainConfig, make
+from xpnet.config import TrainConfig, make_config
 from xpnet.data.dataset import Dataset
 from xpnet.errors import CheckpointError, ConfigError, DataError
 from xpnet.figures.style import percent
@@ -163,7 +163,9 @@ def test_the_page_holds_all_its_parts_and_asks_for_nothing(tmp_path):
 
 
 def test_what_differs_from_the_defaults_comes_first(tmp_path):
-    config = make({"hidden": (64,), "seed": 7, "dropout": 0.1, "threads": 2, "dataset": "a<b>.npz"})
+    config = make_config(
+        {"hidden": (64,), "seed": 7, "dropout": 0.1, "threads": 2, "dataset": "a<b>.npz"}
+    )
     first, rest = part(page_of(tmp_path, config=config), "Configuration").iter("table")
     assert [row[:3] for row in cells(first)] == [
         ["setting", "value", "default"],
@@ -319,7 +321,7 @@ def test_samples_of_any_values_and_size_are_shown(value, shape, tmp_path):
 
 def test_names_stay_text_whatever_they_are(tmp_path):
     answers = answers_of(classes=4, names=HOSTILE)
-    config = make({"dataset": "<script>alert(2)</script>.csv"})
+    config = make_config({"dataset": "<script>alert(2)</script>.csv"})
     about = FACTS | {"dataset": {"name": "</style><script>alert(3)</script>", "sha256": "<b>"}}
     folder = tmp_path / "<script>alert(4)<!--"
     root = page_of(folder, answers, config=config, about=about)
@@ -355,13 +357,15 @@ def test_which_weights_are_kept_is_said(settings, words_expected, tmp_path):
     kept = history.records[2 if settings else 4]
     about = collect_metrics(FACTS, history, kept, answers)
     network = xpnet.Sequential([xpnet.Linear(16, 10)])
-    root = tree(run_page(tmp_path, make(settings), history, about, network, answers))
+    root = tree(run_page(tmp_path, make_config(settings), history, about, network, answers))
     assert words_expected in words(root.find(".//header"))
 
 
 def test_what_was_interrupted_says_which_weights_it_left(tmp_path):
     for values, told in [({}, "the last update"), ({"patience": 2}, "the lowest validation loss")]:
-        root = page_of(tmp_path, config=make(values), history=history_of(1), ended="Interrupted: …")
+        root = page_of(
+            tmp_path, config=make_config(values), history=history_of(1), ended="Interrupted: …"
+        )
         assert f"saved are those of {told}" in words(root.find(".//header"))
     root = page_of(tmp_path, history=history_of(1), ended="Diverged: …", diverged=True)
     assert "saved" not in words(root.find(".//header"))
@@ -369,7 +373,7 @@ def test_what_was_interrupted_says_which_weights_it_left(tmp_path):
 
 def test_the_seed_of_the_split_is_told(tmp_path):
     for values, told in [({"seed": 3, "split_seed": 8}, 8), ({"seed": 3}, 3)]:
-        root = page_of(tmp_path, config=make(values))
+        root = page_of(tmp_path, config=make_config(values))
         assert f"seed of the split{told}" in words(part(root, "Made with"))
 
 
@@ -587,7 +591,7 @@ def test_a_run_that_is_interrupted_leaves_a_report(tmp_path, monkeypatch, capsys
     root = tree((folder / "report.html").read_bytes())
     assert "Interrupted: not trained to the end" in words(root.find(".//header"))
     command = words(next(part(root, "Again, and further").iter("pre")))
-    assert f"to go on:    {command}" in capsys.readouterr().out
+    assert f"to resume:   {command}" in capsys.readouterr().out
     monkeypatch.undo()
     assert main(shlex.split(command)[3:]) == 0
     root = tree((folder / "report.html").read_bytes())

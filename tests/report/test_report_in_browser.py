@@ -12,7 +12,7 @@ from test_report import FACTS, HOSTILE, answers_of, history_of
 
 import xpnet
 from xpnet._files import write_atomically
-from xpnet.config import make
+from xpnet.config import make_config
 from xpnet.report.compare import page
 from xpnet.report.summary import collect_metrics, write_report
 from xpnet.runs.run_reader import RunRecord
@@ -32,11 +32,11 @@ def pages(tmp_path_factory):
     for name, config, answers in [
         (
             "plain",
-            make({"seed": 3, "batch_size": 10}),
+            make_config({"seed": 3, "batch_size": 10}),
             answers_of(samples=400, image_shape=(28, 28)),
         ),
-        ("wide" * 30, make(settings), answers_of(samples=400, names=LONG)),
-        ("many", make({}), answers_of(classes=100, samples=900, names=None)),
+        ("wide" * 30, make_config(settings), answers_of(samples=400, names=LONG)),
+        ("many", make_config({}), answers_of(classes=100, samples=900, names=None)),
     ]:
         run, history = folder / name, history_of()
         run.mkdir()
@@ -47,7 +47,7 @@ def pages(tmp_path_factory):
     run.mkdir()
     ended = "Diverged: training diverged in epoch 1: " + "the loss is nan " * 20
     found["diverged"] = write_report(
-        run, make({}), history_of(0), FACTS, network, ended=ended, diverged=True
+        run, make_config({}), history_of(0), FACTS, network, ended=ended, diverged=True
     )
     found["compare"] = folder / "compare.html"
     write_atomically(found["compare"], page(runs * 4))

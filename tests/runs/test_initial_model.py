@@ -12,11 +12,11 @@ import pytest
 
 import xpnet as xn
 from xpnet.cli.train import main
-from xpnet.config import TrainConfig, make
+from xpnet.config import TrainConfig, make_config
 from xpnet.data import Dataset
 from xpnet.errors import ConfigError, XpnetError
 from xpnet.runs.factory import build_network
-from xpnet.runs.initial_model import settle
+from xpnet.runs.initial_model import apply_initial_model
 from xpnet.runs.model import Model
 
 FEW = ["--dataset", "few.npz", "--epochs", "2"]
@@ -48,7 +48,7 @@ def test_weights_layers_and_scaling_are_those_of_the_model(
     place: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*FEW, "--initial-model", place, "--learning-rate", "0", "--run", "two"]) == 0
-    assert "weights   begin as those of one/model.safetensors" in capsys.readouterr().out
+    assert "weights   start from one/model.safetensors" in capsys.readouterr().out
     first, second = (xn.load(f"{name}/model.safetensors") for name in ("one", "two"))
     assert first.architecture() == second.architecture()
     assert first.metadata == second.metadata
@@ -75,7 +75,7 @@ def test_weights_layers_and_scaling_are_those_of_the_model(
 
 def test_running_statistics_are_taken_over() -> None:
     rows = Dataset(np.zeros((4, 5), np.float32), None, ("0", "1", "2"))
-    config = settle(make({"initial_model": "one", "dataset": "few.npz"}))
+    config = apply_initial_model(make_config({"initial_model": "one", "dataset": "few.npz"}))
     network = build_network(config, rows, xn.Backend())
     for name, values in xn.load("one/model.safetensors").state_dict().items():
         assert np.array_equal(network.state_dict()[name], values)
@@ -124,9 +124,9 @@ def test_what_says_the_same_is_no_contradiction(argv: list[str]) -> None:
 def test_one_activation_may_stand_for_all() -> None:
     network = xn.Sequential(5, 6, "relu", 4, "relu", 3)
     xn.save(network, "plain.safetensors")
-    same = make({"initial_model": "plain.safetensors", "activation": ["relu", "relu"]})
-    assert settle(same).hidden == (6, 4)
-    assert settle(same.model_copy(update={"activation": ("relu",)})).hidden == (6, 4)
+    same = make_config({"initial_model": "plain.safetensors", "activation": ["relu", "relu"]})
+    assert apply_initial_model(same).hidden == (6, 4)
+    assert apply_initial_model(same.model_copy(update={"activation": ("relu",)})).hidden == (6, 4)
 
 
 def test_what_is_frozen_stays_so() -> None:
@@ -146,7 +146,9 @@ def test_what_is_frozen_stays_so() -> None:
 def test_a_file_beside_the_model_that_is_no_runs_is_left_alone() -> None:
     Path("config.toml").write_text("title = 'something else'")
     xn.save(xn.Sequential(5, 6, "relu", 3), "plain.safetensors")
-    assert settle(make({"initial_model": "plain.safetensors"})).split_seed is None
+    assert (
+        apply_initial_model(make_config({"initial_model": "plain.safetensors"})).split_seed is None
+    )
 
 
 def test_a_model_of_python_may_say_nothing_of_its_data() -> None:
@@ -172,7 +174,7 @@ def test_a_model_of_python_may_say_nothing_of_its_data() -> None:
         (["--initial-model", "nowhere"], "initial_model: nowhere: no such file"),
         (["--initial-model", "."], "initial_model: . has no model.safetensors"),
         (["--initial-model", "few.npz"], "initial_model: few.npz: not a readable safetensors"),
-        (["--initial-model-sha256", "0" * 64], "is another file than the one recorded"),
+        (["--initial-model-sha256", "0" * 64], "is not the recorded file"),
         (["--initial-model", "norm.safetensors"], "has LayerNorm(features=6"),
         (["--initial-model", "deep.safetensors"], "has 0 activations for 1 hidden layers"),
         (["--initial-model", "rates.safetensors"], "dropout: the initial model rates.safetensors"),
@@ -221,7 +223,7 @@ def test_the_model_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_a_model_nothing_is_settled() -> None:
     config = TrainConfig()
-    assert settle(config) is config
+    assert apply_initial_model(config) is config
 
 
 def test_a_search_may_begin_with_a_model(capsys: pytest.CaptureFixture[str]) -> None:
@@ -238,6 +240,6 @@ def test_a_search_may_begin_with_a_model(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_errors_are_those_of_the_package() -> None:
     with pytest.raises(XpnetError):
-        settle(make({"initial_model": "absent"}))
+        apply_initial_model(make_config({"initial_model": "absent"}))
     with pytest.raises(ConfigError, match="hidden: the initial model"):
-        settle(make({"initial_model": "one", "hidden": [3]}))
+        apply_initial_model(make_config({"initial_model": "one", "hidden": [3]}))

@@ -163,7 +163,7 @@ GOOD = {
         ),
         (tensors(GOOD), r"missing \['0.bias'\]"),
         (tensors(GOOD | {"architecture": [{"type": "os.system"}]}), "layer 0 is not known"),
-        (tensors(GOOD | {"architecture": 5}), "a description of another kind"),
+        (tensors(GOOD | {"architecture": 5}), "an invalid description"),
         (tensors(GOOD | {"dtype": "int8"}), "dtype must be float32 or float64"),
     ],
 )

@@ -849,7 +849,7 @@ def test_a_signal_ends_the_command_and_resume_goes_on(
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == code
     assert done.stderr.splitlines() == [f"xpnet: {word}"]
-    assert done.stdout.endswith("to go on:    python -m xpnet.train --resume 'a run'\n")
+    assert done.stdout.endswith("to resume:   python -m xpnet.train --resume 'a run'\n")
     run = tmp_path / "a run"
     assert checkpoint(run).name == "checkpoint-000000037.safetensors"
     assert xn.load(run / "model.safetensors").out_features == 10
@@ -883,7 +883,7 @@ def test_a_finished_run_is_left_alone(
     _, run = finished
     before = {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
     assert main(["--resume", str(run)]) == 0
-    assert capsys.readouterr().out == f"{run}/ is finished: nothing is left to do\n"
+    assert capsys.readouterr().out == f"{run}/ is finished: there is nothing to do\n"
     assert {path.name: path.stat().st_mtime_ns for path in run.iterdir()} == before
 
 
@@ -892,7 +892,7 @@ def test_a_finished_run_may_be_asked_for_what_it_did(
     argv: list[str], finished: tuple[list[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--resume", str(finished[1]), *argv]) == 0
-    assert "is finished: nothing is left to do" in capsys.readouterr().out
+    assert "is finished: there is nothing to do" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -928,7 +928,7 @@ def test_a_finished_run_is_not_trained_on_with_other_settings(
     [
         (["--epochs", "9"], "resume: .* other settings .epochs is 4 there and 9 here.: leave"),
         (["--hidden", "9", "--seed", "1"], "hidden is .8,. there and .9,. here; seed is 0 there"),
-        (["--run", "other"], "resume: the run goes on in its own folder: leave run out"),
+        (["--run", "other"], "resume: the run is resumed in its own folder: leave run out"),
         (["--config", "c.toml"], "resume: the run has its own settings: leave config out"),
     ],
 )
@@ -954,7 +954,7 @@ def test_a_search_is_not_resumed_so(
 ) -> None:
     (tmp_path / "space.toml").write_text("hidden = [[4], [8]]\n")
     assert search([str(tmp_path / "space.toml"), "--resume", str(finished[1])]) == 2
-    assert "resume: the same command goes on with a search" in capsys.readouterr().err
+    assert "resume: the same command resumes a search" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["absent", "empty", "file"])
@@ -964,7 +964,7 @@ def test_resume_needs_a_run(name: str, tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["--resume", str(tmp_path / name)]) == 2
     message = capsys.readouterr().err.splitlines()
     assert len(message) == 1
-    assert f"resume: {tmp_path / name} is no run that could go on" in message[0]
+    assert f"resume: {tmp_path / name} is no run that can be resumed" in message[0]
     assert not (tmp_path / "absent").exists()
     assert list((tmp_path / "empty").iterdir()) == []
 
@@ -1001,7 +1001,7 @@ def test_resume_may_move_to_another_device(
     monkeypatch.setitem(sys.modules, "cupy", None)
     assert main(["--resume", str(run), "--device", "auto"]) == 130
     out = capsys.readouterr().out
-    assert out.endswith(f"to go on:    python -m xpnet.train --resume {run} --device auto\n")
+    assert out.endswith(f"to resume:   python -m xpnet.train --resume {run} --device auto\n")
     monkeypatch.undo()
     assert main(["--resume", str(run)]) == 0
     require_equal(run, finished[1])

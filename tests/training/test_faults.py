@@ -263,9 +263,9 @@ def test_a_full_disk_at_any_write_loses_nothing(
         if nth == 1:
             assert main([*small, "--run", str(run)]) == 0
         else:
-            assert message[0].endswith(f"make room, then python -m xpnet.train --resume {run}"), (
-                message[0]
-            )
+            assert message[0].endswith(
+                f"free disk space, then python -m xpnet.train --resume {run}"
+            ), message[0]
             assert main(["--resume", str(run)]) == 0
         said = capsys.readouterr().out
         assert ("goes on after iteration" in said) == (len(checkpoints) > 0)

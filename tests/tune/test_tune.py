@@ -21,7 +21,7 @@ from PIL import Image
 
 import xpnet.cli.train
 from xpnet.cli.train import blas_threads
-from xpnet.config import make
+from xpnet.config import make_config
 from xpnet.data import Dataset, load_dataset, split
 from xpnet.errors import ConfigError
 from xpnet.random import generator
@@ -29,8 +29,8 @@ from xpnet.training.callbacks import Callback
 from xpnet.training.history import Record
 from xpnet.tune import __main__ as tune
 from xpnet.tune.__main__ import main
-from xpnet.tune.scoreboard import Scoreboard, picture_of
-from xpnet.tune.search import JOURNAL, Search, Trial, claimed
+from xpnet.tune.scoreboard import Scoreboard, picture_arguments
+from xpnet.tune.search import JOURNAL, Search, Trial, search_folder
 from xpnet.tune.space import Range, Values, grid_points, read_space
 from xpnet.tune.workers import Outcome, Pool, train_trial
 
@@ -69,7 +69,7 @@ def record(epoch: int = 1, accuracy: float = 0.5, loss: float = 1.0) -> Record:
 def search(content: str, sampler: str, folder: str = "study", **base: object) -> Search:
     Path(folder).mkdir(exist_ok=True)
     path = Path(space(content))
-    return Search(Path(folder), read_space(path), make(base), sampler, "val_accuracy")
+    return Search(Path(folder), read_space(path), make_config(base), sampler, "val_accuracy")
 
 
 # A whole search
@@ -205,7 +205,7 @@ def test_final_trains_on_training_and_validation_part_and_tests_once(
     assert said in capsys.readouterr().out
     (folder / "metrics.json").unlink()
     assert main([*argv, "--final"]) == 2
-    assert "was cut off before its test: remove it" in capsys.readouterr().err
+    assert "was interrupted before its test: remove it" in capsys.readouterr().err
 
 
 def test_without_a_validation_part_the_test_part_stays_the_same() -> None:
@@ -265,7 +265,7 @@ def test_a_killed_search_goes_on_as_if_nothing_had_been(
     capsys.readouterr()
     argv += ["--trials", str(len(before) + 4)]
     assert main([*argv, "--folder", "killed"]) == 0
-    assert re.search(r"goes on: \d+ trials are done", capsys.readouterr().out)
+    assert re.search(r"is resumed: \d+ trials are done", capsys.readouterr().out)
     assert main([*argv, "--folder", "whole"]) == 0
     killed, whole = rows("killed"), rows("whole")
     assert all(row in killed for row in before), "a finished trial was trained again"
@@ -286,7 +286,7 @@ def test_ctrl_c_leaves_130_a_whole_journal_and_no_process() -> None:
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.splitlines() == ["xpnet: interrupted"]
-    assert f"to go on: python -m xpnet.tune {' '.join(argv)} 10000\n" in out
+    assert f"to resume: python -m xpnet.tune {' '.join(argv)} 10000\n" in out
     lines = Path("runs/tune-space", JOURNAL).read_text().splitlines()
     assert all(isinstance(json.loads(line), dict) for line in lines)
     ended = len([row for row in rows() if row["state"] != "running"])
@@ -333,7 +333,7 @@ def parts() -> tuple[Dataset, Dataset]:
 
 def test_a_worker_that_dies_is_a_failed_trial_and_is_replaced() -> None:
     with Pool(1, *parts()) as pool:
-        pool.begin(0, make({"epochs": 10**6, "hidden": [8], "threads": 1}))
+        pool.begin(0, make_config({"epochs": 10**6, "hidden": [8], "threads": 1}))
         assert not pool.has_room
         ((number, first),) = pool.messages(60)
         assert (number, type(first)) == (0, Record)
@@ -342,7 +342,7 @@ def test_a_worker_that_dies_is_a_failed_trial_and_is_replaced() -> None:
         assert number == 0
         assert outcome == Outcome(reason="its process was ended by SIGKILL")
         assert pool.has_room
-        pool.begin(1, make({"epochs": 1, "hidden": [8], "threads": 1}))
+        pool.begin(1, make_config({"epochs": 1, "hidden": [8], "threads": 1}))
         ((_, message),) = pool.messages(60)
         pool.answer(1, stop=False)
         ((_, outcome),) = pool.messages(60)
@@ -360,14 +360,16 @@ class Threads(Callback):
 
 def test_a_trial_computes_with_the_threads_of_its_configuration() -> None:
     before, callback = blas_threads(), Threads()
-    outcome = train_trial(make({"epochs": 1, "hidden": [8], "threads": 1}), *parts(), callback)
+    outcome = train_trial(
+        make_config({"epochs": 1, "hidden": [8], "threads": 1}), *parts(), callback
+    )
     assert outcome.kept is not None
     assert callback.seen == 1
     assert blas_threads() == before
 
 
 def test_want_of_memory_is_a_reason() -> None:
-    outcome = train_trial(make({"hidden": [10**12], "threads": 1}), *parts(), Callback())
+    outcome = train_trial(make_config({"hidden": [10**12], "threads": 1}), *parts(), Callback())
     assert outcome.kept is None
     assert outcome.reason == "not enough memory (795000000000010 parameters)"
 
@@ -516,7 +518,7 @@ def test_lists_ranges_and_steps() -> None:
     # What search.toml says of it is read back as the same.
     lines = "".join(f"{key} = {axis}\n" for key, axis in found.items())
     assert read_space(Path(space(lines))) == found
-    points = grid_points({"hidden": Values(([4], [8])), "l2": Values((0.0, 1.0))}, make({}))
+    points = grid_points({"hidden": Values(([4], [8])), "l2": Values((0.0, 1.0))}, make_config({}))
     assert [(p["hidden"], p["l2"]) for p in points] == [
         ([4], 0.0),
         ([4], 1.0),
@@ -542,23 +544,27 @@ def test_lists_ranges_and_steps() -> None:
         ("log_every = [1]", [], "log_every: cannot be searched"),
         ("run = ['a']", [], "run: cannot be searched"),
         ("l2 = [-1.0]", [], "space.toml: l2: .*greater than or equal to 0.*-1"),
-        ("l2 = [1.0, 1.0]", [], "l2: every value once"),
+        ("l2 = [1.0, 1.0]", [], "l2: values must be distinct"),
         ("hidden = {low = 4, high = 8}", [], "hidden: takes no range"),
         ("nesterov = {low = 0, high = 1}", [], "nesterov: takes no range"),
         ("l2 = {low = 1.0}", [], "l2: a range needs low and high"),
-        ("l2 = {low = 1.0, high = 0.5}", [], "l2: low has to be below high"),
+        ("l2 = {low = 1.0, high = 0.5}", [], "l2: low must be below high"),
         ("l2 = {low = 0.0, high = 1, log = true}", [], "l2: a range with log takes a low above 0"),
         (
             "l2 = {low = 1, high = 2, log = true, step = 1}",
             [],
             "l2: a range with log takes no step",
         ),
-        ("l2 = {low = 0, high = 1, step = 0.3}", [], "l2: high has to be low plus so many steps"),
+        (
+            "l2 = {low = 0, high = 1, step = 0.3}",
+            [],
+            "l2: high must be low plus a multiple of step",
+        ),
         ("l2 = {low = 0, high = 1, base = 2}", [], "l2: a range has low, high, log and step"),
-        ("l2 = {low = 0, high = 'x'}", [], "l2: high has to be a number, found 'x'"),
+        ("l2 = {low = 0, high = 'x'}", [], "l2: high must be a number, found 'x'"),
         ("l2 = {low = 0, high = 1, log = 1}", [], "l2: log is true or false, found 1"),
-        ("l2 = {low = nan, high = 1}", [], "l2: low has to be a number, found nan"),
-        ("batch_size = {low = 1.5, high = 9}", [], "batch_size: low has to be a whole number"),
+        ("l2 = {low = nan, high = 1}", [], "l2: low must be a number, found nan"),
+        ("batch_size = {low = 1.5, high = 9}", [], "batch_size: low must be a whole number"),
         ("dropout = {low = 0.5, high = 1.5}", [], "dropout: .*less than 1, found 1.5"),
         ("l2 = {low = 0, high = 1}", ["--sampler", "grid"], "l2: a grid needs a step"),
         (
@@ -629,11 +635,11 @@ def test_help_tells_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_folder_belongs_to_one_search_and_to_one_process() -> None:
     folder = Path("mine")
-    with claimed(folder, 'sampler = "grid"\n[space]\nl2 = [1, 2]\nhidden = [8]\n'):
+    with search_folder(folder, 'sampler = "grid"\n[space]\nl2 = [1, 2]\nhidden = [8]\n'):
         refused = pytest.raises(ConfigError, match="mine is in use by another search")
         with refused, ThreadPoolExecutor(1) as pool:
-            pool.submit(claimed(folder, "").__enter__).result()
-    with claimed(folder, 'sampler = "grid"\n[space]\nl2 = [1, 2]\nhidden = [8]\n'):
+            pool.submit(search_folder(folder, "").__enter__).result()
+    with search_folder(folder, 'sampler = "grid"\n[space]\nl2 = [1, 2]\nhidden = [8]\n'):
         pass
     for other, words in [
         ('sampler = "tpe"\n[space]\nl2 = [1, 2]\nhidden = [8]\n', "sampler grid there, tpe here"),
@@ -648,7 +654,7 @@ def test_a_folder_belongs_to_one_search_and_to_one_process() -> None:
         ),
     ]:
         refused = pytest.raises(ConfigError, match=f"mine belongs to another search .*{words}")
-        with refused, claimed(folder, other):
+        with refused, search_folder(folder, other):
             pass
 
 
@@ -656,7 +662,7 @@ def test_a_folder_of_something_else_is_left_alone() -> None:
     Path("mine").mkdir()
     Path("mine/thesis.txt").write_text("precious")
     refused = pytest.raises(ConfigError, match="mine exists and holds no search")
-    with refused, claimed(Path("mine"), ""):
+    with refused, search_folder(Path("mine"), ""):
         pass
     assert [path.name for path in Path("mine").iterdir()] == ["thesis.txt"]
 
@@ -679,7 +685,7 @@ def test_a_repeated_trial_is_drawn_as_complete() -> None:
     drive(found, 6)
     states = [trial.state for trial in found.trials()]
     assert states.count("repeated") == 4
-    picture = picture_of(found.trials(), found.space, found.ranked()[0], "val_accuracy")
+    picture = picture_arguments(found.trials(), found.space, found.ranked()[0], "val_accuracy")
     assert set(picture["states"]) == {"complete"}
     assert [trial.state for trial in found.ranked()] == ["complete"] * 2 + ["repeated"] * 4
 
@@ -736,9 +742,9 @@ def test_more_processes_than_cores_are_allowed_and_said(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tune, "usable_cores", lambda: 6)
-    assert tune.choose_jobs(None, make({"threads": 1}), "cpu") == 6
-    assert tune.choose_jobs(None, make({"threads": 4}), "cpu") == 1
-    assert tune.choose_jobs(None, make({"threads": 1}), "cuda:0") == 1
+    assert tune.choose_jobs(None, make_config({"threads": 1}), "cpu") == 6
+    assert tune.choose_jobs(None, make_config({"threads": 4}), "cpu") == 1
+    assert tune.choose_jobs(None, make_config({"threads": 1}), "cuda:0") == 1
     assert "than they carry" not in capsys.readouterr().out
-    assert tune.choose_jobs(4, make({"threads": 2}), "cpu") == 4
+    assert tune.choose_jobs(4, make_config({"threads": 2}), "cpu") == 4
     assert "4 at a time, BLAS threads of each: 2 on 6 cores: more than" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What all commands share: their flags, what they print, how they end when something goes wrong."""
+"""How commands run: what they print, and how they end after an error."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import numpy
 from xpnet.backend.device_errors import explained
 from xpnet.cli.parser import Parser as Parser
 from xpnet.cli.parser import count as count
-from xpnet.errors import XpnetError, plain, truncate
+from xpnet.errors import XpnetError, printable, truncate
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 NO_READER = 141  # 128 + SIGPIPE
 
 
 def run(action: Callable[[], int]) -> int:
-    """The exit code of `action()`, or of the way in which it failed.
+    """The exit code of `action()`, or of its error.
 
-    An `XpnetError` is one line on stderr and its own code (2, or 3 for divergence); want of
-    memory, or what else the system refuses, is one line and 2; Ctrl-C is 130; a closed pipe
-    (`| head`) is 141 without a word.
-    What the terminal's encoding cannot show is printed as an escape. NumPy's warnings of numbers
-    that are too large are silent: what follows from them is looked for where it matters.
+    An `XpnetError` is printed as one line on stderr and gives its own code (2, or 3 for
+    divergence); a lack of memory and errors of the operating system are one line and 2; Ctrl-C is
+    130; a closed pipe (`| head`) is 141 without a message.
+    Characters that the encoding of the terminal lacks are printed as escapes. NumPy's overflow
+    warnings are silenced: the results are checked where it matters.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -57,13 +57,13 @@ def run(action: Callable[[], int]) -> int:
         named = f"{error.filename}: " if error.filename else ""
         return print_error(XpnetError(f"{named}{error.strerror or error}"))
     except Exception as error:
-        if (plain := explained(error)) is None:
+        if (device_error := explained(error)) is None:
             raise
-        return print_error(plain)
+        return print_error(device_error)
 
 
 def _close_stdout() -> None:
-    """Python flushes once more on its way out, and what failed would fail again."""
+    """Discard further output: Python flushes stdout when it exits, which would fail again."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -71,14 +71,14 @@ def _close_stdout() -> None:
 
 
 def print_error(error: XpnetError) -> int:
-    """Print the error's one line; returns its exit code."""
+    """Print the error in one line; returns its exit code."""
     say(f"xpnet: error: {error}", file=sys.stderr)
     return error.exit_code
 
 
 def say(*lines: object, file: TextIO | None = None) -> None:
-    """Print each of `lines` as one line, in which nothing but text reaches the terminal.
+    """Print each of `lines` as one line of printable text: see `xpnet.errors.printable`.
 
-    All that a command prints goes through here: see `xpnet.errors.plain`.
+    All output of the commands goes through this function.
     """
-    print("\n".join(map(plain, lines)), file=file, flush=True)
+    print("\n".join(map(printable, lines)), file=file, flush=True)

@@ -10,9 +10,9 @@ from typing import Any, get_args
 from pydantic.fields import FieldInfo
 
 from xpnet.cli.parser import Parser
-from xpnet.config import TrainConfig, make, settings_of
+from xpnet.config import TrainConfig, make_config, read_settings
 from xpnet.errors import ConfigError
-from xpnet.runs.run_folder import is_same_place
+from xpnet.runs.run_folder import is_same_path
 from xpnet.utils.shell import flag_of
 from xpnet.utils.toml import read_toml
 
@@ -24,7 +24,7 @@ GROUPS = {
     "optimisation": "optimizer",
     "run": "run",
 }
-"""The groups of the help, and the setting that each begins with."""
+"""The groups of the help, and the first setting of each."""
 
 METAVARS = {
     "dataset": "NAME|PATH",
@@ -71,15 +71,15 @@ METAVARS = {
     "device": "DEVICE",
     "threads": "N",
 }
-"""What stands for a value in the help; of a few names, these themselves."""
+"""The placeholders of values in the help, unless it lists the possible values."""
 
 _LISTS = ("hidden", "activation")
-_ABOUT = """Train a classifier, test it, and leave model, settings, figures and a report in a
-folder of runs/. Without any setting: on the 5,000 digits that come with xpnet, offline, in under
-a minute."""
-_MORE = """Lists are written 512,256 or 512 256. `none` clears a setting that the --config file
-sets. With a validation part and --patience the weights of the epoch of the lowest validation loss
-are kept, tested and saved, otherwise those of the last epoch."""
+_DESCRIPTION = """Train a classifier, test it, and write model, settings, figures and a report to
+a folder in runs/. Without any setting it trains on the 5,000 digits that come with xpnet, offline,
+in under a minute."""
+_EPILOG = """Lists are written 512,256 or 512 256. `none` clears a setting of the --config file.
+With a validation part and --patience the weights of the epoch of the lowest validation loss are
+kept, tested and saved, otherwise those of the last epoch."""
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -104,17 +104,19 @@ def from_command_line(argv: list[str], command: str, also: Iterable[str] = ()) -
     values: dict[str, Any] = {}
     if resume is not None:
         path = Path(resume) / "config.toml"
-        values = settings_of(Path(resume))
+        values = read_settings(Path(resume))
     elif config is not None:
         path = Path(config)
         values = read_toml(path)
     if values:
-        make(values, source=f"{path}: ")
+        make_config(values, source=f"{path}: ")
     initial = given.get("initial_model")
-    if initial is not None and not is_same_place(values.get("initial_model"), initial):
-        # It is that of another file.
+    if initial is not None and not is_same_path(values.get("initial_model"), initial):
+        # The digest in the file is that of another model.
         values.pop("initial_model_sha256", None)
-    return make(values | {name: _value(name, text) for name, text in given.items()}, from_text=True)
+    return make_config(
+        values | {name: _value(name, text) for name, text in given.items()}, from_text=True
+    )
 
 
 def _value(name: str, given: Any) -> Any:
@@ -129,8 +131,8 @@ def _parser(command: str, also: Iterable[str]) -> Parser:
         command,
         also=also,
         usage="%(prog)s [--config FILE.toml] [settings]",
-        description=_ABOUT,
-        epilog=_MORE,
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
         argument_default=argparse.SUPPRESS,
         formatter_class=_Formatter,
         add_help=False,
@@ -139,7 +141,7 @@ def _parser(command: str, also: Iterable[str]) -> Parser:
     parser.add_argument(
         "--config",
         metavar="FILE.toml",
-        help="a file of settings, which the flags beside it override; each run leaves one",
+        help="a file of settings, which flags override; each run writes one",
     )
     group: Any = parser
     beginnings = {first: name for name, first in GROUPS.items()}
@@ -164,7 +166,7 @@ def _add(group: Any, name: str, field: FieldInfo) -> None:
 
 
 def default_text(value: Any) -> str:
-    """A default as a person would write it as a flag's value."""
+    """A default as it is written on a command line."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, tuple):
@@ -173,7 +175,7 @@ def default_text(value: Any) -> str:
 
 
 def text_of(name: str, value: Any) -> list[str]:
-    """The words that give the setting `name` this value on a command line."""
+    """The command-line words that set the setting `name` to this value."""
     if isinstance(value, bool):
         return [flag_of(name) if value else flag_of(f"no_{name}")]
     if isinstance(value, tuple):

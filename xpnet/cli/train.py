@@ -1,4 +1,4 @@
-"""`python -m xpnet.train`: from a file of digits to a trained, saved, pictured network."""
+"""`python -m xpnet.train`: trains a classifier, tests it and writes its report."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from xpnet.report.summary import (
     write_report,
 )
 from xpnet.runs.factory import (
-    about_prediction,
     build_augmentation,
     build_network,
     fit_normalisation,
+    prediction_metadata,
     read_splits,
     to_device,
     train_from_config,
 )
-from xpnet.runs.initial_model import InitialModel, settle
-from xpnet.runs.run_folder import METRICS, MODEL, require_same, resume_command, run_folder
+from xpnet.runs.initial_model import InitialModel, apply_initial_model
+from xpnet.runs.run_folder import METRICS, MODEL, require_same_settings, resume_command, run_folder
 from xpnet.serialization import save
 from xpnet.training import evaluate
 from xpnet.training.callbacks import Interrupted, Progress, StopAtInterrupt
@@ -49,7 +49,7 @@ from xpnet.training.history import History, Record, loss_text
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; its exit code is 0, 2 bad input, 3 divergence, 130 Ctrl-C, 143 SIGTERM."""
+    """The command; exit codes: 0, 2 invalid input, 3 divergence, 130 Ctrl-C, 143 SIGTERM."""
     arguments = sys.argv[1:] if argv is None else argv
 
     def action() -> int:
@@ -60,13 +60,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def train(config: TrainConfig) -> Path:
-    """Read, build, train, test, save and draw as `config` says; returns the run folder."""
+    """Read the data, train, test, save and write the report; returns the run folder."""
     if config.resume and (config.resume / METRICS).exists():
-        require_same(config)
-        say(f"{config.resume}/ is finished: nothing is left to do")
+        require_same_settings(config)
+        say(f"{config.resume}/ is finished: there is nothing to do")
         return config.resume
     initial = None if config.initial_model is None else InitialModel.read(config)
-    config = settle(config, initial)
+    config = apply_initial_model(config, initial)
     backend = Backend(config.device)
     if config.device == "auto":
         say(f"device    auto chose {backend.device}")
@@ -74,7 +74,7 @@ def train(config: TrainConfig) -> Path:
     source, splits = read_splits(config)
     say(*describe_data(source, splits).split("\n"))
     if initial is not None:
-        say(f"weights   begin as those of {initial.path}")
+        say(f"weights   start from {initial.path}")
     hint = scale_hint(splits.train) if config.normalise == "unit" else ""
     if hint:
         say(hint)
@@ -82,13 +82,13 @@ def train(config: TrainConfig) -> Path:
         config = config.model_copy(update={"threads": config.threads or blas_threads()})
         network = build_network(config, splits.train, backend, initial)
         normalisation = fit_normalisation(config, splits.train, initial)
-        del initial  # Its weights need no memory during training.
+        del initial  # frees the memory of its weights
         network.metadata = {
             "classes": list(splits.train.classes),
             "image_shape": list(splits.train.image_shape or ()) or None,
             "normalisation": normalisation.to_metadata(),
             "pixels": splits.train.x.dtype == numpy.uint8,
-            **about_prediction(config, splits.train),
+            **prediction_metadata(config, splits.train),
         }
         augmentation = build_augmentation(config, splits.train)
         say("", *network.summary().split("\n"), "")
@@ -101,7 +101,7 @@ def train(config: TrainConfig) -> Path:
             draw(folder, network, history, answers, splits.train, augmentation)
             metrics = collect_metrics(facts, history, kept, answers)
             write_report(folder, config, history, metrics, network, answers)
-            # The last of all: it says that the run is finished.
+            # The last file: it marks the run as finished.
             content = (json.dumps(metrics, indent=2) + "\n").encode()
             write_atomically(folder / METRICS, content)
     say(f"results   {folder}/")
@@ -117,12 +117,12 @@ def fit_network(
     folder: Path,
     facts: dict[str, Any],
 ) -> tuple[History, Record]:
-    """Train, and leave the history and the model in `folder`, interrupted or not.
+    """Train, and write the history and the model to `folder`, also after an interrupt.
 
-    Of what ends early there is a report too, as far as `facts` and the history go.
+    A run that ends early gets a report of `facts` and the history.
 
-    Returns the history and the record that the weights kept belong to: the last one, or with
-    early stopping the one of the lowest validation loss.
+    Returns the history and the record of the final weights: the last record, or with early
+    stopping that of the lowest validation loss.
     """
     history, checkpoints = History(), Checkpoints(folder, config.checkpoint_every)
     try:
@@ -143,15 +143,15 @@ def fit_network(
         write_report(folder, config, history, facts, network, ended=ended, diverged=True)
         raise DivergenceError(f"{error} (history so far: {folder}/history.csv{last})") from None
     except Interrupted:
-        _keep(network, history, folder)
+        _save(network, history, folder)
         say("", f"interrupted: history and model so far are in {folder}/")
-        say(f"to go on:    {resume_command(config, folder)}")
+        say(f"to resume:   {resume_command(config, folder)}")
         ended = "Interrupted: not trained to the end, and not tested."
         write_report(folder, config, history, facts, network, ended=ended)
         raise
-    _keep(network, history, folder)
+    _save(network, history, folder)
     if kept is not history.records[-1]:
-        assert kept.val_loss is not None  # it is by this loss that the weights were kept
+        assert kept.val_loss is not None  # early stopping compares it
         say(
             f"kept the weights of epoch {kept.epoch}, whose validation loss "
             f"{loss_text(kept.val_loss)} is the lowest"
@@ -159,12 +159,12 @@ def fit_network(
     return history, kept
 
 
-def _keep(network: Sequential, history: History, folder: Path) -> None:
+def _save(network: Sequential, history: History, folder: Path) -> None:
     history.to_csv(folder / "history.csv")
     save(network, folder / MODEL)
 
 
 def blas_threads() -> int:
-    """How many threads the BLAS of this process uses now."""
+    """The number of threads that the BLAS of this process uses now."""
     pools = threadpoolctl.threadpool_info()
     return max((pool["num_threads"] for pool in pools if pool["user_api"] == "blas"), default=1)

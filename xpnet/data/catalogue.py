@@ -21,8 +21,7 @@ from xpnet.data.idx import (
 from xpnet.data.npy import read_npy, read_npy_folder, read_npy_samples
 from xpnet.data.npz import read_npz, read_npz_samples
 from xpnet.errors import ConfigError, DataError, one_line
-from xpnet.utils.arguments import path as as_path
-from xpnet.utils.arguments import whole
+from xpnet.utils.arguments import as_path, whole
 
 NAMES = ("digits", "mnist")
 """The names of the known data sets."""

@@ -20,7 +20,7 @@ from xpnet.interop.peers import imported, require_network, require_own_forward
 from xpnet.layers import activations
 from xpnet.layers.base import Layer
 from xpnet.network import Sequential
-from xpnet.utils.arguments import path as as_path
+from xpnet.utils.arguments import as_path
 
 OPSET = 17
 """The oldest with `LayerNormalization`: ONNX 1.12 of 2022, so that old runtimes read it too."""

@@ -11,7 +11,7 @@ from xpnet.errors import CheckpointError, ConfigError, XpnetError, one_line, sho
 from xpnet.layers.base import Layer
 from xpnet.layers.containers import Residual
 from xpnet.utils.arguments import instance
-from xpnet.utils.introspection import as_plain, is_own
+from xpnet.utils.introspection import as_json, is_own
 
 LAYERS: dict[str, type[Layer]] = {
     name: layer
@@ -41,7 +41,7 @@ def described(made: Sequence[Layer], within: str = "") -> list[dict[str, Any]]:
         if inside is not None:
             config: dict[str, Any] = {"layers": described(inside, f"{position}.")}
         else:
-            config = as_plain(f"layer {position}, {kind.__name__},", layer.get_config())
+            config = as_json(f"layer {position}, {kind.__name__},", layer.get_config())
         if taken := {"type", "trainable"} & config.keys():
             raise ConfigError(
                 f"layer {position}, {kind.__name__}, has a setting called {taken.pop()!r}, which "

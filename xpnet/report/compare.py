@@ -18,7 +18,7 @@ from xml.etree.ElementTree import Element
 from xpnet._files import write_atomically
 from xpnet.cli import console
 from xpnet.config import TrainConfig
-from xpnet.errors import plain, truncate
+from xpnet.errors import printable, truncate
 from xpnet.figures.plots import horizontal
 from xpnet.figures.style import percent
 from xpnet.report.charts import Line, line_chart
@@ -76,7 +76,7 @@ def _settings(configs: Sequence[TrainConfig]) -> Iterator[Row]:
 
 def _plain(text: str) -> str:
     """Text from a file or a folder's name, of which the terminal takes nothing for an order."""
-    return truncate(plain(text), _LONGEST)
+    return truncate(printable(text), _LONGEST)
 
 
 def _figures(run: RunRecord) -> dict[str, float | None]:

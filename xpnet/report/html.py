@@ -24,7 +24,7 @@ from xpnet.report.charts import Line, line_chart, reliability_chart
 from xpnet.report.confusion import confusion_part, mistakes_part
 from xpnet.report.elements import document, element, figure_list, fold, note, section, table
 from xpnet.report.summary import TestPredictions
-from xpnet.runs.run_folder import MODEL, absolute_places, resume_command
+from xpnet.runs.run_folder import MODEL, absolute_path_flags, resume_command
 from xpnet.training.history import History, loss_text
 from xpnet.utils.shell import shell_command
 from xpnet.utils.toml import toml_value
@@ -319,7 +319,7 @@ def _again(
     # It may be read in any folder, and what it says is to be typed there.
     here = folder.absolute()
     model = here / MODEL
-    settings: list[str | Path] = ["--config", here / "config.toml", *absolute_places(config)]
+    settings: list[str | Path] = ["--config", here / "config.toml", *absolute_path_flags(config)]
     same = "The same training again; on this machine and device to the same bits"
     commands = {same: run("train", *settings)}
     if diverged:

@@ -17,7 +17,7 @@ from xpnet.config import TrainConfig
 from xpnet.data.dataset import Dataset, Source, Splits
 from xpnet.data.mapped import MappedRows
 from xpnet.data.normalisation import Normalisation
-from xpnet.errors import CheckpointError, ConfigError, DataError, plain, short_repr
+from xpnet.errors import CheckpointError, ConfigError, DataError, printable, short_repr
 from xpnet.figures.style import percent
 from xpnet.metrics import MOST_CLASSES, ConfusedPairs, class_scores
 from xpnet.network import Sequential
@@ -61,11 +61,11 @@ def describe_data(source: Source, splits: Splits) -> str:
     # To find them in a file that may be larger than memory would take as long as an epoch.
     values = "" if isinstance(some, MappedRows) else f", values {some.min():g} to {some.max():g}"
     shape = f" ({data.image_shape[0]}×{data.image_shape[1]})" if data.image_shape else ""
-    names = [plain(name) for name in data.classes]
+    names = [printable(name) for name in data.classes]
     lines = [
-        f"data      {plain(source.name)}: {data.features} features{shape} {some.dtype}{values}, "
-        f"{len(data.classes)} classes"
-        + (f", label: {plain(source.label)}" if source.label else ""),
+        f"data      {printable(source.name)}: {data.features} features{shape} {some.dtype}{values}"
+        f", {len(data.classes)} classes"
+        + (f", label: {printable(source.label)}" if source.label else ""),
     ]
     few = len(data.classes) <= MOST_COLUMNS
     wide = max(6, *map(len, names))
@@ -82,7 +82,7 @@ def describe_data(source: Source, splits: Splits) -> str:
 
 def describe_test(tested: Evaluation, classes: tuple[str, ...]) -> str:
     """Test accuracy and a line for each class; `–` is what is not defined (`ClassScores`)."""
-    names = [plain(name) for name in classes]
+    names = [printable(name) for name in classes]
     wide = max(5, *map(len, names))
     lines = [f"test accuracy {100 * tested.accuracy:.2f} %   test loss {loss_text(tested.loss)}"]
     if len(classes) > MOST_CLASSES:

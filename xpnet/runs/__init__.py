@@ -1,1 +1,1 @@
-"""The folder of a run: written by one process at a time, and read back."""
+"""The folder of a run: created, locked and read back; and a network from its settings."""

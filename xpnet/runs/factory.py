@@ -1,4 +1,4 @@
-"""From settings to objects, and from there to a trained network: what `TrainConfig` means."""
+"""Objects from the settings of a `TrainConfig`: data, network, optimizer, and the training."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _SAMPLED_PICTURES = 500
 
 
 def read_splits(config: TrainConfig) -> tuple[Source, Splits]:
-    """The data set that `config` names, and its parts, which share its memory.
+    """The data set of `config`, and its parts, which share its memory.
 
     Raises `DataError`, `ConfigError`.
     """
@@ -50,15 +50,13 @@ def read_splits(config: TrainConfig) -> tuple[Source, Splits]:
     labels = source.train.labels
     if labels is None:
         hint = f": {source.hint}" if source.hint else ""
-        raise DataError(
-            f"dataset: {config.dataset} has no labels, so nothing can be learnt from it{hint}"
-        )
+        raise DataError(f"dataset: {config.dataset} has no labels to train with{hint}")
     if labels.min() == labels.max():
         of = f" ({source.label})" if source.label else ""
         raise DataError(
             f"dataset: all {len(labels)} samples of {config.dataset} are of one class, "
-            f"{one_line(source.train.classes[int(labels[0])])}{of}: give data of two or more "
-            "classes"
+            f"{one_line(source.train.classes[int(labels[0])])}{of}: give data of two classes or "
+            f"more"
         )
     for part in (source.train, source.test):
         if part is not None:
@@ -81,9 +79,9 @@ def _check_range(config: TrainConfig, data: Dataset) -> None:
 def fit_normalisation(
     config: TrainConfig, data: Dataset, initial: InitialModel | None = None
 ) -> Normalisation:
-    """The normalisation that `config.normalise` names, from the training part alone.
+    """The normalisation of `config`, fitted on the training part `data`.
 
-    With an initial model it is the one of that model; `initial`: where it was read already.
+    With an initial model it is that of the model; `initial`: the model, if it was read already.
     """
     standard = config.normalise == "standard"
     made = Normalisation.standard(data) if standard else Normalisation.unit(data)
@@ -92,11 +90,11 @@ def fit_normalisation(
     return made
 
 
-def about_prediction(config: TrainConfig, data: Dataset) -> dict[str, object]:
-    """What prediction has to know besides, for the metadata of a network trained on `data`.
+def prediction_metadata(config: TrainConfig, data: Dataset) -> dict[str, object]:
+    """The metadata for prediction of a network trained on `data`.
 
-    `target`: the label column of its table, where it was named; `centred`: whether its pictures
-    stand as MNIST's do.
+    `target`: the label column of its table, if it was named; `centred`: whether its pictures are
+    centred as MNIST's are.
     """
     about: dict[str, object] = {} if config.target is None else {"target": config.target}
     if data.image_shape is not None and data.x.dtype == numpy.uint8:
@@ -107,7 +105,7 @@ def about_prediction(config: TrainConfig, data: Dataset) -> dict[str, object]:
 
 
 def to_device(network: Sequential, data: Dataset, normalisation: Normalisation) -> DeviceData:
-    """`data` where the network is, in the network's dtype."""
+    """`data` on the device of the network, in the network's dtype."""
     return DeviceData.of(data, normalisation, backend=network.backend, dtype=network.dtype)
 
 
@@ -116,10 +114,9 @@ def build_network(
 ) -> Sequential:
     """The hidden layers and a linear layer of logits.
 
-    A hidden layer is Linear, BatchNorm, GaussianNoise, the activation and Dropout, as far as
-    they are asked for; noise is added to the input as well. With `config.initial_model` it has the
-    weights of that model, which `xpnet.runs.initial_model.settle` has held against the settings;
-    `initial`: where it was read already.
+    A hidden layer is Linear, BatchNorm, GaussianNoise, the activation and Dropout, those that the
+    settings select; noise is also added to the input. With `config.initial_model` the network has
+    the weights of that model; `initial`: the model, if it was read already.
     """
     uniform = initializers.Uniform(config.initializer_bound)
     named = INITIALIZERS.get(config.initializer)
@@ -146,7 +143,7 @@ def build_network(
 
 
 def build_schedule(config: TrainConfig, steps_per_epoch: int) -> schedules.Schedule:
-    """The learning rate over all updates of the run."""
+    """The learning rate schedule for all updates of the run."""
     rate, steps = config.learning_rate, config.epochs * steps_per_epoch
     if config.schedule == "one_cycle":
         return schedules.OneCycle(rate, steps)
@@ -161,7 +158,7 @@ def build_schedule(config: TrainConfig, steps_per_epoch: int) -> schedules.Sched
 
 
 def build_augmentation(config: TrainConfig, data: Dataset) -> Augmentation | None:
-    """The distortions of training pictures, None where no strength is above 0.
+    """The augmentation of training pictures, None where no strength is above 0.
 
     Raises `ConfigError` where the rows of `data` are no pictures.
     """
@@ -170,8 +167,8 @@ def build_augmentation(config: TrainConfig, data: Dataset) -> Augmentation | Non
         return None
     if data.image_shape is None:
         raise ConfigError(
-            f"{asked[0]}: distorts pictures, and the {data.features} features of "
-            f"{config.dataset} are none: leave {asked[0]} out"
+            f"{asked[0]}: changes pictures, and the {data.features} features of "
+            f"{config.dataset} are not pixels: leave {asked[0]} out"
         )
     return Augmentation(
         shift=config.augment_shift,
@@ -185,7 +182,7 @@ def build_augmentation(config: TrainConfig, data: Dataset) -> Augmentation | Non
 
 
 def build_optimizer(config: TrainConfig, rate: schedules.Schedule) -> optimizers.Optimizer:
-    """The optimizer that `config.optimizer` names, with its own hyperparameters."""
+    """The optimizer of `config`, with its hyperparameters."""
     decay = {} if config.weight_decay is None else {"weight_decay": config.weight_decay}
     if config.optimizer == "sgd":
         return optimizers.SGD(rate, momentum=config.momentum, nesterov=config.nesterov, **decay)
@@ -218,10 +215,10 @@ def train_from_config(
     history: History,
     checkpoints: Checkpoints | None = None,
 ) -> Record:
-    """Train `network` in place; `history` survives an exception.
+    """Train `network` in place; `history` is filled even if an exception ends the training.
 
-    Returns the record that the weights kept belong to: the last one, or with early stopping
-    the one of the lowest validation loss.
+    Returns the record of the final weights: the last record, or with early stopping that of the
+    lowest validation loss.
     """
     size = None if config.batch_size == "full" else config.batch_size
     steps_per_epoch = -(-len(train) // (size or len(train)))

@@ -1,8 +1,7 @@
-"""A training that begins from a saved model: what is taken from it, and what has to fit.
+"""Training that starts from a saved model.
 
-The layers, their weights and running statistics, which of them are frozen, the normalisation and
-the dtype are those of the model. Dropout and noise are settings of the training: they are those of
-the model unless given.
+The layers, their weights and running statistics, the frozen layers, the normalisation and the
+dtype are those of the model. Dropout and noise are those of the model unless they are given.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy
 
-from xpnet.config import TrainConfig, make
+from xpnet.config import TrainConfig, make_config
 from xpnet.data.dataset import Dataset
 from xpnet.data.normalisation import Normalisation
 from xpnet.errors import CheckpointError, ConfigError, join_names, short_repr
@@ -26,12 +25,12 @@ from xpnet.runs.model import Model
 from xpnet.runs.run_folder import MODEL
 from xpnet.utils.toml import read_toml
 
-_OF_TRAINING = ("Dropout", "GaussianNoise")
+_TRAINING_ONLY = ("Dropout", "GaussianNoise")
 
 
 @dataclass(frozen=True)
 class InitialModel:
-    """The model in the file `path`, whose content has the digest `sha256`."""
+    """The model in the file `path`, and the digest `sha256` of the file."""
 
     path: Path
     model: Model
@@ -39,12 +38,12 @@ class InitialModel:
 
     @classmethod
     def read(cls, config: TrainConfig) -> InitialModel:
-        """What `config.initial_model` names. Raises `ConfigError`, `CheckpointError`."""
+        """The model named by `config.initial_model`. Raises `ConfigError`, `CheckpointError`."""
         path = model_file(config)
-        if Path(_given(config)).is_dir() and not path.exists():
+        if Path(_path_setting(config)).is_dir() and not path.exists():
             raise ConfigError(
-                f"initial_model: {path.parent} has no {MODEL}: give the folder of a run that was "
-                f"trained, or a .safetensors file"
+                f"initial_model: {path.parent} has no {MODEL}: give the folder of a finished "
+                f"run, or a .safetensors file"
             )
         try:
             model = Model.load(path)
@@ -54,13 +53,13 @@ class InitialModel:
             raise CheckpointError(f"initial_model: {error}") from None
         if config.initial_model_sha256 not in (None, sha256):
             raise ConfigError(
-                f"initial_model: {path} is another file than the one recorded: its SHA-256 is "
-                f"{sha256}, that of initial_model_sha256 {config.initial_model_sha256}"
+                f"initial_model: {path} is not the recorded file: its SHA-256 is {sha256}, "
+                f"and initial_model_sha256 is {config.initial_model_sha256}"
             )
         return cls(path, model, sha256)
 
     def settings(self) -> dict[str, Any]:
-        """The settings that describe its layers. Raises `ConfigError` where none can."""
+        """The settings that describe its layers. Raises `ConfigError` where no settings do."""
         widths, activations = [], []
         training: dict[str, set[float]] = {"Dropout": set(), "GaussianNoise": set()}
         names = {kind.__name__: name for name, kind in ACTIVATIONS.items()}
@@ -87,7 +86,7 @@ class InitialModel:
             "normalise": "unit" if self._is_unit() else "standard",
         }
         if activations:
-            found["activation"] = _brief(tuple(activations))
+            found["activation"] = _shortened(tuple(activations))
         for name, values in zip(("dropout", "noise"), training.values(), strict=True):
             if len(values) < 2:
                 found[name] = max(values, default=0.0)
@@ -99,30 +98,34 @@ class InitialModel:
         return not numpy.any(shift) and any(numpy.all(scale == unit) for unit in units)
 
     def copy_into(self, network: Sequential, data: Dataset, config: TrainConfig) -> None:
-        """Give `network`, built as `config` says for `data`, the weights of the model.
+        """Copy the weights of the model to `network`, which was built from `config` for `data`.
 
         Raises `ConfigError`, naming what does not fit.
         """
         self._require_fit(data, config)
-        ours, theirs = _kept(network), _kept(self.model.network)
+        ours, theirs = _descriptions(network), _descriptions(self.model.network)
         if ours != theirs:
             here, there = next(
                 (a, b) for a, b in zip([*ours, None], [*theirs, None], strict=False) if a != b
             )
             raise ConfigError(
-                f"initial_model: {self.path} has {_name(there)} where the settings make "
-                f"{_name(here)}: leave the settings of the network out, or train in Python"
+                f"initial_model: {self.path} has {_layer_text(there)} where the settings give "
+                f"{_layer_text(here)}: leave the settings of the network out, or train in Python"
             )
-        pairs = zip(_lasting(network.layers), _lasting(self.model.network.layers), strict=True)
+        pairs = zip(
+            _inference_layers(network.layers),
+            _inference_layers(self.model.network.layers),
+            strict=True,
+        )
         for layer, trained in pairs:
             layer.trainable = trained.trainable
         old = self.model.network.state_dict()
-        places = zip(_places(old), _places(network.state_dict()), strict=True)
-        moved = dict(places)
+        old_positions, new_positions = _positions(old), _positions(network.state_dict())
+        new_position = dict(zip(old_positions, new_positions, strict=True))
         state = {}
         for name, values in old.items():
-            place, _, own = name.partition(".")
-            state[f"{moved[place]}.{own}"] = values
+            position, _, parameter = name.partition(".")
+            state[f"{new_position[position]}.{parameter}"] = values
         network.load_state_dict(state)
 
     def _require_fit(self, data: Dataset, config: TrainConfig) -> None:
@@ -136,7 +139,7 @@ class InitialModel:
         same = self.model.classes == data.classes
         if not (same if knows_classes else network.out_features == len(data.classes)):
             raise ConfigError(
-                f"initial_model: {self.path} is made for {len(self.model.classes)} classes "
+                f"initial_model: {self.path} has {len(self.model.classes)} classes "
                 f"({join_names(self.model.classes)}), and {config.dataset} has {len(data.classes)} "
                 f"({join_names(data.classes)})"
             )
@@ -155,7 +158,7 @@ class InitialModel:
             )
 
     def normalisation(self, config: TrainConfig, made: Normalisation) -> Normalisation:
-        """That of the model, or `made`, that of the settings, where its file does not say.
+        """The normalisation of the model; that of the settings, `made`, if its file has none.
 
         Raises `ConfigError` where `config.normalise` contradicts the model.
         """
@@ -173,15 +176,15 @@ class InitialModel:
 
 def model_file(config: TrainConfig) -> Path:
     """The file of `config.initial_model`, which may be a run folder."""
-    path = Path(_given(config))
+    path = Path(_path_setting(config))
     return path / MODEL if path.is_dir() else path
 
 
-def settle(config: TrainConfig, initial: InitialModel | None = None) -> TrainConfig:
-    """`config` with the settings that its initial model decides, where they were not given.
+def apply_initial_model(config: TrainConfig, initial: InitialModel | None = None) -> TrainConfig:
+    """`config` with the settings of its initial model, except those that were given.
 
-    `initial`: that model, where it was read already. Without an initial model `config` is returned
-    as it is. Raises `ConfigError` where a setting was given that contradicts the model,
+    `initial`: that model, if it was read already. Without an initial model `config` is returned
+    unchanged. Raises `ConfigError` for a given setting that contradicts the model, and
     `CheckpointError` for a model that cannot be read.
     """
     if config.initial_model is None:
@@ -195,8 +198,8 @@ def settle(config: TrainConfig, initial: InitialModel | None = None) -> TrainCon
         both = [v * layers if name == "activation" and len(v) == 1 else v for v in (here, there)]
         if name in given and both[0] != both[1]:
             raise ConfigError(
-                f"{name}: the initial model {initial.path} has {_plain(there)}, found "
-                f"{_plain(here)}: leave {name} out"
+                f"{name}: the initial model {initial.path} has {_setting_text(there)}, found "
+                f"{_setting_text(here)}: leave {name} out"
             )
     for name in ("dropout", "noise"):
         if name not in given and name not in found:
@@ -208,51 +211,51 @@ def settle(config: TrainConfig, initial: InitialModel | None = None) -> TrainCon
         found["split_seed"] = _split_seed_of(initial.path.parent, config)
     taken = {name: value for name, value in found.items() if name not in given}
     whole = {name: getattr(config, name) for name in given} | taken
-    return make(whole | {"initial_model_sha256": initial.sha256})
+    return make_config(whole | {"initial_model_sha256": initial.sha256})
 
 
 def _split_seed_of(folder: Path, config: TrainConfig) -> int | None:
-    """That of the run in `folder`, if it was on the same data, so that its test part stays so.
+    """The split seed of the run in `folder`, if it has the same data; else None.
 
     With another split the network would be tested on samples that it was trained on.
     """
     try:
-        run = make(read_toml(folder / "config.toml"))
+        run = make_config(read_toml(folder / "config.toml"))
     except ConfigError:
-        # There is none, or it is not that of a run.
+        # There is no file, or it is not that of a run.
         return None
     return run.seed_of_split if run.dataset == config.dataset else None
 
 
-def _given(config: TrainConfig) -> str:
+def _path_setting(config: TrainConfig) -> str:
     assert config.initial_model is not None
     return config.initial_model
 
 
-def _brief(activations: tuple[str, ...]) -> tuple[str, ...]:
+def _shortened(activations: tuple[str, ...]) -> tuple[str, ...]:
     return activations[:1] if len(set(activations)) == 1 else activations
 
 
-def _plain(value: Any) -> str:
+def _setting_text(value: Any) -> str:
     return ",".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value).lower()
 
 
-def _kept(network: Sequential) -> list[dict[str, Any]]:
-    """The layers but for those that only training knows, frozen or not."""
+def _descriptions(network: Sequential) -> list[dict[str, Any]]:
+    """The descriptions of the layers that prediction uses, without `trainable`."""
     plain = [{k: v for k, v in x.items() if k != "trainable"} for x in network.architecture()]
-    return [layer for layer in plain if layer["type"] not in _OF_TRAINING]
+    return [layer for layer in plain if layer["type"] not in _TRAINING_ONLY]
 
 
-def _lasting(layers: Iterable[Layer]) -> list[Layer]:
-    return [layer for layer in layers if type(layer).__name__ not in _OF_TRAINING]
+def _inference_layers(layers: Iterable[Layer]) -> list[Layer]:
+    return [layer for layer in layers if type(layer).__name__ not in _TRAINING_ONLY]
 
 
-def _places(state: dict[str, Any]) -> list[str]:
-    """The positions of the layers that have something to load, as they stand in the names."""
+def _positions(state: dict[str, Any]) -> list[str]:
+    """The positions of the layers with state, as in the names of their arrays."""
     return sorted({name.partition(".")[0] for name in state}, key=int)
 
 
-def _name(layer: dict[str, Any] | None) -> str:
+def _layer_text(layer: dict[str, Any] | None) -> str:
     if layer is None:
         return "no further layer"
     values = ", ".join(f"{k}={short_repr(v, 20)}" for k, v in layer.items() if k != "type")

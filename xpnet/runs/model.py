@@ -19,14 +19,14 @@ from xpnet.serialization import load
 
 @dataclass(frozen=True)
 class Model:
-    """A network with what its file says of its data, or with what holds where it says nothing.
+    """A network and the description of its training data in its file, or defaults.
 
-    `classes`: a name for each output, by default its number. `image_shape`: `(height, width)`
-    of the images that it was trained on, or None where they were none, or it is not known.
-    `normalisation`: from stored values to the network's, by default the identity. `pixels`: it
-    was trained on whole pixels 0..255 (True) or on other numbers (False); None: not known.
-    `target`: the label column of its table, None: the one that is taken for it by default.
-    `centred`: the pictures that it was trained on stand as MNIST's do.
+    `classes`: a name for each output, by default its number. `image_shape`: `(height, width)` of
+    the pictures that it was trained on; None for other data, or if not known. `normalisation`:
+    from stored values to inputs, by default the identity. `pixels`: it was trained on integer
+    pixels 0..255 (True) or on other numbers (False); None: not known. `target`: the label column
+    of its table; None: the default one. `centred`: the pictures that it was trained on are centred
+    as MNIST's are.
     """
 
     network: Sequential
@@ -45,7 +45,7 @@ class Model:
         """
         path = Path(path)
         if path.is_dir():
-            path = _model_in(path)
+            path = _model_file(path)
         network = load(path, device=device)
         about: Any = network.metadata if isinstance(network.metadata, dict) else {}
 
@@ -58,9 +58,9 @@ class Model:
         classes = about.get("classes", [str(number) for number in range(outputs)])
         if not _is_list_of(str, classes) or len(classes) != outputs:
             raise wrong("classes", f"a list of {outputs} names, one for each output")
-        # A name could also tell the terminal something.
+        # A name might hold control sequences of the terminal.
         if not all(name.isprintable() for name in classes):
-            raise wrong("classes", "names of characters that can be printed")
+            raise wrong("classes", "names of printable characters")
         shape = about.get("image_shape")
         if shape is not None:
             inputs = network.in_features
@@ -87,9 +87,9 @@ class Model:
         return cls(network, tuple(classes), shape, normalisation, pixels, target, centred)
 
     def require_kind(self, path: Path, x: HostArray) -> None:
-        """Raise `DataError` when `x` is pixels and the model was trained on other numbers, or not.
+        """Raise `DataError` when one of `x` and the training data is pixels and the other is not.
 
-        One normalisation cannot serve both, and the prediction would be wrong without a word.
+        They need different normalisations, so that the predictions would be wrong.
         """
         if self.pixels is not None and self.pixels != (x.dtype == numpy.uint8):
             kinds = ("numbers with a fraction", "whole pixels 0..255")
@@ -97,22 +97,22 @@ class Model:
             raise DataError(f"{path} holds {found}, the model was trained on {trained}: convert it")
 
     def probabilities(self, x: HostArray) -> HostArray:
-        """Of each class, for stored values `x (N, features)`: `(N, C)` on the host.
+        """The probabilities `(N, C)` of the classes, on the host, for stored values `x`.
 
-        NaN for a sample whose values the network's dtype cannot hold.
+        `x`: `(N, features)`. Values beyond the range of the network's dtype give NaN.
         """
         network = self.network
         with numpy.errstate(all="ignore"):
             values = self.normalisation.apply(x, network.dtype)
-            is_sound = numpy.isfinite(values).all(axis=1)
-            values[~is_sound] = 0
+            is_finite = numpy.isfinite(values).all(axis=1)
+            values[~is_finite] = 0
             p = network.predict_proba(network.backend.asarray(values))
             found: HostArray = numpy.array(network.backend.to_host(p))
-        found[~is_sound] = numpy.nan
+        found[~is_finite] = numpy.nan
         return found
 
 
-def _model_in(folder: Path) -> Path:
+def _model_file(folder: Path) -> Path:
     path = folder / MODEL
     if path.is_file():
         return path
@@ -120,7 +120,7 @@ def _model_in(folder: Path) -> Path:
     which = (
         f"give one of its files ({join_names(found[:5])})" if found else "give a .safetensors file"
     )
-    raise CheckpointError(f"{folder} is a folder that holds no {MODEL}: {which}")
+    raise CheckpointError(f"{folder} is a folder without {MODEL}: {which}")
 
 
 def _is_list_of(kind: type, value: object) -> bool:

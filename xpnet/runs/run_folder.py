@@ -1,4 +1,4 @@
-"""The folder of a run: how it is made or gone on with, and what is said of it."""
+"""The folder of a run: creating or resuming it, and the command that resumes it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from xpnet._files import folder_error, lock, write_atomically
-from xpnet.config import TrainConfig, make, settings_of
+from xpnet.config import TrainConfig, make_config, read_settings
 from xpnet.data.catalogue import NAMES
 from xpnet.errors import CheckpointError, ConfigError, short_repr
 from xpnet.utils.shell import flag_of, shell_command
@@ -17,31 +17,31 @@ MODEL = "model.safetensors"
 """The trained network in the folder of a run."""
 
 METRICS = "metrics.json"
-"""What a run writes last."""
+"""The file that a run writes last."""
 
-# What says where and how to train, not what is learnt: a run may go on with others.
+# These settings do not change the result: a run may be resumed with others.
 _MAY_DIFFER = {"device", "threads", "checkpoint_every", "run", "resume"}
 
 
-PLACES = ("dataset", "initial_model")
-"""The settings that `config.toml` holds and that may be paths."""
+PATH_SETTINGS = ("dataset", "initial_model")
+"""The settings in `config.toml` that may be paths."""
 
 
 @contextmanager
 def run_folder(config: TrainConfig) -> Iterator[Path]:
-    """The folder of a run, new or gone on with, for the time of the block its alone.
+    """The folder of a run, new or resumed, locked during the block.
 
-    New, it gets `config.toml`; nothing that exists is ever written over. Raises `ConfigError` for
-    a folder that cannot be had, and for `resume` with settings other than those of the run. To a
-    `CheckpointError` for want of room it adds how to go on.
+    A new folder gets `config.toml`; existing files are never overwritten. Raises `ConfigError` for
+    a folder that cannot be used, and for `resume` with settings other than those of the run. It
+    adds the command that resumes the run to a `CheckpointError` for a full disk.
     """
-    folder = config.resume or _made(config)
+    folder = config.resume or _new_folder(config)
     if config.resume:
-        require_same(config)
+        require_same_settings(config)
     with lock(folder):
         if not config.resume:
             if any(not path.name.startswith(".") for path in folder.iterdir()):
-                raise _taken(folder)
+                raise _exists_error(folder)
             write_atomically(folder / "config.toml", config.to_toml().encode())
         try:
             yield folder
@@ -49,15 +49,15 @@ def run_folder(config: TrainConfig) -> Iterator[Path]:
             if not isinstance(error.__cause__, OSError):
                 raise
             raise CheckpointError(
-                f"{error}: make room, then {resume_command(config, folder)}"
+                f"{error}: free disk space, then {resume_command(config, folder)}"
             ) from error.__cause__
 
 
-def _made(config: TrainConfig) -> Path:
-    """The folder that `config.run` names, or a new one with the next free number."""
+def _new_folder(config: TrainConfig) -> Path:
+    """The folder named by `config.run`, or a new one with the next free number."""
     if config.run:
         if config.run.exists() and not config.run.is_dir():
-            raise _taken(config.run)
+            raise _exists_error(config.run)
         return config.run
     name = Path(config.dataset).name.partition(".")[0] or "run"
     for number in range(1, 100_000):
@@ -72,17 +72,17 @@ def _made(config: TrainConfig) -> Path:
     raise ConfigError("run: no free folder name is left in runs/: name one with --run")
 
 
-def _taken(folder: Path) -> ConfigError:
+def _exists_error(folder: Path) -> ConfigError:
     rest = (
-        f", or go on with it: {shell_command('--resume', folder)}"
+        f", or resume it: {shell_command('--resume', folder)}"
         if (folder / "config.toml").exists()
         else ""
     )
     return ConfigError(f"run: {folder} exists and is not an empty folder: name another{rest}")
 
 
-def require_same(config: TrainConfig) -> None:
-    """Raise `ConfigError` unless `config` trains what the run `config.resume` trains."""
+def require_same_settings(config: TrainConfig) -> None:
+    """Raise `ConfigError` unless `config` has the settings of the run `config.resume`."""
     assert config.resume is not None
     wrong = "; ".join(_differences(config, config.resume))
     if not wrong:
@@ -97,27 +97,27 @@ def require_same(config: TrainConfig) -> None:
             f"({wrong}). To start a new run from its model: {first} {more}"
         )
     raise ConfigError(
-        f"resume: {config.resume} is of a run with other settings ({wrong}): leave them out"
+        f"resume: {config.resume} is a run with other settings ({wrong}): leave them out"
     )
 
 
 def _differences(config: TrainConfig, folder: Path) -> Iterator[str]:
-    values = settings_of(folder)
-    there = make(values, source=f"{folder / 'config.toml'}: ").model_dump()
+    values = read_settings(folder)
+    there = make_config(values, source=f"{folder / 'config.toml'}: ").model_dump()
     for name, here in config.model_dump().items():
         if here == there[name] or name in _MAY_DIFFER:
             continue
-        if name in PLACES and is_same_place(there[name], here):
+        if name in PATH_SETTINGS and is_same_path(there[name], here):
             continue
-        yield f"{name} is {_shown(there[name])} there and {_shown(here)} here"
+        yield f"{name} is {_repr(there[name])} there and {_repr(here)} here"
 
 
-def _shown(value: object) -> str:
+def _repr(value: object) -> str:
     return short_repr(value, 200)
 
 
-def is_same_place(there: str | None, here: str | None) -> bool:
-    """Whether an absolute path may be what a relative one was, in another folder."""
+def is_same_path(there: str | None, here: str | None) -> bool:
+    """Whether the absolute path `here` may be the relative path `there` of another folder."""
     if there == here:
         return True
     if there is None or here is None or not Path(here).is_absolute():
@@ -128,22 +128,22 @@ def is_same_place(there: str | None, here: str | None) -> bool:
 
 
 def resume_command(config: TrainConfig, folder: Path, *, anywhere: bool = False) -> str:
-    """What to type to let the run in `folder` go on.
+    """The command that resumes the run in `folder`.
 
-    `anywhere`: also in another folder than this one, so that every path is absolute.
+    `anywhere`: it works in any working directory, since all paths are absolute.
     """
     words: list[str | Path] = ["--resume", folder.absolute() if anywhere else folder]
-    if config.resume and config.device != settings_of(folder).get("device"):
+    if config.resume and config.device != read_settings(folder).get("device"):
         words += ["--device", config.device]
     if anywhere:
-        words += absolute_places(config)
+        words += absolute_path_flags(config)
     return shell_command("python", "-m", "xpnet.train", *words)
 
 
-def absolute_places(config: TrainConfig) -> list[str | Path]:
-    """The flags that say where the relative paths of `config` lead from here."""
+def absolute_path_flags(config: TrainConfig) -> list[str | Path]:
+    """The flags that set the relative paths of `config` to absolute paths."""
     words: list[str | Path] = []
-    for name in PLACES:
+    for name in PATH_SETTINGS:
         path = getattr(config, name)
         is_name = path is None or (name == "dataset" and path in NAMES)
         if not is_name and not Path(path).expanduser().is_absolute():

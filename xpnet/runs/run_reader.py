@@ -1,4 +1,4 @@
-"""What the folder of a run says of it, read back: settings, history, figures."""
+"""Reads the folder of a run: its settings, history and metrics."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from xpnet._files import reading
-from xpnet.config import TrainConfig, explain, make
+from xpnet.config import TrainConfig, explain_errors, make_config
 from xpnet.errors import ConfigError, DataError
 from xpnet.runs.run_folder import METRICS
 from xpnet.training.history import History
 from xpnet.utils.toml import read_toml
 
-_MOST_BYTES = 2**25
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Samples(BaseModel):
-    """How many samples each part of the data has."""
+    """The number of samples of each part of the data."""
 
     train: Annotated[int, Field(ge=1, lt=2**63)]
     validation: _Count
@@ -29,7 +28,7 @@ class Samples(BaseModel):
 
 
 class Digests(BaseModel):
-    """By which a part of the data is known, whatever made it: `xpnet.report.summary.digest_of`."""
+    """The digest of the samples of each part: see `xpnet.report.summary.digest_of`."""
 
     train: str
     validation: str | None
@@ -37,14 +36,14 @@ class Digests(BaseModel):
 
 
 class Origin(BaseModel):
-    """Which data it was."""
+    """The data set of a run."""
 
     name: str
     sha256: str
 
 
 class Metrics(BaseModel):
-    """What is read of `metrics.json`, under its names: see `xpnet.report.summary`."""
+    """The fields of `metrics.json` that are read: see `xpnet.report.summary`."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -72,7 +71,7 @@ class Metrics(BaseModel):
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as its folder has it; without `metrics` it is not finished."""
+    """A run as recorded in its folder; `metrics` is None for a run that is not finished."""
 
     folder: Path
     config: TrainConfig
@@ -91,20 +90,18 @@ def read_run(folder: str | Path) -> RunRecord:
         )
     return RunRecord(
         folder,
-        make(read_toml(settings), source=f"{settings}: "),
-        # Both are written at the end: a run that goes on, or was killed, has none.
+        make_config(read_toml(settings), source=f"{settings}: "),
+        # Both are written at the end: a run that is training, or was killed, has none.
         History.from_csv(history) if history.exists() else History(),
         read_metrics(metrics) if metrics.exists() else None,
     )
 
 
 def read_metrics(path: Path) -> Metrics:
-    """The figures of a finished run. Raises `DataError`, naming the file and the field."""
-    with reading(path), path.open("rb") as file:
-        content = file.read(_MOST_BYTES + 1)
-    if len(content) > _MOST_BYTES:
-        raise DataError(f"{path} has more than {_MOST_BYTES} bytes: these are no figures of a run")
+    """The metrics of a finished run. Raises `DataError`, naming the file and the field."""
+    with reading(path):
+        content = path.read_bytes()
     try:
         return Metrics.model_validate_json(content)
     except ValidationError as error:
-        raise DataError(f"{path}: {explain(error)}") from None
+        raise DataError(f"{path}: {explain_errors(error)}") from None

@@ -36,9 +36,9 @@ from xpnet.training.callbacks import Callback, TrainingState
 from xpnet.training.device_data import DeviceData
 from xpnet.training.history import Record
 from xpnet.training.running_metrics import RunningMetrics
-from xpnet.utils.arguments import path
+from xpnet.utils.arguments import as_path
 from xpnet.utils.intervals import parse_checkpoint_every
-from xpnet.utils.introspection import as_plain
+from xpnet.utils.introspection import as_json
 
 KEPT = 2
 """Checkpoints that stay: the last, and the one before, should the disk have damaged the last."""
@@ -58,7 +58,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, every: int | str = "60 seconds") -> None:
-        self.folder = path("folder", folder)
+        self.folder = as_path("folder", folder)
         self.every, self.by_seconds = parse_checkpoint_every(every)
 
     def paths(self) -> list[Path]:
@@ -287,7 +287,7 @@ def _text(name: str, settings: dict[str, Any], config: dict[str, Any] | None = N
     # How many updates were made is no setting.
     kept = {k: v for k, v in settings.items() if isinstance(v, plain) and k != "steps"}
     for key, value in (config or {}).items():
-        kept[key] = value if isinstance(value, Schedule) else as_plain(name, {key: value})[key]
+        kept[key] = value if isinstance(value, Schedule) else as_json(name, {key: value})[key]
     return f"{name}({', '.join(f'{k}={v!r}' for k, v in sorted(kept.items()))})"
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from xpnet._files import reading, write_atomically
 from xpnet.errors import ConfigError, DataError, one_line, short_repr
 from xpnet.utils import notebook
+from xpnet.utils.arguments import as_path as checked_path
 from xpnet.utils.arguments import instance
-from xpnet.utils.arguments import path as checked_path
 
 _MOST_ROWS = 10
 

@@ -1,7 +1,7 @@
 """`python -m xpnet.tune SPACE.toml`: train many configurations, keep the best one.
 
-The validation part decides. The test part is set aside as soon as the data is read, and only
-`--final`, when all is decided, measures on it, once.
+Configurations are compared on the validation part. The test part is set aside as soon as the data
+is read, and used only once, by `--final`, after the search.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from xpnet._files import write_atomically
 from xpnet.backend import Backend
 from xpnet.cli import console
 from xpnet.cli.options import from_command_line
+from xpnet.cli.parser import Parser, count
 from xpnet.cli.train import train
-from xpnet.config import TrainConfig, make
+from xpnet.config import TrainConfig, make_config
 from xpnet.data.dataset import Dataset
 from xpnet.errors import ConfigError
 from xpnet.runs.factory import read_splits
-from xpnet.runs.initial_model import settle
+from xpnet.runs.initial_model import apply_initial_model
 from xpnet.training.history import Record
-from xpnet.tune.scoreboard import Scoreboard, leave, to_csv
-from xpnet.tune.search import OBJECTIVES, Search, Trial, claimed, import_optuna
+from xpnet.tune.scoreboard import Scoreboard, to_csv, write_results
+from xpnet.tune.search import OBJECTIVES, Search, Trial, import_optuna, search_folder
 from xpnet.tune.space import Range, Space, configure, grid_points, read_space
 from xpnet.tune.workers import Pool
 from xpnet.utils.shell import shell_command
@@ -39,7 +40,7 @@ SAMPLERS = ("grid", "random", "tpe")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code (0, 2 bad input or no trial completed, 130 Ctrl-C)."""
+    """The command; exit codes: 0, 2 invalid input or no trial completed, 130 Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
 
     def action() -> int:
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             tune(options, base)
         except KeyboardInterrupt:
             again = shell_command("python", "-m", "xpnet.tune", *arguments)
-            console.say("", f"interrupted; to go on: {again}")
+            console.say("", f"interrupted; to resume: {again}")
             raise
         return 0
 
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def tune(options: argparse.Namespace, base: TrainConfig) -> None:
-    """Search, and leave in the folder all that was found."""
+    """Run the search, and write its results to the folder."""
     space = read_space(options.space)
     sampler = choose_sampler(options, space)
     if sampler == "grid":
@@ -66,7 +67,7 @@ def tune(options: argparse.Namespace, base: TrainConfig) -> None:
     sha256, train, validation = read_parts(base)
     folder = options.folder or Path("runs") / f"tune-{options.space.stem}"
     settings = describe_search(space, base, sampler, options.objective, sha256)
-    with claimed(folder, settings):
+    with search_folder(folder, settings):
         search = Search(folder, space, base, sampler, options.objective)
         total = search.total(options.trials)
         missing = search.missing(total)
@@ -77,12 +78,12 @@ def tune(options: argparse.Namespace, base: TrainConfig) -> None:
             f"data      {base.dataset}: {len(train):,} training and {len(validation):,} "
             f"validation samples; the test part is set aside"
         )
-        done = f" goes on: {total - missing} trials are done" if missing < total else ""
+        done = f" is resumed: {total - missing} trials are done" if missing < total else ""
         console.say(f"folder    {folder}/{done}")
         if missing:
             jobs = min(choose_jobs(options.jobs, base, device), missing)
             train_trials(search, total, jobs, train, validation, folder)
-        best = leave(search, folder)
+        best = write_results(search, folder)
         if options.final:
             train_final(best, configure(base, best.point), folder)
 
@@ -90,7 +91,7 @@ def tune(options: argparse.Namespace, base: TrainConfig) -> None:
 def train_trials(
     search: Search, total: int, jobs: int, train: Dataset, validation: Dataset, folder: Path
 ) -> None:
-    """Train what is missing of `total` trials, `jobs` at a time."""
+    """Train the missing ones of `total` trials, `jobs` at a time."""
     board = Scoreboard(search.space)
     console.say("", board.head())
 
@@ -103,7 +104,7 @@ def train_trials(
             while True:
                 if interrupted.is_set():
                     raise KeyboardInterrupt
-                if pool.has_room and (trial := search.next(total)):
+                if pool.has_capacity and (trial := search.next(total)):
                     if trial.outcome:
                         end(trial)
                     else:
@@ -126,20 +127,20 @@ def train_trials(
 
 @contextmanager
 def interrupts() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, so that nothing is left half done; a second one does not wait."""
-    asked = threading.Event()
+    """An event that the first Ctrl-C sets; a second one raises `KeyboardInterrupt` at once."""
+    interrupted = threading.Event()
 
-    def ask(number: int, frame: Any) -> None:
-        if asked.is_set():
+    def handle(number: int, frame: Any) -> None:
+        if interrupted.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        interrupted.set()
 
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield interrupted
         return
-    before = signal.signal(signal.SIGINT, ask)
+    before = signal.signal(signal.SIGINT, handle)
     try:
-        yield asked
+        yield interrupted
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -151,7 +152,7 @@ def train_final(best: Trial, config: TrainConfig, folder: Path) -> None:
     assert best.outcome.kept is not None
     if config.patience:
         changes["epochs"] = best.outcome.kept.epoch
-    final = make(config.model_dump() | changes)
+    final = make_config(config.model_dump() | changes)
     console.say("")
     if run.exists():
         try:
@@ -159,25 +160,25 @@ def train_final(best: Trial, config: TrainConfig, folder: Path) -> None:
             same = (run / "config.toml").read_text() == final.to_toml()
         except (OSError, ValueError, KeyError):
             raise ConfigError(
-                f"{run}: was cut off before its test: remove it, and start again"
+                f"{run}: was interrupted before its test: remove it, and start again"
             ) from None
-        which = "this configuration" if same else "what was the best configuration then"
+        which = "this configuration" if same else "an earlier best configuration"
         console.say(
-            f"final     {run}/ is there already, of {which}: test accuracy {100 * accuracy:.2f} %"
+            f"final     {run}/ already exists, for {which}: test accuracy {100 * accuracy:.2f} %"
         )
         return
     console.say(f"final     trial {best.number} on training and validation part together")
     if config.patience:
         console.say(
             f"          without patience, which needs a validation part: {final.epochs} epochs, as "
-            f"the trial kept, and a schedule of that length"
+            f"the best of the trial, and a schedule of that length"
         )
     console.say("")
     train(final)
 
 
 def read_parts(base: TrainConfig) -> tuple[str, Dataset, Dataset]:
-    """The digest of the data, its training and its validation part. The test part ends here."""
+    """The digest of the data, its training and its validation part; not the test part."""
     source, splits = read_splits(base)
     if splits.validation is None:
         raise ConfigError("validation: a search needs a validation part, found validation = 0")
@@ -185,7 +186,7 @@ def read_parts(base: TrainConfig) -> tuple[str, Dataset, Dataset]:
 
 
 def choose_sampler(options: argparse.Namespace, space: Space) -> str:
-    """What was asked for, or grid where the space holds lists only, else tpe."""
+    """The sampler of the options, or grid if the space holds only lists, else tpe."""
     ranges = any(isinstance(axis, Range) for axis in space.values())
     sampler: str = options.sampler or ("tpe" if ranges else "grid")
     if sampler == "grid" and options.trials:
@@ -196,17 +197,17 @@ def choose_sampler(options: argparse.Namespace, space: Space) -> str:
 
 
 def choose_jobs(wanted: int | None, base: TrainConfig, device: str) -> int:
-    """As many processes as the cores carry, or one for a GPU, unless asked for."""
+    """The number of processes: `wanted`, or that of the cores, or one for a GPU."""
     cores, threads = usable_cores(), base.threads or 1
     jobs = wanted or (max(1, cores // threads) if device == "cpu" else 1)
-    # Allowed, since the results stay the same and the owner of the machine may know better.
-    slow = f" on {cores} cores: more than they carry" if jobs * threads > cores else ""
-    console.say(f"jobs      {jobs} at a time, BLAS threads of each: {threads}{slow}")
+    # Too many are allowed, since the results are the same.
+    slow = f" on {cores} cores: too many" if jobs * threads > cores else ""
+    console.say(f"jobs      {jobs} at a time, BLAS threads each: {threads}{slow}")
     return jobs
 
 
 def usable_cores() -> int:
-    """The cores that this process may use."""
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -215,7 +216,7 @@ def usable_cores() -> int:
 def describe_search(
     space: Space, base: TrainConfig, sampler: str, objective: str, sha256: str
 ) -> str:
-    """`search.toml`: all that a search's results depend on."""
+    """The content of `search.toml`: everything that determines the results of a search."""
     about = {"sampler": sampler, "objective": objective, "data": sha256}
     lines = [f"{key} = {toml_value(value)}" for key, value in about.items()]
     lines += ["", "[space]", *(f"{key} = {axis}" for key, axis in space.items())]
@@ -223,16 +224,16 @@ def describe_search(
 
 
 def read_command_line(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]:
-    """The search's own options, and the configuration that every trial begins with."""
-    parser = console.Parser(
+    """The options of the search, and the base configuration of all trials."""
+    parser = Parser(
         "python -m xpnet.tune",
         usage="%(prog)s SPACE.toml [options of the search] [settings]",
-        description="Train many configurations and keep the one that validates best. "
+        description="Train many configurations and keep the one with the best validation. "
         "SPACE.toml holds settings of xpnet.train with a list of values each, or a range: "
         "hidden = [[64], [128]], learning_rate = {low = 1e-4, high = 1e-1, log = true}.",
         epilog="The settings that all trials share are given as to python -m xpnet.train, whose "
-        "--help lists them: --config FILE.toml and its flags. Started again, a search goes on "
-        "where it was left.",
+        "--help lists them: --config FILE.toml and its flags. The same command resumes an "
+        "interrupted search.",
     )
     parser.add_argument(
         "space", metavar="SPACE.toml", type=Path, help="the space to search; comes first"
@@ -240,21 +241,21 @@ def read_command_line(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]
     parser.add_argument(
         "--sampler",
         choices=SAMPLERS,
-        help="the choice of points: grid (all of them), random, or tpe (Optuna's TPE, which "
-        "learns from the trials); random and tpe stop hopeless trials early (default: grid if "
-        "the space holds lists only, else tpe)",
+        help="how points are chosen: grid (all of them), random, or tpe (Optuna's TPE, which "
+        "learns from the trials); random and tpe stop poor trials early (default: grid if the "
+        "space holds only lists, else tpe)",
     )
     parser.add_argument(
         "--trials",
         metavar="N",
-        type=console.count,
-        help="the number of trials of random and tpe, in all (default: 30)",
+        type=count,
+        help="the total number of trials of random and tpe (default: 30)",
     )
     parser.add_argument(
         "--jobs",
         metavar="N",
-        type=console.count,
-        help="the number of trials at a time, a process each (default: cores / BLAS threads)",
+        type=count,
+        help="the number of processes, one trial each (default: cores / BLAS threads)",
     )
     parser.add_argument(
         "--objective",
@@ -268,11 +269,11 @@ def read_command_line(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]
     parser.add_argument(
         "--final",
         action="store_true",
-        help="a last training of the best trial's configuration, on training and validation part "
-        "together, and its test",
+        help="train the best configuration on training and validation part together at the end, "
+        "and test it",
     )
     if argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help"):
-        # A flag of xpnet.train has a value, which could not be told from the file.
+        # The value of a flag of xpnet.train might be taken for the file.
         raise ConfigError(
             f"the space file comes first, found {argv[0]}: see python -m xpnet.tune --help"
         )
@@ -281,12 +282,12 @@ def read_command_line(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]
     if base.run is not None:
         raise ConfigError("run: a search has a folder instead: use --folder")
     if base.resume is not None:
-        raise ConfigError("resume: the same command goes on with a search: leave resume out")
+        raise ConfigError("resume: the same command resumes a search: leave resume out")
     if base.validation == 0:
         raise ConfigError("validation: a search needs a validation part, found validation = 0")
-    # One thread each, unless asked for: so many small trainings side by side are fastest.
-    base = settle(base)
-    return options, make(base.model_dump() | {"threads": base.threads or 1})
+    # One thread each by default: many small trainings in parallel are fastest so.
+    base = apply_initial_model(base)
+    return options, make_config(base.model_dump() | {"threads": base.threads or 1})
 
 
 if __name__ == "__main__":

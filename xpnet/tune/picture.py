@@ -1,4 +1,4 @@
-"""The picture of a search, for people."""
+"""The figure of a search."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def trials(
     objective: str,
     path: str | Path,
 ) -> None:
-    """A search: the objective of each trial in turn, and against each setting that was searched.
+    """Draw the objective of each trial, by number and against each setting that was searched.
 
-    `values`: a number a trial, None where it has none; `states`: complete, pruned, or anything
-    else for a trial that failed (a cross at the lower edge); `points`: a value a trial of each
-    setting; `logarithmic`: those that have such an axis; `best`: the number of the best trial,
-    a complete one; `objective`: val_accuracy, where more is better, or val_loss, where less is.
-    Up to 6 different numbers, and what is no number, stand in columns, each in the order of its
-    trials. The better ones are shown apart: what lies far below is a triangle at the edge.
-    Raises `ShapeError`.
+    `values`: the objective of each trial, or None; `states`: complete, pruned, or any other text
+    for a failed trial (a cross at the lower edge); `points`: for each setting its value in each
+    trial; `logarithmic`: the settings with a logarithmic axis; `best`: the number of the best
+    trial, a complete one; `objective`: val_accuracy (higher is better) or val_loss (lower is
+    better). Up to 6 different numbers, and other values, are drawn in columns, each in the order
+    of its trials. The axis shows the better values: a triangle at the edge is a value far off.
+    Raises `ShapeError` for sequences of different lengths.
     """
     write(_trials_figure(values, states, points, logarithmic, best, objective), path)
 
@@ -75,7 +75,7 @@ def _trials_figure(
     complete = numpy.array([state == "complete" for state in states]) & ~numpy.isnan(y)
     pruned = numpy.array([state == "pruned" for state in states]) & ~numpy.isnan(y)
     more = objective == "val_accuracy"
-    sight = _sight(y[complete | pruned], y[complete], more)
+    limits = _visible_range(y[complete | pruned], y[complete], more)
 
     def scatter(axes: Axes, x: HostArray) -> None:
         failed = ~(complete | pruned)
@@ -84,8 +84,8 @@ def _trials_figure(
             (pruned, "pruned", {"facecolors": "none", "edgecolors": GREY}),
         ):
             for far, marker in ((False, "o"), (True, "v" if more else "^")):
-                chosen = which & (((y < sight[0]) | (y > sight[1])) == far)
-                height = numpy.clip(y[chosen], *sight)
+                chosen = which & (((y < limits[0]) | (y > limits[1])) == far)
+                height = numpy.clip(y[chosen], *limits)
                 axes.scatter(
                     x[chosen],
                     height,
@@ -111,8 +111,8 @@ def _trials_figure(
             zorder=3,
             label=f"best {show(y[best])} (trial {best})",
         )
-        margin = 0.06 * (sight[1] - sight[0])
-        axes.set_ylim(sight[0] - margin, sight[1] + margin)
+        margin = 0.06 * (limits[1] - limits[0])
+        axes.set_ylim(limits[0] - margin, limits[1] + margin)
         if more:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
@@ -127,7 +127,7 @@ def _trials_figure(
     so_far = numpy.where(complete, y, -math.inf if more else math.inf)
     so_far = (numpy.maximum if more else numpy.minimum).accumulate(so_far)
     known = numpy.flatnonzero(numpy.isfinite(so_far))
-    line = numpy.clip(so_far[known], *sight)
+    line = numpy.clip(so_far[known], *limits)
     top.step(known, line, where="post", color=VERMILION, linewidth=1.5, label="best so far")
     scatter(top, numpy.arange(count, dtype=float))
     top.set_xlim(-0.5 - 0.01 * count, count - 0.5 + 0.01 * count)
@@ -138,7 +138,7 @@ def _trials_figure(
     top.legend(loc="best", fontsize=SMALL)
     for number, (key, column) in enumerate(points.items()):
         axes = figure.add_subplot(grid[1 + number // columns, number % columns])
-        scatter(axes, _places(axes, column, key in logarithmic))
+        scatter(axes, _positions(axes, column, key in logarithmic))
         axes.set_xlabel(key, fontsize=TEXT)
         axes.tick_params(labelsize=SMALL)
         if number % columns:
@@ -146,8 +146,8 @@ def _trials_figure(
     return figure
 
 
-def _sight(shown: HostArray, complete: HostArray, more: bool) -> tuple[float, float]:
-    """The lowest and the highest value that the axis need show."""
+def _visible_range(shown: HostArray, complete: HostArray, more: bool) -> tuple[float, float]:
+    """The lowest and the highest value that the axis shows."""
     low, high = float(shown.min()), float(shown.max())
     best = float(complete.max() if more else complete.min())
     if reach := 4 * abs(best - float(numpy.median(complete))):
@@ -157,8 +157,8 @@ def _sight(shown: HostArray, complete: HostArray, more: bool) -> tuple[float, fl
     return low, high
 
 
-def _places(axes: Axes, column: Sequence[Any], logarithmic: bool) -> HostArray:
-    """Where each trial stands on the horizontal axis, which is labelled to say so."""
+def _positions(axes: Axes, column: Sequence[Any], logarithmic: bool) -> HostArray:
+    """The horizontal position of each trial; sets the labels of the axis."""
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in column)
     if numbers and len(set(column)) > 6:
         x = numpy.array(column, float)

@@ -1,4 +1,4 @@
-"""What a search shows of its trials, on the screen, and what it leaves of them in its folder."""
+"""The table of trials that a search prints, and the results that it writes to its folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from xpnet._files import write_atomically
 from xpnet.cli.console import say
-from xpnet.errors import ConfigError, plain
+from xpnet.errors import ConfigError, printable
 from xpnet.training.history import Record, loss_text
 from xpnet.tune.search import OBJECTIVES, Search, Trial
 from xpnet.tune.space import Range, Space, Values, configure
@@ -27,7 +27,7 @@ _REDRAW = 0.2  # seconds
 
 
 class Scoreboard:
-    """A line for each trial that ends; on a terminal, lines of the running ones beneath them."""
+    """A line for each finished trial; on a terminal, lines of the running trials below them."""
 
     def __init__(self, space: Space, stream: TextIO | None = None) -> None:
         self.out = sys.stdout if stream is None else stream
@@ -42,7 +42,7 @@ class Scoreboard:
         return "  ".join([first, *names, " epochs", "val acc", "val loss", "seconds"])
 
     def line(self, trial: Trial) -> str:
-        """A trial that has ended, as a row of the table."""
+        """A finished trial as a row of the table."""
         outcome = trial.outcome
         assert outcome is not None
         cells = self._cells(trial, f"{outcome.epochs}" if outcome.epochs else "", outcome.kept)
@@ -50,11 +50,11 @@ class Scoreboard:
         if trial.state != "complete":
             cells.append(trial.state)
         if outcome.reason:
-            cells.append(plain(outcome.reason))
+            cells.append(printable(outcome.reason))
         return "  ".join(cells)
 
     def table(self, ranked: Sequence[Trial]) -> str:
-        """The best trials, or all where they are few."""
+        """The best `TOP` trials in a table."""
         lines = [f"rank  {self.head()}"]
         for rank, trial in enumerate(ranked[:TOP], start=1):
             place = f"{rank}" if trial.state == "complete" else "-"
@@ -64,25 +64,25 @@ class Scoreboard:
         return "\n".join(lines)
 
     def begin(self, trial: Trial, epochs: int) -> None:
-        """A trial begins to train."""
+        """Start to show a running trial."""
         self.running[trial.number] = _Running(trial, epochs, time.monotonic())
 
     def progress(self, number: int, record: Record) -> None:
-        """A running trial has a new record."""
+        """Update a running trial by its new record."""
         self.running[number].record = record
 
     def end(self, trial: Trial) -> None:
-        """A trial has ended: its line stays."""
+        """Print the line of a finished trial."""
         self.running.pop(trial.number, None)
         self.erase()
         say(self.line(trial), file=self.out)
 
     def draw(self) -> None:
-        """Draw the lines of the running trials anew, on a terminal and not too often."""
+        """Redraw the lines of the running trials on a terminal, every `_REDRAW` seconds at most."""
         now = time.monotonic()
         if not self.live or (self.drawn and now < self.drawn_at + _REDRAW):
             return
-        # A line that wraps, or scrolls away, could not be drawn over.
+        # Lines that wrap or scroll away could not be erased.
         columns, rows = shutil.get_terminal_size()
         shown = list(self.running.values())[: max(rows - 2, 1)]
         lines = [self._running(item, now)[: columns - 1] for item in shown]
@@ -92,7 +92,7 @@ class Scoreboard:
         self.drawn, self.drawn_at = len(lines), now
 
     def erase(self) -> None:
-        """Take the lines of the running trials away."""
+        """Erase the lines of the running trials."""
         if self.drawn:
             print(f"\x1b[{self.drawn}F\x1b[J", end="", file=self.out, flush=True)
             self.drawn = 0
@@ -128,14 +128,14 @@ def _width(key: str, axis: Any) -> int:
 
 
 def show(value: Any) -> str:
-    """A setting, short enough for a table."""
+    """The value of a setting as short text for a table."""
     if isinstance(value, float):
         return f"{value:.4g}"
     return value if isinstance(value, str) else toml_value(value)
 
 
 def to_csv(trials: Sequence[Trial], space: Space) -> bytes:
-    """One line a trial by number, full precision, empty where there is no value."""
+    """One line a trial, by number, in full precision; empty where there is no value."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     measured = ("val_accuracy", "val_loss", "accuracy", "loss")
@@ -162,10 +162,10 @@ def _exact(value: Any) -> Any:
     return value if isinstance(value, str) else toml_value(value)
 
 
-def picture_of(
+def picture_arguments(
     trials: Sequence[Trial], space: Space, best: Trial, objective: str
 ) -> Mapping[str, Any]:
-    """The arguments of `picture.trials` that show these trials."""
+    """The arguments of `picture.trials` for these trials."""
     kept = [trial.outcome.kept if trial.outcome else None for trial in trials]
     return {
         "values": [getattr(record, objective) if record else None for record in kept],
@@ -177,9 +177,9 @@ def picture_of(
     }
 
 
-def leave(search: Search, folder: Path) -> Trial:
-    """The ranked table, `trials.csv`, `trials.png` and `best.toml`; returns the best trial."""
-    from xpnet.tune.picture import trials as draw
+def write_results(search: Search, folder: Path) -> Trial:
+    """Write `trials.csv`, `trials.png` and `best.toml`, print the table; returns the best trial."""
+    from xpnet.tune.picture import trials as draw  # imports matplotlib
 
     ranked, trials = search.ranked(), search.trials()
     write_atomically(folder / "trials.csv", to_csv(trials, search.space))
@@ -192,10 +192,10 @@ def leave(search: Search, folder: Path) -> Trial:
         )
     kept = best.outcome.kept
     figures = " and ".join(f"{name} {getattr(kept, name)!r}" for name in OBJECTIVES)
-    origin = f"# Trial {best.number} of {plain(folder)}: {figures} at epoch {kept.epoch}.\n"
+    origin = f"# Trial {best.number} of {printable(folder)}: {figures} at epoch {kept.epoch}.\n"
     config = configure(search.base, best.point)
     write_atomically(folder / "best.toml", (origin + config.to_toml()).encode())
-    picture = picture_of(trials, search.space, best, search.objective)
+    picture = picture_arguments(trials, search.space, best, search.objective)
     draw(**picture, path=folder / "trials.png")
     again = shell_command("python", "-m", "xpnet.train", "--config", folder / "best.toml")
     say("", *Scoreboard(search.space).table(ranked).split("\n"), "")

@@ -1,13 +1,13 @@
-"""The trials of a search: an Optuna study in a folder of its own, which outlives its process.
+"""The trials of a search: an Optuna study stored in a folder, so that it can be resumed.
 
-Optuna chooses, stores and prunes. Its journal is a text file to which every change is one
-appended and synced line, so all that a killed search can leave behind is a torn last line,
-and the next start cuts that off.
+Optuna chooses points, stores and prunes trials. Its journal is a text file to which every change
+appends one synced line, so a killed search can leave at most an incomplete last line, which the
+next start removes.
 
-What a trial tries is drawn by a fresh sampler, seeded from `(seed, trial number)`, on a copy
-of the study, and stored in one piece. So a search that goes on proposes what it would have
-proposed without the interruption: always so for grid and random; for TPE, which learns from
-the trials that have ended, where these are the same, hence always with one job.
+The point of a trial is drawn by a new sampler, seeded from `(seed, trial number)`, on a copy of
+the study, and stored at once. So a resumed search proposes the same points as without the
+interruption: always for grid and random; for TPE, which learns from the finished trials, if these
+are the same, hence always with one job.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from xpnet import random
 from xpnet._files import lock, write_atomically
-from xpnet.config import TrainConfig, make
+from xpnet.config import TrainConfig, make_config
 from xpnet.errors import ConfigError
 from xpnet.training.history import Record
 from xpnet.tune.space import Range, Space, configure, grid_points
@@ -43,15 +43,15 @@ OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
 STATES = ("complete", "repeated", "pruned", "failed", "invalid", "running")
 _TRIALS = 30
 _LEARNING = 5
-"""Complete trials before any is pruned."""
+"""The number of complete trials before any is pruned."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One point of the space, and how its training ended; no outcome: not yet.
+    """One point of the space and the outcome of its training, None while it is running.
 
-    `state`: complete, repeated (complete, by another trial's training), pruned (stopped early),
-    failed, invalid (its settings contradict each other, so it was not trained) or running.
+    `state`: complete, repeated (complete, with the outcome of another trial), pruned (stopped
+    early), failed, invalid (its settings contradict each other, so it was not trained) or running.
     """
 
     number: int
@@ -61,13 +61,13 @@ class Trial:
 
 
 class Search:
-    """The trials of one space, kept in `folder`, which is `claimed` by this process.
+    """The trials of one space, stored in `folder`, which `search_folder` has locked.
 
-    `objective`: the field of the kept record that ranks trials, `val_accuracy` (the higher the
-    better) or `val_loss` (the lower). Random and TPE trials whose best value so far is worse
-    than the median of the others at the same epoch are stopped: after 5 complete trials, from
-    a quarter of the epochs on, and not where `epochs` itself is searched, since schedules of
-    different lengths cannot be compared half way.
+    `objective`: the field of the best record that ranks trials, `val_accuracy` (higher is better)
+    or `val_loss` (lower is better). Random and TPE trials whose best value so far is worse than
+    the median of the others at the same epoch are pruned: after 5 complete trials, from a quarter
+    of the epochs on, and not if `epochs` itself is searched, since schedules of different lengths
+    cannot be compared before the end.
     """
 
     def __init__(
@@ -100,11 +100,11 @@ class Search:
             raise ConfigError(
                 f"{folder / JOURNAL}: damaged ({error}): name another folder with --folder"
             ) from None
-        self._cut_off = [trial.number for trial in self.trials() if trial.state == "running"]
-        self._stopped: set[int] = set()
+        self._interrupted = [trial.number for trial in self.trials() if trial.state == "running"]
+        self._pruned: set[int] = set()
 
     def total(self, wanted: int | None) -> int:
-        """How many trials there shall be: `wanted`, or what was wanted before, or 30."""
+        """The total number of trials: `wanted`, or that of the last start, or 30."""
         if self.grid is not None:
             return len(self.grid)
         total = wanted or int(self.study.user_attrs.get("trials", _TRIALS))
@@ -112,17 +112,17 @@ class Search:
         return total
 
     def missing(self, total: int) -> int:
-        """How many of `total` trials are to be trained yet."""
-        return len(self._cut_off) + max(total - len(self._frozen()), 0)
+        """How many of `total` trials are not trained yet."""
+        return len(self._interrupted) + max(total - len(self._frozen()), 0)
 
     def trials(self) -> list[Trial]:
         """All trials by number."""
         return [self._trial(frozen) for frozen in self._frozen()]
 
     def ranked(self) -> list[Trial]:
-        """The best first: the objective, a tie goes to the lower loss, then to the earlier.
+        """The trials, best first, by the objective, then by loss, then by number.
 
-        Trials that were not completed come after all others.
+        Trials that were not completed come last.
         """
         sign = -1 if OBJECTIVES[self.objective] == "maximize" else 1
 
@@ -136,12 +136,12 @@ class Search:
         return sorted(self.trials(), key=key)
 
     def next(self, total: int) -> Trial | None:
-        """The next of `total` trials, those that were cut off first; None: there is none.
+        """The next of `total` trials, interrupted ones first; None if there is none.
 
-        One that needs no training has ended already: settings that contradict each other, or
-        the same point as an earlier complete trial, whose outcome it shares.
+        A trial that needs no training is returned as finished: one whose settings contradict each
+        other, or with the same point as an earlier complete trial, whose outcome it gets.
         """
-        number = self._cut_off.pop(0) if self._cut_off else len(self._frozen())
+        number = self._interrupted.pop(0) if self._interrupted else len(self._frozen())
         trials = self.trials()
         if number == len(trials):
             if number >= total:
@@ -161,12 +161,12 @@ class Search:
         return trial
 
     def report(self, number: int, record: Record) -> bool:
-        """Note a record of a running trial; whether the trial shall stop there."""
+        """Store a record of a running trial; returns whether to stop the trial."""
         frozen, value = self._frozen()[number], getattr(record, self.objective)
         if record.epoch not in frozen.intermediate_values:
             self._open(number).report(value, record.epoch)
             frozen = self._frozen()[number]
-        # A trial that was cut off is judged by what was known the first time.
+        # A resumed trial is judged by the same values as the first time.
         known = copy.copy(frozen)
         known.intermediate_values = {
             epoch: value
@@ -176,20 +176,20 @@ class Search:
         last = record.epoch >= configure(self.base, self._trial(frozen).point).epochs
         stop = not last and self.study.pruner.prune(self.study, known)
         if stop:
-            self._stopped.add(number)
+            self._pruned.add(number)
         return stop
 
     def finish(self, number: int, outcome: Outcome, state: str = "") -> Trial:
-        """Note how a trial ended."""
+        """Store the outcome of a trial."""
         from optuna.trial import TrialState
 
         value = getattr(outcome.kept, self.objective) if outcome.kept else None
         if value is not None and not math.isfinite(value):
-            reason = f"training left the finite numbers: {self.objective} is {value}"
+            reason = f"training diverged: {self.objective} is {value}"
             outcome, value = dataclasses.replace(outcome, kept=None, reason=reason), None
         self._open(number).set_user_attr("outcome", dataclasses.asdict(outcome))
-        if state == "invalid" or (value is not None and number in self._stopped):
-            # Without a value too: TPE then keeps away from settings that contradict each other.
+        if state == "invalid" or (value is not None and number in self._pruned):
+            # Invalid settings are stored as pruned, so that TPE avoids them.
             self.study.tell(number, state=TrialState.PRUNED)
         elif value is None:
             self.study.tell(number, state=TrialState.FAIL)
@@ -198,7 +198,7 @@ class Search:
         return self._trial(self._frozen()[number])
 
     def _propose(self, number: int) -> Trial:
-        """A new trial, stored whole or not at all."""
+        """A new trial, stored in one step."""
         import optuna
 
         if self.grid is not None:
@@ -211,15 +211,15 @@ class Search:
                 sampler: optuna.samplers.BaseSampler = (
                     optuna.samplers.RandomSampler(seed)
                     if self.sampler == "random"
-                    # constant_liar: trials that are running count as bad, so that another
-                    # job is sent elsewhere.
+                    # constant_liar: running trials count as bad, so that parallel jobs get
+                    # other points.
                     else optuna.samplers.TPESampler(
                         seed=seed, multivariate=True, constant_liar=True
                     )
                 )
-            rehearsal = optuna.create_study(sampler=sampler, direction=OBJECTIVES[self.objective])
-            rehearsal.add_trials(self._frozen())
-            params = rehearsal.ask(self.distributions).params
+            scratch = optuna.create_study(sampler=sampler, direction=OBJECTIVES[self.objective])
+            scratch.add_trials(self._frozen())
+            params = scratch.ask(self.distributions).params
         self.study.add_trial(
             optuna.create_trial(
                 state=optuna.trial.TrialState.RUNNING,
@@ -252,7 +252,7 @@ class Search:
 
 
 def import_optuna() -> None:
-    """Optuna, without its chatter. Raises `ConfigError` where it is not installed."""
+    """Import Optuna and silence its log. Raises `ConfigError` where it is not installed."""
     try:
         import optuna
         import optuna.storages.journal
@@ -262,11 +262,11 @@ def import_optuna() -> None:
 
 
 @contextmanager
-def claimed(folder: Path, settings: str) -> Iterator[None]:
-    """Have `folder` alone, as that of a search with these settings (TOML), new or going on.
+def search_folder(folder: Path, settings: str) -> Iterator[None]:
+    """Lock `folder` for a new or resumed search with these settings (TOML).
 
-    Raises `ConfigError` when the folder cannot be made, holds something else, is in use by
-    another process, or belongs to a search with other settings; says what differs.
+    Raises `ConfigError` when the folder cannot be made, holds other files, is in use by another
+    process, or belongs to a search with other settings, naming the differences.
     """
     with lock(folder, "folder", "search"):
         names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
@@ -289,8 +289,8 @@ def claimed(folder: Path, settings: str) -> Iterator[None]:
 def _compare(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
     def flat(settings: dict[str, Any]) -> dict[str, Any]:
         space = settings.get("space", {})
-        # A setting that an older xpnet did not know has had its default.
-        base = tomllib.loads(make({}).to_toml()) | settings.get("base", {})
+        # A setting that an older xpnet did not have had its default.
+        base = tomllib.loads(make_config({}).to_toml()) | settings.get("base", {})
         return {
             **{key: value for key, value in settings.items() if not isinstance(value, dict)},
             **{f"space.{key}": value for key, value in space.items()},

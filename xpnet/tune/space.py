@@ -1,7 +1,7 @@
-"""The space of a search: which settings, and which values of each.
+"""The space of a search: the settings to vary, and the values of each.
 
-A TOML file of keys of `TrainConfig`: a list gives the values to try, a table
-`{low = 1e-4, high = 1e-1, log = true}` a range, uniform in the logarithm or not, which may
+A TOML file with keys of `TrainConfig`: a list holds the values to try, a table
+`{low = 1e-4, high = 1e-1, log = true}` is a range, uniform or uniform in the logarithm, which may
 have a `step`.
 """
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError
 
-from xpnet.config import TrainConfig, explain, make
+from xpnet.config import TrainConfig, explain_errors, make_config
 from xpnet.errors import ConfigError, short_repr, truncate
 from xpnet.utils.toml import read_toml, toml_value
 
@@ -25,34 +25,34 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 _OTHER_DATA = "trials would be measured on different data, and could not be compared"
-_SAME_TRAINING = "it changes what is seen of training, not the training"
+_SAME_TRAINING = "it changes what is measured, not the training"
 _FIXED = {
     "dataset": _OTHER_DATA,
     "target": _OTHER_DATA,
     "validation": _OTHER_DATA,
     "test": _OTHER_DATA,
     "split_seed": _OTHER_DATA,
-    "initial_model": "a search begins all trials with one model: give --initial-model",
-    "initial_model_sha256": "a search begins all trials with one model: give --initial-model",
+    "initial_model": "all trials start from the same model: give --initial-model",
+    "initial_model_sha256": "all trials start from the same model: give --initial-model",
     "seed": f"it also divides the data: {_OTHER_DATA}",
     "log_every": _SAME_TRAINING,
     "train_metrics": _SAME_TRAINING,
-    "device": "it says where to compute, not what",
-    "threads": "it says where to compute, not what",
-    "run": "a search keeps no run folders",
-    "checkpoint_every": "a search keeps no run folders",
-    "resume": "a search keeps no run folders",
+    "device": "it changes where to compute, not the result",
+    "threads": "it changes where to compute, not the result",
+    "run": "a search has no run folders",
+    "checkpoint_every": "a search has no run folders",
+    "resume": "a search has no run folders",
 }
 
 
 @dataclass(frozen=True)
 class Values:
-    """A list of the space file: one of these."""
+    """A list in the space file: one of its values."""
 
     values: tuple[Any, ...]
 
     def distribution(self) -> BaseDistribution:
-        """By their texts, since Optuna's categories may not be lists."""
+        """Categorical, by the text of each value, since Optuna's categories may not be lists."""
         from optuna.distributions import CategoricalDistribution
 
         return CategoricalDistribution([toml_value(value) for value in self.values])
@@ -62,7 +62,7 @@ class Values:
         return next(value for value in self.values if toml_value(value) == stored)
 
     def stored(self, value: Any) -> Any:
-        """What Optuna stores for a setting."""
+        """The value that Optuna stores for a setting."""
         return toml_value(value)
 
     def __str__(self) -> str:
@@ -71,7 +71,7 @@ class Values:
 
 @dataclass(frozen=True)
 class Range:
-    """A table of the space file: a number from `low` to `high`, both included."""
+    """A range in the space file: a number from `low` to `high`, inclusive."""
 
     low: float
     high: float
@@ -93,11 +93,11 @@ class Range:
         return stored
 
     def stored(self, value: Any) -> Any:
-        """What Optuna stores for a setting."""
+        """The value that Optuna stores for a setting."""
         return value
 
     def grid(self) -> Values:
-        """Every step from `low` to `high`, decimal fractions exactly."""
+        """Every step from `low` to `high`, in exact decimal arithmetic."""
         low, step = _exact(self.low), _exact(self.step)
         count = int((_exact(self.high) - low) / step) + 1
         kind = int if self.whole else float
@@ -141,24 +141,26 @@ def _axis(key: str, given: Any) -> Axis:
         raise ConfigError(
             f"{key}: give a list of values or a range {{low = ..., high = ...}}, found "
             f"{short_repr(given)}: "
-            f"what all trials share goes into the file of --config or a flag"
+            f"a setting that all trials share goes into the file of --config or a flag"
         )
     for value in tried:
         _check(key, value)
     texts = [toml_value(value) for value in tried]
     if len(set(texts)) < len(texts):
-        raise ConfigError(f"{key}: every value once, found {truncate(toml_value(tried), 60)}")
+        raise ConfigError(
+            f"{key}: values must be distinct, found {truncate(toml_value(tried), 60)}"
+        )
     return axis
 
 
 def _check(key: str, value: Any) -> None:
-    """Whether a setting may have this value at all, whatever the others are."""
+    """Raise `ConfigError` for a value that a setting can never have."""
     try:
         TrainConfig(**{key: value})
     except ValidationError as error:
-        # Without a place, it is about several settings together, which trials will show.
+        # Errors without a location are of combinations of settings, which only trials show.
         if any(finding["loc"] for finding in error.errors()):
-            raise ConfigError(explain(error)) from None
+            raise ConfigError(explain_errors(error)) from None
 
 
 def _range(key: str, given: Mapping[str, Any]) -> Range:
@@ -182,31 +184,31 @@ def _range(key: str, given: Mapping[str, Any]) -> Range:
             if not isinstance(value, bool):
                 raise ConfigError(f"{key}: log is true or false, found {short_repr(value)}")
         elif isinstance(value, bool) or not number:
-            raise ConfigError(f"{key}: {name} has to be a number, found {short_repr(value)}")
+            raise ConfigError(f"{key}: {name} must be a number, found {short_repr(value)}")
         elif whole and not isinstance(value, int):
-            raise ConfigError(f"{key}: {name} has to be a whole number, found {short_repr(value)}")
+            raise ConfigError(f"{key}: {name} must be a whole number, found {short_repr(value)}")
     low, high, log, step = (given.get(name) for name in ("low", "high", "log", "step"))
     assert low is not None
     assert high is not None
     if not low < high:
-        raise ConfigError(f"{key}: low has to be below high, found {low} and {high}")
+        raise ConfigError(f"{key}: low must be below high, found {low} and {high}")
     if log and (low <= 0 or step is not None):
         what = "no step" if step is not None else f"a low above 0, found {low}"
         raise ConfigError(f"{key}: a range with log takes {what}")
     if step is not None and (step <= 0 or (_exact(high) - _exact(low)) % _exact(step)):
         raise ConfigError(
-            f"{key}: high has to be low plus so many steps, found {low}, {high} and step {step}"
+            f"{key}: high must be low plus a multiple of step, found {low}, {high} and step {step}"
         )
     return Range(low, high, bool(log), step, whole)
 
 
 def _exact(number: float | None) -> Fraction:
-    """As it is written: 0.1 is a tenth."""
+    """The number as it is written: 0.1 is one tenth."""
     return Fraction(str(number))
 
 
 def grid_points(space: Space, base: TrainConfig) -> list[dict[str, Any]]:
-    """Every point of a space, the last key varying fastest, each checked as a configuration."""
+    """All points of a space, the last key varying fastest, each checked as a configuration."""
     for key, axis in space.items():
         if isinstance(axis, Range) and axis.step is None:
             raise ConfigError(f"{key}: a grid needs a step in the range, or a list of values")
@@ -223,4 +225,4 @@ def grid_points(space: Space, base: TrainConfig) -> list[dict[str, Any]]:
 
 def configure(base: TrainConfig, point: Mapping[str, Any], source: str = "") -> TrainConfig:
     """The configuration at a point of the space. Raises `ConfigError`."""
-    return make(base.model_dump() | dict(point), source)
+    return make_config(base.model_dump() | dict(point), source)

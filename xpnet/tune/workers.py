@@ -1,8 +1,8 @@
-"""Processes that train the trials of a search; they draw, print and store nothing.
+"""Processes that train the trials of a search; they print and store nothing.
 
-A worker is given the training and validation parts once, then configurations one by one. It
-sends every record of its training and waits for the answer, go on or stop, so that where a
-trial is stopped does not depend on who is faster. At the end it sends an `Outcome`.
+A worker receives the training and validation parts once, then one configuration after another. It
+sends every record of its training and waits for the answer, continue or stop, so that pruning does
+not depend on the speed of the processes. At the end of a trial it sends an `Outcome`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from xpnet.training.history import History, Record
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended.
+    """The outcome of a trial.
 
-    `kept`: the record that its weights belong to, as `fit_as_configured` returns it, or None
-    where training failed; then `reason` says why. `epochs`: how many were begun; `seconds`:
-    what they took, with building the network.
+    `kept`: the record of the final weights, as `train_from_config` returns it, or None if training
+    failed for `reason`. `epochs`: the number of epochs that were started; `seconds`: the time
+    taken, including building the network.
     """
 
     kept: Record | None = None
@@ -46,10 +46,10 @@ class Outcome:
 
 
 class Pool:
-    """Up to `jobs` processes, a trial each at a time. Use it in a `with` statement.
+    """Up to `jobs` processes with one trial each, as a context manager.
 
-    Leaving the statement ends them at once, and so does the end, of whatever kind, of the
-    process that made the pool.
+    The processes end at once at the end of the `with` statement, and when the process that made
+    the pool ends in any way.
     """
 
     def __init__(self, jobs: int, train: Dataset, validation: Dataset) -> None:
@@ -58,7 +58,7 @@ class Pool:
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Pool:
-        # All begin before any is fed, since feeding waits until the other side has begun.
+        # All are started first, since sending waits until the process has started.
         self._workers = [_Worker() for _ in range(self.jobs)]
         for worker in self._workers:
             worker.send(self._parts)
@@ -72,16 +72,16 @@ class Pool:
 
     @property
     def running(self) -> int:
-        """How many trials are being trained."""
+        """The number of running trials."""
         return sum(worker.trial is not None for worker in self._workers)
 
     @property
-    def has_room(self) -> bool:
-        """Whether another trial can begin."""
+    def has_capacity(self) -> bool:
+        """Whether another trial can start."""
         return self.running < self.jobs
 
     def begin(self, trial: int, config: TrainConfig) -> None:
-        """Train `config` as the trial of this number."""
+        """Start to train `config` as the trial with this number."""
         idle = (worker for worker in self._workers if worker.trial is None)
         worker = next((worker for worker in idle if worker.process.is_alive()), None)
         if worker is None:
@@ -92,11 +92,11 @@ class Pool:
         worker.send(config)
 
     def answer(self, trial: int, stop: bool) -> None:
-        """Let a trial that has sent a record go on, or have it stop there."""
+        """Let a trial that has sent a record continue, or stop it."""
         next(worker for worker in self._workers if worker.trial == trial).send(stop)
 
     def messages(self, seconds: float) -> Iterator[tuple[int, Record | Outcome]]:
-        """What trials have sent, after a wait of up to `seconds` for the first of it."""
+        """The messages of the trials, after waiting up to `seconds` for the first one."""
         busy = {worker.results: worker for worker in self._workers if worker.trial is not None}
         for ready in wait(list(busy), seconds):
             worker = busy[ready]  # type: ignore[index]
@@ -113,18 +113,18 @@ class Pool:
 
 
 class _Worker:
-    """The coordinator's end of one process."""
+    """One process, as seen by the main process."""
 
     def __init__(self) -> None:
-        # Not a fork, which would copy the locks of BLAS and CUDA in whatever state they are.
+        # A fork would copy the locks of BLAS and CUDA in any state.
         context = multiprocessing.get_context("spawn")
         orders, self.orders = context.Pipe(duplex=False)
         self.results, results = context.Pipe(duplex=False)
         self.trial: int | None = None
         self.process = context.Process(target=_work, args=(orders, results), daemon=True)
-        with _deaf_to_interrupts():
+        with _without_interrupts():
             self.process.start()
-        # So that the death of either side closes the pipes for the other.
+        # So that the pipes close when either process ends.
         orders.close()
         results.close()
 
@@ -132,11 +132,11 @@ class _Worker:
         try:
             self.orders.send(message)
         except OSError:
-            # It is dead, which `messages` will find out and tell.
+            # The process has ended, which `messages` reports.
             return
 
     def close(self) -> str:
-        """Wait for the end of the process; returns how it ended, in words."""
+        """Wait for the end of the process; returns how it ended, as text."""
         self.process.join(5)
         self.process.kill()
         self.process.join()
@@ -150,14 +150,14 @@ class _Worker:
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Processes begun here never see Ctrl-C, which a terminal sends to all of a program's."""
+def _without_interrupts() -> Iterator[None]:
+    """Processes started in the block ignore Ctrl-C, which a terminal sends to all processes."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     from multiprocessing import resource_tracker
 
-    # Where it begins, it undoes what the next line does.
+    # Its start would unblock the signal again.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -167,10 +167,10 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 def _work(orders: Connection, results: Connection) -> None:
-    """A worker's life: the parts of the data, then trial after trial."""
+    """The main function of a worker: receives the data, then trains one trial after another."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(orders, inbox), daemon=True).start()
+    threading.Thread(target=_receive, args=(orders, inbox), daemon=True).start()
 
     def send(message: Record | Outcome) -> None:
         try:
@@ -183,17 +183,17 @@ def _work(orders: Connection, results: Connection) -> None:
         send(train_trial(inbox.get(), train, validation, _Report(send, inbox.get)))
 
 
-def _listen(orders: Connection, inbox: queue.SimpleQueue[Any]) -> None:
+def _receive(orders: Connection, inbox: queue.SimpleQueue[Any]) -> None:
     try:
         while True:
             inbox.put(orders.recv())
     finally:
-        # The pipe is closed, so the coordinator is gone, perhaps in the middle of an epoch.
+        # The pipe is closed, so the main process has ended.
         os._exit(1)
 
 
 class _Report(Callback):
-    """Send each record, and stop where the answer says so."""
+    """Sends each record, and stops the training if the answer is to stop."""
 
     def __init__(self, send: Callable[[Record], None], receive: Callable[[], bool]) -> None:
         self.send, self.receive = send, receive
@@ -207,7 +207,7 @@ class _Report(Callback):
 def train_trial(
     config: TrainConfig, train: Dataset, validation: Dataset, callback: Callback
 ) -> Outcome:
-    """Train exactly as `xpnet.train` would, and catch whatever goes wrong."""
+    """Train exactly as `xpnet.train` does, and catch every error."""
     began, history, kept, reason = time.perf_counter(), History(), None, ""
     try:
         with threadpoolctl.threadpool_limits(config.threads, user_api="blas"):

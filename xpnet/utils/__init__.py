@@ -1,1 +1,1 @@
-"""Checks of arguments and arrays, and other small helpers that know nothing of networks."""
+"""Checks of arguments and arrays, and other small helpers without networks."""

@@ -1,6 +1,6 @@
-"""Checks of arguments, one for all public functions: what was given, what was found, what to do.
+"""Checks of arguments for all public functions.
 
-NumPy scalars and 0-d arrays are accepted wherever a number is; they are kept as Python numbers,
+Wherever a number is accepted, so are NumPy scalars and 0-d arrays. They become Python numbers,
 which never change the dtype of an array and which JSON can hold. Nothing else is converted:
 `"0.5"` and `True` are not numbers.
 """
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 SEEDS = 2**64
-"""Seeds are below this: numbers of 64 bits, which every file can hold."""
+"""Seeds are below this: they have 64 bits, so that every file can hold them."""
 
 
 def seed_of(name: str, value: Any) -> int:
@@ -46,7 +46,7 @@ def whole(name: str, value: Any, *, least: int = 1, or_else: str = "") -> int:
 
 
 def is_whole(value: Any) -> TypeGuard[int]:
-    """Whether `value` is a whole number of Python's, NumPy's or the like, and no bool."""
+    """Whether `value` is a whole number, of Python or NumPy, and no bool."""
     if isinstance(value, bool):
         return False
     try:
@@ -67,7 +67,7 @@ def real(
 ) -> float:
     """`value` as a finite `float` in `[low, high)`, or in `(low, high)` without `low_is_allowed`.
 
-    A Python `int` stays one, so that what is printed is what was written. Raises `ConfigError`
+    A Python `int` stays an `int`, so that it is printed as it was written. Raises `ConfigError`
     that names the argument.
     """
     number = as_float(value)
@@ -96,7 +96,7 @@ def as_float(value: Any) -> float | None:
 
 
 def float_dtype(name: str, value: Any) -> str:
-    """`"float32"` or `"float64"`, however it is said. Raises `ConfigError`."""
+    """`"float32"` or `"float64"` for a name, a type or a dtype. Raises `ConfigError`."""
     found = getattr(value, "__name__", None) or str(value)
     if found not in ("float32", "float64"):
         raise ConfigError(f"{name} must be float32 or float64, found {short_repr(value)}")
@@ -116,17 +116,17 @@ def picture_shape(name: str, value: Any) -> tuple[int, int]:
     return height, width
 
 
-def path(name: str, value: Any) -> Path:
-    """`value`, a text or a path, as a `Path`. Raises `ConfigError` that names the argument."""
+def as_path(name: str, value: Any) -> Path:
+    """`value`, a string or a path, as a `Path`. Raises `ConfigError` that names the argument."""
     if isinstance(value, str | PathLike):
         return Path(value)
-    raise ConfigError(f"{name} must be a path, as a text or a Path, found {short_repr(value)}")
+    raise ConfigError(f"{name} must be a path, a string or a Path, found {short_repr(value)}")
 
 
 def instance(name: str, value: Any, kind: type[T] | tuple[type[T], ...], what: str) -> T:
     """`value`, if it is of `kind`. Raises `ConfigError` that says `what` is expected instead.
 
-    A class in the place of an object is named as such: `SGD` where `SGD()` is meant.
+    The message recognises a class given instead of an object: `SGD` instead of `SGD()`.
     """
     if isinstance(value, kind):
         return value

@@ -1,4 +1,4 @@
-"""What an object was made with: `get_config()`, for files, checkpoints and `summary()`."""
+"""The arguments of an object: `get_config()`, for files, checkpoints and `summary()`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from xpnet.errors import ConfigError, short_repr
 
 
 def config_of(made: object) -> dict[str, Any]:
-    """The arguments of `type(made)(...)` by name, as `made` holds them.
+    """The arguments of `type(made)(...)` by name, from the attributes of `made`.
 
-    Of a dataclass these are its fields, of another class the parameters of its `__init__`, each
-    of which must be an attribute of the same name, as in scikit-learn. Raises `ConfigError`,
+    They are the fields of a dataclass, and for any other class the parameters of its `__init__`,
+    each of which must be an attribute of the same name, as in scikit-learn. Raises `ConfigError`,
     naming the class and the parameter, where one is missing.
     """
     kind = type(made)
@@ -22,14 +22,14 @@ def config_of(made: object) -> dict[str, Any]:
     for name, parameter in parameters_of(kind).items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise ConfigError(
-                f"{kind.__name__} is made with {parameter}, which cannot be found again, so it "
-                f"could not be saved: name its parameters, or define get_config()"
+                f"{kind.__name__} takes {parameter}, whose values are not known, so it "
+                f"cannot be saved: name its parameters, or define get_config()"
             )
-        # A class's own value is what another argument was not given for.
+        # The attribute of a class is not an argument.
         if name not in vars(made) and not isinstance(getattr(kind, name, None), property):
             raise ConfigError(
-                f"{kind.__name__} is made with {name!r} and has no attribute of that name, so it "
-                f"could not be saved: keep it as self.{name}, or define get_config()"
+                f"{kind.__name__} takes {name!r} and has no attribute of that name, so it "
+                f"cannot be saved: keep it as self.{name}, or define get_config()"
             )
         found[name] = getattr(made, name)
     return found
@@ -37,7 +37,7 @@ def config_of(made: object) -> dict[str, Any]:
 
 def parameters_of(kind: type) -> dict[str, inspect.Parameter]:
     """The parameters of `kind`'s `__init__` but for `self`, by name."""
-    # Not of `kind` itself, which may have a `__new__` that takes whatever there is.
+    # Not the signature of `kind`, which may be that of `__new__`.
     if kind.__init__ is object.__init__:  # type: ignore[misc]
         return {}
     _, *parameters = inspect.signature(kind.__init__).parameters.values()  # type: ignore[misc]
@@ -55,30 +55,29 @@ def optional_arguments(kind: type) -> set[str]:
 
 
 def as_python(value: Any) -> Any:
-    """A number of NumPy's as Python's own; all else as it is."""
+    """A NumPy number as a Python number; any other value unchanged."""
     return value.item() if isinstance(value, numpy.generic) else value
 
 
-def as_plain(owner: str, config: dict[str, Any]) -> dict[str, Any]:
-    """`config` as JSON holds it: numbers, strings, None, and lists and dicts of these.
+def as_json(owner: str, config: dict[str, Any]) -> dict[str, Any]:
+    """`config` as values of JSON: numbers, strings, None, and lists and dicts of these.
 
     Raises `ConfigError`, naming `owner` and the setting, for any other value.
     """
-    return {name: _plain(owner, name, value) for name, value in config.items()}
+    return {name: _json_value(owner, name, value) for name, value in config.items()}
 
 
-def _plain(owner: str, name: str, value: Any) -> Any:
+def _json_value(owner: str, name: str, value: Any) -> Any:
     value = as_python(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
-        return [_plain(owner, name, item) for item in value]
+        return [_json_value(owner, name, item) for item in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: _plain(owner, name, item) for key, item in value.items()}
-    # Metadata is the user's own dict, not an object with a configuration.
+        return {key: _json_value(owner, name, item) for key, item in value.items()}
+    # Metadata is a dict of the user, not an object with a configuration.
     other = "" if owner == "metadata" else ", or let its get_config() give these"
     raise ConfigError(
         f"{name} of {owner} is {short_repr(value)}, which no file can hold: make {owner} with "
-        "numbers "
-        f"and strings (or lists and dicts of them){other}"
+        f"numbers and strings (or lists and dicts of them){other}"
     )

@@ -14,10 +14,10 @@ def flag_of(name: str) -> str:
 
 
 def shell_command(*words: str | Path) -> str:
-    """A command line to be typed, of words and of paths (`Path`), whatever is in them.
+    """A command line of words and paths (`Path`), quoted for a shell.
 
-    A path that begins with `-` is written `./-...`, so that no command takes it for a flag. A word
-    that cannot be printed is written as bash and zsh read it, within `$''` and with escapes.
+    A path that begins with `-` is written `./-...`, as it would be a flag. A word that is not
+    printable is written for bash and zsh, as `$''` with escapes.
     """
     return " ".join(_word(str(word), isinstance(word, Path)) for word in words)
 

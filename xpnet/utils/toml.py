@@ -1,4 +1,4 @@
-"""Settings in a TOML file: how a value is written, and a file read."""
+"""Settings in a TOML file: writing a value, and reading a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from xpnet.errors import ConfigError, one_line
 
-TOO_LARGE = 2**63
+INTEGER_LIMIT = 2**63
 """The smallest whole number that TOML cannot hold."""
 
 _MOST_CHARACTERS = 2**17
@@ -17,7 +17,7 @@ _MOST_DOTS = 100
 
 
 def toml_value(value: Any) -> str:
-    """One value (bool, number, string, or a list of these) as TOML writes it."""
+    """One value (bool, number, string, or a list of these) in TOML."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (tuple, list)):
@@ -31,26 +31,26 @@ def toml_value(value: Any) -> str:
 def read_toml(path: Path) -> dict[str, Any]:
     """The keys of a TOML file. Raises `ConfigError` that names the file."""
     try:
-        # Windows' editors may begin a file with a byte order mark.
+        # Editors on Windows may write a byte order mark.
         with path.open(encoding="utf-8-sig") as file:
-            # It may be a pipe that never ends.
+            # A limit, since the file may be a pipe that never ends.
             text = file.read(_MOST_CHARACTERS + 1)
-        strange = _strange(text)
-        found = {} if strange else tomllib.loads(text)
+        error_text = _size_error(text)
+        found = {} if error_text else tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
-    # What is wrong with numbers of many digits and with many brackets, Python says its own way.
+    # ValueError for numbers of many digits, RecursionError for many brackets.
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid TOML ({one_line(error)})") from None
-    if strange:
-        raise ConfigError(f"{path}: {strange}: these are no settings")
-    if not _is_small(found):
+    if error_text:
+        raise ConfigError(f"{path}: {error_text}: these are no settings")
+    if not _fits_64_bits(found):
         raise ConfigError(f"{path}: not valid TOML (a whole number of more than 64 bits)")
     return found
 
 
-def _strange(text: str) -> str:
-    """What would keep the parser busy: it takes the square of a name's dots as its time."""
+def _size_error(text: str) -> str:
+    """Why the text is refused, or "": the time of the parser grows with the square of the dots."""
     if len(text) > _MOST_CHARACTERS:
         return f"has more than {_MOST_CHARACTERS} characters"
     for number, line in enumerate(text.split("\n"), start=1):
@@ -59,8 +59,8 @@ def _strange(text: str) -> str:
     return ""
 
 
-def _is_small(value: Any) -> bool:
-    """Whether all whole numbers in it are of 64 bits, as TOML has them."""
+def _fits_64_bits(value: Any) -> bool:
+    """Whether all integers in `value` have at most 64 bits, as in TOML."""
     if isinstance(value, (dict, list)):
-        return all(map(_is_small, value.values() if isinstance(value, dict) else value))
-    return not isinstance(value, int) or -TOO_LARGE <= value < TOO_LARGE
+        return all(map(_fits_64_bits, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, int) or -INTEGER_LIMIT <= value < INTEGER_LIMIT
