@@ -470,7 +470,7 @@ def test_one_class_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "are of one class, red (column 'label')" in said
     numpy.savez(tmp_path / "a.npz", x=numpy.ones((9, 3)), y=numpy.full(9, 2))
     assert run(tmp_path, tmp_path / "a.npz") == 2
-    assert "are of one class, 2: give data of two or more classes" in capsys.readouterr().err
+    assert "are of one class, 2: give data of two classes or more" in capsys.readouterr().err
 
 
 def test_values_too_large_to_be_standardised_are_one_line(

@@ -169,7 +169,7 @@ def test_a_model_of_python_may_say_nothing_of_its_data() -> None:
         (["--no-batch-norm"], "batch_norm: the initial model one/model.safetensors has true"),
         (["--normalise", "unit"], "normalise: one/model.safetensors was trained with standard"),
         (["--dataset", "narrow.npz"], "takes 5 features a sample, and narrow.npz has 4"),
-        (["--dataset", "more.npz"], "made for 3 classes (0, 1, 2), and more.npz has 4 (0, 1, 2, 3"),
+        (["--dataset", "more.npz"], "has 3 classes (0, 1, 2), and more.npz has 4 (0, 1, 2, 3"),
         (["--dataset", "pixels.npz"], "trained on numbers with a fraction, and pixels.npz holds w"),
         (["--initial-model", "nowhere"], "initial_model: nowhere: no such file"),
         (["--initial-model", "."], "initial_model: . has no model.safetensors"),
@@ -204,7 +204,7 @@ def test_a_file_that_changed_since_is_refused(capsys: pytest.CaptureFixture[str]
     capsys.readouterr()
     assert main(["--config", "two/config.toml"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "initial_model: one/model.safetensors is another file" in line
+    assert "initial_model: one/model.safetensors is not the recorded file" in line
     # Named anew it is meant.
     assert main(["--config", "two/config.toml", "--initial-model", "./one"]) == 0
 
