@@ -135,7 +135,7 @@ def test_a_grid_tries_every_point_and_leaves_what_it_promises(
     capsys.readouterr()
     assert main(argv) == 0
     again = capsys.readouterr().out
-    assert "goes on: 4 trials are done" in again
+    assert "is resumed: 4 trials are done" in again
     assert "jobs" not in again
     assert out.partition("rank")[2] == again.partition("rank")[2]
     assert rows() == found
@@ -334,14 +334,14 @@ def parts() -> tuple[Dataset, Dataset]:
 def test_a_worker_that_dies_is_a_failed_trial_and_is_replaced() -> None:
     with Pool(1, *parts()) as pool:
         pool.begin(0, make_config({"epochs": 10**6, "hidden": [8], "threads": 1}))
-        assert not pool.has_room
+        assert not pool.has_capacity
         ((number, first),) = pool.messages(60)
         assert (number, type(first)) == (0, Record)
         os.kill(pool._workers[0].process.pid, signal.SIGKILL)
         ((number, outcome),) = pool.messages(60)
         assert number == 0
         assert outcome == Outcome(reason="its process was ended by SIGKILL")
-        assert pool.has_room
+        assert pool.has_capacity
         pool.begin(1, make_config({"epochs": 1, "hidden": [8], "threads": 1}))
         ((_, message),) = pool.messages(60)
         pool.answer(1, stop=False)
@@ -540,7 +540,7 @@ def test_lists_ranges_and_steps() -> None:
         ("test = [0.1]", [], "test: cannot be searched"),
         ("dataset = ['digits']", [], "dataset: cannot be searched"),
         ("device = ['cpu']", [], "device: cannot be searched"),
-        ("threads = [1, 2]", [], "threads: cannot be searched: it says where to compute"),
+        ("threads = [1, 2]", [], "threads: cannot be searched: it changes where to compute"),
         ("log_every = [1]", [], "log_every: cannot be searched"),
         ("run = ['a']", [], "run: cannot be searched"),
         ("l2 = [-1.0]", [], "space.toml: l2: .*greater than or equal to 0.*-1"),
@@ -747,4 +747,4 @@ def test_more_processes_than_cores_are_allowed_and_said(
     assert tune.choose_jobs(None, make_config({"threads": 1}), "cuda:0") == 1
     assert "than they carry" not in capsys.readouterr().out
     assert tune.choose_jobs(4, make_config({"threads": 2}), "cpu") == 4
-    assert "4 at a time, BLAS threads of each: 2 on 6 cores: more than" in capsys.readouterr().out
+    assert "4 at a time, BLAS threads each: 2 on 6 cores: too many" in capsys.readouterr().out
