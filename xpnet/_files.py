@@ -25,7 +25,7 @@ _LOCK_TIMEOUT = 0.2
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn whatever the file system or a decompressor raises into a `DataError`."""
+    """Turn the errors of the file system and of decompressors into a `DataError`."""
     try:
         refuse_special(path)
         yield

@@ -1,1 +1,1 @@
-"""What the commands share, and what each of them does."""
+"""The commands, and the parser and console output that they share."""

@@ -47,7 +47,7 @@ class Table:
     def raise_error(self, valid_rows: int, reason: str = "") -> NoReturn:
         """Raise `DataError` for the first invalid cell below `valid_rows` rows of data.
 
-        `reason` is what to say where no cell is found to be invalid.
+        `reason` is for the message where no invalid cell is found.
         """
         path, layout, line = self.path, self.layout, 0
         try:

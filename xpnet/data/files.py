@@ -21,7 +21,7 @@ _CHUNK = 2**20
 
 
 def read_content(path: Path) -> bytes:
-    """The bytes of `path`, decompressed where its name or its first bytes say gzip or ZIP.
+    """The bytes of `path`, decompressed if its name or its first bytes are those of gzip or ZIP.
 
     A ZIP archive must hold exactly one file. Raises `DataError`, naming `path`, also where the
     content is larger than `most_content`.

@@ -71,7 +71,7 @@ class Normalisation:
             number = int(wrong.argmax())
             raise DataError(
                 f"feature {number + 1} of the training values cannot be standardised: its standard "
-                f"deviation {deviation[number]:g} is too small beside its mean {mean[number]:g}: "
+                f"deviation {deviation[number]:g} is too small for its mean {mean[number]:g}: "
                 f"leave the feature out, or multiply it first"
             )
         scale.flags.writeable = shift.flags.writeable = False

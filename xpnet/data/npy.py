@@ -12,7 +12,13 @@ import numpy
 from xpnet._files import reading
 from xpnet.backend import HostArray
 from xpnet.data.dataset import Dataset, Source, numbered_classes, square_shape
-from xpnet.data.npz import HEADER_ERRORS, array_header, check_labels, check_samples, shape_beside
+from xpnet.data.npz import (
+    HEADER_ERRORS,
+    array_header,
+    check_labels,
+    check_samples,
+    shared_image_shape,
+)
 from xpnet.errors import DataError, one_line, truncate
 
 LAYOUTS = "x_train.npy, y_train.npy and perhaps x_test.npy, y_test.npy; or x.npy, y.npy"
@@ -46,7 +52,7 @@ def read_npy_folder(folder: str | Path) -> Source:
 
 
 def read_npy(path: str | Path) -> Source:
-    """The samples in `NAME.npy`, mapped, and their labels in `NAME_labels.npy` beside it.
+    """The samples in `NAME.npy`, mapped, and their labels in `NAME_labels.npy` in the same folder.
 
     As `read_npy_folder`, without a test part. Raises `DataError`, naming the file.
     """
@@ -116,7 +122,7 @@ def _source(name: str, pairs: list[tuple[Path, Path]]) -> Source:
     digest = hashlib.sha256()
     parts = []
     samples = [open_npy(path) for path, _ in pairs]
-    shape = shape_beside(samples)
+    shape = shared_image_shape(samples)
     for x, (path, labels), own in zip(samples, pairs, labels_array, strict=True):
         parts.append(_dataset(path, labels, x, own, classes, shape))
         digest.update(repr((x.shape, x.dtype.str)).encode())
@@ -137,7 +143,7 @@ def _dataset(
     x: numpy.memmap[Any, Any],
     labels_array: HostArray | None,
     classes: tuple[str, ...],
-    beside: tuple[int, int] | None = None,
+    image_shape: tuple[int, int] | None = None,
 ) -> Dataset:
     check_samples(str(path), x, str(labels), labels_array)
     if x.dtype not in _DTYPES:
@@ -147,7 +153,7 @@ def _dataset(
             f"file"
         )
     try:
-        image_shape = None if x.ndim == 3 else beside or square_shape(x.shape[1])
-        return Dataset(x, labels_array, classes, image_shape)
+        shape = None if x.ndim == 3 else image_shape or square_shape(x.shape[1])
+        return Dataset(x, labels_array, classes, shape)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None

@@ -62,7 +62,7 @@ def read_npz(path: str | Path) -> Source:
         classes = numbered_classes(*labels)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    shape = shape_beside([arrays[f"x{suffix}"] for suffix in suffixes])
+    shape = shared_image_shape([arrays[f"x{suffix}"] for suffix in suffixes])
     parts = [
         _dataset(path, f"x{suffix}", arrays[f"x{suffix}"], found_labels, classes, shape)
         for suffix, found_labels in zip(suffixes, labels, strict=True)
@@ -169,7 +169,7 @@ def check_labels(name: str, labels: HostArray) -> HostArray:
     return labels
 
 
-def shape_beside(arrays: Sequence[HostArray]) -> tuple[int, int] | None:
+def shared_image_shape(arrays: Sequence[HostArray]) -> tuple[int, int] | None:
     """The shape of the pictures in one of two arrays, for the other one if it is flat."""
     shapes = {array.shape[1:] for array in arrays if array.ndim == 3}
     flat = {array.shape[1:] for array in arrays if array.ndim == 2}
@@ -199,15 +199,15 @@ def _dataset(
     x: HostArray,
     labels: HostArray | None,
     classes: tuple[str, ...] | None,
-    beside: tuple[int, int] | None = None,
+    image_shape: tuple[int, int] | None = None,
 ) -> Dataset:
     check_samples(f"{path}: {name}", x, f"y{name[1:]}", labels)
-    image_shape = (x.shape[1], x.shape[2]) if x.ndim == 3 else beside or square_shape(x.shape[1])
+    shape = image_shape or square_shape(x.shape[1])
+    if x.ndim == 3:
+        shape = x.shape[1], x.shape[2]
     x = _values(path, name, x).reshape(len(x), -1)
     try:
-        return Dataset(
-            x, labels, numbered_classes(labels) if classes is None else classes, image_shape
-        )
+        return Dataset(x, labels, numbered_classes(labels) if classes is None else classes, shape)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 

@@ -55,17 +55,17 @@ def split(
         wanted = max(1, round(len(pool) / 5)) if test is None else _count("test", test, len(pool))
         if wanted == 0:
             raise ConfigError(f"test={test}: there must be a test part, give a fraction or a count")
-        said = "test=None (a fifth)" if test is None else f"test={test}"
+        text = "test=None (a fifth)" if test is None else f"test={test}"
         own = in_place or pool is not source.train
-        tested, rest = _divide(pool, wanted, said, seed, counter=0, in_place=own)
+        tested, rest = _divide(pool, wanted, text, seed, counter=0, in_place=own)
     if validation is None:
-        wanted, said = len(tested), f"validation=None ({len(tested)}, as many as the test part)"
+        wanted, text = len(tested), f"validation=None ({len(tested)}, as many as the test part)"
     else:
-        wanted, said = _count("validation", validation, len(rest)), f"validation={validation}"
+        wanted, text = _count("validation", validation, len(rest)), f"validation={validation}"
     if wanted == 0:
         return Splits(rest, None, tested)
     own = in_place or rest is not source.train
-    held_out, train = _divide(rest, wanted, said, seed, counter=1, in_place=own)
+    held_out, train = _divide(rest, wanted, text, seed, counter=1, in_place=own)
     return Splits(train, held_out, tested)
 
 
@@ -94,13 +94,13 @@ def _count(name: str, value: float, available: int) -> int:
 
 
 def _divide(
-    data: Dataset, count: int, said: str, seed: int, counter: int, *, in_place: bool
+    data: Dataset, count: int, text: str, seed: int, counter: int, *, in_place: bool
 ) -> tuple[Dataset, Dataset]:
     """`count` samples drawn from `data` class by class, and all the others."""
     if count > len(data):
-        raise ConfigError(f"{said}: more than the {len(data)} samples there are to draw from")
+        raise ConfigError(f"{text}: more than the {len(data)} samples there are to draw from")
     if count == len(data):
-        raise ConfigError(f"{said}: takes all {len(data)} samples and leaves none for training")
+        raise ConfigError(f"{text}: takes all {len(data)} samples and leaves none for training")
     labels = numpy.zeros(len(data), numpy.int64) if data.labels is None else data.labels
     sizes = numpy.bincount(labels)
     # In integer arithmetic, so that rounding errors do not decide on the remainders.

@@ -1,4 +1,4 @@
-"""A saved network with what its file says of the data that it was trained on."""
+"""A saved network and the description of its training data."""
 
 from __future__ import annotations
 

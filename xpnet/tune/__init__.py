@@ -1,1 +1,1 @@
-"""The search: `python -m xpnet.tune SPACE.toml`, in `__main__.py`, tells its story."""
+"""The search for good settings: `python -m xpnet.tune SPACE.toml`; start at `__main__.py`."""

@@ -34,7 +34,7 @@ def seed_of(name: str, value: Any) -> int:
 def whole(name: str, value: Any, *, least: int = 1, or_else: str = "") -> int:
     """`value` as an `int` of `least` or more. Raises `ConfigError` that names the argument.
 
-    `or_else`: what is allowed besides, for the message, such as `" or None"`.
+    `or_else`: what else is allowed, for the message, such as `" or None"`.
     """
     number = operator.index(value) if is_whole(value) else None
     if number is None or number < least:

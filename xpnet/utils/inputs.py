@@ -1,11 +1,11 @@
-"""What users give as samples and targets, made into arrays of numbers and checked, in one place.
+"""Converts samples and targets given by users to arrays of numbers, and checks them.
 
-Taken are NumPy arrays of any layout, nested lists, pandas DataFrames and Series, and arrays of
-other libraries that lend their memory (`backend.shared`). Whatever holds no finite number is
-refused in one line that names the place: `x[3, 2]`, or `column 'age', row 3 of x`.
+Accepted are NumPy arrays of any layout, nested lists, pandas DataFrames and Series, and arrays of
+other libraries that share their memory (`backend.shared`). A value that is no finite number is an
+error that names its position: `x[3, 2]`, or `column 'age', row 3 of x`.
 
-Arrays on a GPU are taken as they are: to look for a NaN in them would make the device wait. So
-are integers, which are always finite.
+Arrays on a GPU are not checked, since looking for a NaN would synchronise with the device. Nor are
+integers, which are always finite.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from xpnet.errors import DataError, DeviceMismatch, ShapeError, short_repr
 from xpnet.utils.arguments import as_float
 
 Place: TypeAlias = Callable[[tuple[int, ...]], str]
-"""Names the value at some indices, for a message."""
+"""A function that names the value at some indices, for a message."""
 
 _FLOATS = (numpy.dtype("float32"), numpy.dtype("float64"))
 _LARGEST = float(numpy.finfo("float32").max)
-# Beyond 10,000 values OpenBLAS cuts a product among threads, which wait for each other.
+# Above 10,000 values OpenBLAS divides a product among threads, which wait for each other.
 _FEW = 8192
 _VALUES_AT_ONCE = 2**20
 _NO_ARRAY = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, BufferError)
@@ -50,19 +50,18 @@ def as_samples(
 ) -> Array:
     """`x` as an array `(N, features)` of numbers, N above 0: a host array, or one of `backend`.
 
-    `x`: rows of numbers, or pictures `(N, H, W)`, which become `(N, H·W)`. Its dtype stays, but
-    for bools (uint8) and what pandas calls `Float64`, `Int64`, `boolean` (NumPy's own). Nothing
-    is copied that NumPy can read as it is. `features`: how many there must be, None for any.
-    `name`: of the argument, for messages. `check`: whether every value must be finite; an array
-    on a GPU is never looked at. `dtype`: of the network, float32 or float64, whose range the
-    values have to keep.
+    `x`: rows of numbers, or pictures `(N, H, W)`, which become `(N, H·W)`. It keeps its dtype,
+    except bools (uint8) and `Float64`, `Int64`, `boolean` of pandas (those of NumPy). Arrays that
+    NumPy can read are not copied. `features`: the required number, None for any. `name`: of the
+    argument, for messages. `check`: whether every value must be finite; arrays on a GPU are never
+    checked. `dtype`: of the network, float32 or float64, whose range the values must not exceed.
 
     Raises `ShapeError` for another shape; `DataError`, with row and column, for what is not a
     finite number (text, dates, categories, complex or missing values, NaN, infinity, values
     beyond `dtype`), for masked, sparse or ragged arrays and for no samples at all;
     `DeviceMismatch` for an array on another device.
     """
-    # One row, as a server asks for, is to be taken fast.
+    # Fast for a single row, as in a server.
     if is_plain(x, features) and (not check or (x.size <= _FEW and is_finite(x))):
         return x
     array, place = _as_array(x, backend, name, _NO_SAMPLES_OF_TEXT)
@@ -76,7 +75,7 @@ def as_samples(
 
 
 def is_plain(x: Any, features: int | None = None) -> bool:
-    """Whether `x` is NumPy's own array `(N, features)` of float32 or float64, N above 0."""
+    """Whether `x` is a NumPy array `(N, features)` of float32 or float64, N above 0."""
     return (
         type(x) is numpy.ndarray
         and x.ndim == 2
@@ -87,10 +86,10 @@ def is_plain(x: Any, features: int | None = None) -> bool:
 
 
 def is_finite(block: HostArray) -> bool:
-    """Whether it is certain, after one fast pass, that every value is finite, in float32 too.
+    """Whether one fast pass shows that every value is finite, in float32 too.
 
-    The sum of squares is finite only if each value is, and below the largest float32 only if
-    each value is within its range.
+    The sum of squares is finite only if each value is, and below the largest float32 only if each
+    value is within the range of float32.
     """
     return bool(numpy.vdot(block, block) <= _LARGEST)
 
@@ -106,7 +105,7 @@ def as_targets(
 ) -> Array:
     """`y` as an array `(N,)` or `(N, …)` of numbers, N above 0: labels, or any other targets.
 
-    As `as_samples`; the names of classes are refused, with `about_text` as what to do about them.
+    As `as_samples`; names of classes are an error, with the advice `about_text`.
     """
     array, place = _as_array(y, backend, name, about_text)
     if array.ndim == 0:
@@ -121,8 +120,8 @@ def as_targets(
 def check_finite(array: Array, place: Place | str, dtype: Any = None) -> None:
     """Raise `DataError` for the first value of a host `array` that is not finite, or too large.
 
-    `place`: what names a value, or what the array is called. `dtype`: the float type that the
-    values will have; None for the one they have. Arrays on a device are not looked at.
+    `place`: a function that names a value, or the name of the array. `dtype`: the float type that
+    the values will have; None for that of the array. Arrays on a device are not checked.
     """
     if not isinstance(array, numpy.ndarray) or array.dtype.kind != "f":
         return
@@ -131,7 +130,7 @@ def check_finite(array: Array, place: Place | str, dtype: Any = None) -> None:
     rows_at_once = max(1, _VALUES_AT_ONCE // max(1, math.prod(array.shape[1:])))
     for start in range(0, len(array), rows_at_once):
         block = array[start : start + rows_at_once]
-        # A NaN is both the smallest and the largest value, and compares with nothing.
+        # For a NaN, both minimum and maximum are NaN, and the comparisons are false.
         if block.min() >= -largest and block.max() <= largest:
             continue
         wrong = ~(numpy.abs(block) <= largest)
@@ -172,7 +171,7 @@ def _require_samples(array: Array, found: tuple[int, ...], features: int | None,
 
 
 def _as_array(value: Any, backend: Backend, name: str, about_text: str) -> tuple[Array, Place]:
-    """`value` as an array of numbers of any shape, and how its places are called."""
+    """`value` as an array of numbers of any shape, and the function that names its values."""
     if (pandas := sys.modules.get("pandas")) is not None:
         if isinstance(value, pandas.api.extensions.ExtensionArray | pandas.Index):
             value = pandas.Series(value)
@@ -196,7 +195,7 @@ def _as_array(value: Any, backend: Backend, name: str, about_text: str) -> tuple
 def _is_on_device(value: Any, backend: Backend, name: str) -> bool:
     try:
         module = array_module(value)
-    except TypeError:  # a list, and whatever else is no array
+    except TypeError:  # a list, or anything else that is no array
         return False
     if module != backend.xp:
         raise DeviceMismatch(
@@ -215,7 +214,7 @@ def _device_numbers(array: Array, name: str) -> Array:
 
 
 def _without_mask(value: Any, name: str) -> Any:
-    """`value`; of a masked array, or a list of some, the values, if none of them is masked."""
+    """The values of a masked array, or of a list of such, if none is masked; else `value`."""
     if isinstance(value, list | tuple) and any(isinstance(v, numpy.ma.MaskedArray) for v in value):
         try:
             value = numpy.ma.stack([numpy.ma.asarray(row) for row in value])
@@ -231,12 +230,12 @@ def _without_mask(value: Any, name: str) -> Any:
 
 
 def _from_sequence(value: Any, name: str) -> HostArray:
-    """What `numpy.asarray` makes of lists, and of all that says itself how to become an array."""
+    """`numpy.asarray` of a list, or of an object that NumPy can convert to an array."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             array: HostArray = numpy.asarray(value)
-            # Of [1, "a"] NumPy makes two texts.
+            # NumPy converts [1, "a"] to two strings.
             if array.dtype.kind in "US" and isinstance(value, list | tuple):
                 array = numpy.asarray(value, dtype=object)
     except _NO_ARRAY as error:
@@ -247,15 +246,15 @@ def _from_sequence(value: Any, name: str) -> HostArray:
 
 
 def _ragged(value: Any, name: str) -> str:
-    """Which row has another length than the first, or an empty text."""
+    """The error for a row that has another length than the first, or ""."""
     if not isinstance(value, list | tuple) or not value:
         return ""
     sizes = [len(row) if hasattr(row, "__len__") else 0 for row in value]
     for row, size in enumerate(sizes):
         if size != sizes[0]:
             return (
-                f"{name} is ragged: row {row} has {size} values, row 0 has {sizes[0]}: give every "
-                f"row as many"
+                f"{name} is ragged: row {row} has {size} values, row 0 has {sizes[0]}: give all "
+                f"rows the same length"
             )
     return ""
 
@@ -265,7 +264,7 @@ def _no_array(value: Any, name: str, error: Exception) -> str:
 
 
 def _numbers(array: HostArray, place: Place, name: str, about_text: str) -> HostArray:
-    """`array` of one of the dtypes that are taken, native; else `DataError`."""
+    """`array` in an accepted dtype of native byte order. Raises `DataError`."""
     kind = array.dtype.kind
     if kind == "O":
         return _from_objects(array, place, about_text)
@@ -289,7 +288,7 @@ def require_numbers(dtype: Any, name: str, about_text: str = _NO_SAMPLES_OF_TEXT
 
 
 def _from_objects(array: HostArray, place: Place, about_text: str) -> HostArray:
-    """Python's numbers, one by one, as an array of their common dtype."""
+    """An array of Python numbers as an array of their common dtype."""
     for where, value in numpy.ndenumerate(array):
         if isinstance(value, numbers.Real | numpy.bool):
             continue
@@ -299,11 +298,11 @@ def _from_objects(array: HostArray, place: Place, about_text: str) -> HostArray:
         if isinstance(value, str | bytes):
             raise DataError(f"{found}, and networks take numbers: {about_text}")
         raise DataError(f"{found}, and networks take real numbers")
-    plain = numpy.array(array.tolist())
-    if plain.dtype.kind == "b":
-        return plain.view(numpy.uint8)
+    converted = numpy.array(array.tolist())
+    if converted.dtype.kind == "b":
+        return converted.view(numpy.uint8)
     try:
-        return plain if plain.dtype.kind in "iuf" else array.astype(numpy.float64)
+        return converted if converted.dtype.kind in "iuf" else array.astype(numpy.float64)
     except OverflowError:  # a whole number of more than 308 digits
         large = next(w for w, value in numpy.ndenumerate(array) if as_float(value) is None)
         raise DataError(
@@ -313,7 +312,7 @@ def _from_objects(array: HostArray, place: Place, about_text: str) -> HostArray:
 
 
 def _from_frame(frame: Any, place: _FramePlace, about_text: str) -> HostArray:
-    """`(N, columns)`, of the dtype that holds them all."""
+    """The columns as `(N, columns)`, in their common dtype."""
     dtypes = list(frame.dtypes)
     if all(isinstance(dtype, numpy.dtype) and dtype.kind in "iuf" for dtype in dtypes):
         return _numbers(frame.to_numpy(), place, place.name, about_text)
@@ -330,7 +329,7 @@ def _from_frame(frame: Any, place: _FramePlace, about_text: str) -> HostArray:
 
 
 def _from_series(series: Any, place: Place, about_text: str) -> HostArray:
-    """`(N,)` of a NumPy dtype. Raises `DataError` for a missing value, before it becomes NaN."""
+    """The series as `(N,)` of a NumPy dtype. Raises `DataError` for a missing value."""
     dtype = series.dtype
     name = place(())
     if isinstance(dtype, numpy.dtype):
@@ -355,7 +354,7 @@ def _from_series(series: Any, place: Place, about_text: str) -> HostArray:
 
 
 class _FramePlace:
-    """Places of a DataFrame by the names of its columns: `column 'age', row 3 of x`."""
+    """Names the values of a DataFrame by column and row: `column 'age', row 3 of x`."""
 
     def __init__(self, name: str, columns: Sequence[Any]) -> None:
         self.name, self.columns = name, columns
@@ -365,13 +364,13 @@ class _FramePlace:
         return self.of_column(column)((row,))
 
     def of_column(self, number: int) -> Place:
-        """Places of one column; without an index, the column itself."""
+        """Names the values of one column; without an index, the column itself."""
         column = f"column {short_repr(self.columns[number])}"
         return lambda where: f"{column}{f', row {where[0]}' if where else ''} of {self.name}"
 
 
 def named(name: str, first: int = 0) -> Place:
-    """Places of an array called `name`, which begins at its row `first`: `x[3, 2]`."""
+    """Names the values of a part of the array `name` from row `first` on: `x[3, 2]`."""
 
     def place(where: tuple[int, ...]) -> str:
         if not where:
@@ -394,5 +393,5 @@ def _described(value: Any) -> str:
     if isinstance(value, str | bytes):
         return f"the text {short_repr(value)}"
     if isinstance(value, Iterator):
-        return f"of type {type(value).__name__}, which can be gone through once only"
+        return f"of type {type(value).__name__}, which can be read only once"
     return f"of type {type(value).__name__}"
