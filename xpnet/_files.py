@@ -113,7 +113,7 @@ def lock(folder: Path, setting: str = "run", holder: str = "process") -> Iterato
         raise folder_error(folder, "made", error, setting) from None
     path = folder.resolve() / LOCK
     # Of each path one object, which knows the thread that holds the lock.
-    held = FileLock(path, timeout=_LOCK_TIMEOUT, is_singleton=True)
+    held = FileLock(path, timeout=_LOCK_TIMEOUT, mode=0o644, is_singleton=True)
     if held.is_locked:
         yield
         return
