@@ -167,7 +167,7 @@ def nullable(dtype: str) -> pd.DataFrame:
         (3.0, ShapeError, r"x must be \(N, features\) .*found \(\)"),
         (np.ndarray, DataError, "^x is the class ndarray"),
         ({"a": 1}, DataError, "^x is of type dict"),
-        ((row for row in NUMBERS), DataError, "^x is of type generator, which .* once only"),
+        ((row for row in NUMBERS), DataError, "^x is of type generator, which .* only once"),
         (NUMBERS[0], ShapeError, r"found \(3,\): one sample is x.reshape\(1, -1\), several .*1\)$"),
         (frame()["age"], ShapeError, r"found \(4,\): one sample is"),
         (np.zeros((2, 2, 2, 2)), ShapeError, r"found \(2, 2, 2, 2\)$"),
