@@ -22,7 +22,7 @@ from bench.processes import Failed, memory
 from bench.processes import run as run_process
 from xpnet._files import write_atomically
 from xpnet.accel import dispatch
-from xpnet.backend import Backend
+from xpnet.backend import Backend, context
 from xpnet.config import TrainConfig
 from xpnet.data import Dataset, Splits
 from xpnet.runs import factory
@@ -172,8 +172,9 @@ def fit_and_test(config: TrainConfig, splits: Splits) -> None:
 
 def load_twins() -> None:
     """Have every twin that the default training uses loaded. Raises `Failed` without numba."""
-    dispatch.ENABLED, dispatch.ENOUGH_STEPS = True, 0
-    if dispatch.compiled() is None:
+    context.change(kernels_enabled=True)
+    dispatch.ENOUGH_STEPS = 0
+    if dispatch.numba_kernels() is None:
         raise Failed("twins: need numba, which is not installed")
     few = Dataset(numpy.eye(64, dtype=numpy.uint8), numpy.arange(64), tuple(map(str, range(64))))
     fit_and_test(TrainConfig(hidden=(8,)), Splits(few, few, few))
@@ -182,7 +183,7 @@ def load_twins() -> None:
 def main(argv: Sequence[str]) -> int:
     """The process that is measured, with what `grown` is given; prints what it answers."""
     dataset, kind, steps = argv
-    dispatch.ENABLED = False
+    context.change(kernels_enabled=False)
     if kind == "twins":
         load_twins()
     imported = memory("VmRSS")

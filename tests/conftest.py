@@ -15,9 +15,10 @@ import missing
 import pytest
 import strict_cupy
 from hypothesis import settings
+from thread_settings import SETTINGS
 from tqdm import tqdm
 
-from xpnet.accel import cuda_graph, dispatch
+from xpnet.accel import dispatch
 from xpnet.backend import Backend
 from xpnet.errors import BackendUnavailable
 
@@ -26,7 +27,7 @@ BACKENDS = ("numpy", "numba", "double", "kernels", "cupy")
 _compared = pytest.StashKey[dict[str, set[str]]]()
 _running = pytest.StashKey[pytest.Item]()
 
-# No test asserts a time, and the first call of a twin waits for its compiler.
+# No test asserts a time, and the first call of a kernel waits for its compiler.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 # Its thread takes some memory every ten seconds, in the midst of what tests count.
@@ -51,7 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_compared] = defaultdict(set)
-    config.addinivalue_line("markers", "without_twins: of `backend`, leave `numba` out")
+    config.addinivalue_line("markers", "without_kernels: of `backend`, leave `numba` out")
     if config.getoption("--device") == "cuda":
         if os.environ.get("CUPY_TF32", "0") != "0":
             raise pytest.UsageError("CUPY_TF32 is on, parity needs full float32: unset it")
@@ -81,7 +82,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
         device = metafunc.config.getoption("--device")
         left_out = {"kernels", "cupy"} - {{"cuda": "cupy"}.get(device, device)}
-        if metafunc.definition.get_closest_marker("without_twins"):
+        if metafunc.definition.get_closest_marker("without_kernels"):
             left_out.add("numba")
         if device == "cuda" and importlib.util.find_spec("numba").origin is None:
             left_out.add("numba")
@@ -111,29 +112,32 @@ def _parameters(item: pytest.Item) -> dict[str, Any]:
 # Of the session, as Hypothesis asks of what it shares between examples.
 @pytest.fixture(scope="session")
 def backend(request: pytest.FixtureRequest) -> Backend:
-    """NumPy, NumPy with twins, the double, with `--device cuda` CuPy, one after the other."""
+    """NumPy, NumPy with kernels, the double, with `--device cuda` CuPy, one after the other."""
     if request.param in ("double", "kernels"):
         return Backend.of(strict_cupy.xp)
     return Backend("cuda" if request.param == "cupy" else "cpu")
 
 
-# `backend` itself is of the session, but what it says of twins ends with the test.
+# `backend` itself is of the session; the kernels it uses are of the test.
 @pytest.fixture(autouse=True)
-def _twins_of_the_backend(
+def _kernels_of_the_backend(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
-    """On `numba`, `kernels` twins do what they can, in every `fit()` too; on others nothing."""
+    """On `numba` and `kernels` kernels are used, in every `fit()` too; on others none."""
     where = _parameters(request.node).get("backend")
     if where is None:
         yield
         return
-    # Graphs make products by another handle; `test_graph.py` compares them with the calls.
-    monkeypatch.setattr(cuda_graph, "ENABLED", False)
-    monkeypatch.setattr(dispatch, "ENABLED", where == "numba")
-    monkeypatch.setattr(dispatch, "ENOUGH_STEPS", 0)
-    with cuda_on_cpu.twins_on_the_double() if where == "kernels" else dispatch.used():
+    # Graphs make products by another handle; `test_cuda_graph.py` compares them with the calls.
+    monkeypatch.setattr(SETTINGS, "graphs_enabled", False)
+    monkeypatch.setattr(SETTINGS, "kernels_enabled", where == "numba")
+    if where == "numba":
+        monkeypatch.setattr(dispatch, "ENOUGH_STEPS", 0)
+    with cuda_on_cpu.kernels_on_the_double() if where == "kernels" else dispatch.use_kernels():
         are_in_use = where in ("numba", "kernels")
-        assert bool(dispatch._in_use) == are_in_use, "twins need numba: pip install .[test]"
+        assert (SETTINGS.kernels is not None) == are_in_use, (
+            "the kernels need numba: pip install .[test]"
+        )
         yield
 
 

@@ -11,13 +11,13 @@ import pytest
 import strict_cupy
 import torch
 from cases import error
+from thread_settings import SETTINGS
 
 import xpnet as xn
-from xpnet.accel import recording
 from xpnet.backend import Backend
-from xpnet.clipping import ClipNorm
 from xpnet.errors import ConfigError
 from xpnet.network import Sequential
+from xpnet.optimizers.clipping import ClipNorm
 
 
 def gradient(size: int = 1000, scale: float = 1.0) -> np.ndarray:
@@ -107,7 +107,7 @@ def test_a_replayed_step_clips_to_the_same_bits(
 ) -> None:
     how = {"epochs": 5, "batch_size": 16}
     found = trained(backend, 0.1, **how, optimizer=xn.Adam())
-    monkeypatch.setattr(recording, "ENABLED", False)
+    monkeypatch.setattr(SETTINGS, "recording_enabled", False)
     expected = trained(backend, 0.1, **how, optimizer=xn.Adam())
     assert found.tobytes() == expected.tobytes()
     assert found.tobytes() != trained(backend, None, **how, optimizer=xn.Adam()).tobytes()

@@ -57,7 +57,7 @@ def test_draws_are_a_function_of_the_generator(case: InitializerCase) -> None:
         assert not np.array_equal(draw(case), draw(case, counter=1))
 
 
-@pytest.mark.without_twins
+@pytest.mark.without_kernels
 @every_initializer
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_networks_start_alike_on_all_backends_and_dtypes(

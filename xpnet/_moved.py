@@ -20,6 +20,7 @@ MOVED = {
     "xpnet.callbacks": "xpnet.training.callbacks",
     "xpnet.charts": "xpnet.report.charts",
     "xpnet.checkpoint": "xpnet.serialization",
+    "xpnet.clipping": "xpnet.optimizers.clipping",
     "xpnet.command": "xpnet.cli.console",
     "xpnet.compiled": "xpnet.accel.numba_kernels",
     "xpnet.configuration": "xpnet.utils.introspection",

@@ -50,6 +50,10 @@ class DivergenceError(XpnetError, ArithmeticError):
     exit_code = 3
 
 
+class KernelDeclined(Exception):
+    """A kernel does not take these arguments, so the formula computes instead. Internal."""
+
+
 def short_repr(value: object, longest: int = 60) -> str:
     """`repr(value)` for a message: one line of at most `longest` characters."""
     try:

@@ -7,9 +7,9 @@ waits; `result()` transfers a few numbers from device to host.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from xpnet.accel import dispatch
+from xpnet.accel.dispatch import accelerated
 from xpnet.backend import Array, Backend, HostArray, array_module
 from xpnet.utils.arguments import whole
 from xpnet.workspace import Workspace
@@ -34,11 +34,7 @@ class MeanLoss:
         """Add the mean `loss` `()` of a batch of `samples`."""
         xp = array_module(loss)
         self.samples += samples
-        if dispatch.did("add_loss", loss, samples, self.total):
-            return
-        part = self.workspace.array(xp, "part", (1,), xp.float64)
-        xp.multiply(loss.reshape(1), samples, out=part, dtype=xp.float64)
-        xp.add(self.total, part, out=self.total)
+        add_loss(xp, loss, samples, self.total, workspace=self.workspace)
 
     def result(self) -> float:
         """The mean over all samples so far."""
@@ -65,25 +61,16 @@ class Accuracy:
 
     def update(self, logits: Array, labels: Array) -> None:
         """Count the hits of one batch."""
-        xp, workspace = array_module(logits, labels), self.workspace
-        count = len(labels)
-        self.samples += count
-        if self.top == 1 and dispatch.did("count_hits", logits, labels, self.hits):
-            return
-        hit = workspace.array(xp, "hit", (count,), bool)
+        xp = array_module(logits, labels)
+        self.samples += len(labels)
         if self.top == 1:
-            predicted = workspace.array(xp, "predicted", (count,), xp.int64)
-            xp.argmax(logits, axis=1, out=predicted)
-            xp.equal(predicted, labels, out=hit)
+            count_hits(xp, logits, labels, self.hits, workspace=self.workspace)
         else:
-            self._among_top(logits, labels, hit)
-        hits = workspace.array(xp, "hits", (1,), xp.int64)
-        xp.sum(hit, keepdims=True, out=hits)
-        xp.add(self.hits, hits, out=self.hits)
+            self._count_among_top(xp, logits, labels)
 
-    def _among_top(self, logits: Array, labels: Array, hit: Array) -> None:
-        xp, workspace = array_module(logits, labels), self.workspace
-        count, classes = logits.shape
+    def _count_among_top(self, xp: Any, logits: Array, labels: Array) -> None:
+        (count, classes), workspace = logits.shape, self.workspace
+        hit = workspace.array(xp, "hit", (count,), bool)
         chosen = workspace.array(xp, "chosen", (count, classes), logits.dtype)
         larger = workspace.array(xp, "larger", (count, classes), bool)
         rank = workspace.array(xp, "rank", (count,), xp.int64)
@@ -95,6 +82,7 @@ class Accuracy:
         xp.greater(logits, own, out=larger)
         xp.sum(larger, axis=1, out=rank)
         xp.less(rank, self.top, out=hit)
+        add_hits(xp, hit, self.hits, workspace)
 
     def result(self) -> float:
         """Hits over samples, between 0 and 1."""
@@ -104,6 +92,31 @@ class Accuracy:
         """Begin again."""
         self.hits.fill(0)
         self.samples = 0
+
+
+@accelerated
+def add_loss(xp: Any, loss: Array, samples: int, total: Array, *, workspace: Workspace) -> None:
+    """`total ← total + samples · loss`, in float64."""
+    part = workspace.array(xp, "part", (1,), xp.float64)
+    xp.multiply(loss.reshape(1), samples, out=part, dtype=xp.float64)
+    xp.add(total, part, out=total)
+
+
+@accelerated
+def count_hits(xp: Any, logits: Array, labels: Array, hits: Array, *, workspace: Workspace) -> None:
+    """`hits ← hits + Σ_n [argmax z_n = y_n]`."""
+    hit = workspace.array(xp, "hit", labels.shape, bool)
+    predicted = workspace.array(xp, "predicted", labels.shape, xp.int64)
+    xp.argmax(logits, axis=1, out=predicted)
+    xp.equal(predicted, labels, out=hit)
+    add_hits(xp, hit, hits, workspace)
+
+
+def add_hits(xp: Any, hit: Array, hits: Array, workspace: Workspace) -> None:
+    """`hits ← hits + Σ_n hit_n`."""
+    count = workspace.array(xp, "hits", (1,), xp.int64)
+    xp.sum(hit, keepdims=True, out=count)
+    xp.add(hits, count, out=hits)
 
 
 class ConfusionMatrix:

@@ -11,7 +11,7 @@ from bench.peer import Peer
 from bench.workloads import EPSILON, Workload
 from xpnet import SGD, Adam, DeviceData, Dropout, Linear, ReLU, Sequential, Tanh, fit, random
 from xpnet.accel import dispatch
-from xpnet.backend import HostArray
+from xpnet.backend import HostArray, context
 from xpnet.training.callbacks import Callback, TrainingState
 
 ACTIVATIONS: dict[str, Any] = {"relu": ReLU, "tanh": Tanh}
@@ -46,7 +46,7 @@ class Xpnet(Peer):
 
     def __init__(self, workload: Workload, device: str) -> None:
         super().__init__(workload, device)
-        dispatch.ENABLED = self.fast or device != "cpu"
+        context.change(kernels_enabled=self.fast or device != "cpu")
         layers: list[Any] = []
         for (weight, _), name in zip(workload.weights(), (*workload.activations, ""), strict=True):
             layers.append(Linear(*weight.shape))

@@ -24,10 +24,11 @@ import strict_graphs
 from cuda_on_cpu import twins_on_the_double
 from strict_graphs import Cublas, graphs_on_the_double
 from test_cuda_graph import DOUBLE, assert_close, call_by_call, everything, plain, trained
+from thread_settings import SETTINGS
 
 import xpnet as xn
 from xpnet import config
-from xpnet.accel import cublas, cuda_graph
+from xpnet.accel import cublas
 from xpnet.accel.cublas import PRECISIONS, Products, Reduced
 from xpnet.accel.recording import record
 from xpnet.backend import Backend, array_module
@@ -262,7 +263,7 @@ def test_a_checkpoint_is_of_its_precision(tmp_path: Path) -> None:
 def test_a_run_tells_its_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the double, as if `--device cuda` had found it."""
     monkeypatch.setattr(train, "Backend", lambda _: DOUBLE)
-    monkeypatch.setattr(cuda_graph, "ENABLED", False)
+    monkeypatch.setattr(SETTINGS, "graphs_enabled", False)
     run = tmp_path / "run"
     flags = ["--device", "cuda", "--precision", "bfloat16", "--epochs", "1", "--hidden", "8"]
     with graphs_on_the_double() as pretended:

@@ -24,9 +24,9 @@ from cuda_on_cpu import twins_on_the_double
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strict_graphs import Cublas, graphs_on_the_double
+from thread_settings import SETTINGS
 
 import xpnet as xn
-from xpnet.accel import cuda_graph
 from xpnet.accel.cublas import Products
 from xpnet.accel.cuda_graph import Graphs
 from xpnet.accel.recording import record
@@ -78,7 +78,7 @@ def trained(
 
 def call_by_call(*arguments: Any, **options: Any) -> tuple[np.ndarray, list[tuple[Any, ...]]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda_graph, "ENABLED", False)
+        patch.setattr(SETTINGS, "graphs_enabled", False)
         return trained(*arguments, **options)
 
 

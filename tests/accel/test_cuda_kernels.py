@@ -25,9 +25,10 @@ import cupy
 import numpy as np
 import pytest
 import strict_cupy
-from cases import PACKAGE, asked_for
+from cases import PACKAGE
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from thread_settings import SETTINGS
 
 import xpnet as xn
 from xpnet.accel import cuda_kernels, dispatch
@@ -52,22 +53,22 @@ def gpu(request: pytest.FixtureRequest) -> Backend:
 def in_use(backend: Backend, *, falling: bool = False) -> Iterator[set[str]]:
     """Within the block twins are used on `backend`; the names of those that did something."""
     names: set[str] = set()
-    did = dispatch.did
+    run_kernel = dispatch.run_kernel
 
-    def noting(name: str, *arguments: Any) -> bool:
-        done = did(name, *arguments)
+    def noting(name: str, arguments: tuple[Any, ...]) -> bool:
+        done = run_kernel(name, arguments)
         names.update([name] * done)
         return done
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dispatch, "did", noting)
+        patch.setattr(dispatch, "run_kernel", noting)
         if backend is not DOUBLE:
-            patch.setattr(dispatch, "ENABLED", True)
-            with dispatch.used(xp=backend.xp):
+            patch.setattr(SETTINGS, "kernels_enabled", True)
+            with dispatch.use_kernels(xp=backend.xp):
                 yield names
             return
         patch.setattr(cuda_on_cpu.Kernel, "falling", falling)
-        with cuda_on_cpu.twins_on_the_double():
+        with cuda_on_cpu.kernels_on_the_double():
             yield names
 
 
@@ -105,7 +106,7 @@ class Draw:
 @dataclass(frozen=True)
 class Case:
     id: str
-    twins: set[str]
+    kernels: set[str]
     run: Callable[[Draw], list[Any]]
     exact: bool = True
     """To the bit: all but exp, log, tanh and sums."""
@@ -232,7 +233,7 @@ CASES = [
     Case("leaky relu", {"leaky_relu_backward"}, activation(lambda: xn.LeakyReLU(0.3))),
     Case("leaky relu 0", {"leaky_relu_backward"}, activation(lambda: xn.LeakyReLU(0))),
     Case("tanh backward", {"tanh_backward"}, backward(xn.Tanh, "y")),
-    Case("sigmoid", {"sigmoid", "sigmoid_backward"}, activation(xn.Sigmoid), exact=False),
+    Case("sigmoid", {"sigmoid_forward", "sigmoid_backward"}, activation(xn.Sigmoid), exact=False),
     Case("sigmoid backward", {"sigmoid_backward"}, backward(xn.Sigmoid, "y")),
     Case("gelu", {"gelu", "gelu_backward"}, activation(xn.GELU), exact=False),
     Case("gelu backward", {"gelu_backward"}, backward(xn.GELU, "t")),
@@ -245,7 +246,7 @@ CASES = [
         )
         for smoothing, labels in ((0.0, "int64"), (0.1, "int32"), (0.5, "uint8"))
     ),
-    Case("softmax", {"softmax", "softmax_backward"}, activation(xn.Softmax), exact=False),
+    Case("softmax", {"softmax_forward", "softmax_backward"}, activation(xn.Softmax), exact=False),
     Case("softmax backward", {"softmax_backward"}, backward(xn.Softmax, "y"), exact=False),
     Case("noise", {"gaussian_noise"}, noise, exact=False),
     Case(
@@ -305,10 +306,10 @@ def formula(case: Case, draw: Draw) -> list[np.ndarray]:
     return host(case.run(draw))
 
 
-def twin(case: Case, draw: Draw, *, falling: bool = False) -> list[np.ndarray]:
+def by_kernel(case: Case, draw: Draw, *, falling: bool = False) -> list[np.ndarray]:
     with in_use(draw.backend, falling=falling) as names:
         found = case.run(draw)
-    assert names == case.twins
+    assert names == case.kernels
     return host(found)
 
 
@@ -335,7 +336,7 @@ def test_a_kernel_gives_the_bits_of_its_formula(
 ) -> None:
     options = dtype, seed, rows, width, specials
     expected = formula(case, Draw(gpu, *options))
-    found = twin(case, Draw(gpu, *options))
+    found = by_kernel(case, Draw(gpu, *options))
     assert list(map(bits, found)) == list(map(bits, expected))
 
 
@@ -357,7 +358,7 @@ def test_exp_log_tanh_and_sums_differ_by_rounding(
             return self.backend.asarray(scaled.astype(self.dtype))
 
     truth = formula(case, Scaled(gpu, "float64", seed, rows, width))
-    found = twin(case, Scaled(gpu, dtype, seed, rows, width))
+    found = by_kernel(case, Scaled(gpu, dtype, seed, rows, width))
     unit = float(np.finfo(dtype).eps)
     for array, expected in zip(found, truth, strict=True):
         assert array.dtype == dtype
@@ -377,7 +378,7 @@ def test_what_is_normalised_differs_by_rounding(
     gpu: Backend, case: Case, dtype: str, seed: int, rows: int, width: int
 ) -> None:
     expected = formula(case, Draw(gpu, dtype, seed, rows, width))
-    found = twin(case, Draw(gpu, dtype, seed, rows, width))
+    found = by_kernel(case, Draw(gpu, dtype, seed, rows, width))
     unit = float(np.finfo(dtype).eps)
     for array, other in zip(found, expected, strict=True):
         assert array.dtype == dtype
@@ -404,7 +405,7 @@ def test_what_is_no_number_stays_in_its_row_or_column(gpu: Backend, case: Case) 
 def test_special_values_go_the_way_of_the_formula(gpu: Backend, case: Case, dtype: str) -> None:
     for seed in range(20):
         expected = formula(case, Draw(gpu, dtype, seed, 6, 4, specials=True))
-        found = twin(case, Draw(gpu, dtype, seed, 6, 4, specials=True))
+        found = by_kernel(case, Draw(gpu, dtype, seed, 6, 4, specials=True))
         for one, other in zip(found, expected, strict=True):
             assert np.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True)
 
@@ -418,23 +419,23 @@ def test_the_order_of_blocks_and_threads_makes_no_difference(
     # Of those whose threads wait for each other, the CPU runs fewer, and none trains on one row.
     rows = max(2, min(rows, 70)) if case.divides or "softmax" in case.id else rows
     one, other = (
-        twin(case, Draw(DOUBLE, dtype, rows, rows, 10), falling=falling) for falling in (0, 1)
+        by_kernel(case, Draw(DOUBLE, dtype, rows, rows, 10), falling=falling) for falling in (0, 1)
     )
     assert list(map(bits, one)) == list(map(bits, other))
 
 
 def test_twins_of_the_cpu_leave_the_same() -> None:
     """numba's loop and the kernel, where both have one of the same name."""
-    shared = own() & compiled_twins()
+    shared = own() & numba_names()
     for case in EXACT:
-        if not case.twins <= shared:
+        if not case.kernels <= shared:
             continue
         for dtype in ("float32", "float64"):
             with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-                patch.setattr(dispatch, "ENABLED", True)
-                stack.enter_context(dispatch.used())
+                patch.setattr(SETTINGS, "kernels_enabled", True)
+                stack.enter_context(dispatch.use_kernels())
                 cpu = [np.array(a) for a in case.run(Draw(Backend("cpu"), dtype, specials=True))]
-            cuda = twin(case, Draw(DOUBLE, dtype, specials=True))
+            cuda = by_kernel(case, Draw(DOUBLE, dtype, specials=True))
             assert list(map(bits, cuda)) == list(map(bits, cpu)), case.id
 
 
@@ -460,30 +461,27 @@ def test_pixels_are_multiplied_by_one_float32(gpu: Backend) -> None:
 
 
 def own() -> set[str]:
-    """The twins that there are."""
-    return {name for name, item in vars(cuda_kernels).items() if hasattr(item, "launches")}
+    """The names of the CUDA kernels."""
+    return set(cuda_kernels.KERNELS)
 
 
-def compiled_twins() -> set[str]:
+def numba_names() -> set[str]:
     from xpnet.accel import numba_kernels
 
-    return {name for name, item in vars(numba_kernels).items() if hasattr(item, "py_func")}
+    return set(numba_kernels.KERNELS)
 
 
-def test_every_twin_is_asked_for_and_has_a_case() -> None:
-    texts = [path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))]
-    asked = set().union(*map(asked_for, texts))
-    assert own() | set(cuda_kernels.ELSEWHERE) == asked, (
-        "xpnet/accel/cuda_kernels.py and twins.did() differ"
-    )
-    assert not own() & set(cuda_kernels.ELSEWHERE)
-    assert own() == set().union(*(case.twins for case in CASES)), "add a case to CASES"
+def test_every_kernel_has_a_formula_and_a_case() -> None:
+    launching = {name for name, item in vars(cuda_kernels).items() if hasattr(item, "launches")}
+    assert launching == own()
+    assert own() <= set(dispatch.FORMULAS), "no formula has the name"
+    assert own() == set().union(*(case.kernels for case in CASES)), "add a case to CASES"
 
 
 def launched(case: Case) -> set[str]:
     """The kernels that `case` comes to."""
     strict_cupy.ledger.reset()
-    twin(case, Draw(DOUBLE, "float32"))
+    by_kernel(case, Draw(DOUBLE, "float32"))
     return set(strict_cupy.ledger.operations) & set(cuda_on_cpu.declared())
 
 
@@ -498,14 +496,11 @@ def test_a_kernel_without_a_twin_is_noticed(monkeypatch: pytest.MonkeyPatch) -> 
     assert set(found) - set().union(*map(launched, CASES)) == {"stray"}
 
 
-def test_twins_of_both_kinds_take_the_same_arguments() -> None:
-    from xpnet.accel import numba_kernels
-
-    shared = own() & compiled_twins()
-    assert len(shared) >= 9
-    for name in shared:
-        cuda, cpu = getattr(cuda_kernels, name), getattr(numba_kernels, name).py_func
-        assert list(inspect.signature(cuda).parameters) == list(inspect.signature(cpu).parameters)
+def test_kernel_and_formula_take_the_same_arguments() -> None:
+    for name in own():
+        expected = list(inspect.signature(dispatch.FORMULAS[name]).parameters.values())
+        positional = [p.name for p in expected if p.kind is not p.KEYWORD_ONLY]
+        assert positional == ["xp", *inspect.signature(cuda_kernels.KERNELS[name]).parameters]
 
 
 # ---- the harness notices what it is there for ----
@@ -680,7 +675,7 @@ def test_the_text_is_ascii_and_in_the_package() -> None:
 
 
 def test_cupy_is_not_loaded_until_a_kernel_is_built() -> None:
-    script = "import sys; from xpnet import kernels; print('cupy' in sys.modules)"
+    script = "import sys; from xpnet.accel import cuda_kernels; print('cupy' in sys.modules)"
     found = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True
     )
@@ -691,17 +686,17 @@ def test_cupy_is_not_loaded_until_a_kernel_is_built() -> None:
 
 
 def test_kernels_0_leaves_them_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "_CUDA", {strict_cupy.xp.__name__})
+    monkeypatch.setattr(dispatch, "_CUDA_MODULES", {strict_cupy.xp.__name__})
     for enabled in (True, False):
-        monkeypatch.setattr(dispatch, "ENABLED", enabled)
-        with dispatch.used(steps=1, xp=strict_cupy.xp):
-            assert bool(dispatch._in_use) == enabled
-    assert dispatch._in_use == {}
+        monkeypatch.setattr(SETTINGS, "kernels_enabled", enabled)
+        with dispatch.use_kernels(steps=1, xp=strict_cupy.xp):
+            assert (SETTINGS.kernels is not None) == enabled
+    assert SETTINGS.kernels is None
 
 
 def test_the_double_has_none_of_its_own() -> None:
-    with dispatch.used(xp=strict_cupy.xp):
-        assert dispatch._in_use == {}
+    with dispatch.use_kernels(xp=strict_cupy.xp):
+        assert SETTINGS.kernels is None
 
 
 def test_arrays_of_the_other_module_are_left_to_their_formula() -> None:
@@ -855,7 +850,7 @@ def test_a_step_of_fit_launches_no_more_than_its_budget(make: Any, of_update: An
     assert [found.get("asarray", 0) for found in steps.found[4:12]] == [2, 0, 0, 0] * 2
     for found in steady:
         within: dict[str, int] = {"add": 3, "relu": 2, "relu_backward": 2}
-        within |= {"dropout": 1, "move_on": 1, "multiply": 1}
+        within |= {"dropout": 1, "advance": 1, "multiply": 1}
         for part in (FOR_THE_LOSS, FOR_THE_MEANS, FOR_THE_BATCH, of_update):
             for name, count in part.items():
                 within[name] = within.get(name, 0) + count

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import strict_cupy
 from cases import LAYERS, LOSSES, OPTIMIZERS, by_id
+from thread_settings import SETTINGS
 
 import xpnet as xn
 from xpnet import layers
 from xpnet.accel import dispatch, recording
-from xpnet.accel.recording import Listener, Replay, is_replayable, record
+from xpnet.accel.recording import Recorder, Replay, is_replayable, record
 from xpnet.backend import Backend, array_module, gather
 from xpnet.data import Normalisation
 from xpnet.errors import ConfigError, DivergenceError
@@ -145,7 +146,7 @@ def same(
 
     def compare(*args: Any, **options: Any) -> Counter[str]:
         with monkeypatch.context() as patch:
-            patch.setattr(recording, "ENABLED", False)
+            patch.setattr(SETTINGS, "recording_enabled", False)
             ran.clear()
             expected = trained(backend, *args, **options)
             assert ran["recorded"] == ran["replayed"] == 0
@@ -305,7 +306,7 @@ def lambda_of(rate: float, since: int) -> Any:
 def test_a_replayed_step_makes_the_same_calls(
     case: Any, double: Backend, ran: Counter[str]
 ) -> None:
-    """In-place methods and operators go past the listener, but not past the double."""
+    """In-place methods and operators go past the recorder, but not past the double."""
     counts: list[Counter[str]] = []
 
     class Count(xn.Callback):
@@ -413,7 +414,7 @@ def test_replayed_steps_take_no_memory(
     batches with the beginning of an epoch. By step 300 all counts are above 256, from where on
     the next whole number takes as much memory as the one before.
     """
-    monkeypatch.setattr(dispatch, "ENABLED", with_twins)
+    monkeypatch.setattr(SETTINGS, "kernels_enabled", with_twins)
     monkeypatch.setattr(dispatch, "ENOUGH_STEPS", 0)
     run, steps, found, walked = Replay.run, iter(range(1000)), [0, 0, 0], []
 
@@ -485,7 +486,7 @@ def test_callbacks_see_what_layers_hold(
 
     found = []
     for enabled in (False, True):
-        monkeypatch.setattr(recording, "ENABLED", enabled)
+        monkeypatch.setattr(SETTINGS, "recording_enabled", enabled)
         monkeypatch.setattr(Watch, "seen", [])
         trained(backend, make, callbacks=lambda: [Watch()], rows=100, validate=validate)
         found.append(Watch.seen)
@@ -691,7 +692,7 @@ def test_a_change_at_the_beginning_of_an_epoch_is_there_in_its_first_step(
 
 
 class Doubling(xn.ReLU):
-    """`y = 2 max(x, 0)`, in a way that no listener can see."""
+    """`y = 2 max(x, 0)`, in a way that no recorder can see."""
 
     def forward(self, x: Any, *, training: bool) -> Any:
         y = super().forward(x, training=training)
@@ -804,7 +805,7 @@ def test_other_networks_data_and_distortions_are_not_trusted(
     assert ran == Counter(all=18)
 
 
-# The listener
+# The recorder
 
 
 @pytest.mark.parametrize(
@@ -836,12 +837,12 @@ def test_a_call_without_out_is_named(
 
 
 def test_what_is_no_call_comes_from_the_module(backend: Backend) -> None:
-    listener = Listener(backend.xp)
+    recorder = Recorder(backend.xp)
     for name in ("float32", "uint64", "dtype", "pi", "newaxis"):
-        assert getattr(listener, name) is getattr(backend.xp, name)
+        assert getattr(recorder, name) is getattr(backend.xp, name)
     with pytest.raises(AttributeError, match="nothing"):
-        _ = listener.nothing
-    assert listener.calls == []
+        _ = recorder.nothing
+    assert recorder.calls == []
 
 
 def test_calls_run_once_when_recorded_and_once_for_each_replay(backend: Backend) -> None:

@@ -15,7 +15,7 @@ from cases import place
 
 import xpnet as xn
 from xpnet.accel import recording, small_gemm
-from xpnet.backend import Array, Backend, array_module, listening
+from xpnet.backend import Array, Backend, array_module, substituted
 from xpnet.layers.base import Layer
 from xpnet.losses import SoftmaxCrossEntropy
 from xpnet.network import Sequential
@@ -266,7 +266,7 @@ class Spy:
         return hash(np)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "keep" or name not in ("dot", "matmul"):
+        if name == "record_call" or name not in ("dot", "matmul"):
             return getattr(np, name)
 
         def product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -280,7 +280,7 @@ class Spy:
 @pytest.fixture
 def spy() -> Iterator[Spy]:
     made = Spy()
-    with listening(made):
+    with substituted(made):
         yield made
 
 

@@ -22,7 +22,7 @@ from xpnet.errors import BackendUnavailable, ConfigError, DeviceMismatch
 from xpnet.workspace import Workspace
 
 # Nothing here asks for a twin.
-pytestmark = pytest.mark.without_twins
+pytestmark = pytest.mark.without_kernels
 
 ROOT = Path(__file__).parents[2]
 NO_DEVICE, OLD_DRIVER = 100, 35  # cudaErrorNoDevice, cudaErrorInsufficientDriver

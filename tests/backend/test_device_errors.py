@@ -12,18 +12,18 @@ import pytest
 import strict_cupy
 
 import xpnet as xn
-from xpnet.backend import Backend, device_errors
+from xpnet.backend import Backend
 from xpnet.cli import console
 from xpnet.data import Normalisation
 from xpnet.errors import BackendUnavailable, OutOfDeviceMemory, XpnetError
 from xpnet.layers.base import Layer
 from xpnet.network import Sequential
+from xpnet.training import device_memory
 
 CUDARuntimeError = cupy.cuda.runtime.CUDARuntimeError
 OutOfMemoryError = cupy.cuda.memory.OutOfMemoryError
 NO_CODE, BUSY, LOST, MEMORY = 209, 46, 719, 2
 GIB = 2**30
-
 
 # ---- not usable ----
 
@@ -203,11 +203,11 @@ def test_what_fits_is_what_the_step_really_takes() -> None:
                 dtype="float32",
                 normalisation=Normalisation(1 / 255, 0.0),
             )
-            per_sample = device_errors.bytes_per_sample(network, loss, data)
+            per_sample = device_memory.bytes_per_sample(network, loss, data)
             batch, labels = data.batch(np.arange(rows))
             loss.forward(network.forward(batch, training=True), labels)
             network.backward(loss.backward())
-            held.append(device_errors._held(network, loss, data))
+            held.append(device_memory._held(network, loss, data))
         assert held[1] - held[0] == 600 * per_sample
 
 
@@ -249,7 +249,7 @@ def test_a_lost_device(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
         fit()
     message = str(caught.value)
     assert f"device cuda failed in the middle of work ({error})" in message
-    assert "go on from a checkpoint" in message
+    assert "resume from a checkpoint" in message
     assert "\n" not in message
     assert caught.value.__cause__ is error
 

@@ -33,6 +33,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler, scale
 from sklearn.utils import get_tags
+from thread_settings import SETTINGS
 
 import xpnet as xn
 from xpnet import estimator
@@ -795,7 +796,7 @@ def test_weighted_steps_are_replayed_to_the_same_bits(
     monkeypatch.setattr(recording, "record", spy)
 
     def trained(enabled: bool) -> tuple[bytes, list[float]]:
-        monkeypatch.setattr(recording, "ENABLED", enabled)
+        monkeypatch.setattr(SETTINGS, "recording_enabled", enabled)
         network = small(backend)
         history = xn.fit(
             network,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from cases import error, place
+from thread_settings import SETTINGS
 
 import xpnet as xn
 from xpnet.backend import Backend
@@ -76,7 +77,7 @@ def test_training_is_recorded_and_gives_the_same_bits(monkeypatch: pytest.Monkey
     record = recording.record
     monkeypatch.setattr(recording, "record", lambda *a: recorded.append(1) or record(*a))
     for enabled in (True, False):
-        monkeypatch.setattr(recording, "ENABLED", enabled)
+        monkeypatch.setattr(SETTINGS, "recording_enabled", enabled)
         network = nested()
         xn.fit(network, (X, LABELS), optimizer=xn.Adam(0.01), epochs=6, batch_size=4)
         ends.append(network.flat_parameters.tobytes())

@@ -62,7 +62,7 @@ def at_once(call: Callable[[int], Any], count: int, backend: Backend) -> list[An
 
     def part(number: int) -> list[tuple[int, Any]]:
         ready.wait()
-        with dispatch.used():
+        with dispatch.use_kernels():
             return [(place, call(place)) for place in range(number, count, THREADS)]
 
     with ThreadPoolExecutor(THREADS) as pool:

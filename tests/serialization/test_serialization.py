@@ -21,7 +21,7 @@ from xpnet.backend import Backend
 from xpnet.errors import CheckpointError
 
 # Nothing here asks for a twin.
-pytestmark = pytest.mark.without_twins
+pytestmark = pytest.mark.without_kernels
 
 PROGRAM = """
 import sys, xpnet as xn

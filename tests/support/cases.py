@@ -6,7 +6,6 @@ case here, so whatever is added gets gradient, parity, dtype and PyTorch checks 
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from thread_settings import SETTINGS
 
 from xpnet import initializers, layers, losses, optimizers, schedules
 from xpnet.accel import dispatch
@@ -24,18 +24,7 @@ from xpnet.initializers import GlorotNormal, Uniform
 from xpnet.layers import activations
 
 ROWS, FEATURES = 6, 5
-PACKAGE = Path(losses.__file__).parent
-
-
-def asked_for(text: str) -> set[str]:
-    """The twins that a module asks for."""
-    names = set()
-    for node in ast.walk(ast.parse(text)):
-        match node:
-            case ast.Call(func=ast.Attribute(attr="did") | ast.Name("did"), args=[first, *_]):
-                assert isinstance(first, ast.Constant), f"not a plain name: {ast.unparse(node)}"
-                names.add(first.value)
-    return names
+PACKAGE = Path(losses.__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -337,8 +326,8 @@ def error(found: Any, expected: Any) -> float:
 def as_written() -> Iterator[None]:
     """Within the block formulas alone are used, by `fit()` too: what all else is compared with."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dispatch, "ENABLED", False)
-        with dispatch.used():
+        patch.setattr(SETTINGS, "kernels_enabled", False)
+        with dispatch.use_kernels():
             yield
 
 

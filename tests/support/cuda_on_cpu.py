@@ -28,6 +28,7 @@ from typing import Any
 import numpy
 import pytest
 import strict_cupy
+from thread_settings import SETTINGS
 
 from xpnet.accel import cuda_kernels, dispatch
 
@@ -243,11 +244,11 @@ kernel = cache(Kernel)
 
 
 @contextmanager
-def twins_on_the_double() -> Iterator[None]:
-    """Within the block the double's arrays have CUDA twins, run on the CPU."""
+def kernels_on_the_double() -> Iterator[None]:
+    """Within the block the CUDA kernels compute on the double's arrays, run on the CPU."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cuda_kernels, "kernel", kernel)
-        patch.setattr(dispatch, "ENABLED", True)
-        patch.setattr(dispatch, "_CUDA", {strict_cupy.xp.__name__})
-        with dispatch.used(xp=strict_cupy.xp):
+        patch.setattr(SETTINGS, "kernels_enabled", True)
+        patch.setattr(dispatch, "_CUDA_MODULES", {strict_cupy.xp.__name__})
+        with dispatch.use_kernels(xp=strict_cupy.xp):
             yield

@@ -18,7 +18,7 @@ from xpnet.errors import ConfigError, DeviceMismatch, ShapeError
 from xpnet.training.augmentation import Augmentation
 
 # Nothing here asks for a twin.
-pytestmark = pytest.mark.without_twins
+pytestmark = pytest.mark.without_kernels
 
 ALL = {"shift": 2.0, "rotation": 15.0, "scale": 0.2, "shear": 12.0, "elastic": 20.0}
 KINDS = [{name: strength} for name, strength in ALL.items()]

@@ -237,13 +237,13 @@ def test_twins_are_used_as_the_whole_training_asks(
 ) -> None:
     """16 steps are enough here, the 10 that are left would not be."""
     asked: list[int] = []
-    used = xn.training.trainer.dispatch.used
+    use_kernels = xn.training.trainer.dispatch.use_kernels
 
     def asking(steps: int, *rest: Any) -> Any:
         asked.append(steps)
-        return used(steps, *rest)
+        return use_kernels(steps, *rest)
 
-    monkeypatch.setattr(xn.training.trainer.dispatch, "used", asking)
+    monkeypatch.setattr(xn.training.trainer.dispatch, "use_kernels", asking)
     ended(reference, tmp_path, 6)
     trained(reference, tmp_path)
     assert asked == [16, 16]

@@ -16,11 +16,11 @@ import torch
 
 import xpnet as xn
 from xpnet.backend import Backend
-from xpnet.clipping import ClipNorm
 from xpnet.data import Dataset, Normalisation
 from xpnet.errors import ConfigError, DataError, DeviceMismatch, ShapeError, XpnetError
 from xpnet.layers.base import Layer
 from xpnet.losses import Loss
+from xpnet.optimizers.clipping import ClipNorm
 from xpnet.training.augmentation import Augmentation
 from xpnet.training.callbacks import Callback, TrainingState
 from xpnet.training.sample_weights import SampleWeights

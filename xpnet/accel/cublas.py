@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 
 import numpy
 
-from xpnet.backend import Array, Backend, listening
+from xpnet.backend import Array, Backend, substituted
 from xpnet.errors import BackendUnavailable, ConfigError, short_repr
 
 Call: TypeAlias = Callable[[], Any]
@@ -90,7 +90,7 @@ def used(module: Any) -> Iterator[None]:
         yield
         return
     try:
-        with listening(module):
+        with substituted(module):
             yield
     finally:
         module.close()
@@ -116,7 +116,7 @@ class Reduced:
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Reduced):
             return other.xp is self.xp
-        return True if other is self.xp else NotImplemented  # whoever listens to it may be equal
+        return True if other is self.xp else NotImplemented  # a recorder of it may be equal
 
     def __hash__(self) -> int:
         return hash(self.xp)
@@ -124,8 +124,8 @@ class Reduced:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.xp, name)
 
-    def keep(self, call: Call) -> None:
-        """Run `call`, the launch of a twin: whoever is listening is told."""
+    def record_call(self, call: Call) -> None:
+        """Run `call`, the launch of a kernel; nothing is recorded."""
         call()
 
     def dot(self, a: Array, b: Array, out: Array | None = None) -> Array:

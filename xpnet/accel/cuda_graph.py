@@ -21,11 +21,9 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from xpnet.accel.cublas import Products, precision_of
+from xpnet.backend.context import current
 
 Call: TypeAlias = Callable[[], Any]
-
-ENABLED = True
-"""False replays every step call by call: for tests and measurements, which compare the two."""
 
 
 class Graphs:
@@ -33,7 +31,9 @@ class Graphs:
 
     def __init__(self, xp: Any) -> None:
         self.xp = xp
-        self.are_possible = ENABLED and hasattr(getattr(xp, "cuda", None), "Stream")
+        self.are_possible = current().graphs_enabled and hasattr(
+            getattr(xp, "cuda", None), "Stream"
+        )
         self._stage: _Stage | None = None
 
     def of(self, calls: tuple[Call, ...]) -> tuple[Call, ...]:

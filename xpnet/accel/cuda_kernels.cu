@@ -1,10 +1,10 @@
-// The CUDA twins of xpnet: each kernel is the loop that an `xp` formula stands for.
+// The CUDA kernels of xpnet: each computes what a formula on `xp` does.
 //
-// The formula, its derivation and its source stand where it is written, in Python; here is only
-// what it comes to for one element, in the order of the formula. With --fmad=false (see
-// kernels.py) results are therefore those of the formula to the bit, but for exp, log, tanh and
-// sums. What is launched, over how many threads, is in kernels.py; this text is also compiled by
-// a C++ compiler, and run on the CPU by the tests. ASCII only.
+// The formula and its derivation are in Python; a kernel does the same operations on one element,
+// in the same order. With --fmad=false (see cuda_kernels.py) results are therefore those of the
+// formula to the bit, except for exp, log, tanh and sums. Over how many threads a kernel is
+// launched is in cuda_kernels.py. The tests also compile this text with a C++ compiler and run it
+// on the CPU. ASCII only.
 
 typedef long long Size;
 typedef unsigned int Word;
@@ -424,7 +424,7 @@ __global__ void gaussian_noise(
 }
 
 // After those two, in a launch of its own: there every block reads the counter, in any order.
-__global__ void move_on(Long* counter, Size count) {
+__global__ void advance(Long* counter, Size count) {
     EACH(i, 1) counter[0] += (Long)count;
 }
 

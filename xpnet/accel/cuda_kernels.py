@@ -1,11 +1,11 @@
-"""The CUDA twins: how the kernels of `cuda_kernels.cu` are built, and over what each is launched.
+"""The CUDA kernels: how those of `cuda_kernels.cu` are built, and over what each is launched.
 
-The functions have the names and arguments that `twins.did` is asked with, and do on CuPy's
-arrays what those of `xpnet.accel.numba_kernels` do on NumPy's. A kernel is compiled by NVRTC when
-it is first needed for its types, and kept. Nothing here waits for the device or allocates on it.
+A function here has the name and the arguments of a formula marked `@accelerated`, and computes
+on CuPy's arrays what the formula does. A kernel is compiled by NVRTC when it is first needed for
+its types, and cached. Nothing here waits for the device or allocates on it.
 
-Not yet run on a GPU. What is shown without one: NVRTC compiles each kernel for all
-architectures that xpnet names, and the tests run each kernel's own text on the CPU.
+Not yet run on a GPU. Tested without one: NVRTC compiles each kernel for all architectures that
+xpnet names, and the tests run the source of each kernel on the CPU.
 """
 
 from __future__ import annotations
@@ -16,26 +16,22 @@ from importlib.resources import files
 from inspect import signature
 from typing import Any, TypeAlias
 
-from xpnet.accel.dispatch import Declined
 from xpnet.backend import Array
+from xpnet.errors import KernelDeclined
 
 Launch: TypeAlias = Callable[[], Any]
 
 Real: TypeAlias = Array
-"""An array of the dtype that a kernel computes in."""
+"""An array of the dtype in which a kernel computes."""
 
 Alike: TypeAlias = Array
-"""The same, of the shape of all others that are `Alike`."""
+"""The same, and all arrays that are `Alike` have one shape."""
 
 OPTIONS = ("-std=c++17", "--fmad=false")
 """For NVRTC. A fused multiply-add would round once where the formula rounds twice."""
 
-ELSEWHERE = {
-    "shift_logits": "part of cross_entropy",
-    "softmax_cross_entropy": "part of cross_entropy",
-    "rmsprop_direction": "part of rmsprop and rmsprop_with_momentum",
-}
-"""Twins of the CPU that have no kernel of their own, and where their work is done."""
+KERNELS: dict[str, Any] = {}
+"""All kernels, by the names of their formulas."""
 
 _WARP = 32
 _THREADS = 256
@@ -78,8 +74,8 @@ def kernel(expression: str) -> Any:
 
 
 def bind(name: str, arguments: tuple[Any, ...]) -> Launch:
-    """The twin `name` on these arguments: a call without arguments, which only launches."""
-    launches = tuple(globals()[name].launches(*arguments))
+    """The kernel `name` on these arguments: a call without arguments, which only launches."""
+    launches = tuple(KERNELS[name].launches(*arguments))
     return launches[0] if len(launches) == 1 else partial(_run, launches)
 
 
@@ -88,12 +84,12 @@ def _run(launches: tuple[Launch, ...]) -> None:
         launch()
 
 
-def _twin(launches: Callable[..., Iterator[Launch]]) -> Any:
-    """A function that makes the launches that `launches` answers, if its arguments are fit.
+def _kernel(launches: Callable[..., Iterator[Launch]]) -> Any:
+    """A function that does the launches of `launches`, registered; it checks its arguments.
 
-    CUDA takes whatever bytes stand there. So arrays annotated `Real` or `Alike` must be of one
-    dtype, those annotated `Alike` of one shape too, and numbers annotated `float`, whole ones as
-    well, are given to the kernel in that dtype.
+    CUDA checks nothing. So arrays annotated `Real` or `Alike` must be of one dtype, those
+    annotated `Alike` of one shape too, and numbers annotated `float`, whole ones as well, are
+    given to the kernel in that dtype. Raises `KernelDeclined` for other arrays.
     """
     kinds = [parameter.annotation for parameter in signature(launches).parameters.values()]
 
@@ -102,16 +98,17 @@ def _twin(launches: Callable[..., Iterator[Launch]]) -> Any:
         dtypes = {array.dtype for array, kind in pairs if kind in ("Real", "Alike")}
         shapes = {array.shape for array, kind in pairs if kind == "Alike"}
         if len(dtypes) > 1 or len(shapes) > 1:
-            raise Declined
+            raise KernelDeclined
         number = dtypes.pop().type
         return launches(*(number(a) if kind == "float" else a for a, kind in pairs))
 
     @wraps(launches)
-    def twin(*arguments: Any) -> None:
+    def launch(*arguments: Any) -> None:
         _run(tuple(checked(*arguments)))
 
-    twin.launches = checked  # type: ignore[attr-defined]
-    return twin
+    launch.launches = checked  # type: ignore[attr-defined]
+    KERNELS[launches.__name__] = launch
+    return launch
 
 
 def _launch(name: str, types: tuple[Array, ...], over: tuple[int, int], *arguments: Any) -> Launch:
@@ -143,49 +140,49 @@ def _one_block(count: int) -> tuple[int, int]:
     return 1, min(1 << (count - 1).bit_length(), _MOST_THREADS)
 
 
-@_twin
+@_kernel
 def relu(x: Alike, y: Alike) -> Iterator[Launch]:
     """`ReLU.forward`."""
     yield _launch("relu", (y,), _each(y.size), x, y, y.size)
 
 
-@_twin
+@_kernel
 def relu_backward(dy: Alike, x: Alike, dx: Alike) -> Iterator[Launch]:
     """`ReLU.backward`."""
     yield _launch("relu_backward", (dx,), _each(dx.size), dy, x, dx, dx.size)
 
 
-@_twin
+@_kernel
 def leaky_relu_backward(dy: Alike, x: Alike, slope: float, dx: Alike) -> Iterator[Launch]:
     """`LeakyReLU.backward`."""
     yield _launch("leaky_relu_backward", (dx,), _each(dx.size), dy, x, slope, dx, dx.size)
 
 
-@_twin
+@_kernel
 def tanh_backward(dy: Alike, y: Alike, dx: Alike) -> Iterator[Launch]:
     """`Tanh.backward`."""
     yield _launch("tanh_backward", (dx,), _each(dx.size), dy, y, dx, dx.size)
 
 
-@_twin
-def sigmoid(x: Alike, y: Alike) -> Iterator[Launch]:
+@_kernel
+def sigmoid_forward(x: Alike, y: Alike) -> Iterator[Launch]:
     """`Sigmoid.forward`."""
     yield _launch("sigmoid", (y,), _each(y.size), x, y, y.size)
 
 
-@_twin
+@_kernel
 def sigmoid_backward(dy: Alike, y: Alike, dx: Alike) -> Iterator[Launch]:
     """`Sigmoid.backward`."""
     yield _launch("sigmoid_backward", (dx,), _each(dx.size), dy, y, dx, dx.size)
 
 
-@_twin
+@_kernel
 def gelu(x: Alike, cubic: float, scale: float, t: Alike, y: Alike) -> Iterator[Launch]:
-    """`GELU.forward`; `t` is kept for the way back."""
+    """`GELU.forward`; `t` is kept for the backward pass."""
     yield _launch("gelu", (y,), _each(y.size), x, cubic, scale, t, y, y.size)
 
 
-@_twin
+@_kernel
 def gelu_backward(
     dy: Alike, x: Alike, t: Alike, cubic: float, scale: float, dx: Alike
 ) -> Iterator[Launch]:
@@ -194,19 +191,19 @@ def gelu_backward(
     yield _launch("gelu_backward", (dx,), over, dy, x, t, cubic, scale, dx, dx.size)
 
 
-@_twin
-def softmax(x: Alike, y: Alike) -> Iterator[Launch]:
+@_kernel
+def softmax_forward(x: Alike, y: Alike) -> Iterator[Launch]:
     """`Softmax.forward`."""
     yield _launch("softmax", (y,), _one_each(*y.shape), x, y, *y.shape)
 
 
-@_twin
+@_kernel
 def softmax_backward(dy: Alike, y: Alike, dx: Alike) -> Iterator[Launch]:
     """`Softmax.backward`."""
     yield _launch("softmax_backward", (dx,), _one_each(*dx.shape), dy, y, dx, *dx.shape)
 
 
-@_twin
+@_kernel
 def batch_norm(
     x: Alike,
     weight: Real,
@@ -226,7 +223,7 @@ def batch_norm(
     yield _launch("batch_norm", (y,), over, *arguments)
 
 
-@_twin
+@_kernel
 def batch_norm_backward(
     dy: Alike, normal: Alike, scale: Real, weight: Real, dweight: Real, dbias: Real, dx: Alike
 ) -> Iterator[Launch]:
@@ -235,7 +232,7 @@ def batch_norm_backward(
     yield _launch("batch_norm_backward", (dx,), _one_each(*dx.shape[::-1]), *arguments)
 
 
-@_twin
+@_kernel
 def layer_norm(
     x: Alike, weight: Real, bias: Real, epsilon: float, normal: Alike, scale: Real, y: Alike
 ) -> Iterator[Launch]:
@@ -244,7 +241,7 @@ def layer_norm(
     yield _launch("layer_norm", (y,), _one_each(*y.shape), *arguments)
 
 
-@_twin
+@_kernel
 def layer_norm_backward(
     dy: Alike, normal: Alike, scale: Real, weight: Real, dx: Alike
 ) -> Iterator[Launch]:
@@ -253,7 +250,7 @@ def layer_norm_backward(
     yield _launch("layer_norm_backward", (dx,), _one_each(*dx.shape), *arguments)
 
 
-@_twin
+@_kernel
 def cross_entropy(
     logits: Real, labels: Array, smoothing: float, p: Real, value: Real
 ) -> Iterator[Launch]:
@@ -262,7 +259,7 @@ def cross_entropy(
     yield _launch("cross_entropy", (logits, labels), _one_block(len(logits)), *arguments)
 
 
-@_twin
+@_kernel
 def softmax_cross_entropy_backward(
     p: Real, labels: Array, smoothing: float, scale: float, dlogits: Real
 ) -> Iterator[Launch]:
@@ -272,27 +269,27 @@ def softmax_cross_entropy_backward(
     yield _launch("softmax_cross_entropy_backward", (p, labels), over, *arguments)
 
 
-@_twin
+@_kernel
 def add_loss(loss: Real, samples: int, total: Array) -> Iterator[Launch]:
     """`MeanLoss.update`."""
     yield _launch("add_loss", (loss,), (1, 1), loss, samples, total)
 
 
-@_twin
+@_kernel
 def count_hits(logits: Real, labels: Array, hits: Array) -> Iterator[Launch]:
     """`Accuracy.update`, for the largest logit."""
     arguments = (logits, labels, hits, *logits.shape)
     yield _launch("count_hits", (logits, labels), _each(len(logits)), *arguments)
 
 
-@_twin
+@_kernel
 def descend(values: Alike, gradients: Alike, scalars: Real) -> Iterator[Launch]:
     """`SGD.update` without momentum."""
     size = values.size
     yield _launch("descend", (values,), _each(size), values, gradients, scalars, size)
 
 
-@_twin
+@_kernel
 def descend_with_momentum(
     values: Alike,
     gradients: Alike,
@@ -307,7 +304,7 @@ def descend_with_momentum(
     yield _launch("descend_with_momentum", (values,), _each(size), *arguments)
 
 
-@_twin
+@_kernel
 def rmsprop(
     values: Alike,
     gradients: Alike,
@@ -323,7 +320,7 @@ def rmsprop(
     yield _launch("rmsprop", (values,), _each(size), *arguments)
 
 
-@_twin
+@_kernel
 def rmsprop_with_momentum(
     values: Alike,
     gradients: Alike,
@@ -341,7 +338,7 @@ def rmsprop_with_momentum(
     yield _launch("rmsprop_with_momentum", (values,), _each(size), *arguments)
 
 
-@_twin
+@_kernel
 def adam(
     values: Alike,
     gradients: Alike,
@@ -357,27 +354,27 @@ def adam(
     yield _launch("adam", (values,), _each(size), *arguments)
 
 
-@_twin
+@_kernel
 def dropout(
     x: Alike, counter: Array, units: Array, threshold: int, scale: float, mask: Alike, y: Alike
 ) -> Iterator[Launch]:
-    """`Dropout.forward`; the counter moves on in a second launch, when all have read it."""
+    """`Dropout.forward`; a second launch advances the counter, when all have read it."""
     arguments = (x, counter, units, threshold, scale, mask, y, *x.shape)
     yield _launch("dropout", (x,), _each_row(len(x)), *arguments)
-    yield _launch("move_on", (), (1, 1), counter, len(x))
+    yield _launch("advance", (), (1, 1), counter, len(x))
 
 
-@_twin
+@_kernel
 def gaussian_noise(
     x: Alike, counter: Array, units: Array, factor: float, y: Alike
 ) -> Iterator[Launch]:
-    """`GaussianNoise.forward`; the counter moves on as in `dropout`."""
+    """`GaussianNoise.forward`; the counter advances as in `dropout`."""
     arguments = (x, counter, units, factor, y, *x.shape)
     yield _launch("gaussian_noise", (x,), _each_row(len(x)), *arguments)
-    yield _launch("move_on", (), (1, 1), counter, len(x))
+    yield _launch("advance", (), (1, 1), counter, len(x))
 
 
-@_twin
+@_kernel
 def gather_scaled(
     source: Array, indices: Array, scale: float, shift: float, x: Real
 ) -> Iterator[Launch]:

@@ -1,98 +1,84 @@
-"""Compiled twins: where a formula may be worked off by one loop instead of several passes.
+"""Which implementation of a formula runs: the formula itself, or a kernel.
 
-A formula stands in its layer, loss or optimizer, on `xp`. Some begin by asking here whether a
-compiled twin, one pass over memory, has done the work already:
+A formula is written once, on `xp`. One that has kernels is a function with a decorator:
 
-    if not twins.did("relu_backward", dy, self.x, dx):
-        ...                                                  the formula, on `xp`
+    @accelerated
+    def relu_backward(xp: Any, dy: Array, x: Array, dx: Array, *, workspace: Workspace) -> None:
+        ...
 
-For NumPy's arrays twins are numba's, in `xpnet.accel.numba_kernels` (the extra `fast`); `fit()`
-uses them where training is long enough to pay for loading them. For CuPy's they are CUDA kernels,
-in `xpnet.accel.cuda_kernels`; `fit()` always uses them. `XPNET_KERNELS=0` in the environment leaves
-both out. A test holds each against its formula: whether they are there is a matter of speed and of
-the last digit.
+Its body is the formula. A kernel, one pass over memory in place of several, has the same name
+and takes the same positional arguments but `xp`; keyword arguments are for the formula only,
+such as where it finds scratch arrays.
+
+For NumPy's arrays kernels are compiled by numba, in `xpnet.accel.numba_kernels` (extra `fast`);
+`fit()` uses them where training is long enough to pay for loading numba. For CuPy's arrays they
+are CUDA kernels, in `xpnet.accel.cuda_kernels`; `fit()` always uses them. `XPNET_KERNELS=0` in the
+environment leaves both out. A test compares each kernel with its formula: they differ in speed, and
+in the last digit where a sum, `exp` or `log` is involved.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache, partial, wraps
 from importlib import import_module
 from importlib.util import find_spec
-from threading import get_ident
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, Concatenate, ParamSpec, TypeAlias
 
 import numpy
 
-from xpnet.backend import listener_of
+from xpnet.backend import substitute_of
+from xpnet.backend.context import changed, current
+from xpnet.errors import KernelDeclined
 
 Call: TypeAlias = Callable[[], Any]
-
-ENABLED = os.environ.get("XPNET_KERNELS", "1") != "0"
-"""False leaves all twins out."""
+P = ParamSpec("P")
+Formula: TypeAlias = Callable[Concatenate[Any, P], None]
 
 ENOUGH_STEPS = 1500
 """Steps, of a network like 784-512-256-10, that win back the half second of loading numba."""
 
+FORMULAS: dict[str, Callable[..., None]] = {}
+"""The formulas that may have kernels, by name."""
+
 _DTYPES = frozenset("?bBhHiIlLqQfd")
-_CUDA = {"cupy"}
-_in_use: dict[int, tuple[Any, ModuleType]] = {}
+_CUDA_MODULES = {"cupy"}
 
 
-def _chosen(xp: Any, steps: int) -> ModuleType | None:
-    """The twins for arrays of `xp`, or None: the one place where they are chosen."""
-    if not ENABLED:
-        return None
-    if xp.__name__ in _CUDA:
-        return import_module("xpnet.accel.cuda_kernels")
-    return compiled() if xp is numpy and steps >= ENOUGH_STEPS else None
+def accelerated(formula: Formula[P]) -> Formula[P]:
+    """`formula`, computed by the kernel of its name where one is in use and takes the arguments."""
+    name = formula.__name__
+    if name in FORMULAS:
+        raise TypeError(f"two accelerated formulas are called {name}")
+
+    @wraps(formula)
+    def call(xp: Any, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        if current().kernels is None or not run_kernel(name, args):
+            formula(xp, *args, **kwargs)
+
+    FORMULAS[name] = formula
+    return call
 
 
-class Declined(Exception):
-    """A twin has looked at its arguments, and has left the work to the formula."""
+def run_kernel(name: str, arguments: tuple[Any, ...]) -> bool:
+    """Compute by the kernel `name`, if it takes `arguments`; returns whether it did.
 
-
-@contextmanager
-def used(steps: int = sys.maxsize, xp: Any = numpy) -> Iterator[None]:
-    """Within the block, twins do what they can with `xp`'s arrays in this thread.
-
-    NumPy's do where `steps` are enough.
-
-    Nothing of it outlasts the block: what is computed elsewhere does not depend on whether
-    something was trained before.
+    It does not where kernels are not in use or there is no such kernel, for arrays of another
+    module, that are not contiguous or of a dtype that kernels do not know, and for numbers that
+    are not Python's own. Numbers are converted to the dtype of the last array of floats: results
+    are the last arguments.
     """
-    thread = get_ident()
-    before = _in_use.get(thread)
-    module = _chosen(xp, steps)
-    if module is None:
-        _in_use.pop(thread, None)
-    else:
-        _in_use[thread] = xp, module
-    try:
-        yield
-    finally:
-        _in_use.pop(thread, None)
-        if before is not None:
-            _in_use[thread] = before
-
-
-def did(name: str, *arguments: Any) -> bool:
-    """Whether the twin `name` has done the work on `arguments`.
-
-    It has not where twins are not in use or lack this one, for arrays of another module, whose
-    entries do not lie side by side or are of a dtype that twins do not know, and for numbers that
-    are not Python's own. Numbers are taken in the dtype of the last array of floats: what is
-    written stands last.
-    """
-    in_use = _in_use.get(get_ident()) if _in_use else None
-    if in_use is None or not hasattr(in_use[1], name):
+    in_use = current().kernels
+    if in_use is None:
         return False
     xp, module = in_use
+    kernel = module.KERNELS.get(name)
+    if kernel is None:
+        return False
     number: Any = float
     for argument in arguments:
         if isinstance(argument, xp.ndarray):
@@ -104,36 +90,53 @@ def did(name: str, *arguments: Any) -> bool:
         elif type(argument) not in (int, float, bool):
             return False
     arguments = tuple(number(a) if type(a) is float else a for a in arguments)
-    keep = getattr(listener_of(xp), "keep", None)
+    record_call = getattr(substitute_of(xp), "record_call", None)
     try:
-        if keep is None:
-            getattr(module, name)(*arguments)
+        if record_call is None:
+            kernel(*arguments)
         else:
-            keep(module.bind(name, arguments))
-    except Declined:
+            record_call(module.bind(name, arguments))
+    except KernelDeclined:
         return False
     return True
 
 
-def joined(calls: Sequence[Call]) -> tuple[Call, ...]:
-    """The calls of a recorded step, with one twin for two neighbours where there is one.
+def _kernels_for(xp: Any, steps: int) -> ModuleType | None:
+    """The module of the kernels for arrays of `xp`, or None."""
+    if not current().kernels_enabled:
+        return None
+    if xp.__name__ in _CUDA_MODULES:
+        return import_module("xpnet.accel.cuda_kernels")
+    return numba_kernels() if xp is numpy and steps >= ENOUGH_STEPS else None
 
-    There is for a bias and the ReLU after it: what the one wrote, the other would read again.
+
+@contextmanager
+def use_kernels(steps: int = sys.maxsize, xp: Any = numpy) -> Iterator[None]:
+    """Within the block this thread uses the kernels for arrays of `xp`.
+
+    Those for NumPy only where `steps` are enough.
     """
-    in_use, kept = _in_use.get(get_ident()), list(calls[:1])
-    if in_use is None or not hasattr(in_use[1], "add_relu"):
+    module = _kernels_for(xp, steps)
+    with changed(kernels=None if module is None else (xp, module)):
+        yield
+
+
+def fuse(calls: Sequence[Call]) -> tuple[Call, ...]:
+    """The calls of a recorded step, with one kernel for adding a bias and the ReLU after it."""
+    in_use, fused = current().kernels, list(calls[:1])
+    if in_use is None or "add_relu" not in in_use[1].KERNELS:
         return tuple(calls)
     for call in calls[1:]:
-        arrays = _of_bias_and_relu(kept[-1], call)
+        arrays = _of_bias_and_relu(fused[-1], call)
         if arrays is None:
-            kept.append(call)
+            fused.append(call)
         else:
-            kept[-1] = in_use[1].bind("add_relu", arrays)
-    return tuple(kept)
+            fused[-1] = in_use[1].bind("add_relu", arrays)
+    return tuple(fused)
 
 
 def _of_bias_and_relu(first: Any, second: Any) -> tuple[Any, ...] | None:
-    """`(y, bias, r)` where the calls are `add(y, bias, y)` and the twin `relu(y, r)`."""
+    """`(y, bias, r)` where the calls are `add(y, bias, y)` and the kernel `relu(y, r)`."""
     if not (isinstance(first, partial) and isinstance(second, partial)):
         return None
     is_relu = getattr(second.func, "__name__", None) == "relu"
@@ -147,8 +150,8 @@ def _of_bias_and_relu(first: Any, second: Any) -> tuple[Any, ...] | None:
 
 
 @cache
-def compiled() -> ModuleType | None:
-    """The CPU's twins; None without numba. Warns where numba is there and cannot be used."""
+def numba_kernels() -> ModuleType | None:
+    """The module of the CPU's kernels; None without numba. Warns where numba cannot be used."""
     if find_spec("numba") is None:
         return None
     try:
@@ -156,8 +159,8 @@ def compiled() -> ModuleType | None:
     except Exception as error:
         # numba refuses a NumPy newer than it knows, and a disk on which it can keep nothing.
         warnings.warn(
-            f"numba is installed but cannot be used ({error}): xpnet goes on without it, slower; "
-            f"XPNET_KERNELS=0 in the environment says that this is meant",
+            f"numba is installed but cannot be used ({error}): xpnet runs without it, slower; "
+            f"set XPNET_KERNELS=0 in the environment to leave it out without this warning",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -1,9 +1,9 @@
-"""The CPU's compiled twins (numba): each is the loop that an `xp` formula of xpnet stands for.
+"""The CPU's kernels, compiled by numba: each is a loop that computes what a formula on `xp` does.
 
-The formula, its derivation and its source stand where it is written; here is only what it comes
-to for one element. Additions and products are done in the order and the dtype of the formula, so
-that but for `exp`, `log`, sums and smoothed labels the results are the same to the bit. Numbers
-are therefore taken in that dtype: numba would compute `1 - y` of a float32 in float64.
+The formula and its derivation are where the decorator `@accelerated` marks it, under the same
+name. Additions and products are done in the order and the dtype of the formula, so that results
+are the same to the bit, except for `exp`, `log`, sums and smoothed labels. Numbers are therefore
+converted to that dtype: numba would compute `1 - y` of a float32 in float64.
 """
 
 from __future__ import annotations
@@ -18,26 +18,34 @@ import numpy as np
 
 from xpnet.backend import Array
 
-_loop = partial(numba.njit, cache=True, nogil=True, error_model="numpy")
-# The formula raises too; a loop would go on beyond the end of an array.
-_OTHER_SHAPE = "dy is not of the shape of what the forward pass gave"
+KERNELS: dict[str, Any] = {}
+"""All kernels, by name."""
+
+_inlined = partial(numba.njit, cache=True, nogil=True, error_model="numpy")
+# The formula raises too; a loop would continue beyond the end of an array.
+_OTHER_SHAPE = "dy is not of the shape of the output of the forward pass"
+
+
+def _kernel(function: Callable[..., None]) -> Any:
+    """`function` compiled when it is first called, and registered."""
+    KERNELS[function.__name__] = compiled = _inlined(function)
+    return compiled
 
 
 def bind(name: str, arguments: Sequence[Any]) -> Callable[[], Any]:
-    """The twin `name` for these arguments, compiled for their types: a call without arguments."""
-    twin = globals()[name]
+    """The kernel `name` for these arguments, compiled for their types: a call without arguments."""
     types: Any = numba.typeof
-    entry = twin.compile(tuple(types(argument) for argument in arguments))
+    entry = KERNELS[name].compile(tuple(types(argument) for argument in arguments))
     return partial(entry, *arguments)
 
 
-@_loop
+@_inlined
 def _rectified(x: Any) -> Any:
-    # What is not a number stays so, and -0 is 0, as in `maximum`.
+    # NaN stays NaN, and -0 becomes 0, as in `maximum`.
     return x if x > 0 or x != x else type(x)(0)
 
 
-@_loop
+@_kernel
 def relu(x: Array, y: Array) -> None:
     """`ReLU.forward`."""
     x, y = x.ravel(), y.ravel()
@@ -45,7 +53,7 @@ def relu(x: Array, y: Array) -> None:
         y[i] = _rectified(x[i])
 
 
-@_loop
+@_kernel
 def add_relu(y: Array, bias: Array, r: Array) -> None:
     """The end of `Linear.forward` and the `ReLU.forward` after it: `y += b`, `r = max(y, 0)`."""
     for n in range(y.shape[0]):
@@ -55,7 +63,7 @@ def add_relu(y: Array, bias: Array, r: Array) -> None:
             r[n, j] = _rectified(total)
 
 
-@_loop
+@_kernel
 def relu_backward(dy: Array, x: Array, dx: Array) -> None:
     """`ReLU.backward`."""
     if dy.shape != x.shape:
@@ -66,7 +74,7 @@ def relu_backward(dy: Array, x: Array, dx: Array) -> None:
         dx[i] = dy[i] if x[i] > 0 else dy[i] * zero
 
 
-@_loop
+@_kernel
 def tanh_backward(dy: Array, y: Array, dx: Array) -> None:
     """`Tanh.backward`."""
     if dy.shape != y.shape:
@@ -77,7 +85,7 @@ def tanh_backward(dy: Array, y: Array, dx: Array) -> None:
         dx[i] = (one - y[i] * y[i]) * dy[i]
 
 
-@_loop
+@_kernel
 def sigmoid_backward(dy: Array, y: Array, dx: Array) -> None:
     """`Sigmoid.backward`."""
     if dy.shape != y.shape:
@@ -88,25 +96,22 @@ def sigmoid_backward(dy: Array, y: Array, dx: Array) -> None:
         dx[i] = (one - y[i]) * y[i] * dy[i]
 
 
-@_loop
-def shift_logits(logits: Array, labels: Array, shifted: Array) -> None:
-    """`SoftmaxCrossEntropy.forward`, `s = z − max z`: `(N, C)` to `(C, N)`.
-
-    `labels` are for the twin that follows: where it would refuse them, this one must.
-    """
+@_kernel
+def shift_logits(logits: Array, shifted: Array) -> None:
+    """`SoftmaxCrossEntropy.forward`, `s = z − max z`: `(N, C)` to `(C, N)`."""
     count, classes = logits.shape
     for n in range(count):
         row = logits[n]
         largest = row[0]
         for k in range(1, classes):
-            # What is not a number spreads, as in `max`.
+            # NaN propagates, as in `max`.
             if row[k] > largest or row[k] != row[k]:
                 largest = row[k]
         for k in range(classes):
             shifted[k, n] = row[k] - largest
 
 
-@_loop
+@_kernel
 def softmax_cross_entropy(
     shifted: Array, labels: Array, smoothing: float, p: Array, value: Array
 ) -> None:
@@ -129,7 +134,7 @@ def softmax_cross_entropy(
     value[()] = summed / count
 
 
-@_loop
+@_kernel
 def softmax_cross_entropy_backward(
     p: Array, labels: Array, smoothing: float, scale: float, dlogits: Array
 ) -> None:
@@ -145,13 +150,13 @@ def softmax_cross_entropy_backward(
             dlogits[n, k] = (p[k, n] - q) * scale
 
 
-@_loop
+@_kernel
 def add_loss(loss: Array, samples: int, total: Array) -> None:
     """`MeanLoss.update`."""
     total[0] += np.float64(loss[()]) * samples
 
 
-@_loop
+@_kernel
 def count_hits(logits: Array, labels: Array, hits: Array) -> None:
     """`Accuracy.update`, for the largest logit."""
     count, classes = logits.shape
@@ -160,7 +165,7 @@ def count_hits(logits: Array, labels: Array, hits: Array) -> None:
         row = logits[n]
         best = 0
         for k in range(1, classes):
-            # As argmax has it, the first that is not a number counts as the largest.
+            # As in argmax, the first NaN counts as the largest.
             if row[k] > row[best] or (row[k] != row[k] and row[best] == row[best]):
                 best = k
         if best == labels[n]:
@@ -168,7 +173,7 @@ def count_hits(logits: Array, labels: Array, hits: Array) -> None:
     hits[0] += found
 
 
-@_loop
+@_kernel
 def descend(values: Array, gradients: Array, scalars: Array) -> None:
     """`SGD.update` without momentum."""
     rate = scalars[0]
@@ -176,7 +181,7 @@ def descend(values: Array, gradients: Array, scalars: Array) -> None:
         values[i] -= gradients[i] * rate
 
 
-@_loop
+@_kernel
 def descend_with_momentum(
     values: Array,
     gradients: Array,
@@ -199,7 +204,7 @@ def descend_with_momentum(
             values[i] -= moving * rate
 
 
-@_loop
+@_kernel
 def rmsprop_direction(
     gradients: Array,
     square: Array,
@@ -218,7 +223,7 @@ def rmsprop_direction(
         direction[i] = g / (math.sqrt(s) + epsilon)
 
 
-@_loop
+@_kernel
 def adam(
     values: Array,
     gradients: Array,
@@ -240,7 +245,7 @@ def adam(
         values[i] -= m / (math.sqrt(v) + epsilon) * rate
 
 
-@_loop
+@_kernel
 def dropout(
     x: Array, counter: Array, units: Array, threshold: int, scale: float, mask: Array, y: Array
 ) -> None:
@@ -264,11 +269,11 @@ def dropout(
     counter[0] += np.uint64(count)
 
 
-@_loop
+@_kernel
 def gather_scaled(source: Array, indices: Array, scale: float, shift: float, x: Array) -> None:
     """`DeviceData.batch`: rows `indices` of `source`, times `scale`, plus `shift`."""
     real = x.dtype.type
-    # The formula leaves out a shift of 0; what adds nothing, to -0 either, is -0.
+    # The formula leaves out a shift of 0; adding -0 changes nothing, not even -0.
     scale, shift = real(scale), real(shift) if shift else -real(0)
     for n in range(indices.size):
         row = source[indices[n]]

@@ -1,14 +1,14 @@
 """A training step recorded once through the `xp` dispatch, and replayed without its layers.
 
 A steady step is a fixed sequence of `xp` calls on fixed arrays. While one is recorded,
-`array_module` answers a `Listener`, which runs each call and keeps it; the calls kept, run
-again in their order, are the next step, to the bit. The layers stay the only statement of the
-mathematics: a tape knows neither them nor what a call means.
+`array_module` returns a `Recorder`, which runs each call and appends it to a list; the calls of
+the list, run again in order, are the next step, to the bit. A recording knows nothing of layers:
+they stay the only statement of the mathematics.
 
-The rule that makes this right is that of `CONTRIBUTING.md`: inside a step every array result is
-an `xp` call with `out=` into an array made earlier. The listener refuses any other by name.
-What it cannot see is work outside `xp` (`y *= 2`, a count in Python), so only xpnet's own
-classes are recorded, and others whose class says `replayable = True` in its own body.
+This is correct because of a rule in `CONTRIBUTING.md`: inside a step every array result is an
+`xp` call with `out=` into an array made earlier. The recorder refuses any other call by name. It
+cannot see work outside `xp` (`y *= 2`, a count in Python), so only xpnet's own classes are
+recorded, and others whose class says `replayable = True` in its own body.
 """
 
 from __future__ import annotations
@@ -24,14 +24,12 @@ import numpy
 
 from xpnet.accel import dispatch
 from xpnet.accel.cuda_graph import Graphs
-from xpnet.backend import listening
+from xpnet.backend import substituted
+from xpnet.backend.context import current
 from xpnet.errors import ConfigError
 from xpnet.utils.introspection import is_own
 
 Call: TypeAlias = Callable[[], Any]
-
-ENABLED = True
-"""False runs every step as written: for tests and measurements, which compare the two."""
 
 _REDUCTIONS = {"sum": numpy.add, "max": numpy.maximum, "min": numpy.minimum}
 _METHODS = {"argmax", "argmin", "clip", "dot", "mean", "take"}
@@ -39,8 +37,8 @@ _METHODS = {"argmax", "argmin", "clip", "dot", "mean", "take"}
 _OUT_BY_NAME = (numpy.maximum, numpy.minimum)
 
 
-class Listener:
-    """Stands for the array module `xp` and keeps each call made through it, in `calls`.
+class Recorder:
+    """The array module `xp`, but that each call is run and appended to `calls`.
 
     It equals `xp`, so that a `Workspace` finds the arrays it made with `xp`. Raises
     `ConfigError`, naming the function, for a call whose result is not written to an `out=`.
@@ -67,13 +65,13 @@ class Listener:
             out = (*args, kwargs.get("dst"))[0] if name == "copyto" else kwargs.get("out")
             if out is None:
                 raise ConfigError(f"xp.{name}() without out= cannot be recorded: {_REMEDY}")
-            self.keep(_bound(self.xp, name, found, args, kwargs))
+            self.record_call(_bound(self.xp, name, found, args, kwargs))
             return out
 
         return call
 
-    def keep(self, call: Call) -> None:
-        """Run `call`, and let it be part of the step."""
+    def record_call(self, call: Call) -> None:
+        """Run `call`, and append it to the recorded step."""
         self.calls.append(call)
         call()
 
@@ -85,11 +83,11 @@ _REMEDY = (
 
 
 def record(xp: Any, step: Call) -> tuple[Call, ...]:
-    """Run `step`, all of whose work is done through `xp`; returns the calls that it comes to."""
-    listener = Listener(xp)
-    with listening(listener):
+    """Run `step`, which computes through `xp` only; returns its calls."""
+    recorder = Recorder(xp)
+    with substituted(recorder):
         step()
-    return dispatch.joined(listener.calls)
+    return dispatch.fuse(recorder.calls)
 
 
 def _bound(
@@ -138,46 +136,46 @@ def _as_arrays(operands: tuple[Any, ...], dtype: Any = None) -> tuple[Any, ...]:
 
 
 @dataclass(frozen=True)
-class _Known:
-    """What the last step of a size left in the parts, and its calls if they were recorded."""
+class _Step:
+    """The contents of the parts after the last step of a size, and its calls if recorded."""
 
-    left: list[Any]
+    contents: list[Any]
     calls: tuple[Call, ...] | None
 
 
 class Replay:
     """Runs steps: the first of a size as written, the second recorded, all later ones replayed.
 
-    `parts()`: the objects that a step goes through (network, layers, loss, ...); once one of them
-    is not `is_replayable`, every step runs as written. `watched`: others may have a turn between
-    two steps, and change the parts or look at them; whoever lets them says so by `disturbed`. A
-    size is then replayed only while every attribute of every part is the very object that its
-    own last step left; else it begins anew.
+    `parts()`: the objects that take part in a step (network, layers, loss, ...); once one of them
+    is not `is_replayable`, every step runs as written. `watched`: other code may run between two
+    steps and change the parts; whoever calls it sets `disturbed`. A size is then replayed only
+    while every attribute of every part is the same object as after its own last step; else it is
+    recorded anew.
     """
 
     def __init__(self, xp: Any, parts: Callable[[], Iterable[Any]], *, watched: bool) -> None:
         self.xp, self.parts, self.watched = xp, parts, watched
         self.disturbed = False
         self._graphs = Graphs(xp)
-        self._known: dict[Hashable, _Known] = {}
+        self._steps: dict[Hashable, _Step] = {}
         self._size: Hashable = 0
-        self._on = ENABLED
+        self._enabled = current().recording_enabled
 
     def run(self, size: Hashable, step: Callable[..., None], *arguments: Any) -> bool:
         """`step(*arguments)`, always the same ones for a batch of `size`; whether it was replayed.
 
         A replay runs none of the Python in `step`.
         """
-        if not self._on:
+        if not self._enabled:
             step(*arguments)
             return False
-        known, calls = self._known.get(size), None
+        known, calls = self._steps.get(size), None
         if self.watched and (self.disturbed or size != self._size):
-            if known is not None and not _same(known.left, self._contents()):
+            if known is not None and not _same(known.contents, self._contents()):
                 known = None
             self.disturbed, self._size = False, size
         if known is None:
-            self._on = all(map(is_replayable, self.parts()))
+            self._enabled = all(map(is_replayable, self.parts()))
             step(*arguments)
         elif known.calls is None:
             calls = self._graphs.of(record(self.xp, partial(step, *arguments)))
@@ -185,7 +183,7 @@ class Replay:
             for call in known.calls:
                 call()
             return True
-        self._known[size] = _Known(self._contents() if self.watched else [], calls)
+        self._steps[size] = _Step(self._contents() if self.watched else [], calls)
         return False
 
     def _contents(self) -> list[Any]:
@@ -205,8 +203,8 @@ def _same(one: list[Any], other: list[Any]) -> bool:
 def is_replayable(part: object) -> bool:
     """Whether all that `part` does in a step goes through `xp`.
 
-    True for xpnet's own classes and those that say so themselves; a subclass of either does
-    not inherit it, and an object with a method replaced has lost it.
+    True for xpnet's own classes and those that say so themselves. A subclass of either does not
+    inherit it, and an object with a method replaced is not replayable.
     """
     kind = type(part)
     if not (is_own(kind) or vars(kind).get("replayable") is True):

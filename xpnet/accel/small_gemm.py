@@ -23,7 +23,7 @@ from typing import Any
 import numpy
 import threadpoolctl
 
-from xpnet.backend import Array, listener_of, listening
+from xpnet.backend import Array, substitute_of, substituted
 
 FEW_ROWS = 32
 FEW_PRODUCTS = 4_500_000
@@ -78,18 +78,18 @@ def if_few(x: Array, weights: Array) -> Iterator[None]:
     if threads > 1:
         _run(partial(pool.set_num_threads, 1))
     try:
-        with listening(_InPieces(listener_of(numpy) or numpy)):
+        with substituted(_SmallGemm(substitute_of(numpy) or numpy)):
             yield
     finally:
         if threads > 1:
             _run(partial(pool.set_num_threads, threads))
 
 
-class _InPieces:
-    """The array module `xp`, but that a product of two matrices is made in pieces.
+class _SmallGemm:
+    """The array module `xp`, but that a product of two matrices is computed in pieces.
 
-    `xp` may be who listens to NumPy: it is told of each piece. It equals what it stands for, so
-    that a `Workspace` finds the arrays that were made with that.
+    `xp` may be a recorder of NumPy, which records each piece. It equals `xp`, so that a
+    `Workspace` finds the arrays made with `xp`.
     """
 
     def __init__(self, xp: Any) -> None:
@@ -121,11 +121,11 @@ class _InPieces:
 
 
 def _run(call: partial[Any]) -> None:
-    keep = getattr(listener_of(numpy), "keep", None)
-    if keep is None:
+    record_call = getattr(substitute_of(numpy), "record_call", None)
+    if record_call is None:
         call()
     else:
-        keep(call)
+        record_call(call)
 
 
 @cache

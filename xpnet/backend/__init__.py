@@ -1,4 +1,4 @@
-"""The `xp` dispatch: one question (`array_module`) and the few functions where backends differ.
+"""The `xp` dispatch: `array_module`, and the few functions in which NumPy and CuPy differ.
 
 Every formula in xpnet is written once on a module called `xp`. On the CPU `xp` is NumPy, on
 an NVIDIA GPU it is CuPy. CuPy is looked for only when a device is asked for by name, so a
@@ -8,15 +8,15 @@ NumPy user never imports it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
-from threading import get_ident
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import numpy
 from numpy.typing import NDArray
 
+from xpnet.backend.context import changed, current
 from xpnet.backend.device_errors import unusable
 from xpnet.errors import BackendUnavailable, ConfigError, DataError, DeviceMismatch, short_repr
 
@@ -34,7 +34,6 @@ _HERE = nullcontext()
 _NO_DEVICE = 100  # cudaErrorNoDevice: CuPy has no name for it
 _HOST_MEMORY = (1, 3, 11)  # DLPack's kDLCPU, kDLCUDAHost, kDLROCMHost
 _modules: dict[type, Any] = {numpy.ndarray: numpy}
-_listeners: dict[int, Any] = {}
 
 
 def add_array_module(array_type: type, module: Any) -> None:
@@ -56,7 +55,8 @@ def array_module(*arrays: Array) -> Any:
                 f"arrays of {module.__name__} and of {other.__name__} met in one operation: "
                 f"move one of them with Backend.asarray() or Backend.to_host()"
             )
-    return (_listeners and listener_of(module)) or module
+    substitute = current().substitute
+    return module if substitute is None or substitute != module else substitute
 
 
 def shared(array: Any, xp: Any = numpy) -> Any:
@@ -91,24 +91,19 @@ def shared(array: Any, xp: Any = numpy) -> Any:
     )
 
 
-def listener_of(module: Any) -> Any:
-    """Who listens to this thread's calls of `module`, or None."""
-    listener = _listeners.get(get_ident())
-    return listener if listener == module else None
+def substitute_of(module: Any) -> Any:
+    """What stands in for `module` in this thread, such as a recorder, or None."""
+    substitute = current().substitute
+    return substitute if substitute == module else None
 
 
-@contextmanager
-def listening(listener: Any) -> Iterator[None]:
-    """Within the block `array_module` answers this thread with `listener`, where it equals `xp`."""
-    thread = get_ident()
-    before = _listeners.get(thread)
-    _listeners[thread] = listener
-    try:
-        yield
-    finally:
-        del _listeners[thread]
-        if before is not None:
-            _listeners[thread] = before
+def substituted(module: Any) -> AbstractContextManager[None]:
+    """Within the block `array_module` returns `module` in place of the one that it equals.
+
+    For this thread only. `module` computes as the array module `xp` does, and does something
+    else besides: see `xpnet.accel`.
+    """
+    return changed(substitute=module)
 
 
 def _module_of(array: Array) -> Any:
@@ -253,7 +248,7 @@ def zeros(xp: Any, size: int, dtype: Any) -> Array:
     NumPy alone would begin it anywhere; a pass over memory with wide registers, which then cross
     the cache's lines, takes up to twice as long.
     """
-    if xp != numpy:  # who stands for NumPy equals it
+    if xp != numpy:  # a substitute of NumPy equals it
         return xp.zeros(size, dtype=dtype)
     itemsize = numpy.dtype(dtype).itemsize
     raw = numpy.zeros(size * itemsize + _ALIGNMENT, dtype=numpy.uint8)
@@ -270,7 +265,7 @@ def gather(source: Array, indices: Array, out: Array) -> Array:
     xp = array_module(source, indices, out)
     if not isinstance(out, numpy.ndarray):
         return xp.take(source, indices, axis=0, out=out)
-    host = xp  # NumPy, or whoever listens to it
+    host = xp  # NumPy or its substitute
     return host.take(source, indices, axis=0, out=out, mode="clip")
 
 

@@ -11,10 +11,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from xpnet.accel import dispatch
+from xpnet.accel.dispatch import accelerated
 from xpnet.backend import Array, array_module
 from xpnet.layers.base import Layer
 from xpnet.utils.arguments import real
+from xpnet.workspace import Workspace
 
 
 @dataclass(eq=False)
@@ -30,19 +31,14 @@ class ReLU(Layer):
         """`(N, F) -> (N, F)`."""
         xp = array_module(x)
         self.x, y = x, self.like(x, "y")
-        if not dispatch.did("relu", x, y):
-            xp.maximum(x, self.workspace.zeros(xp, x.shape, x.dtype), out=y)
+        relu(xp, x, y, workspace=self.workspace)
         return y
 
     def backward(self, dy: Array) -> Array:
         """`(N, F) -> (N, F)`."""
         xp = array_module(dy, self.x)
-        positive = self.workspace.array(xp, "positive", dy.shape, bool)
         dx = self.like(dy, "dx")
-        if not dispatch.did("relu_backward", dy, self.x, dx):
-            xp.greater(self.x, 0, out=positive)
-            xp.copyto(dx, positive)
-            xp.multiply(dx, dy, out=dx)
+        relu_backward(xp, dy, self.x, dx, workspace=self.workspace)
         return dx
 
 
@@ -71,12 +67,8 @@ class LeakyReLU(Layer):
     def backward(self, dy: Array) -> Array:
         """`(N, F) -> (N, F)`."""
         xp = array_module(dy, self.x)
-        positive = self.workspace.array(xp, "positive", dy.shape, bool)
         dx = self.like(dy, "dx")
-        if not dispatch.did("leaky_relu_backward", dy, self.x, float(self.slope), dx):
-            xp.greater(self.x, 0, out=positive)
-            xp.maximum(positive, self.slope, out=dx, dtype=dx.dtype)
-            xp.multiply(dy, dx, out=dx)
+        leaky_relu_backward(xp, dy, self.x, float(self.slope), dx, workspace=self.workspace)
         return dx
 
 
@@ -93,18 +85,14 @@ class Sigmoid(Layer):
         """`(N, F) -> (N, F)`."""
         xp = array_module(x)
         self.y = self.like(x, "y")
-        if not dispatch.did("sigmoid", x, self.y):
-            sigmoid(xp, x, out=self.y, scratch=self.like(x, "scratch"))
+        sigmoid_forward(xp, x, self.y, workspace=self.workspace)
         return self.y
 
     def backward(self, dy: Array) -> Array:
         """`(N, F) -> (N, F)`."""
         xp = array_module(dy, self.y)
         dx = self.like(dy, "dx")
-        if not dispatch.did("sigmoid_backward", dy, self.y, dx):
-            xp.subtract(1, self.y, out=dx)
-            xp.multiply(dx, self.y, out=dx)
-            xp.multiply(dx, dy, out=dx)
+        sigmoid_backward(xp, dy, self.y, dx)
         return dx
 
 
@@ -125,10 +113,7 @@ class Tanh(Layer):
         """`(N, F) -> (N, F)`."""
         xp = array_module(dy, self.y)
         dx = self.like(dy, "dx")
-        if not dispatch.did("tanh_backward", dy, self.y, dx):
-            xp.multiply(self.y, self.y, out=dx)
-            xp.subtract(1, dx, out=dx)
-            xp.multiply(dx, dy, out=dx)
+        tanh_backward(xp, dy, self.y, dx)
         return dx
 
 
@@ -152,36 +137,15 @@ class GELU(Layer):
         self.x = x
         self.t = t = self.like(x, "t")
         y = self.like(x, "y")
-        if dispatch.did("gelu", x, _GELU_CUBIC, _GELU_SCALE, t, y):
-            return y
-        xp.multiply(x, x, out=t)
-        xp.multiply(t, _GELU_CUBIC, out=t)
-        xp.add(t, 1, out=t)
-        xp.multiply(t, x, out=t)
-        xp.multiply(t, _GELU_SCALE, out=t)
-        xp.tanh(t, out=t)
-        xp.add(t, 1, out=y)
-        xp.multiply(y, x, out=y)
-        return xp.multiply(y, 0.5, out=y)
+        gelu(xp, x, _GELU_CUBIC, _GELU_SCALE, t, y)
+        return y
 
     def backward(self, dy: Array) -> Array:
         """`(N, F) -> (N, F)`."""
         xp = array_module(dy, self.x)
-        dx, slope = self.like(dy, "dx"), self.like(dy, "slope")
-        if dispatch.did("gelu_backward", dy, self.x, self.t, 3 * _GELU_CUBIC, _GELU_SCALE, dx):
-            return dx
-        xp.multiply(self.x, self.x, out=slope)
-        xp.multiply(slope, 3 * _GELU_CUBIC, out=slope)
-        xp.add(slope, 1, out=slope)
-        xp.multiply(slope, _GELU_SCALE, out=slope)
-        xp.multiply(self.t, self.t, out=dx)
-        xp.subtract(1, dx, out=dx)
-        xp.multiply(dx, slope, out=dx)
-        xp.multiply(dx, self.x, out=dx)
-        xp.add(dx, self.t, out=dx)
-        xp.add(dx, 1, out=dx)
-        xp.multiply(dx, 0.5, out=dx)
-        return xp.multiply(dx, dy, out=dx)
+        dx, t, cubic = self.like(dy, "dx"), self.t, 3 * _GELU_CUBIC
+        gelu_backward(xp, dy, self.x, t, cubic, _GELU_SCALE, dx, workspace=self.workspace)
+        return dx
 
 
 @dataclass(eq=False)
@@ -196,22 +160,16 @@ class Softmax(Layer):
     def forward(self, x: Array, *, training: bool) -> Array:
         """`(N, F) -> (N, F)`, each row positive with sum 1."""
         xp = array_module(x)
-        row = self.workspace.array(xp, "row", (len(x), 1), x.dtype)
         self.y = y = self.like(x, "y")
-        if not dispatch.did("softmax", x, y):
-            softmax(xp, x, axis=1, shifted=y, total=row, out=y)
+        softmax_forward(xp, x, y, workspace=self.workspace)
         return y
 
     def backward(self, dy: Array) -> Array:
         """`(N, F) -> (N, F)`."""
         xp = array_module(dy, self.y)
-        row = self.workspace.array(xp, "row", (len(dy), 1), dy.dtype)
-        if dispatch.did("softmax_backward", dy, self.y, self.like(dy, "dx")):
-            return self.like(dy, "dx")
-        dx = xp.multiply(dy, self.y, out=self.like(dy, "dx"))
-        xp.sum(dx, axis=1, keepdims=True, out=row)
-        xp.subtract(dy, row, out=dx)
-        return xp.multiply(dx, self.y, out=dx)
+        dx = self.like(dy, "dx")
+        softmax_backward(xp, dy, self.y, dx, workspace=self.workspace)
+        return dx
 
 
 ACTIVATIONS: dict[str, type[Layer]] = {
@@ -224,19 +182,134 @@ ACTIVATIONS: dict[str, type[Layer]] = {
 """The activations of hidden layers by the names that settings and `Sequential` know."""
 
 
+@accelerated
+def relu(xp: Any, x: Array, y: Array, *, workspace: Workspace) -> None:
+    """`y = max(x, 0)`."""
+    xp.maximum(x, workspace.zeros(xp, x.shape, x.dtype), out=y)
+
+
+@accelerated
+def relu_backward(xp: Any, dy: Array, x: Array, dx: Array, *, workspace: Workspace) -> None:
+    """`dx = dy · [x > 0]`."""
+    positive = workspace.array(xp, "positive", dy.shape, bool)
+    xp.greater(x, 0, out=positive)
+    xp.copyto(dx, positive)
+    xp.multiply(dx, dy, out=dx)
+
+
+@accelerated
+def leaky_relu_backward(
+    xp: Any, dy: Array, x: Array, slope: float, dx: Array, *, workspace: Workspace
+) -> None:
+    """`dx = dy · max([x > 0], slope)`."""
+    positive = workspace.array(xp, "positive", dy.shape, bool)
+    xp.greater(x, 0, out=positive)
+    xp.maximum(positive, slope, out=dx, dtype=dx.dtype)
+    xp.multiply(dy, dx, out=dx)
+
+
+@accelerated
+def sigmoid_forward(xp: Any, x: Array, y: Array, *, workspace: Workspace) -> None:
+    """`y = σ(x)`."""
+    sigmoid(xp, x, out=y, scratch=workspace.array(xp, "scratch", x.shape, x.dtype))
+
+
+@accelerated
+def sigmoid_backward(xp: Any, dy: Array, y: Array, dx: Array) -> None:
+    """`dx = dy · y · (1 − y)`."""
+    xp.subtract(1, y, out=dx)
+    xp.multiply(dx, y, out=dx)
+    xp.multiply(dx, dy, out=dx)
+
+
+@accelerated
+def tanh_backward(xp: Any, dy: Array, y: Array, dx: Array) -> None:
+    """`dx = dy · (1 − y²)`."""
+    xp.multiply(y, y, out=dx)
+    xp.subtract(1, dx, out=dx)
+    xp.multiply(dx, dy, out=dx)
+
+
+@accelerated
+def gelu(xp: Any, x: Array, cubic: float, scale: float, t: Array, y: Array) -> None:
+    """`t = tanh(scale · (x + cubic · x³))`, `y = ½ x (1 + t)`."""
+    xp.multiply(x, x, out=t)
+    xp.multiply(t, cubic, out=t)
+    xp.add(t, 1, out=t)
+    xp.multiply(t, x, out=t)
+    xp.multiply(t, scale, out=t)
+    xp.tanh(t, out=t)
+    xp.add(t, 1, out=y)
+    xp.multiply(y, x, out=y)
+    xp.multiply(y, 0.5, out=y)
+
+
+@accelerated
+def gelu_backward(
+    xp: Any,
+    dy: Array,
+    x: Array,
+    t: Array,
+    cubic: float,
+    scale: float,
+    dx: Array,
+    *,
+    workspace: Workspace,
+) -> None:
+    """`dx = dy · (½ (1 + t) + ½ x (1 − t²) u′)`, `u′ = scale · (1 + cubic · x²)`.
+
+    `cubic` is three times that of the forward pass.
+    """
+    slope = workspace.array(xp, "slope", dy.shape, dy.dtype)
+    xp.multiply(x, x, out=slope)
+    xp.multiply(slope, cubic, out=slope)
+    xp.add(slope, 1, out=slope)
+    xp.multiply(slope, scale, out=slope)
+    xp.multiply(t, t, out=dx)
+    xp.subtract(1, dx, out=dx)
+    xp.multiply(dx, slope, out=dx)
+    xp.multiply(dx, x, out=dx)
+    xp.add(dx, t, out=dx)
+    xp.add(dx, 1, out=dx)
+    xp.multiply(dx, 0.5, out=dx)
+    xp.multiply(dx, dy, out=dx)
+
+
+@accelerated
+def softmax_forward(xp: Any, x: Array, y: Array, *, workspace: Workspace) -> None:
+    """`y = softmax(x)`, row by row."""
+    row = workspace.array(xp, "row", (len(x), 1), x.dtype)
+    softmax(xp, x, axis=1, shifted=y, total=row, out=y)
+
+
+@accelerated
+def softmax_backward(xp: Any, dy: Array, y: Array, dx: Array, *, workspace: Workspace) -> None:
+    """`dx = y · (dy − Σ_j dy_j y_j)`, row by row."""
+    row = workspace.array(xp, "row", (len(dy), 1), dy.dtype)
+    xp.multiply(dy, y, out=dx)
+    xp.sum(dx, axis=1, keepdims=True, out=row)
+    xp.subtract(dy, row, out=dx)
+    xp.multiply(dx, y, out=dx)
+
+
 def softmax(xp: Any, x: Array, *, axis: int, shifted: Array, total: Array, out: Array) -> Array:
-    """Stable softmax along `axis`, leaving its parts where a loss wants them.
+    """Stable softmax along `axis`; returns `out`.
 
     `exp(x_j) / Σ exp(x_k)` does not change when a constant is added to all `x`; with the
     maximum subtracted the largest exponential is 1, so nothing overflows at any input.
     On return `shifted = x − max x`, `total = Σ exp(shifted)` (with `axis` kept, length 1) and
     `out = exp(shifted) / total`; `out` may be `shifted`, which is then lost.
     """
-    xp.max(x, axis=axis, keepdims=True, out=total)
-    xp.subtract(x, total, out=shifted)
+    shift(xp, x, axis=axis, shifted=shifted, largest=total)
     xp.exp(shifted, out=out)
     xp.sum(out, axis=axis, keepdims=True, out=total)
     return xp.divide(out, total, out=out)
+
+
+def shift(xp: Any, x: Array, *, axis: int, shifted: Array, largest: Array) -> None:
+    """`shifted = x − max x` along `axis`."""
+    xp.max(x, axis=axis, keepdims=True, out=largest)
+    xp.subtract(x, largest, out=shifted)
 
 
 def sigmoid(xp: Any, x: Array, *, out: Array, scratch: Array) -> Array:

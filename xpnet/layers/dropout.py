@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from xpnet import random
-from xpnet.accel import dispatch
+from xpnet.accel.dispatch import accelerated
 from xpnet.backend import Array, Backend, array_module
 from xpnet.layers.base import Layer
 from xpnet.utils.arguments import real
+from xpnet.workspace import Workspace
 
 
 @dataclass(eq=False)
@@ -42,15 +43,6 @@ class _Drawing(Layer):
         self._samples = samples
         self._counters: Array | None = None
         self._units: Array = ()
-
-    def _bits(self, x: Array, units: int) -> Array:
-        """32 random bits for each row of `x` and each unit; moves on to the next `N` samples."""
-        xp, count, workspace = array_module(x), len(x), self.workspace
-        self._place(x, units)
-        rows = random.sample_words(workspace, self._counters, count).reshape(count, 1)
-        bits = workspace.array(xp, "bits", (count, units), xp.uint32)
-        spare = workspace.array(xp, "spare", (count, units), xp.uint32)
-        return random.hash_bits(rows, self._units, out=bits, scratch=spare)
 
     def _place(self, x: Array, units: int) -> None:
         """Upload what the draws start from: the counter of the next row, a word per unit."""
@@ -89,13 +81,9 @@ class Dropout(_Drawing):
         self.mask, y = self.like(x, "mask"), self.like(x, "y")
         threshold, scale = min(round(self.rate * 2**32), 2**32 - 1), 1 / (1 - self.rate)
         self._place(x, units)
-        if dispatch.did("dropout", x, self._counters, self._units, threshold, scale, self.mask, y):
-            return y
-        bits = self._bits(x, units)
-        kept = self.workspace.array(xp, "kept", x.shape, bool)
-        xp.greater_equal(bits, threshold, out=kept)
-        xp.multiply(kept, scale, out=self.mask, dtype=x.dtype)
-        return xp.multiply(x, self.mask, out=y)
+        draws = self._counters, self._units
+        dropout(xp, x, *draws, threshold, scale, self.mask, y, workspace=self.workspace)
+        return y
 
     def backward(self, dy: Array) -> Array:
         """`(N, F) -> (N, F)`, through the mask of the last forward pass."""
@@ -130,33 +118,76 @@ class GaussianNoise(_Drawing):
         """`(N, F) -> (N, F)`; the identity unless `training`."""
         if not training:
             return x
-        xp, (count, features) = array_module(x), x.shape
-        half, y = (features + 1) // 2, self.like(x, "y")
-        self._place(x, half)
-        factor = -2 * float(self.std) ** 2
-        if dispatch.did("gaussian_noise", x, self._counters, self._units, factor, y):
-            return y
-        bits = self._bits(x, half)
-        radius = self.workspace.array(xp, "radius", (count, half), x.dtype)
-        angle = self.workspace.array(xp, "angle", (count, half), x.dtype)
-        upper = self.workspace.array(xp, "upper", (count, half), xp.uint32)
-        xp.right_shift(bits, 16, out=upper)
-        xp.bitwise_and(bits, 2**16 - 1, out=bits)
-        xp.multiply(bits, math.tau / 2**16, out=angle, dtype=x.dtype)
-        xp.add(upper, 1, out=upper)
-        xp.multiply(upper, 2**-16, out=radius, dtype=x.dtype)
-        xp.log(radius, out=radius)
-        xp.multiply(radius, factor, out=radius)
-        xp.sqrt(radius, out=radius)
-        wave = self.workspace.array(xp, "wave", (count, half), x.dtype)
-        xp.cos(angle, out=wave)
-        xp.multiply(wave, radius, out=wave)
-        xp.copyto(y[:, :half], wave)
-        xp.sin(angle, out=wave)
-        xp.multiply(wave, radius, out=wave)
-        xp.copyto(y[:, half:], wave[:, : features - half])
-        return xp.add(y, x, out=y)
+        xp, y = array_module(x), self.like(x, "y")
+        self._place(x, (x.shape[1] + 1) // 2)
+        draws, factor = (self._counters, self._units), -2 * float(self.std) ** 2
+        gaussian_noise(xp, x, *draws, factor, y, workspace=self.workspace)
+        return y
 
     def backward(self, dy: Array) -> Array:
         """`(N, F) -> (N, F)`: `dy` itself."""
         return dy
+
+
+@accelerated
+def dropout(
+    xp: Any,
+    x: Array,
+    counter: Array,
+    units: Array,
+    threshold: int,
+    scale: float,
+    mask: Array,
+    y: Array,
+    *,
+    workspace: Workspace,
+) -> None:
+    """`m = [bits ≥ threshold] · scale`, `y = x · m`; advances the counter by `N`."""
+    bits = random_bits(xp, len(x), counter, units, workspace)
+    kept = workspace.array(xp, "kept", x.shape, bool)
+    xp.greater_equal(bits, threshold, out=kept)
+    xp.multiply(kept, scale, out=mask, dtype=x.dtype)
+    xp.multiply(x, mask, out=y)
+
+
+@accelerated
+def gaussian_noise(
+    xp: Any,
+    x: Array,
+    counter: Array,
+    units: Array,
+    factor: float,
+    y: Array,
+    *,
+    workspace: Workspace,
+) -> None:
+    """`y = x + √(factor · log u) (cos a, sin a)`, `factor = −2 σ²`; advances the counter by `N`."""
+    (count, features), half = x.shape, len(units)
+    bits = random_bits(xp, count, counter, units, workspace)
+    radius = workspace.array(xp, "radius", (count, half), x.dtype)
+    angle = workspace.array(xp, "angle", (count, half), x.dtype)
+    upper = workspace.array(xp, "upper", (count, half), xp.uint32)
+    xp.right_shift(bits, 16, out=upper)
+    xp.bitwise_and(bits, 2**16 - 1, out=bits)
+    xp.multiply(bits, math.tau / 2**16, out=angle, dtype=x.dtype)
+    xp.add(upper, 1, out=upper)
+    xp.multiply(upper, 2**-16, out=radius, dtype=x.dtype)
+    xp.log(radius, out=radius)
+    xp.multiply(radius, factor, out=radius)
+    xp.sqrt(radius, out=radius)
+    wave = workspace.array(xp, "wave", (count, half), x.dtype)
+    xp.cos(angle, out=wave)
+    xp.multiply(wave, radius, out=wave)
+    xp.copyto(y[:, :half], wave)
+    xp.sin(angle, out=wave)
+    xp.multiply(wave, radius, out=wave)
+    xp.copyto(y[:, half:], wave[:, : features - half])
+    xp.add(y, x, out=y)
+
+
+def random_bits(xp: Any, count: int, counter: Array, units: Array, workspace: Workspace) -> Array:
+    """32 random bits for each of the next `count` samples and each unit: `(count, units)`."""
+    rows = random.sample_words(workspace, counter, count).reshape(count, 1)
+    bits = workspace.array(xp, "bits", (count, len(units)), xp.uint32)
+    spare = workspace.array(xp, "spare", (count, len(units)), xp.uint32)
+    return random.hash_bits(rows, units, out=bits, scratch=spare)

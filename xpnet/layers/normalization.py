@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from xpnet.accel import dispatch
+from xpnet.accel.dispatch import accelerated
 from xpnet.backend import Array, array_module
 from xpnet.errors import ConfigError
 from xpnet.initializers import Ones, Zeros
 from xpnet.layers.base import Layer, Parameter, require_features
 from xpnet.utils.arguments import real, whole
+from xpnet.workspace import Workspace
 
 
 @dataclass(eq=False)
 class _Normalising(Layer):
-    """What `BatchNorm` and `LayerNorm` share: γ and β, and `y = γ x̂ + β` from centred `x`."""
+    """What `BatchNorm` and `LayerNorm` share: the parameters γ and β."""
 
     features: int
 
@@ -37,25 +38,6 @@ class _Normalising(Layer):
         """`features`."""
         require_features(self, self.features, features)
         return self.features
-
-    def _normalise(self, centred: Array, variance: Array, epsilon: float, out: Array) -> Array:
-        """`γ x̂ + β` in `out`; keeps `centred` as `x̂` and `variance` as `s = 1 / √(σ² + ε)`."""
-        xp = array_module(centred, variance)
-        xp.add(variance, epsilon, out=variance)
-        xp.sqrt(variance, out=variance)
-        xp.divide(1, variance, out=variance)
-        xp.multiply(centred, variance, out=centred)
-        self.normal, self.scale = centred, variance
-        xp.multiply(centred, self.values["weight"], out=out)
-        return xp.add(out, self.values["bias"], out=out)
-
-    def _backward_parameters(self, dy: Array, scratch: Array) -> None:
-        """`dγ = Σ_n dy_n x̂_n`, `dβ = Σ_n dy_n`."""
-        xp = array_module(dy, self.normal)
-        ones = self.workspace.ones(xp, len(dy), dy.dtype)
-        xp.multiply(dy, self.normal, out=scratch)
-        xp.dot(ones, scratch, out=self.gradients["weight"])
-        xp.dot(ones, dy, out=self.gradients["bias"])
 
 
 @dataclass(eq=False)
@@ -102,72 +84,38 @@ class BatchNorm(_Normalising):
 
         By the running ones in training as well where the layer is frozen.
         """
-        xp = array_module(x, self.values["weight"])
-        variance = self.workspace.array(xp, "variance", (self.features,), x.dtype)
-        centred, y = self.like(x, "centred"), self.like(x, "y")
-        if training and self.trainable:
-            if self._did_all(x, centred, variance, y):
-                self.normal, self.scale = centred, variance
-                return y
-            self._measure(x, centred, variance, y)
-        else:
-            xp.subtract(x, self.statistics["running_mean"], out=centred)
-            xp.copyto(variance, self.statistics["running_var"])
-        return self._normalise(centred, variance, self.epsilon, out=y)
-
-    def _did_all(self, x: Array, normal: Array, scale: Array, y: Array) -> bool:
-        """Whether a twin has done the whole of a forward pass in training."""
+        values = self.values["weight"], self.values["bias"]
+        running = self.statistics["running_mean"], self.statistics["running_var"]
+        xp = array_module(x, values[0])
+        self.scale = scale = self.workspace.array(xp, "variance", (self.features,), x.dtype)
+        self.normal, y = self.like(x, "centred"), self.like(x, "y")
+        epsilon, momentum = float(self.epsilon), float(self.momentum)
+        out = self.normal, scale, y
+        if not (training and self.trainable):
+            xp.subtract(x, running[0], out=self.normal)
+            xp.copyto(scale, running[1])
+            normalise(xp, *values, epsilon, *out)
+            return y
         if len(x) < 2:
             raise ConfigError(
                 "BatchNorm cannot train on a batch of 1 row: use a larger batch_size, one "
                 "that leaves no single row over, or LayerNorm"
             )
-        values = self.values["weight"], self.values["bias"]
-        running = self.statistics["running_mean"], self.statistics["running_var"]
-        how = float(self.epsilon), float(self.momentum)
-        return dispatch.did("batch_norm", x, *values, *how, *running, normal, scale, y)
-
-    def _measure(self, x: Array, centred: Array, variance: Array, scratch: Array) -> None:
-        """Mean and variance of the batch, in two passes for exactness; moves the running ones."""
-        xp, count = array_module(x), len(x)
-        ones = self.workspace.ones(xp, count, x.dtype)
-        mean = self.workspace.array(xp, "mean", (self.features,), x.dtype)
-        xp.dot(ones, x, out=mean)
-        xp.divide(mean, count, out=mean)
-        xp.subtract(x, mean, out=centred)
-        xp.multiply(centred, centred, out=scratch)
-        xp.dot(ones, scratch, out=variance)
-        xp.divide(variance, count, out=variance)
-        self._run("running_mean", mean, 1.0)
-        self._run("running_var", variance, count / (count - 1))
-
-    def _run(self, name: str, batch: Array, factor: float) -> None:
-        running = self.statistics[name]
-        xp = array_module(running, batch)
-        share = self.like(running, "share")
-        xp.multiply(running, 1 - self.momentum, out=running)
-        xp.multiply(batch, self.momentum * factor, out=share)
-        xp.add(running, share, out=running)
+        batch_norm(xp, x, *values, epsilon, momentum, *running, *out, workspace=self.workspace)
+        return y
 
     def backward(self, dy: Array) -> Array:
         """`(N, F) -> (N, F)`; writes the gradients of `weight` and `bias`."""
-        xp = array_module(dy, self.normal)
-        mean = self.workspace.array(xp, "mean", (self.features,), dy.dtype)
-        dx, gradients = self.like(dy, "dx"), (self.gradients["weight"], self.gradients["bias"])
-        kept = self.normal, self.scale, self.values["weight"]
+        xp, weight = array_module(dy, self.normal), self.values["weight"]
+        dx, workspace = self.like(dy, "dx"), self.workspace
         if not self.trainable:
-            xp.multiply(self.values["weight"], self.scale, out=mean)
+            mean = workspace.array(xp, "mean", (self.features,), dy.dtype)
+            xp.multiply(weight, self.scale, out=mean)
             return xp.multiply(dy, mean, out=dx)
-        if dispatch.did("batch_norm_backward", dy, *kept, *gradients, dx):
-            return dx
-        self._backward_parameters(dy, scratch=dx)
-        xp.divide(self.gradients["weight"], len(dy), out=mean)
-        xp.multiply(self.normal, mean, out=dx)
-        xp.subtract(dy, dx, out=dx)
-        xp.divide(self.gradients["bias"], len(dy), out=mean)
-        xp.subtract(dx, mean, out=dx)
-        xp.multiply(self.values["weight"], self.scale, out=mean)
-        return xp.multiply(dx, mean, out=dx)
+        gradients = self.gradients["weight"], self.gradients["bias"]
+        kept = self.normal, self.scale, weight
+        batch_norm_backward(xp, dy, *kept, *gradients, dx, workspace=workspace)
+        return dx
 
 
 @dataclass(eq=False)
@@ -191,34 +139,166 @@ class LayerNorm(_Normalising):
 
     def forward(self, x: Array, *, training: bool) -> Array:
         """`(N, F) -> (N, F)`."""
-        xp = array_module(x, self.values["weight"])
-        mean = self.workspace.array(xp, "mean", (len(x), 1), x.dtype)
-        variance = self.workspace.array(xp, "variance", (len(x), 1), x.dtype)
-        centred, y = self.like(x, "centred"), self.like(x, "y")
-        values = self.values["weight"], self.values["bias"]
-        if dispatch.did("layer_norm", x, *values, float(self.epsilon), centred, variance, y):
-            self.normal, self.scale = centred, variance
-            return y
-        xp.mean(x, axis=1, keepdims=True, out=mean)
-        xp.subtract(x, mean, out=centred)
-        xp.multiply(centred, centred, out=y)
-        xp.mean(y, axis=1, keepdims=True, out=variance)
-        return self._normalise(centred, variance, self.epsilon, out=y)
+        weight, bias = self.values["weight"], self.values["bias"]
+        xp, workspace = array_module(x, weight), self.workspace
+        self.scale = workspace.array(xp, "variance", (len(x), 1), x.dtype)
+        self.normal, y = self.like(x, "centred"), self.like(x, "y")
+        arguments = x, weight, bias, float(self.epsilon), self.normal, self.scale, y
+        layer_norm(xp, *arguments, workspace=workspace)
+        return y
 
     def backward(self, dy: Array) -> Array:
         """`(N, F) -> (N, F)`; writes the gradients of `weight` and `bias`."""
-        xp = array_module(dy, self.normal)
-        mean = self.workspace.array(xp, "mean", (len(dy), 1), dy.dtype)
+        xp, workspace = array_module(dy, self.normal), self.workspace
         dx, part = self.like(dy, "dx"), self.like(dy, "part")
-        self._backward_parameters(dy, scratch=part)
+        gradients = self.gradients["weight"], self.gradients["bias"]
+        backward_parameters(xp, dy, self.normal, *gradients, workspace=workspace, scratch=part)
         kept = self.normal, self.scale, self.values["weight"]
-        if dispatch.did("layer_norm_backward", dy, *kept, dx):
-            return dx
-        xp.multiply(dy, self.values["weight"], out=dx)
-        xp.multiply(dx, self.normal, out=part)
-        xp.mean(part, axis=1, keepdims=True, out=mean)
-        xp.multiply(self.normal, mean, out=part)
-        xp.mean(dx, axis=1, keepdims=True, out=mean)
-        xp.subtract(dx, mean, out=dx)
-        xp.subtract(dx, part, out=dx)
-        return xp.multiply(dx, self.scale, out=dx)
+        layer_norm_backward(xp, dy, *kept, dx, workspace=workspace)
+        return dx
+
+
+def normalise(
+    xp: Any, weight: Array, bias: Array, epsilon: float, normal: Array, scale: Array, y: Array
+) -> None:
+    """`s = 1 / √(σ² + ε)`, `x̂ = (x − μ) s`, `y = γ x̂ + β`.
+
+    `normal` holds `x − μ` and `scale` `σ²`; on return they hold `x̂` and `s`.
+    """
+    xp.add(scale, epsilon, out=scale)
+    xp.sqrt(scale, out=scale)
+    xp.divide(1, scale, out=scale)
+    xp.multiply(normal, scale, out=normal)
+    xp.multiply(normal, weight, out=y)
+    xp.add(y, bias, out=y)
+
+
+def backward_parameters(
+    xp: Any,
+    dy: Array,
+    normal: Array,
+    dweight: Array,
+    dbias: Array,
+    *,
+    workspace: Workspace,
+    scratch: Array,
+) -> None:
+    """`dγ = Σ_n dy_n x̂_n`, `dβ = Σ_n dy_n`."""
+    ones = workspace.ones(xp, len(dy), dy.dtype)
+    xp.multiply(dy, normal, out=scratch)
+    xp.dot(ones, scratch, out=dweight)
+    xp.dot(ones, dy, out=dbias)
+
+
+@accelerated
+def batch_norm(
+    xp: Any,
+    x: Array,
+    weight: Array,
+    bias: Array,
+    epsilon: float,
+    momentum: float,
+    running_mean: Array,
+    running_var: Array,
+    normal: Array,
+    scale: Array,
+    y: Array,
+    *,
+    workspace: Workspace,
+) -> None:
+    """`x̂` in `normal`, `s` in `scale`, `y = γ x̂ + β`; moves the running statistics.
+
+    Mean and variance in two passes, for exactness.
+    """
+    count, mean = len(x), workspace.array(xp, "mean", scale.shape, x.dtype)
+    ones = workspace.ones(xp, count, x.dtype)
+    xp.dot(ones, x, out=mean)
+    xp.divide(mean, count, out=mean)
+    xp.subtract(x, mean, out=normal)
+    xp.multiply(normal, normal, out=y)
+    xp.dot(ones, y, out=scale)
+    xp.divide(scale, count, out=scale)
+    share = workspace.array(xp, "share", running_mean.shape, running_mean.dtype)
+    move(xp, running_mean, mean, momentum, 1.0, share)
+    move(xp, running_var, scale, momentum, count / (count - 1), share)
+    normalise(xp, weight, bias, epsilon, normal, scale, y)
+
+
+def move(
+    xp: Any, running: Array, batch: Array, momentum: float, factor: float, share: Array
+) -> None:
+    """`running ← (1 − momentum) · running + momentum · factor · batch`."""
+    xp.multiply(running, 1 - momentum, out=running)
+    xp.multiply(batch, momentum * factor, out=share)
+    xp.add(running, share, out=running)
+
+
+@accelerated
+def batch_norm_backward(
+    xp: Any,
+    dy: Array,
+    normal: Array,
+    scale: Array,
+    weight: Array,
+    dweight: Array,
+    dbias: Array,
+    dx: Array,
+    *,
+    workspace: Workspace,
+) -> None:
+    """`dx = γ s (dy − dβ / N − x̂ dγ / N)`, with `dγ` and `dβ`."""
+    backward_parameters(xp, dy, normal, dweight, dbias, workspace=workspace, scratch=dx)
+    mean = workspace.array(xp, "mean", scale.shape, dy.dtype)
+    xp.divide(dweight, len(dy), out=mean)
+    xp.multiply(normal, mean, out=dx)
+    xp.subtract(dy, dx, out=dx)
+    xp.divide(dbias, len(dy), out=mean)
+    xp.subtract(dx, mean, out=dx)
+    xp.multiply(weight, scale, out=mean)
+    xp.multiply(dx, mean, out=dx)
+
+
+@accelerated
+def layer_norm(
+    xp: Any,
+    x: Array,
+    weight: Array,
+    bias: Array,
+    epsilon: float,
+    normal: Array,
+    scale: Array,
+    y: Array,
+    *,
+    workspace: Workspace,
+) -> None:
+    """`x̂` in `normal`, `s` in `scale`, `y = γ x̂ + β`."""
+    mean = workspace.array(xp, "mean", (len(x), 1), x.dtype)
+    xp.mean(x, axis=1, keepdims=True, out=mean)
+    xp.subtract(x, mean, out=normal)
+    xp.multiply(normal, normal, out=y)
+    xp.mean(y, axis=1, keepdims=True, out=scale)
+    normalise(xp, weight, bias, epsilon, normal, scale, y)
+
+
+@accelerated
+def layer_norm_backward(
+    xp: Any,
+    dy: Array,
+    normal: Array,
+    scale: Array,
+    weight: Array,
+    dx: Array,
+    *,
+    workspace: Workspace,
+) -> None:
+    """`dx = s (g − mean(g) − x̂ mean(g x̂))`, `g = dy · γ`."""
+    mean = workspace.array(xp, "mean", (len(dy), 1), dy.dtype)
+    part = workspace.array(xp, "part", dy.shape, dy.dtype)
+    xp.multiply(dy, weight, out=dx)
+    xp.multiply(dx, normal, out=part)
+    xp.mean(part, axis=1, keepdims=True, out=mean)
+    xp.multiply(normal, mean, out=part)
+    xp.mean(dx, axis=1, keepdims=True, out=mean)
+    xp.subtract(dx, mean, out=dx)
+    xp.subtract(dx, part, out=dx)
+    xp.multiply(dx, scale, out=dx)

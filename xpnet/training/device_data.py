@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy
 
-from xpnet.accel import dispatch
+from xpnet.accel.dispatch import accelerated
 from xpnet.backend import Array, Backend, array_module, gather
 from xpnet.data.dataset import Dataset, square_shape
 from xpnet.data.mapped import MappedRows, Samples, is_mapped
@@ -153,8 +153,8 @@ class DeviceData:
             indices = gather(self.rows, indices, out=stored)
         if augmentation is None and not self.is_ready and not self.normalisation.by_feature:
             x = self.workspace.array(xp, "x", rows.shape, self.dtype)
-            if dispatch.did("gather_scaled", self.x, indices, self.scale, self.shift, x):
-                return x, target
+            gather_scaled(xp, self.x, indices, self.scale, self.shift, x, rows=rows)
+            return x, target
         gather(self.x, indices, out=rows)
         if augmentation is not None:
             # Before a shift of the values, since what comes in from outside a picture is 0.
@@ -194,10 +194,25 @@ class DeviceData:
         if rows.dtype == self.dtype and self.is_ready:
             return rows
         x = self.workspace.array(xp, name, rows.shape, self.dtype)
-        xp.multiply(rows, self.scale, out=x, dtype=self.dtype, casting="same_kind")
-        if self.normalisation.by_feature or self.shift:
-            xp.add(x, self.shift, out=x)
+        shift = None if not self.normalisation.by_feature and not self.shift else self.shift
+        scale_rows(xp, rows, self.scale, shift, x)
         return x
+
+
+@accelerated
+def gather_scaled(
+    xp: Any, source: Array, indices: Array, scale: float, shift: float, x: Array, *, rows: Array
+) -> None:
+    """`x = scale · source[indices] + shift`."""
+    gather(source, indices, out=rows)
+    scale_rows(xp, rows, scale, shift or None, x)
+
+
+def scale_rows(xp: Any, rows: Array, scale: Any, shift: Any, x: Array) -> None:
+    """`x = scale · rows + shift`, each a number or one for each feature; `shift` may be None."""
+    xp.multiply(rows, scale, out=x, dtype=x.dtype, casting="same_kind")
+    if shift is not None:
+        xp.add(x, shift, out=x)
 
 
 def _picture_in(x: Any) -> tuple[int, int] | None:

@@ -10,11 +10,11 @@ import numpy
 from xpnet.accel import dispatch, small_gemm
 from xpnet.accel.recording import Replay
 from xpnet.backend import Array, array_module
-from xpnet.clipping import ClipNorm
 from xpnet.layers.base import Layer, walk
 from xpnet.losses import L2Penalty, Loss
 from xpnet.network import Sequential
 from xpnet.optimizers import Optimizer
+from xpnet.optimizers.clipping import ClipNorm
 from xpnet.training import microbatch, options
 from xpnet.training.fit_data import fitted, on_device, prediction_of
 from xpnet.utils.arguments import instance
@@ -107,7 +107,7 @@ class TrainStep:
             for buffer, new in zip(buffers, given, strict=True):
                 backend.xp.copyto(buffer, new)
             self._replay.disturbed = True
-            with dispatch.used(sys.maxsize, backend.xp), small_gemm.kept():
+            with dispatch.use_kernels(sys.maxsize, backend.xp), small_gemm.kept():
                 if self._replay.run(key, self._as_written, *buffers):
                     optimizer.steps += 1
             assert self._value is not None

@@ -16,13 +16,13 @@ import numpy
 
 from xpnet import random
 from xpnet.accel import cublas, dispatch, small_gemm
-from xpnet.backend import Array, device_errors, on_its_device
-from xpnet.clipping import ClipNorm
+from xpnet.backend import Array, on_its_device
 from xpnet.errors import ConfigError, short_repr
 from xpnet.losses import L2Penalty, Loss
 from xpnet.network import Sequential
 from xpnet.optimizers import Optimizer
-from xpnet.training import options
+from xpnet.optimizers.clipping import ClipNorm
+from xpnet.training import device_memory, options
 from xpnet.training.augmentation import Augmentation
 from xpnet.training.callbacks import Callback, CallbackList, Interrupted, TrainingState
 from xpnet.training.checkpoints import CheckpointManager, Checkpoints, training_fingerprint
@@ -252,10 +252,10 @@ class Trainer:
             with (
                 # The number of all steps, also where training is resumed: the choice of kernels
                 # decides about the last digit.
-                dispatch.used(run.epochs * run.steps_per_epoch, data.backend.xp),
+                dispatch.use_kernels(run.epochs * run.steps_per_epoch, data.backend.xp),
                 cublas.used(update.xp),
                 small_gemm.kept(),
-                device_errors.in_training(network, self.loss, data, size),
+                device_memory.in_training(network, self.loss, data, size),
                 numpy.errstate(over="ignore", invalid="ignore", divide="ignore"),
             ):
                 while not run.stop and (batch := next(batches, None)) is not None:

@@ -1,0 +1,58 @@
+"""How the current thread computes: with which kernels, and whether its calls are recorded.
+
+One `ContextVar` holds it. A new thread starts with the defaults.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The settings of a thread.
+
+    `kernels_enabled`, `recording_enabled`, `graphs_enabled`: False leaves kernels, recorded steps
+    or CUDA graphs out, for tests and measurements that compare the two. `kernels`: the array module
+    and the kernels for its arrays, while they are in use. `substitute`: what `array_module` returns
+    in place of the array module that it equals, such as a recorder.
+    """
+
+    kernels_enabled: bool = True
+    recording_enabled: bool = True
+    graphs_enabled: bool = True
+    kernels: tuple[Any, ModuleType] | None = None
+    substitute: Any = None
+
+
+def from_environment() -> Context:
+    """The defaults: `XPNET_KERNELS=0` leaves kernels out."""
+    return Context(kernels_enabled=os.environ.get("XPNET_KERNELS", "1") != "0")
+
+
+_DEFAULTS = from_environment()
+_context: ContextVar[Context] = ContextVar("xpnet", default=_DEFAULTS)
+
+current = _context.get
+"""The settings of this thread: `current() -> Context`."""
+
+
+def change(**settings: Any) -> None:
+    """Change settings of this thread, for good."""
+    _context.set(replace(current(), **settings))
+
+
+@contextmanager
+def changed(**settings: Any) -> Iterator[None]:
+    """Within the block this thread has other settings."""
+    token = _context.set(replace(current(), **settings))
+    try:
+        yield
+    finally:
+        _context.reset(token)

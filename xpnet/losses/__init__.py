@@ -1,0 +1,21 @@
+"""Losses: take the network's last linear outputs (logits), return the mean over the batch.
+
+Each loss is fused with the output activation it belongs to, so that its gradient is a
+difference of two probabilities and nothing is divided by something that may be 0.
+
+`forward(...)` returns a 0-d array on the device (no transfer, no wait); `backward()` returns
+`∂L/∂logits` of that *mean* loss. Both are buffers, written over by the next call.
+"""
+
+from xpnet.losses.base import Loss
+from xpnet.losses.classification import SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
+from xpnet.losses.penalty import L2Penalty
+from xpnet.losses.regression import MeanSquaredError
+
+__all__ = [
+    "L2Penalty",
+    "Loss",
+    "MeanSquaredError",
+    "SigmoidBinaryCrossEntropy",
+    "SoftmaxCrossEntropy",
+]

@@ -1,0 +1,153 @@
+"""`Loss`, the base of all losses, and what they share."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar
+
+from xpnet.backend import Array, Backend, HostArray, array_module
+from xpnet.errors import ConfigError, DataError, ShapeError
+from xpnet.utils.introspection import config_of
+from xpnet.workspace import Workspace
+
+
+class Loss:
+    """Base of all losses: `forward(logits, target[, weights]) -> ()`, `backward() -> dlogits`.
+
+    What they return are buffers of the loss, written over by its next call: keep
+    `float(loss.forward(...))`, or call the loss itself, `loss(logits, target)`, which gives a
+    number of Python's and makes the device wait.
+
+    A loss of your own keeps each parameter of its `__init__` under the same name, or defines
+    `get_config()`: what is found there tells trainings apart when one is resumed.
+    """
+
+    prediction: ClassVar[str | None] = None
+    """What a network trained with this loss predicts: `"class"`, `"labels"` or `"values"`; None:
+    the class where targets are whole numbers `(N,)` and outputs several, else the values."""
+
+    takes_logits: ClassVar[bool] = False
+    """Whether the loss applies the output activation itself."""
+
+    def __init__(self) -> None:
+        self.workspace = Workspace()
+
+    def __call__(self, logits: Array, target: Array, weights: Array | None = None) -> float:
+        """The mean loss of the batch as a number, which makes the device wait.
+
+        Raises `DataError` and `ShapeError` for targets that the loss cannot be computed for.
+        """
+        to_host = Backend.of(logits).to_host
+        if target.shape[:1] == logits.shape[:1]:
+            self.require_targets(to_host(target), logits.shape[-1], "target")
+        return float(to_host(self.forward(logits, target, weights)))
+
+    def get_config(self) -> dict[str, Any]:
+        """What the class is to be called with to make such a loss, by name."""
+        return config_of(self)
+
+    def forward(self, logits: Array, target: Array, weights: Array | None = None) -> Array:
+        """The mean loss of the batch, a 0-d array of the logits' dtype."""
+        raise TypeError(f"{type(self).__name__} defines no forward pass")
+
+    def backward(self, scale: float = 1.0) -> Array:
+        """`scale · ∂L/∂logits` for the batch of the last forward pass, shaped like the logits."""
+        raise TypeError(f"{type(self).__name__} defines no backward pass")
+
+    def for_evaluation(self) -> Loss:
+        """The loss as held-out data is measured: with buffers of its own, without smoothing."""
+        return copy.deepcopy(self)
+
+    def _require_forward(self, kept: str) -> None:
+        """Raise `ConfigError` unless `forward` has left the attribute `kept`."""
+        if kept not in vars(self):
+            raise ConfigError(f"{type(self).__name__}: backward() needs forward() first")
+
+    def require_targets(self, target: HostArray, outputs: int, name: str) -> None:
+        """Refuse targets on the host that this loss cannot be computed for, before training.
+
+        `target`: those of all samples, `(N, ...)`; `outputs`: of the network; `name`: of the data,
+        such as `train`, for the message. Raises `ShapeError` for a shape or dtype and `DataError`
+        for a value, naming its row (counted from 0). A loss of your own that says nothing about
+        its targets takes all of them.
+        """
+
+    def _mean(self, losses: Array, weights: Array | None) -> Array:
+        """`Σ wℓ / Σ w` of the per-sample `losses` `(N,)`; keeps the factors for `backward`."""
+        xp = array_module(losses)
+        value = self.workspace.array(xp, "value", (), losses.dtype)
+        self.weights: Array | None = None
+        if weights is None:
+            mean(xp, losses, value, self.workspace)
+            return value
+        if weights.shape != losses.shape:
+            raise ShapeError(
+                f"weights must be one number per sample, shape {losses.shape}, "
+                f"found shape {weights.shape}"
+            )
+        self.weights = self.workspace.array(xp, "weights", losses.shape, losses.dtype)
+        xp.sum(weights, out=value)
+        xp.divide(weights, value, out=self.weights)
+        xp.dot(self.weights, losses, out=value)
+        return value
+
+
+def mean(xp: Any, losses: Array, value: Array, workspace: Workspace) -> None:
+    """`value = 1/N Σ_n ℓ_n` of `losses` `(N,)`."""
+    xp.dot(workspace.ones(xp, len(losses), losses.dtype), losses, out=value)
+    xp.divide(value, len(losses), out=value)
+
+
+def require_targets(loss: Loss, target: HostArray, outputs: int, name: str) -> None:
+    """Raise `ShapeError` unless `target` holds a number for each output of each sample."""
+    kind = type(loss).__name__
+    if target.shape[1:] != (outputs,) and not (target.ndim == 1 and outputs == 1):
+        raise ShapeError(
+            f"{name} has targets of shape {target.shape}: {kind} takes one number for each output "
+            f"of the network, shape (N, {outputs})"
+        )
+    if target.dtype.kind not in "iufb":
+        raise ShapeError(f"{name} has targets of dtype {target.dtype}: {kind} takes numbers")
+
+
+def require_values(
+    loss: Loss, target: HostArray, is_allowed: HostArray, name: str, wanted: str
+) -> None:
+    """Raise `DataError` that names the first target which is not allowed, if there is one."""
+    if is_allowed.all():
+        return
+    first = array_module(target).argwhere(~is_allowed)[0].tolist()
+    place = f"row {first[0]}" + "".join(f", column {column}" for column in first[1:])
+    raise DataError(
+        f"{name} has the target {target[tuple(first)]:g} in {place}, and {type(loss).__name__} "
+        f"takes {wanted}"
+    )
+
+
+def require_same_shape(loss: Loss, logits: Array, target: Array) -> None:
+    """Raise `ShapeError` unless both are `(N, K)` or `(N,)`, of one shape."""
+    if logits.shape != target.shape or logits.ndim not in (1, 2):
+        raise ShapeError(
+            f"{type(loss).__name__} takes logits and targets of one shape, (N, K) or (N,), "
+            f"found {logits.shape} and {target.shape}"
+        )
+
+
+def per_sample(workspace: Workspace, elements: Array) -> Array:
+    """The mean over the outputs: `(N, K) -> (N,)`; `(N,)` stays as it is."""
+    if elements.ndim == 1:
+        return elements
+    xp = array_module(elements)
+    losses = workspace.array(xp, "losses", elements.shape[:1], elements.dtype)
+    xp.mean(elements, axis=1, out=losses)
+    return losses
+
+
+def scale_rows(dlogits: Array, weights: Array | None, scale: float) -> Array:
+    """`dlogits · scale` over the number of elements, or row by row `· w / (K Σw)`, in place."""
+    xp = array_module(dlogits)
+    if weights is None:
+        return xp.multiply(dlogits, scale / dlogits.size, out=dlogits)
+    rows = weights.reshape((-1,) + (1,) * (dlogits.ndim - 1))
+    xp.multiply(dlogits, rows, out=dlogits)
+    return xp.multiply(dlogits, scale * len(dlogits) / dlogits.size, out=dlogits)

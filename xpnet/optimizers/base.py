@@ -1,0 +1,142 @@
+"""`Optimizer`, the base of all optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from xpnet.backend import Array, Backend, array_module, is_same, zeros
+from xpnet.errors import ConfigError, ShapeError, deprecated, short_repr
+from xpnet.schedules import Constant, Schedule
+from xpnet.utils.arguments import real
+from xpnet.utils.introspection import config_of
+from xpnet.workspace import Workspace
+
+
+class Optimizer:
+    """Base of all optimizers: `step(network)` changes the network's values in place.
+
+    `learning_rate`: a number or a `Schedule`. `steps` counts the updates made; `state` holds
+    arrays shaped like `values`, by name. One optimizer serves one network, whose moments and
+    count of updates it has; for another network make another optimizer. Raises `ConfigError` for
+    a hyperparameter out of its range, and when a later step brings another network's values;
+    `ShapeError` unless values and gradients are flat and of one size.
+
+    An optimizer of your own keeps each parameter of its `__init__` under the same name, or
+    defines `get_config()`: what is found there tells trainings apart when one is resumed.
+    """
+
+    state_names: tuple[str, ...] = ()
+
+    def __init__(self, learning_rate: float | Schedule, weight_decay: float = 0.0) -> None:
+        if not isinstance(learning_rate, Schedule):
+            rate = real("learning_rate", learning_rate, or_else=", or a Schedule")
+            learning_rate = Constant(rate)
+        self.learning_rate = learning_rate
+        self.weight_decay = real("weight_decay", weight_decay)
+        self.steps = 0
+        self.state: dict[str, Array] = {}
+        self.workspace = Workspace()
+        self._values: Array | None = None
+
+    def get_config(self) -> dict[str, Any]:
+        """What the class is to be called with to make such an optimizer, by name."""
+        return config_of(self)
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        """What update number `step` (from 0) multiplies by, in float64: rate, decay, ...
+
+        The first is the rate as `update` uses it, the second `1 − rate · weight_decay`.
+        """
+        rate = self.learning_rate(step)
+        return rate, 1 - rate * self.weight_decay
+
+    def update(self, values: Array, gradients: Array, scalars: Array) -> None:
+        """The formula itself: change `values` and the state, reading `scalars` on the device."""
+        raise TypeError(f"{type(self).__name__} defines no update")
+
+    def step(
+        self,
+        values: Any,
+        gradients: Array | None = None,
+        *,
+        decay_size: int | None = None,
+        scalars: Array | None = None,
+        decays: int | None = None,
+    ) -> None:
+        """One update: `step(network)`, or of `values` by `gradients`, both `(P,)`.
+
+        `decay_size`: only the first so many values shrink by `weight_decay`; a network has its
+        matrices there, and biases and gains, which are to stay as they are, behind them. It is
+        taken from the network, or has to be given where `weight_decay` is not 0. `scalars`: this
+        step's `self.scalars(self.steps)` if it lies on the device already.
+        """
+        if decays is not None:
+            deprecated("step(decay_size=)", "decay_size")
+            decay_size = decays
+        if gradients is None:
+            network = values
+            if not hasattr(network, "flat_gradients"):
+                raise ConfigError(
+                    f"step() takes a network, or values and gradients, found {short_repr(network)}"
+                )
+            values, gradients = network.flat_parameters, network.flat_gradients
+            decay_size = network.decay_size
+        self.require_same(values)
+        self._prepare(values, gradients)
+        if scalars is None:
+            scalars = self._upload(values)
+        if self.weight_decay:
+            if decay_size is None:
+                raise ConfigError(
+                    f"{type(self).__name__} has weight_decay {self.weight_decay:g}, and step() is "
+                    f"not told which values are to decay: call step(network), or give "
+                    f"decay_size=network.decay_size"
+                )
+            matrices = values[:decay_size]
+            array_module(matrices).multiply(matrices, scalars[1:2], out=matrices)
+        self.update(values, gradients, scalars)
+        self.steps += 1
+
+    def require_same(self, values: Array) -> None:
+        """Raise `ConfigError` where updates were made of other values than `values` `(P,)`."""
+        if values is self._values:
+            return
+        if self._values is not None and self.steps and not is_same(values, self._values):
+            raise ConfigError(
+                f"this {type(self).__name__} has made {self.steps} updates of another network, or "
+                f"of this one before its layers were changed: make a new optimizer"
+            )
+        if not self.steps:
+            self.state = {}
+        self._values = values
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy serves the network that it is given first, such as a copy of this one's.
+        own = {name: array.copy() for name, array in self.state.items()}
+        return vars(self) | {"_values": None, "state": own, "workspace": Workspace()}
+
+    def _prepare(self, values: Array, gradients: Array) -> None:
+        xp = array_module(values, gradients)
+        held = next(iter(self.state.values()), values)
+        if values.ndim != 1 or values.shape != gradients.shape or values.shape != held.shape:
+            raise ShapeError(
+                f"values and gradients must be flat and of one size, found {values.shape} and "
+                f"{gradients.shape} after {held.shape}: one optimizer serves one network"
+            )
+        if not self.state:
+            self.state = {name: zeros(xp, values.size, values.dtype) for name in self.state_names}
+
+    def _upload(self, values: Array) -> Array:
+        xp, numbers = array_module(values), self.scalars(self.steps)
+        scalars = self.workspace.array(xp, "scalars", (len(numbers),), values.dtype)
+        for place, number in enumerate(numbers):
+            scalars[place : place + 1].fill(number)
+        return scalars
+
+    def table(self, steps: Sequence[int], backend: Backend, dtype: object) -> Array:
+        """The scalars of many steps at once, on the device: `(len(steps), S)`."""
+        return backend.asarray([self.scalars(step) for step in steps], dtype=dtype)
+
+    def _scratch(self, values: Array) -> Array:
+        return self.workspace.array(array_module(values), "scratch", values.shape, values.dtype)
