@@ -15,13 +15,15 @@ import pytest
 import xpnet
 from xpnet import initializers, losses, optimizers, schedules
 from xpnet.layers import activations, base, dropout, linear, normalization
+from xpnet.losses import classification, regression
+from xpnet.optimizers import adam, gradient_descent
 
 KINDS = [
     pytest.param(
         (linear, activations, dropout, normalization), base.Layer, cases.LAYERS, id="layers"
     ),
-    pytest.param((losses,), losses.Loss, cases.LOSSES, id="losses"),
-    pytest.param((optimizers,), optimizers.Optimizer, cases.OPTIMIZERS, id="optimizers"),
+    pytest.param((classification, regression), losses.Loss, cases.LOSSES, id="losses"),
+    pytest.param((adam, gradient_descent), optimizers.Optimizer, cases.OPTIMIZERS, id="optimizers"),
     pytest.param((initializers,), initializers.Initializer, cases.INITIALIZERS, id="initializers"),
     pytest.param((schedules,), schedules.Schedule, cases.SCHEDULES, id="schedules"),
 ]

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import strict_cupy
 import strict_graphs
-from cuda_on_cpu import twins_on_the_double
+from cuda_on_cpu import kernels_on_the_double
 from strict_graphs import Cublas, graphs_on_the_double
 from test_cuda_graph import DOUBLE, assert_close, call_by_call, everything, plain, trained
 from thread_settings import SETTINGS
@@ -55,7 +55,7 @@ def asked_for(cublas: Cublas) -> dict[bool, set[int]]:
 @pytest.mark.parametrize("kernels", [False, True])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_graph_asks_for_the_precision(precision: str, kernels: bool) -> None:
-    with twins_on_the_double() if kernels else nullcontext():
+    with kernels_on_the_double() if kernels else nullcontext():
         expected = call_by_call(make=everything, optimizer=xn.SGD(0.05))
         with graphs_on_the_double() as pretended:
             found = trained(make=everything, optimizer=xn.SGD(0.05), precision=precision)

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import strict_cupy
 import strict_graphs
-from cuda_on_cpu import twins_on_the_double
+from cuda_on_cpu import kernels_on_the_double
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strict_graphs import Cublas, graphs_on_the_double
@@ -161,7 +161,7 @@ def test_every_step_can_be_captured(cublas: Cublas, options: dict[str, Any], ker
     def made() -> dict[str, Any]:
         return {k: v if k == "make" else v() if callable(v) else v for k, v in options.items()}
 
-    with twins_on_the_double() if kernels else nullcontext():
+    with kernels_on_the_double() if kernels else nullcontext():
         found = trained(**made())
         assert Counter(strict_graphs.log)["launch"] == 14
         assert_close(found, call_by_call(**made()))
@@ -207,7 +207,7 @@ def test_training_with_all_of_it_is_training_on_the_cpu(
     options: dict[str, Any] = {"epochs": 50, "rows": 60}
     with (
         nullcontext() if on_gpu else graphs_on_the_double(),
-        nullcontext() if on_gpu else twins_on_the_double(),
+        nullcontext() if on_gpu else kernels_on_the_double(),
     ):
         backend = Backend("cuda") if on_gpu else DOUBLE
         found = trained(backend, make, optimizer=xn.SGD(0.02), **options)

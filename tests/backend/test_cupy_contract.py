@@ -22,8 +22,8 @@ WITHOUT_NUMPY = (
         f"layers/{name}.py"
         for name in ("linear", "activations", "normalization", "dropout", "base")
     ),
-    "losses.py",
-    "optimizers.py",
+    *sorted(f"losses/{path.name}" for path in (PACKAGE / "losses").glob("*.py")),
+    *sorted(f"optimizers/{path.name}" for path in (PACKAGE / "optimizers").glob("*.py")),
     "schedules.py",
     "metrics.py",
     "initializers.py",

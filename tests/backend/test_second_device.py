@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import strict_cupy
 import strict_graphs
-from cuda_on_cpu import twins_on_the_double
+from cuda_on_cpu import kernels_on_the_double
 from strict_graphs import graphs_on_the_double
 
 import xpnet as xn
@@ -68,7 +68,7 @@ def work(backend: Backend, **options: Any) -> Sequential:
 def test_all_work_is_done_there(second: Backend, kernels: bool, precision: str) -> None:
     weights = (np.arange(50) + 1.0).astype(np.float32)
     options = {"callbacks": [Elsewhere()], "sample_weight": weights, "clip_norm": 1.0}
-    with twins_on_the_double() if kernels else nullcontext(), graphs_on_the_double():
+    with kernels_on_the_double() if kernels else nullcontext(), graphs_on_the_double():
         work(second, precision=precision, **options)
         assert "launch" in strict_graphs.log
     assert strict_cupy.ledger.counts["op"] > 100
