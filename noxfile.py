@@ -80,7 +80,7 @@ def parity(session: nox.Session) -> None:
 def kernels(session: nox.Session) -> None:
     """Every CUDA kernel × architecture, compiled by NVRTC, and run on the CPU; needs no GPU.
 
-    At last the parity suite, with the kernels as the double's twins.
+    Then the parity suite on the strict CuPy double, with the kernels.
     """
     install(session)
     session.run("python", "tests/support/compile_kernels.py")

@@ -1,14 +1,14 @@
-"""`python -m bench`: what a step costs, here, in xpnet and in its peers.
+"""`python -m bench`: the time of a training step in xpnet and in its peers, on this machine.
 
     python -m bench                         every workload, every peer, about ten minutes
     python -m bench --workload W2 W3 --peer torch jax-scan
     python -m bench end-to-end | epochs | footprint | scaling
 
-Competitors live in processes of their own and take turns: one repeat each, round after round, so
-that the noise of the machine hits all alike. Before the clock starts, each must show that it
-trains what xpnet trains. A whole run writes `bench/results/`; a part only prints, unless
-`--folder` says where to write: there it is put beside the workloads that the same machine
-measured before, so that a long run can be cut into several.
+Each competitor runs in its own process, and they are interleaved: one repeat each, round after
+round, so that noise of the machine affects all equally. Before timing, the losses of each must
+agree with xpnet's. A whole run writes `bench/results/`; a part only prints, unless `--folder` names
+where to write: there it is merged with the workloads that the same machine measured before, so that
+a long run can be divided into several.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     whole = not (options.peer or options.workload or options.quick)
     if options.quick:
         workloads = [quick(workload) for workload in workloads]
-    # On a machine that is busy with something else, threads that wait for each other take long.
+    # On a busy machine, threads that wait for each other take long.
     threads = 1 if options.quick else THREADS
     measured = []
     with Workers(competitors, options.device, threads) as workers:
@@ -67,12 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         save(found if whole else with_earlier(found, folder), folder)
     wrong = sorted({name for one in measured for name in one.wrong})
     if wrong:
-        print(f"bench: the gate caught {', '.join(wrong)}", file=sys.stderr)
+        print(f"bench: the gate failed for {', '.join(wrong)}", file=sys.stderr)
     return 1 if wrong else 0
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """What was asked for."""
+    """The options of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description=__doc__,
@@ -119,7 +119,7 @@ def choose_workloads(names: Sequence[str]) -> list[Workload]:
 
 
 def with_earlier(found: tables.Results, folder: Path) -> tables.Results:
-    """`found`, and what is in `folder` of other workloads, if this machine measured it so too."""
+    """`found`, merged with other workloads in `folder` if machine and method are the same."""
     path = _path(found, folder)
     if not path.exists():
         return found
@@ -139,7 +139,7 @@ def with_earlier(found: tables.Results, folder: Path) -> tables.Results:
 
 
 def _setting(found: tables.Results) -> dict[str, object]:
-    """What must be equal for figures to stand side by side; peers' versions are no part of it."""
+    """What must be equal for figures to be compared; versions of peers may differ."""
     versions = {key: found["machine"]["versions"].get(key) for key in machine.versions()}
     return {
         "method": found["method"],
@@ -164,7 +164,7 @@ def save(found: tables.Results, folder: Path) -> None:
 
 
 def say(text: str) -> None:
-    """What is being done now, where somebody may watch."""
+    """Show what is being done, on a terminal."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 

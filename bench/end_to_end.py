@@ -1,17 +1,18 @@
 """`python -m bench end-to-end`: from process start to exit, to 98 % on the whole of MNIST.
 
-Everyone trains the same network (784-512-256-10, ReLU, no dropout) with Adam at 1e-3 in batches of
+All train the same network (784-512-256-10, ReLU, no dropout) with Adam at 1e-3 in batches of
 128, on the 50,000 pictures that `xpnet.train` trains on by itself, read by the same reader, and
-stops after the first epoch whose weights get 98 % of the 10,000 test pictures right. PyTorch and
-scikit-learn look after every epoch, within the time. `python -m xpnet.train` looks at its
-10,000 validation pictures after every epoch, and stops where a rehearsal, not timed, with the
-same seed and so the same bits, first met the goal on the test pictures; what it wrote is checked.
-It also saves the model and draws its pictures. With `--device cuda` xpnet and PyTorch train on the
-GPU, and `xpnet-cpu` beside them; there bits may differ from the rehearsal's, and an epoch is added
+stops after the first epoch whose weights classify 98 % of the 10,000 test pictures correctly.
+PyTorch and scikit-learn evaluate the test pictures after every epoch, within the measured time.
+`python -m xpnet.train` evaluates its 10,000 validation pictures after every epoch; its number of
+epochs comes from a trial run, not timed, with the same seed and so the same bits, which found when
+the goal is first met on the test pictures. The `metrics.json` that it writes is checked. It also
+saves the model and draws its pictures. With `--device cuda` xpnet and PyTorch train on the GPU, and
+`xpnet-cpu` is measured as well; there bits may differ from the trial run's, and an epoch is added
 until the goal is met.
 
-Peak memory is measured in a run of its own, of three epochs: the most that the process ever had,
-less what it had after its imports.
+Peak memory is measured in a separate run of three epochs: the peak of the process minus what it
+had after its imports.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ SEEDS = 3
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be reached, on what."""
+    """The goal, and the data and network that it is for."""
 
     dataset: str = "mnist"
     hidden: tuple[int, ...] = (512, 256)
@@ -128,14 +129,14 @@ def whole_process(name: str, task: Task, seed: int) -> dict[str, Any]:
             ["-m", "bench.end_to_end", name, str(seed), *_as_words(task)], task.threads
         )
         return {"seconds": done.seconds, **json.loads(done.output.splitlines()[-1])}
-    epochs = rehearse(task, seed)
+    epochs = trial_run(task, seed)
     while True:
         done, accuracy = _xpnet(task, seed, epochs)
         if accuracy >= task.goal:
             return {"seconds": done.seconds, "epochs": epochs, "test_accuracy": accuracy}
         epochs += 1
         if task.device == "cpu" or epochs > MOST_EPOCHS:
-            raise Failed(f"xpnet.train got {accuracy:.4f} where its rehearsal met {task.goal}")
+            raise Failed(f"xpnet.train got {accuracy:.4f} where its trial run met {task.goal}")
 
 
 def _xpnet(task: Task, seed: int, epochs: int) -> tuple[Done, float]:
@@ -147,11 +148,11 @@ def _xpnet(task: Task, seed: int, epochs: int) -> tuple[Done, float]:
         return done, json.loads((folder / "metrics.json").read_text())["test_accuracy"]
 
 
-def rehearse(task: Task, seed: int) -> int:
+def trial_run(task: Task, seed: int) -> int:
     """Epochs after which `xpnet.train` with this seed first meets the goal."""
     enough = dispatch.ENOUGH_STEPS
     try:
-        # A training that turns out too short for compiled twins is rehearsed without them.
+        # A training that is too short for compiled kernels is tried without them.
         for dispatch.ENOUGH_STEPS in (0, sys.maxsize):
             epochs, steps = _epochs_to_goal(task, seed)
             if (steps >= enough) == (dispatch.ENOUGH_STEPS == 0):
@@ -162,12 +163,12 @@ def rehearse(task: Task, seed: int) -> int:
 
 
 def _epochs_to_goal(task: Task, seed: int) -> tuple[int, int]:
-    """How many epochs, and how many steps they have."""
+    """The number of epochs, and of their steps."""
     config, splits = _splits(task, seed)
     network = factory.build_network(config, splits.train, Backend(task.device))
     normalisation = factory.fit_normalisation(config, splits.train)
     goal = _Goal(factory.to_device(network, splits.test, normalisation), task.goal)
-    # Another number of threads would round otherwise.
+    # Another number of threads would round differently.
     with threadpoolctl.threadpool_limits(task.threads, user_api="blas"):
         factory.train_from_config(
             config, network, splits.train, None, normalisation, callbacks=[goal], history=History()
@@ -184,7 +185,7 @@ class _Goal(Callback):
         self.test, self.goal, self.met, self.steps = test, goal, 0, 0
 
     def on_log(self, run: TrainingState, record: Record) -> None:
-        """Look."""
+        """Evaluate the test part."""
         if evaluate(run.network, self.test).accuracy >= self.goal:
             self.met, self.steps, run.stop = record.epoch, record.step, True
 
@@ -196,12 +197,12 @@ def _splits(task: Task, seed: int, epochs: int = MOST_EPOCHS) -> tuple[TrainConf
 
 
 def grown(name: str, task: Task) -> int | None:
-    """Bytes that a process grows by after its imports, at most; None where that is unknown."""
+    """Peak memory of a process minus that after its imports, in bytes; None where unknown."""
     if name == "xpnet-cpu":
         name, task = "xpnet", replace(task, device="cpu")
     words = ["-m", "bench.end_to_end", f"memory-{name}", "0", *_as_words(task)]
-    told = json.loads(run_process(words, task.threads).output.splitlines()[-1])
-    return int(told["peak"] - told["imported"]) if told["peak"] else None
+    result = json.loads(run_process(words, task.threads).output.splitlines()[-1])
+    return int(result["peak"] - result["imported"]) if result["peak"] else None
 
 
 def _as_words(task: Task) -> list[str]:
@@ -237,29 +238,29 @@ def table(
 
 
 def contend(name: str, seed: int, task: Task) -> dict[str, Any]:
-    """What runs in a peer's process: train until the goal is met, or for its memory 3 epochs."""
+    """What runs in a peer's process: train until the goal is met, or 3 epochs for its memory."""
     for_memory, name = name.startswith("memory-"), name.removeprefix("memory-")
     if name == "xpnet":
         return _memory_of_xpnet(task)
     from bench import mnist_peers
 
-    # What is imported is no growth of memory.
+    # Imports do not count as growth of memory.
     import_module(mnist_peers.MODULES[name])
     imported = memory("VmRSS")
     _, splits = _splits(task, seed)
     train = mnist_peers.TRAINERS[name]
-    told: dict[str, Any] = {"epochs": 0, "test_accuracy": 0.0}
+    result: dict[str, Any] = {"epochs": 0, "test_accuracy": 0.0}
     for accuracy in train(splits, task.hidden, seed, task.device):
-        told = {"epochs": told["epochs"] + 1, "test_accuracy": accuracy}
-        if accuracy >= task.goal or told["epochs"] == (3 if for_memory else MOST_EPOCHS):
+        result = {"epochs": result["epochs"] + 1, "test_accuracy": accuracy}
+        if accuracy >= task.goal or result["epochs"] == (3 if for_memory else MOST_EPOCHS):
             break
-    if not for_memory and told["test_accuracy"] < task.goal:
+    if not for_memory and result["test_accuracy"] < task.goal:
         raise Failed(f"{name} misses {task.goal} in {MOST_EPOCHS} epochs")
-    return told | ({"imported": imported, "peak": memory("VmHWM")} if for_memory else {})
+    return result | ({"imported": imported, "peak": memory("VmHWM")} if for_memory else {})
 
 
 def _memory_of_xpnet(task: Task) -> dict[str, Any]:
-    """What `xpnet.train` does but for its pictures, whose memory is matplotlib's."""
+    """What `xpnet.train` does without its pictures, whose memory is matplotlib's."""
     imported = memory("VmRSS")
     config, splits = _splits(task, 0, epochs=3)
     network = factory.build_network(config, splits.train, Backend(task.device))
@@ -272,7 +273,7 @@ def _memory_of_xpnet(task: Task) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """A contender's process: its name, seed and task; prints what came out as JSON."""
+    """A contender's process: its name, seed and task; prints its results as JSON."""
     name, seed, dataset, hidden, goal, device = argv
     task = Task(dataset, tuple(map(int, hidden.split(","))), float(goal), device=device)
     print(json.dumps(contend(name, int(seed), task)))

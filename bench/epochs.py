@@ -1,6 +1,6 @@
 """`python -m bench epochs`: how long 60,000 digits take, by the size of the batch.
 
-784-512-256-10, Adam, as whole batches: what is told is the time of a sample, 60,000 times.
+784-512-256-10, Adam, in whole batches: the time of one sample, multiplied by 60,000.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ REPEATS = 3
 
 
 def workload(batch: int) -> Workload:
-    """As many whole batches as are nearest to all the digits."""
+    """The number of whole batches that is nearest to all digits."""
     rows = batch * round(SAMPLES / batch)
     return Workload(f"batch {batch}", (784, 512, 256, 10), ("relu",) * 2, batch, rows, "adam", 1e-3)
 
@@ -49,8 +49,8 @@ def run(options: argparse.Namespace) -> int:
             }
             absent = one.missing | one.left_out
             found.append({"batch": batch, "seconds": seconds, "absent": absent})
-            told = "  ".join(f"{name} {s:.3g}" for name, s in seconds.items())
-            print(f"batch {batch}: {told} s", flush=True)
+            line = "  ".join(f"{name} {s:.3g}" for name, s in seconds.items())
+            print(f"batch {batch}: {line} s", flush=True)
     page = table(found)
     print(page)
     folder = options.folder or (None if options.quick else RESULTS)
@@ -64,14 +64,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """Markdown: a row a competitor, a column a batch; below it who is missing."""
+    """Markdown: a row per competitor, a column per batch size; below it what is missing."""
     names = dict.fromkeys(name for one in found for name in one["seconds"])
     head = ["ms for 60,000 digits", *(f"batch {one['batch']:,}" for one in found)]
     rows = [head, ["---", *["---:"] * len(found)]]
     for name in names:
         cells = [one["seconds"].get(name) for one in found]
-        told = [f"{1e3 * s:,.1f}" if s is not None else "—" for s in cells]
-        rows.append([BY_NAME[name].title, *told])
+        texts = [f"{1e3 * s:,.1f}" if s is not None else "—" for s in cells]
+        rows.append([BY_NAME[name].title, *texts])
     absent = {name: why for one in found for name, why in one["absent"].items()}
     lines = [f"- {BY_NAME[name].title}: {why}" for name, why in absent.items()]
     return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", *lines, ""])

@@ -1,7 +1,7 @@
 """The floor: a step's matrix products alone, into arrays made beforehand, and nothing else.
 
-On a GPU they are one CUDA graph, as in xpnet; and below that floor is another, what it takes to
-launch a graph with nothing in it.
+On a GPU they are one CUDA graph, as in xpnet; a second,
+lower floor is the launch of an empty graph.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Floor(Peer):
         self.calls: Any = [self.step]
         if device != "cpu":
             self.calls = Graphs(xp).of(record(xp, self.step))
-            for _ in range(2):  # rehearsed, captured
+            for _ in range(2):  # warm-up, capture
                 self._run()
 
     def step(self) -> None:

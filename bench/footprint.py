@@ -1,9 +1,9 @@
-"""`python -m bench footprint`: what `import` costs, and by what training grows in memory.
+"""`python -m bench footprint`: what `import` costs, and how much memory training needs.
 
-The growth is that of a process of its own that does what `python -m xpnet.train` does with its
-defaults for one epoch (read, split, train, validate, test), its files and pictures left out: the
-most that the process ever had, less what it had after its imports. Compiled twins count as
-imports: where they are in use, a training of one batch has loaded them before.
+The growth is that of a separate process that does what `python -m xpnet.train` does with its
+defaults for one epoch (read, split, train, validate, test), without its files and pictures: the
+peak of the process minus what it had after its imports. Compiled kernels count as imports: where
+they are used, a training of one batch has loaded them before.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ MODULES = {
     "Thinc": "import thinc.api",
 }
 RESULTS = Path(__file__).resolve().parent / "results"
-# In plain Python: reading the figure must import nothing.
+# Plain Python, because reading the figure must import nothing.
 TELL = "print(next(int(s.split()[1]) for s in open('/proc/self/status') if 'VmHWM' in s) * 1024)"
-KINDS = {"formulas": "xpnet", "twins": "xpnet with compiled twins"}
+KINDS = {"formulas": "xpnet", "compiled": "xpnet with compiled kernels"}
 
 
 def run(options: argparse.Namespace) -> int:
-    """The command: interleaved, the first round (cold disk cache) left out."""
+    """The command: interleaved, without the first round, whose disk cache is cold."""
     wanted = {
         name: code
         for name, code in MODULES.items()
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def table(times: dict[str, list[float]], resident: dict[str, int], missing: dict[str, str]) -> str:
-    """Markdown: process start to exit, and what that is above Python alone."""
+    """Markdown: seconds from process start to exit, and the difference to Python alone."""
     base = statistics.median(times["Python alone"])
     lines = [
         "# Imports",
@@ -112,7 +112,7 @@ def table(times: dict[str, list[float]], resident: dict[str, int], missing: dict
 
 
 def growth_table(dataset: str, growth: dict[str, dict[str, int]], missing: dict[str, str]) -> str:
-    """Markdown: what training adds to what the imports took, and that over the pixels' bytes."""
+    """Markdown: the memory that training adds to the imports, and its ratio to the pixels."""
     lines = [
         f"# Training on {dataset}, default network",
         "",
@@ -129,20 +129,21 @@ def growth_table(dataset: str, growth: dict[str, dict[str, int]], missing: dict[
 
 
 def grown(dataset: str, kind: str, steps: int = 0) -> dict[str, int]:
-    """Bytes that a training process grows by at its peak, and of all pixels. Raises `Failed`.
+    """Growth of a training process at its peak, and the size of all pixels, in bytes.
 
     `dataset`: a name or a path; `kind`: one of `KINDS`; `steps`: fewer than an epoch has.
+    Raises `Failed`.
     """
     done = run_process(["-m", "bench.footprint", dataset, kind, str(steps)])
-    told: dict[str, int] = json.loads(done.output.splitlines()[-1])
-    return told
+    result: dict[str, int] = json.loads(done.output.splitlines()[-1])
+    return result
 
 
 class Stop(Callback):
     """Ends training at the first record."""
 
     def on_log(self, run: TrainingState, record: Record) -> None:
-        """Here."""
+        """Stop."""
         run.stop = True
 
 
@@ -170,22 +171,22 @@ def fit_and_test(config: TrainConfig, splits: Splits) -> None:
     evaluate(network, factory.to_device(network, splits.test, how))
 
 
-def load_twins() -> None:
-    """Have every twin that the default training uses loaded. Raises `Failed` without numba."""
+def load_kernels() -> None:
+    """Load every kernel that the default training uses. Raises `Failed` without numba."""
     context.change(kernels_enabled=True)
     dispatch.ENOUGH_STEPS = 0
     if dispatch.numba_kernels() is None:
-        raise Failed("twins: need numba, which is not installed")
+        raise Failed("compiled: needs numba, which is not installed")
     few = Dataset(numpy.eye(64, dtype=numpy.uint8), numpy.arange(64), tuple(map(str, range(64))))
     fit_and_test(TrainConfig(hidden=(8,)), Splits(few, few, few))
 
 
 def main(argv: Sequence[str]) -> int:
-    """The process that is measured, with what `grown` is given; prints what it answers."""
+    """The process that is measured, with what `grown` is given; prints its result."""
     dataset, kind, steps = argv
     context.change(kernels_enabled=False)
-    if kind == "twins":
-        load_twins()
+    if kind == "compiled":
+        load_kernels()
     imported = memory("VmRSS")
     splits = train(dataset, int(steps))
     parts = [part.x for part in (splits.train, splits.validation, splits.test) if part is not None]

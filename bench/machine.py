@@ -1,4 +1,4 @@
-"""On what a figure was measured."""
+"""Description of the machine that figures were measured on."""
 
 from __future__ import annotations
 
@@ -60,6 +60,6 @@ def processor() -> str:
 
 
 def slug(machine: dict[str, Any]) -> str:
-    """A file name of it: `amd-epyc-2-cores`."""
+    """The machine as a part of a file name: `amd-epyc-2-cores`."""
     name = machine.get("card") or f"{machine['processor']} {machine['cores']} cores"
     return "-".join(re.findall(r"[a-z0-9]+", name.lower()))

@@ -39,7 +39,7 @@ def with_torch(splits: Splits, hidden: tuple[int, ...], seed: int, device: str) 
 def with_sklearn(
     splits: Splits, hidden: tuple[int, ...], seed: int, device: str
 ) -> Iterator[float]:
-    """`partial_fit` an epoch at a time, float32, no L2; on the CPU, whatever `device` is."""
+    """`partial_fit` an epoch at a time, float32, no L2; on the CPU; `device` is not used."""
     from sklearn.neural_network import MLPClassifier
 
     x = splits.train.x.astype(numpy.float32) / numpy.float32(255)

@@ -1,4 +1,4 @@
-"""What every competitor is: one workload in one library, gated, then timed."""
+"""Base class of the competitors: one workload in one library, gated, then timed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Peer:
 
     @classmethod
     def adapt(cls, workload: Workload) -> tuple[Workload, str]:
-        """What of `workload` this library can do, and a word where that is not all.
+        """The part of `workload` that this library can do, and a note if it is not all.
 
         Raises `Unsupported`.
         """
@@ -37,29 +37,29 @@ class Peer:
         self.workload, self.device = workload, device
 
     def losses(self, rows: HostArray) -> list[float]:
-        """Train from the initial weights on `rows (steps, batch)`: each step's mean loss.
+        """Train from the initial weights on `rows (steps, batch)`; the mean loss of each step.
 
-        A step's loss is that before its update.
+        The loss of a step is that before its update.
         """
         raise NotImplementedError
 
     def epoch(self) -> None:
-        """One pass over all rows in a new random order, loss and hits counted, all done."""
+        """One pass over all rows in a new random order, with loss and accuracy; blocks."""
         raise NotImplementedError
 
     def predict(self, x: Any) -> Any:
-        """Logits or probabilities `(N, 10)` of `x (N, features)`; the work is done on return."""
+        """Logits or probabilities `(N, 10)` of `x (N, features)`; finished on return."""
         raise NotImplementedError
 
     def samples(self, x: HostArray) -> Any:
-        """`x` as `predict` takes it: where the library would have it, before the clock starts."""
+        """`x` as `predict` takes it, on the device of the library; not timed."""
         return x
 
     def reset(self) -> None:
         """Back to the initial weights, so that every repeat does the same work."""
 
     def synchronise(self) -> None:
-        """Wait until the device has done all that it was given."""
+        """Wait until the device has finished all work."""
 
     def probabilities(self, x: HostArray) -> HostArray:
         """Softmax of what `predict` gives, `(N, 10)`, on the host, for the gate."""
@@ -73,7 +73,7 @@ class Peer:
         return numpy.asarray(outputs)
 
     def repeat(self) -> float:
-        """Seconds a step (or call): a warm-up of as much work as is timed, then the clock."""
+        """Seconds per step (or call), timed after a warm-up of the same work."""
         if self.workload.predicts:
             return self._predictions()
         self.reset()

@@ -13,7 +13,7 @@ from xpnet.figures.style import BLUE, GREY, SMALL, TEXT, TITLE, VERMILION, new_f
 
 
 def draw(results: Results, path: Path) -> None:
-    """Write the picture: a panel a workload, a row a competitor, bars over the quartiles."""
+    """Write the picture: a panel per workload, a row per competitor, bars over the quartiles."""
     write(figure(results), path)
 
 

@@ -1,4 +1,4 @@
-"""Whole processes: how long they take, and how much memory they need."""
+"""Whole processes: their time and memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xpnet.errors import XpnetError
 
 
 class Failed(XpnetError):
-    """A process ended otherwise than well; the message is its last line."""
+    """A process failed; the message is its last line."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def run(argv: Sequence[str], threads: int = THREADS) -> Done:
     seconds = time.perf_counter() - began
     if done.returncode:
         words = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise Failed(f"{' '.join(argv[:3])} ...: {(words or ['without a word'])[-1]}")
+        raise Failed(f"{' '.join(argv[:3])} ...: {(words or ['no message'])[-1]}")
     return Done(seconds, done.stdout)
 
 

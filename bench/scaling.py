@@ -1,4 +1,4 @@
-"""`python -m bench scaling`: how µs a sample grow with width, depth, batch and rows."""
+"""`python -m bench scaling`: µs per sample over width, depth, batch size and rows."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ AXES: dict[str, Axis] = {
     "batch": ((1, 4, 16, 64, 256, 1024, 4096), lambda n: _net((128,), n, n * max(2, 4096 // n))),
     "rows": ((1_000, 4_000, 16_000, 64_000), lambda n: _net((128,), 100, n)),
 }
-"""What grows, through which values, and the network that has it."""
+"""What is varied, its values, and the workload with such a value."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -61,8 +61,8 @@ def run(options: argparse.Namespace) -> int:
                 }
                 absent = found.missing | found.left_out
                 points.append({"axis": axis, "value": value, "us": per_sample, "absent": absent})
-                told = "  ".join(f"{name} {us:.3g}" for name, us in per_sample.items())
-                print(f"{axis} {value}: {told} µs a sample", flush=True)
+                line = "  ".join(f"{name} {us:.3g}" for name, us in per_sample.items())
+                print(f"{axis} {value}: {line} µs a sample", flush=True)
     folder = options.folder or (None if options.quick else RESULTS)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def figure(points: list[dict[str, Any]]) -> Figure:
-    """A panel for each of what grows, both axes logarithmic."""
+    """A panel for each of `AXES`, both axes logarithmic."""
     whole = new_figure(13, 9)
     whole.suptitle("Training: µs a sample", fontsize=TITLE)
     styles = {"xpnet-fast": ("D", "-."), "torch-fused": ("s", "--"), "jax-scan": ("^", ":")}

@@ -1,4 +1,4 @@
-"""From seconds to what is said of them: figures, Markdown, JSON."""
+"""Results of the seconds measured: figures, Markdown, JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def collect(
     device: str,
     repeats: int,
 ) -> Results:
-    """All that was found, ready for JSON."""
+    """All results, ready for JSON."""
     missing: dict[str, str] = {}
     about: dict[str, str] = {}
     for one in measured:
@@ -72,15 +72,15 @@ def summarise(measured: Measured) -> dict[str, Any]:
 
 
 def line(measured: Measured) -> str:
-    """A workload in a line, fastest first: `W2: floor 98 µs, xpnet 170 µs, ...`."""
+    """A workload in one line, fastest first: `W2: floor 98 µs, xpnet 170 µs, ...`."""
     medians = {name: statistics.median(times) for name, times in measured.seconds.items()}
     order = sorted(medians, key=medians.__getitem__)
-    told = [f"{name} {_number(1e6 * medians[name])} µs" for name in order]
-    return f"{measured.workload.name}: {', '.join(told)}"
+    parts = [f"{name} {_number(1e6 * medians[name])} µs" for name in order]
+    return f"{measured.workload.name}: {', '.join(parts)}"
 
 
 def fastest_peer(medians: Mapping[str, float]) -> str | None:
-    """Who is fastest but for the floor and xpnet."""
+    """The fastest of all but the floor and xpnet."""
     peers = {name: seconds for name, seconds in medians.items() if name not in NO_PEERS}
     return min(peers, key=peers.__getitem__) if peers else None
 
@@ -90,7 +90,7 @@ def _quartiles(times: Sequence[float]) -> list[float]:
 
 
 def markdown(results: Results) -> str:
-    """The whole page: overview, a table a workload, how each was set up, who is missing."""
+    """The whole page: overview, a table per workload, each setup, what is missing."""
     parts = [
         f"# A step, on {place(results)}",
         introduction(results),
@@ -110,7 +110,7 @@ def place(results: Results) -> str:
 
 
 def introduction(results: Results) -> str:
-    """On what, and how."""
+    """The machine and the method."""
     machine, method = results["machine"], results["method"]
     versions = ", ".join(f"{name} {v}" for name, v in sorted(machine["versions"].items()))
     restless = [n for n, share in results["idle_cpu_share"].items() if share > 0.02]
@@ -130,16 +130,16 @@ def introduction(results: Results) -> str:
 
 
 def card(machine: dict[str, Any]) -> str:
-    """What else there is to be said of a GPU."""
+    """The card and its driver, if there is a GPU."""
     if "card" not in machine:
         return ""
     names = ("driver", "cuda driver", "cuda runtime")
-    told = ", ".join(f"{name} {machine[name]}" for name in names if name in machine)
-    return f"{machine['card']}, {told}, products in {machine.get('precision', 'float32')}. "
+    details = ", ".join(f"{name} {machine[name]}" for name in names if name in machine)
+    return f"{machine['card']}, {details}, products in {machine.get('precision', 'float32')}. "
 
 
 def overview(results: Results) -> str:
-    """A row a competitor, a column a workload: times the floor."""
+    """A row per competitor, a column per workload: time divided by the floor."""
     workloads = results["workloads"]
     rows = []
     for competitor in COMPETITORS:
@@ -159,7 +159,7 @@ def overview(results: Results) -> str:
 
 
 def table(workload: dict[str, Any], results: Results) -> str:
-    """One workload's figures, fastest first; below them who was left out and why."""
+    """The figures of one workload, fastest first; below them what was left out, and why."""
     entries = workload["entries"]
     rows = []
     for name in sorted(entries, key=lambda n: entries[n]["us_per_step"]):
@@ -183,7 +183,7 @@ def table(workload: dict[str, Any], results: Results) -> str:
 
 
 def set_up(results: Results) -> list[list[str]]:
-    """A row a competitor."""
+    """A row per competitor."""
     rows = [[BY_NAME[name].title, text] for name, text in results["about"].items()]
     for name, reason in results["missing"].items():
         rows.append([BY_NAME[name].title, f"missing: {reason}"])

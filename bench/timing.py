@@ -1,4 +1,4 @@
-"""Who runs when: workers in processes of their own, asked for one repeat at a time."""
+"""Interleaved timing: each competitor in its own process, which runs one repeat per request."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from xpnet.errors import XpnetError
 
 ROOT = Path(__file__).resolve().parent.parent
 PAUSE = 0.05
-"""Seconds between two turns: longer than a thread pool spins (OpenBLAS 26 ms) before it sleeps."""
+"""Seconds between repeats: longer than a thread pool spins (OpenBLAS 26 ms) before it sleeps."""
 TOLERANCE = 1e-4
 """How far, relatively, a competitor's loss in any step of the gate may be from xpnet's."""
 
 
 def environment(threads: int = THREADS) -> dict[str, str]:
-    """What tells BLAS and OpenMP how many threads to use."""
+    """Environment variables that set the threads of BLAS and OpenMP."""
     names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    # JAX would take most of a GPU's memory beforehand, and leave nothing for the others.
+    # JAX would allocate most of a GPU's memory in advance, and leave none for the others.
     return (
         os.environ | dict.fromkeys(names, str(threads)) | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     )
 
 
 class Refused(Exception):
-    """A worker's word why there is no answer; `kind` is `missing`, `unsupported` or `error`."""
+    """A worker has no result; `kind` is `missing`, `unsupported` or `error`."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)
@@ -48,12 +48,12 @@ class Worker:
 
     def __init__(self, competitor: Competitor, device: str, threads: int = THREADS) -> None:
         self.competitor = competitor
-        self.words = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bench.worker", competitor.name, device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self.words,
+            stderr=self.log,
             text=True,
             cwd=ROOT,
             env=environment(threads),
@@ -71,7 +71,7 @@ class Worker:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise Refused("error", f"its process ended ({self.last_words()})")
+            raise Refused("error", f"its process ended ({self.last_line()})")
         answer: dict[str, Any] = json.loads(line)
         for what, seconds in answer.pop("idle").items():
             self.idle[what] += seconds
@@ -80,10 +80,10 @@ class Worker:
                 raise Refused(kind, answer[kind])
         return answer
 
-    def last_words(self) -> str:
-        """The last line that the process wrote of itself."""
-        self.words.seek(0)
-        return (self.words.read().strip().splitlines() or ["without a word"])[-1]
+    def last_line(self) -> str:
+        """The last line that the process wrote to stderr."""
+        self.log.seek(0)
+        return (self.log.read().strip().splitlines() or ["no message"])[-1]
 
     def close(self) -> None:
         """End the process."""
@@ -96,7 +96,7 @@ class Worker:
             self.process.wait()
         if self.process.stdout is not None:
             self.process.stdout.close()
-        self.words.close()
+        self.log.close()
 
 
 class Workers:
@@ -122,9 +122,9 @@ class Workers:
 
 @dataclass
 class Measured:
-    """A workload's outcome: seconds a step of every repeat, by competitor, and what else is known.
+    """Results of a workload: seconds per step of every repeat, by competitor.
 
-    `left_out`: why a competitor was not timed; `wrong`: those of them that the gate caught.
+    `left_out`: why a competitor was not timed; `wrong`: those that failed the gate.
     """
 
     workload: Workload
@@ -144,7 +144,7 @@ def measure(
     repeats: int,
     say: Callable[[str], None] = lambda text: None,
 ) -> Measured:
-    """Gate everyone, then time everyone in turn, `repeats` times around.
+    """Gate all competitors, then time them in turn, `repeats` times.
 
     Raises `XpnetError` where xpnet itself cannot run.
     """
@@ -152,7 +152,7 @@ def measure(
     ready = prepare_and_gate(workers, workload, found, say)
     order = list(ready)
     for turn in range(repeats):
-        # Each round begins with another one, so that nobody always follows the same neighbour.
+        # Each round begins with another competitor, so that none always follows the same one.
         start = turn % len(order)
         for name in order[start:] + order[:start]:
             try:
@@ -172,7 +172,7 @@ def prepare_and_gate(
     found: Measured,
     say: Callable[[str], None],
 ) -> list[str]:
-    """The names of those that do what xpnet does; why the others do not is put into `found`."""
+    """Names of the competitors that pass the gate; why others do not goes into `found`."""
     references: dict[Workload, list[float]] = {}
 
     def reference(of: Workload) -> list[float]:
@@ -207,20 +207,20 @@ def prepare_and_gate(
         found.about[name] = answer["about"]
         found.versions |= answer["versions"]
         ready.append(name)
-    # The reference for another's variant of the workload may have been xpnet's last one.
+    # xpnet may have prepared a competitor's variant of the workload last.
     workers["xpnet"].ask("prepare", workload=asdict(workload))
     return ready
 
 
 class Wrong(Exception):
-    """A competitor does something else than xpnet."""
+    """The losses of a competitor differ from xpnet's."""
 
 
 def gate(worker: Worker, workload: Workload, reference: Callable[[Workload], list[float]]) -> float:
     """The largest relative deviation from xpnet's losses. Raises `Wrong` if it is too large.
 
-    Masks of two libraries never agree. So dropout is gated with a rate that goes through all
-    the motions and drops nothing; then it is seen that the rate asked for does drop.
+    Masks of two libraries never agree. So dropout is gated with a rate so small that it drops
+    nothing, and then checked to drop with the real rate.
     """
     never = replace(workload, dropout=NEVER) if workload.dropout else workload
     ours = reference(never)
@@ -238,7 +238,7 @@ def gate(worker: Worker, workload: Workload, reference: Callable[[Workload], lis
 def compare(values: list[float], ours: list[float]) -> float:
     """The largest relative deviation. Raises `Wrong` if it is above `TOLERANCE`, or not a number.
 
-    Of probabilities those below 0.01 count as if they were 0.01.
+    Values below 0.01 (probabilities) are compared as if they were 0.01.
     """
     if len(values) != len(ours):
         raise Wrong(f"it gave {len(values)} values where xpnet gives {len(ours)}")

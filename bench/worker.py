@@ -1,7 +1,7 @@
-"""A competitor's own process: one JSON request a line comes in, one JSON answer goes out.
+"""The process of one competitor: it reads JSON requests, one per line, and answers each in a line.
 
-Libraries' thread pools do not meet here, and a pool that will not rest is found out: every
-answer tells how much processor time went by since the one before it.
+The thread pools of different libraries share no process. Every answer gives the processor time used
+since the previous answer, which shows a pool that spins while it should be idle.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ THREADS = 2
 """Threads for everyone, by environment (BLAS, OpenMP) and by CPU affinity (the others)."""
 
 
-class Desk:
-    """What this process can be asked for: `prepare`, `gate`, `repeat`."""
+class Server:
+    """The requests of this process: `prepare`, `gate`, `repeat`."""
 
     def __init__(self, name: str, device: str) -> None:
         from bench.peers import BY_NAME
@@ -26,7 +26,7 @@ class Desk:
         self.competitor, self.device = BY_NAME[name], device
 
     def prepare(self, workload: dict[str, Any]) -> dict[str, Any]:
-        """Make a workload ready; answers what of it is done, and a note."""
+        """Set up a workload; returns the workload as the library runs it, and a note."""
         from dataclasses import asdict
 
         from bench.workloads import Workload
@@ -50,7 +50,7 @@ class Desk:
         return found
 
     def gate(self) -> dict[str, Any]:
-        """What is compared with xpnet's: losses of a few steps, or some probabilities."""
+        """Values to compare with xpnet's: losses of a few steps, or some probabilities."""
         workload = self.peer.workload
         if not workload.predicts:
             return {"values": self.peer.losses(workload.gate_rows())}
@@ -67,7 +67,7 @@ class Desk:
         return {"seconds": self.peer.repeat()}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The answer, or why there is none: `missing` (not installed), `unsupported`, `error`."""
+        """The result, or why there is none: `missing` (not installed), `unsupported`, `error`."""
         from bench.peer import Unsupported
 
         try:
@@ -79,7 +79,7 @@ class Desk:
             return {"unsupported": str(error)}
         except Exception as error:
             traceback.print_exc()
-            words = (str(error).strip().splitlines() or ["without a word"])[0]
+            words = (str(error).strip().splitlines() or ["no message"])[0]
             return {"error": f"{type(error).__name__}: {words}"}
 
 
@@ -87,14 +87,14 @@ def main() -> int:
     """Serve until the input ends."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
-    # What a library prints must not get between the answers.
+    # What a library prints must not mix with the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    desk = Desk(*sys.argv[1:])
+    server = Server(*sys.argv[1:])
     rested, used = time.perf_counter(), time.process_time()
     for line in sys.stdin:
         idle = {"wall": time.perf_counter() - rested, "cpu": time.process_time() - used}
-        answer = desk.answer(json.loads(line))
+        answer = server.answer(json.loads(line))
         print(json.dumps(answer | {"idle": idle}), file=answers, flush=True)
         rested, used = time.perf_counter(), time.process_time()
     return 0

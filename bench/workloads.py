@@ -1,4 +1,4 @@
-"""What is timed: six workloads as data, and the samples and weights that all competitors share."""
+"""Six workloads as data, and the samples and weights that all competitors share."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from xpnet.backend import HostArray
 
 CLASSES = 10
 GATE_STEPS = 6
-"""Steps that every competitor trains before it is timed, to see that it does the same."""
+"""Steps that every competitor trains before it is timed, to compare its losses."""
 NEVER = 1e-12
-"""A dropout that goes through all the motions and drops nothing."""
+"""A dropout rate that runs the same code and drops nothing."""
 
 EPSILON = 1e-12
 """Adam's, for all: libraries add it before or after the bias correction, and with the usual 1e-8
-that alone moves losses by 1e-3 within a few steps. So small, both come to the same."""
+that alone changes losses by 1e-3 within a few steps. With this value both agree."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A network, how it is trained or asked, and how much of that is one timed repeat.
+    """A network, how it is trained or predicts, and the steps of one timed repeat.
 
     `sizes`: units of each layer, input first; `activations`: one for each hidden layer.
-    `batch`: samples a step, of `rows` in memory; equal ones mean full batch, with nothing to
-    select. `optimizer`: `sgd`, `momentum` (0.9), `adam`, or `none` for prediction, where a step
+    `batch`: samples per step, of `rows` in memory; where they are equal, a full batch without
+    selection. `optimizer`: `sgd`, `momentum` (0.9), `adam`, or `none` for prediction, where a step
     is one call for `batch` rows. A repeat is `passes` times `rows / batch` steps.
     """
 
@@ -48,7 +48,7 @@ class Workload:
 
     @property
     def predicts(self) -> bool:
-        """Whether it is prediction, not training."""
+        """Whether the workload is prediction, not training."""
         return self.optimizer == "none"
 
     @property
@@ -117,7 +117,7 @@ WORKLOADS = [
 
 
 def quick(workload: Workload) -> Workload:
-    """The same in small, to see that everything runs; its times mean nothing."""
+    """A small version, to check that everything runs; its times mean nothing."""
     batch = min(workload.batch, 64)
     sizes = tuple(min(size, 784 if place == 0 else 64) for place, size in enumerate(workload.sizes))
     steps = 1 if workload.steps == 1 else 4

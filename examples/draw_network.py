@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch
 from PIL import Image
 
-# Okabe and Ito's blue and vermilion can be told apart without colour vision.
+# Okabe and Ito's blue and vermilion can be distinguished without colour vision.
 BLUE, VERMILION, GREY, INK = "#0072B2", "#D55E00", "#b8bec6", "#222222"
 WIDTH, HEIGHT, DPI = 8.0, 4.6, 200
 MIDDLE, RADIUS, PITCH = 2.24, 0.15, 0.43

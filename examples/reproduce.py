@@ -1,9 +1,9 @@
-"""Every recipe of this folder, run and set beside the figure of its source.
+"""Every recipe of this folder, run and compared with the figure of its source.
 
 `python examples/reproduce.py [RECIPE ...]` runs the recipes (all, or those named), each with its
 seeds, as `python -m xpnet.train` does, two at a time with one BLAS thread each, and writes
 `examples/reproduced.md` and `examples/reproduced_cs419.md`. What was run before with the same
-settings, in `runs/reproduce/`, is not run again, so it may be cut off and started again.
+settings, in `runs/reproduce/`, is not run again, so the program may be interrupted and restarted.
 `--quick` runs a line of each recipe on the embedded digits for two epochs, to see that all of
 them run; it writes no table.
 """
@@ -310,21 +310,24 @@ def main() -> int:
 
 
 def run_all(lines: list[Line], quick: bool) -> dict[Line, list[Figures]]:
-    """Searches one after the other, for they use all cores; the rest side by side."""
+    """Searches one after the other, because they use all cores; the others in parallel."""
     found: dict[Line, list[Figures]] = {}
     alone = [line for line in lines if (HERE / f"{line.recipe}.search.toml").exists()]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for line in alone:
-            found[line] = [told(line, quick, seed) for seed in line.seeds]
+            found[line] = [measure_and_print(line, quick, seed) for seed in line.seeds]
         others = [line for line in lines if line not in alone]
-        waiting = {x: [pool.submit(partial(told, x, quick), s) for s in x.seeds] for x in others}
+        waiting = {
+            x: [pool.submit(partial(measure_and_print, x, quick), s) for s in x.seeds]
+            for x in others
+        }
         for line, runs in waiting.items():
             found[line] = [run.result() for run in runs]
     return found
 
 
-def told(line: Line, quick: bool, seed: int) -> Figures:
-    """`measure`, with a line on the screen."""
+def measure_and_print(line: Line, quick: bool, seed: int) -> Figures:
+    """`measure`, and print a line."""
     figures = measure(line, seed, quick)
     words = "  ".join(f"{name} {figures[name]:.2f}" for name in line.shown)
     print(f"{line.name}, seed {seed}: {words}  ({figures['seconds']:.0f} s)", flush=True)

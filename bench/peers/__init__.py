@@ -1,4 +1,4 @@
-"""Who competes. Each has a process of its own, and is imported only there."""
+"""The competitors. Each runs in its own process, and is imported only there."""
 
 from __future__ import annotations
 
@@ -77,5 +77,5 @@ COMPETITORS = [
 ]
 BY_NAME = {competitor.name: competitor for competitor in COMPETITORS}
 NO_PEERS = ("floor", "launch", "xpnet", "xpnet-cpu", "xpnet-fast")
-"""Whom nobody is compared with as with a peer."""
+"""Competitors that do not count as peers."""
 OURS = ("xpnet", "xpnet-cpu", "xpnet-fast")

@@ -65,7 +65,7 @@ def step(workload: Workload, x: Any, labels: Any, carry: Any, rows: Any) -> tupl
 
 
 class Jit(Peer):
-    """A compiled step whose buffers are given away, called once a batch from Python."""
+    """A compiled step with donated buffers, called from Python for each batch."""
 
     about = "jit, donated buffers, gather inside; threads by CPU affinity"
 
@@ -127,7 +127,7 @@ class Jit(Peer):
         return found
 
     def epoch(self) -> None:
-        """The order of an epoch goes to the device at once."""
+        """The order of an epoch is transferred in one copy."""
         order, carry = self._order(), self.carry
         for _ in range(self.workload.steps):
             carry, _ = self._step(carry, self.x, self.labels, order)
@@ -135,7 +135,7 @@ class Jit(Peer):
         float(carry[3]), int(carry[4])
 
     def predict(self, x: Any) -> Any:
-        """Logits, worked out."""
+        """Logits, computed before it returns."""
         return self._forward(self.carry[0], x).block_until_ready()
 
     def samples(self, x: HostArray) -> Any:
@@ -150,7 +150,7 @@ class Scan(Jit):
 
     @classmethod
     def adapt(cls, workload: Workload) -> tuple[Workload, str]:
-        """There is nothing to scan in prediction."""
+        """Prediction has no scan."""
         if workload.predicts:
             raise Unsupported("the same as JAX jit in prediction")
         return workload, ""

@@ -94,5 +94,5 @@ class Keras(Peer):
         return self.model.predict_on_batch(x)
 
     def to_host(self, outputs: Any) -> HostArray:
-        """As they are."""
+        """Unchanged."""
         return numpy.asarray(outputs)

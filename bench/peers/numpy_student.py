@@ -112,5 +112,5 @@ class Student(Peer):
         return x.astype(np.float64)
 
     def probabilities(self, x: HostArray) -> HostArray:
-        """They come as such."""
+        """`predict` returns probabilities already."""
         return np.asarray(self.predict(self.samples(x)))

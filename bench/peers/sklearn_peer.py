@@ -14,7 +14,7 @@ from xpnet.backend import HostArray
 
 
 class Sklearn(Peer):
-    """float32 (kept as such), no L2; it reports its loss and counts no hits."""
+    """float32, no L2; it reports its loss, and no accuracy."""
 
     about = "partial_fit: one epoch a call, alpha=0, loss but no hits counted"
 
@@ -72,7 +72,7 @@ class Sklearn(Peer):
         return found
 
     def epoch(self) -> None:
-        """One call; it draws its own order."""
+        """One call of `partial_fit`, which shuffles."""
         self.model.partial_fit(self.x, self.labels)
 
     def predict(self, x: Any) -> Any:
@@ -80,5 +80,5 @@ class Sklearn(Peer):
         return self.model.predict_proba(x)
 
     def probabilities(self, x: HostArray) -> HostArray:
-        """They come as such."""
+        """`predict` returns probabilities already."""
         return numpy.asarray(self.predict(x))

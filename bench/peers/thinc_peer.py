@@ -95,5 +95,5 @@ class Thinc(Peer):
         return self.model.predict(x)
 
     def probabilities(self, x: HostArray) -> HostArray:
-        """They come as such."""
+        """`predict` returns probabilities already."""
         return numpy.asarray(self.predict(x))

@@ -26,7 +26,7 @@ class Reduced(Eager):
             self.forward = torch.compile(self.forward, **how)  # type: ignore[method-assign]
 
     def step(self, x: Any, labels: Any) -> Any:
-        """One update; what the last one returned may be written over."""
+        """One update; it may overwrite what the previous one returned."""
         torch.compiler.cudagraph_mark_step_begin()
         return super().step(x, labels)
 

@@ -77,7 +77,7 @@ class Eager(Peer):
         return [self.step(self.x[batch], self.labels[batch]).item() for batch in batches]
 
     def epoch(self) -> None:
-        """A permutation, its pieces, and one look at the sums."""
+        """A permutation, a step for each of its slices, and one read of the sums."""
         self.total.zero_()
         self.hits.zero_()
         if self.workload.steps == 1:

@@ -12,7 +12,7 @@ from xpnet.backend import HostArray
 
 
 class Graph(Fused):
-    """As `torch.cuda.CUDAGraph`'s documentation does it: warm up beside, capture, replay."""
+    """As in the documentation of `torch.cuda.CUDAGraph`: warm up, capture, replay."""
 
     about = "torch.cuda.graph of gather, step and sums; fused optimizer"
 
@@ -64,7 +64,7 @@ class Graph(Fused):
         return found
 
     def epoch(self) -> None:
-        """A permutation, a replay for each of its pieces, and one look at the sums."""
+        """A permutation, a replay for each of its slices, and one read of the sums."""
         self.total.zero_()
         self.hits.zero_()
         if self.workload.steps == 1:

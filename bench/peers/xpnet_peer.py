@@ -20,8 +20,8 @@ ACTIVATIONS: dict[str, Any] = {"relu": ReLU, "tanh": Tanh}
 class Clock(Callback):
     """Times `fit()` from the beginning of its second epoch to its end.
 
-    The first epoch warms up. What is timed holds all that `fit()` does in an epoch: the order
-    of the samples, the optimizer's numbers, every step, and the record.
+    The first epoch is the warm-up. The time includes all that `fit()` does in an epoch: the order
+    of the samples, the learning rates, every step, and the record.
     """
 
     seconds: float
@@ -41,7 +41,7 @@ class Clock(Callback):
 class Xpnet(Peer):
     """`fit()` and `Sequential.forward()`, as a user calls them."""
 
-    about = "fit(): whole epochs, one record each; on a CPU without compiled twins"
+    about = "fit(): whole epochs, one record each; on a CPU without compiled kernels"
     fast: ClassVar[bool] = False
 
     def __init__(self, workload: Workload, device: str) -> None:
@@ -64,7 +64,7 @@ class Xpnet(Peer):
         return DeviceData(x, labels, backend=self.network.backend, dtype=self.network.dtype)
 
     def reset(self) -> None:
-        """The initial weights, and an optimizer that knows nothing."""
+        """The initial weights, and an optimizer without state."""
         values = self.network.parameters()
         given = [array for weight, bias in self.workload.weights() for array in (weight.T, bias)]
         for view, array in zip(values.values(), given, strict=True):
@@ -76,7 +76,7 @@ class Xpnet(Peer):
             self.optimizer = SGD(self.workload.rate, momentum=momentum)
 
     def losses(self, rows: HostArray) -> list[float]:
-        """`fit()` on rows laid so that its own random order brings the batches asked for."""
+        """`fit()` on rows placed so that its random order gives the batches asked for."""
         self.reset()
         if self.workload.steps == 1:
             data, epochs = self.data, len(rows)
@@ -128,18 +128,18 @@ class Xpnet(Peer):
 
 
 class OnCpu(Xpnet):
-    """The same on the CPU, beside a GPU."""
+    """The same on the CPU of a machine with a GPU."""
 
-    about = "the same fit() on this machine's CPU, without compiled twins"
+    about = "the same fit() on this machine's CPU, without compiled kernels"
 
     def __init__(self, workload: Workload, device: str) -> None:
         super().__init__(workload, "cpu")
 
 
 class Fast(Xpnet):
-    """The same with numba's twins, as in every training that is long enough for them."""
+    """The same with numba's kernels, as in every training that is long enough for them."""
 
-    about = "the same with the extra `fast`: numba's compiled twins"
+    about = "the same with the extra `fast`: numba's compiled kernels"
     fast = True
 
     def __init__(self, workload: Workload, device: str) -> None:

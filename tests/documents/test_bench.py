@@ -24,7 +24,7 @@ from bench.peers import COMPETITORS
 from bench.peers.numpy_student import Student
 from bench.peers.xpnet_peer import OnCpu, Xpnet
 from bench.timing import Measured, Refused, Wrong, compare, gate, measure
-from bench.worker import Desk
+from bench.worker import Server
 from bench.workloads import GATE_STEPS, WORKLOADS, Workload, quick
 from xpnet.backend import Backend
 from xpnet.errors import BackendUnavailable, ConfigError, XpnetError
@@ -38,14 +38,14 @@ class Here:
 
     def __init__(self, kind: type[Peer], change=lambda workload: workload) -> None:
         self.kind, self.change = kind, change
-        self.desk = Desk("student", "cpu")
+        self.server = Server("student", "cpu")
 
     def ask(self, do, workload=None):
         if do == "prepare":
-            self.desk.peer = self.kind(self.change(Workload.of(workload)), "cpu")
+            self.server.peer = self.kind(self.change(Workload.of(workload)), "cpu")
             about = {"about": "", "versions": {}, "note": "", "gated": True}
             return {"workload": workload, **about}
-        return getattr(self.desk, do)()
+        return getattr(self.server, do)()
 
 
 def reference(workload):
@@ -217,9 +217,11 @@ def test_the_picture_has_a_panel_a_workload(tmp_path):
 
 def test_xpnet_need_not_be_installed(monkeypatch):
     """On a machine where it is run from its folder."""
-    desk = Desk("xpnet", "cpu")
-    monkeypatch.setattr(desk, "competitor", replace(desk.competitor, packages=("numpy", "nobody")))
-    found = desk.prepare(vars(SMALL["W6-one"]))["versions"]
+    server = Server("xpnet", "cpu")
+    monkeypatch.setattr(
+        server, "competitor", replace(server.competitor, packages=("numpy", "nobody"))
+    )
+    found = server.prepare(vars(SMALL["W6-one"]))["versions"]
     assert found == {"numpy": np.__version__, "nobody": "not installed"}
 
 

@@ -57,7 +57,7 @@ def test_every_recipe_names_its_source_and_how_to_run_it(recipe: str) -> None:
     )
     for words in SOURCES[recipe]:
         assert words in head, words
-    # Whatever it tells the reader to type is a command that reads this very file.
+    # The command that it names for the reader reads this file.
     commands = re.findall(r"python -m xpnet\.train (--config \S+(?: --\S+ \S+)*)", head)
     space = EXAMPLES / f"{recipe}.search.toml"
     assert any(f"examples/{recipe}.toml" in text for text in commands) or space.exists()
@@ -74,7 +74,7 @@ def test_reproducing_runs_every_recipe(tmp_path: Path) -> None:
     out = run(str(EXAMPLES / "reproduce.py"), "--quick", cwd=tmp_path)
     assert sorted(re.findall(r"^`(\w+)`", out, re.MULTILINE)) == RECIPES
     assert tables == {path: path.read_bytes() for path in EXAMPLES.glob("reproduced*.md")}
-    # A second time everything is there already: nothing is trained again.
+    # The second time all results exist: nothing is trained again.
     made = sorted(tmp_path.rglob("model.safetensors"))
     stamps = [path.stat().st_mtime_ns for path in made]
     assert len(made) == len(RECIPES)

@@ -106,7 +106,7 @@ class Clone:
             "PYTHONPATH": str(packages),
             # Of two threads each waits for the other wherever other processes take the cores.
             "OPENBLAS_NUM_THREADS": "1",
-            # The loops of numba would be compiled anew for this clone.
+            # The loops of numba would be compiled again for this clone.
             "XPNET_KERNELS": "0",
             "PIP_NO_INDEX": "1",
             # Of an option that begins with "no", pip takes what it switches off.

@@ -16,7 +16,7 @@ import pytest
 from xpnet.data import catalogue
 from xpnet.errors import DataError
 
-# An audit hook hears of every socket, whoever makes it, and cannot be removed.
+# An audit hook is called for every socket in the process, and cannot be removed.
 OFFLINE = """
 import os, runpy, sys
 def hook(event, arguments):

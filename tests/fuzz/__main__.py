@@ -147,7 +147,7 @@ def _line(result: dict[str, Any] | None) -> str:
 
 
 def _in_memory() -> str | None:
-    """Where a file costs no disk, if there is such a place."""
+    """A folder in memory, if the system has one."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 

@@ -43,7 +43,7 @@ from xpnet.training.history import History
 from xpnet.tune.space import read_space
 
 LONGEST_MESSAGE = 3000
-"""Characters of an error beside the file's path: more is no line that anybody reads."""
+"""Characters of an error besides the file's path."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def _is_read(read: Callable[[Path], Any], path: Path) -> bool:
         return True
     assert str(path) in message, f"names no file: {message!r}"
     assert message.isprintable(), f"is not one line of plain text: {message!r}"
-    told = message.replace(str(path), "")
-    assert len(told) <= LONGEST_MESSAGE, f"has {len(told)} characters: {told[:300]!r}"
+    rest = message.replace(str(path), "")
+    assert len(rest) <= LONGEST_MESSAGE, f"has {len(rest)} characters: {rest[:300]!r}"
     return False
 
 
