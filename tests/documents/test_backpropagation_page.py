@@ -391,9 +391,9 @@ def test_any_decimal_number_of_the_page_may_not_change(
 SOUND = """\
 ## One
 
-Half of $1$ is 0.5, see [layers.py](../xpnet/layers.py), `Linear.forward`:
+Half of $1$ is 0.5, see [linear.py](../xpnet/layers/linear.py), `Linear.forward`:
 
-<!-- from xpnet/layers.py: Linear.forward -->
+<!-- from xpnet/layers/linear.py: Linear.forward -->
 ```python
 xp.dot(x, weight.T, out=y)
 ```
@@ -426,8 +426,8 @@ BREAKS = {
     "a missing entry": ("1 / 2 &", ""),
     "a line that is not there": ("weight.T, out=y", "weight, out=y"),
     "a line of another function": ("Linear.forward -->", "Linear.backward -->"),
-    "a quotation without its link": ("](../xpnet/layers.py)", "](../xpnet/losses.py)"),
-    "a file that is not there": ("xpnet/layers.py", "xpnet/layer_s.py"),
+    "a quotation without its link": ("](../xpnet/layers/linear.py)", "](../xpnet/losses.py)"),
+    "a file that is not there": ("xpnet/layers/linear.py", "xpnet/layers/line_ar.py"),
     "a dollar too few": ("$1$", "$1"),
     "a dollar in a word": ("$1$", "$1$st"),
     "an escape in line": ("$1$", r"$1\,$"),

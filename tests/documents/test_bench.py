@@ -354,7 +354,7 @@ def test_end_to_end_meets_its_goal(tmp_path):
 def pretended(monkeypatch):
     """The double in place of a GPU, with graphs."""
     backend = Backend.of(strict_cupy.xp)
-    for module in (floor, "xpnet.network"):
+    for module in (floor, "xpnet.network.sequential"):
         monkeypatch.setattr(f"{getattr(module, '__name__', module)}.Backend", lambda *_: backend)
     strict_cupy.ledger.reset()
     with graphs_on_the_double() as cublas:

@@ -1,0 +1,95 @@
+"""Every Python block of `docs/*.md` runs as printed, in order, in one namespace per page.
+
+A `text` block shows what the block above it prints. Links of all documents name files that exist.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from readme import ROOT, Block, blocks, differences
+
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("[bdet]*/*.md")]
+
+
+def run(
+    page: list[Block],
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> list[str]:
+    """What is wrong with the blocks of a page. A traceback has the line of the page."""
+    module = ModuleType("a_page_of_docs")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    wrong: list[str] = []
+    printed = ""
+    for block in page:
+        if block.language == "python":
+            code = compile("\n" * (block.line - 1) + block.text, name, "exec")
+            exec(code, vars(module))
+            printed = capsys.readouterr().out
+        elif block.language == "text":
+            wrong += differences(block.text, printed)
+        else:
+            wrong.append(f"line {block.line}: only blocks of python and text can be run here")
+    return wrong
+
+
+@pytest.mark.parametrize("path", PAGES, ids=[path.name for path in PAGES])
+def test_the_programs_of_a_page_run(
+    path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = blocks(path.read_text(encoding="utf-8"))
+    assert run(page, path.name, monkeypatch, capsys) == []
+
+
+def test_the_page_on_writing_your_own_has_its_programs() -> None:
+    page = (ROOT / "docs/write_your_own.md").read_text(encoding="utf-8")
+    text = "".join(block.text for block in blocks(page))
+    for name in ("(xn.Layer)", "xn.Residual(", "(xn.Loss)", "xn.TrainStep(", "xn.Adam("):
+        assert name in text, name
+
+
+def test_blocks_share_names_and_what_they_print_is_compared(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = "```python\nx = 2\n```\n\n```python\nprint(x)\n```\n\n```text\n{}\n```\n"
+    assert run(blocks(page.format(2)), "a", monkeypatch, capsys) == []
+    assert run(blocks(page.format(3)), "a", monkeypatch, capsys) == ["was not printed:\n3\n"]
+    assert run(blocks("```bash\nls\n```\n"), "a", monkeypatch, capsys) != []
+
+
+def test_an_error_in_a_block_has_its_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = blocks("text\n\n```python\nx = 1\nx / 0\n```\n")
+    with pytest.raises(ZeroDivisionError) as error:
+        run(page, "a.md", monkeypatch, capsys)
+    assert [(str(one.path), one.lineno + 1) for one in error.traceback][-1] == ("a.md", 5)
+
+
+def links(text: str) -> list[str]:
+    """The files that a document links to, in Markdown or HTML."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text)
+    return [link.partition("#")[0] for link in found if "://" not in link and link[0] != "#"]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_name_files(path: Path) -> None:
+    found = links(path.read_text(encoding="utf-8"))
+    assert [link for link in found if not (path.parent / link).exists()] == []
+
+
+def test_links_are_found() -> None:
+    text = '[a](b.md#c) [d](https://e.f) <img src="g.png"> [h](#i)\n```text\n[j](k)\n```\n'
+    assert links(text) == ["b.md", "g.png"]
