@@ -168,8 +168,10 @@ def package(session: nox.Session) -> None:
 
 def package_data() -> list[str]:
     """The files of the package that are no Python, and the data set that the wheel adds."""
-    found = [path for path in Path("xpnet").rglob("*.*") if path.suffix not in (".py", ".pyc")]
-    return [*(path.relative_to("xpnet").as_posix() for path in found), "data/mnist_5k.csv.gz"]
+    package = Path(__file__).with_name("xpnet")
+    found = sorted(package.rglob("*.*"))
+    found = [p for p in found if p.suffix != ".py" and p.parent.name != "__pycache__"]
+    return [*(path.relative_to(package).as_posix() for path in found), "data/mnist_5k.csv.gz"]
 
 
 def used_from_outside(session: nox.Session) -> None:

@@ -129,3 +129,54 @@ def test_no_contract_has_an_exception() -> None:
     for contract in contracts():
         assert "ignore_imports" not in contract, contract["name"]
         assert "exclude_type_checking_imports" not in contract, contract["name"]
+
+
+# The map in CONTRIBUTING.md
+
+
+def mapped(page: str) -> set[str]:
+    """The paths of the first column: a name without a folder lies where the one before it does."""
+    found = set()
+    for cell in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE):
+        folder = ""
+        for name in re.findall(r"`([^`]+)`", cell):
+            folder = name.rpartition("/")[0] if "/" in name.rstrip("/") else folder
+            found.add(name if "/" in name else f"{folder}/{name}")
+    return found
+
+
+def mentioned(page: str) -> set[str]:
+    """The files named in the second column, each with the folder of its row, or as a path."""
+    found = set()
+    for cell, text in re.findall(r"^\| `([^`]*)`.*? \| (.*) \|$", page, re.MULTILINE):
+        folder = cell if cell.endswith("/") else f"{cell.rpartition('/')[0]}/"
+        for name in re.findall(r"`([\w/]+(?:\.\w+|/))`", text):
+            if name.count("/") <= name.endswith("/") and not name.startswith("tests/"):
+                found.add(folder + name)
+            else:
+                found.add(name)
+    return found
+
+
+def contributing() -> str:
+    return (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Rules")[0]
+
+
+def test_the_map_names_every_package_and_module_that_lies_flat() -> None:
+    packages = {f"xpnet/{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
+    flat = {f"xpnet/{path.name}" for path in PACKAGE.glob("*.py")}
+    outside = {f"{name}/" for name in ("docs", "examples", "bench", "data", "tests")}
+    assert mapped(contributing()) == packages | flat | outside | {"tests/support/"}
+
+
+def test_what_the_map_mentions_exists() -> None:
+    names = mentioned(contributing())
+    assert "xpnet/training/microbatch.py" in names
+    assert {name for name in names if not (ROOT / name).exists()} == set()
+
+
+def test_tests_have_a_folder_for_each_package() -> None:
+    others = {"documents", "fuzz", "support", "serialization"}
+    folders = {path.name for path in (ROOT / "tests").iterdir() if any(path.glob("*.py"))}
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert folders - others <= packages
