@@ -15,13 +15,15 @@ from pathlib import Path
 
 import pytest
 
+from xpnet._moved import MOVED
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "xpnet"
 LONGEST = 400
 
 FLAT = {
-    *("__init__", "__main__", "_files", "_moved", "clipping", "compare", "config", "errors"),
-    *("export", "gradcheck", "initializers", "losses", "metrics", "optimizers", "predict"),
+    *("__init__", "__main__", "_files", "_moved", "compare", "config", "errors"),
+    *("export", "gradcheck", "initializers", "metrics", "predict"),
     *("random", "schedules", "serialization", "train", "workspace"),
 }
 """Modules directly in `xpnet/`; every other module lies in a package."""
@@ -180,3 +182,8 @@ def test_tests_have_a_folder_for_each_package() -> None:
     folders = {path.name for path in (ROOT / "tests").iterdir() if any(path.glob("*.py"))}
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert folders - others <= packages
+
+
+def test_the_former_names_of_modules_lead_to_modules() -> None:
+    assert set(MOVED.values()) <= set(modules())
+    assert not set(MOVED) & set(modules())

@@ -426,7 +426,7 @@ BREAKS = {
     "a missing entry": ("1 / 2 &", ""),
     "a line that is not there": ("weight.T, out=y", "weight, out=y"),
     "a line of another function": ("Linear.forward -->", "Linear.backward -->"),
-    "a quotation without its link": ("](../xpnet/layers/linear.py)", "](../xpnet/losses.py)"),
+    "a quotation without its link": ("](../xpnet/layers/linear.py)", "](../xpnet/gradcheck.py)"),
     "a file that is not there": ("xpnet/layers/linear.py", "xpnet/layers/line_ar.py"),
     "a dollar too few": ("$1$", "$1"),
     "a dollar in a word": ("$1$", "$1$st"),
