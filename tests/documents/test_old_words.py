@@ -22,6 +22,8 @@ NOT_SEARCHED = {"CHANGELOG.md", "xpnet/_moved.py", "tests/documents/test_old_wor
 GENERATED = ["bench/results/", "tests/FUZZ.md"]
 ALIASES = {"deprecated", "former_name", "take_former_names", "warns", "deprecated_call"}
 """Functions that call one of these define a deprecated name, or test one."""
+FORMER = re.compile(r"version[ _]0\.?1")
+"""A function with this in its text supports what was written for that version."""
 
 Place = tuple[int, str]
 """A line, and what stands there."""
@@ -80,15 +82,18 @@ def aliases(text: str) -> set[int]:
     """The lines of functions that define or test deprecated names."""
     lines: set[int] = set()
     for node in ast.walk(ast.parse(text)):
-        if not isinstance(node, ast.FunctionDef):
-            continue
-        for part in ast.walk(node):
-            if isinstance(part, ast.Call):
-                name = getattr(part.func, "attr", getattr(part.func, "id", ""))
-                if name in ALIASES:
-                    first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-                    lines.update(range(first, (node.end_lineno or first) + 1))
+        if isinstance(node, ast.FunctionDef) and is_alias(node, text):
+            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+            lines.update(range(first, (node.end_lineno or first) + 1))
     return lines
+
+
+def is_alias(function: ast.FunctionDef, text: str) -> bool:
+    calls = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
+    names = {getattr(call, "attr", getattr(call, "id", "")) for call in calls}
+    return bool(names & ALIASES) or bool(
+        FORMER.search(ast.get_source_segment(text, function) or "")
+    )
 
 
 def in_python(text: str) -> Iterator[Place]:
