@@ -9,10 +9,10 @@ from typing import Any, Self, overload
 
 from xpnet.backend import Array, Backend, array_module
 from xpnet.errors import ConfigError, short_repr
-from xpnet.layers.base import Layer, Parameter, below, require_features, walk, walk_positions
+from xpnet.layers.base import Layer, walk, walk_positions
 from xpnet.layers.short_notation import features_after, is_list, layers_from
 from xpnet.network.architecture import described, layers_of
-from xpnet.network.parameters import FlatParameters
+from xpnet.network.nesting import NetworkAsLayer
 from xpnet.network.prediction import Predictions
 from xpnet.network.predictor import Predictor
 from xpnet.network.store import Store, require_fit
@@ -23,7 +23,7 @@ from xpnet.utils.exclusive import require_free
 from xpnet.utils.inputs import as_samples
 
 
-class Sequential(Predictions, FlatParameters):
+class Sequential(Predictions, NetworkAsLayer):
     """A feed-forward network: each layer's output is the next one's input.
 
     `layers`: a list of at least one. `backend`: the device (`"cpu"`, `"cuda"`, ..., or a
@@ -281,60 +281,10 @@ class Sequential(Predictions, FlatParameters):
                 layer.backward_parameters(gradient)
         return gradient if input_gradient else None
 
-    def backward_parameters(self, dy: Array) -> None:
-        """Only the parameters' gradients: within another network the first layer's."""
-        has = [bool(layer._parameter_specs()) for layer in self._layers]
-        first = has.index(True) if True in has else len(has)
-        for layer in reversed(self._layers[first + 1 :]):
-            dy = layer.backward(dy)
-        for layer in self._layers[first : first + 1]:
-            layer.backward_parameters(dy)
-
     def set_sample_counter(self, samples: int) -> None:
         """Let layers that draw continue at training sample number `samples`."""
         for layer in walk(self._layers):
             layer.set_sample_counter(samples)
-
-    # As a layer of another network
-
-    def sublayers(self) -> dict[str, Layer]:
-        """The layers by their numbers, `"0"`, `"1"`, …"""
-        return {str(position): layer for position, layer in enumerate(self._layers)}
-
-    def bind(
-        self,
-        values: dict[str, Array],
-        gradients: dict[str, Array],
-        statistics: dict[str, Array],
-    ) -> None:
-        """Let the layers take views of another network's store; called by that network."""
-        self._own_store = None
-        for name, layer in self.sublayers().items():
-            layer.bind(*(below(name, views) for views in (values, gradients, statistics)))
-
-    def _parameter_specs(self) -> dict[str, Parameter]:
-        return Layer.parameters(self)
-
-    def _buffer_specs(self) -> dict[str, Parameter]:
-        return Layer.buffers(self)
-
-    def _arrays(self) -> dict[str, Array]:
-        return {
-            f"{name}.{key}": array
-            for name, layer in self.sublayers().items()
-            for key, array in layer._arrays().items()
-        }
-
-    def output_features(self, features: int | None) -> int:
-        """`out_features`. Raises `ShapeError` where another number comes in."""
-        require_features(self, self.in_features, features)
-        return self.out_features
-
-    def get_config(self) -> dict[str, Any]:
-        """The layers: `{"layers": (Linear(784, 10), …)}`."""
-        return {"layers": self._layers}
-
-    # Files, copies and text
 
     def architecture(self) -> list[dict[str, Any]]:
         """The layers as plain data, which `from_architecture` takes. Raises `ConfigError`."""
@@ -402,10 +352,6 @@ class Sequential(Predictions, FlatParameters):
         note = f"{self.dtype} on {self.backend.device}, seed {self.seed}"
         rows = table_of(self._layers, self.in_features)
         return notebook.table(rows, left=2, note=note, foot=True)
-
-    def _drop_arrays(self) -> None:
-        super()._drop_arrays()
-        self._own_store = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._own_store is None and self._network is None:

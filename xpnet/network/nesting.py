@@ -1,0 +1,67 @@
+"""A network as a layer of another one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xpnet.backend import Array
+from xpnet.layers.base import Layer, Parameter, below, require_features
+from xpnet.network.parameters import FlatParameters
+
+
+class NetworkAsLayer(FlatParameters):
+    """The part of `Sequential` that makes it a layer: what an outer network calls."""
+
+    in_features: int
+    out_features: int
+    _layers: tuple[Layer, ...]
+
+    def sublayers(self) -> dict[str, Layer]:
+        """The layers by their numbers, `"0"`, `"1"`, …"""
+        return {str(position): layer for position, layer in enumerate(self._layers)}
+
+    def bind(
+        self,
+        values: dict[str, Array],
+        gradients: dict[str, Array],
+        statistics: dict[str, Array],
+    ) -> None:
+        """Let the layers take views of another network's store; called by that network."""
+        self._own_store = None
+        for name, layer in self.sublayers().items():
+            layer.bind(*(below(name, views) for views in (values, gradients, statistics)))
+
+    def _parameter_specs(self) -> dict[str, Parameter]:
+        return Layer.parameters(self)
+
+    def _buffer_specs(self) -> dict[str, Parameter]:
+        return Layer.buffers(self)
+
+    def _arrays(self) -> dict[str, Array]:
+        return {
+            f"{name}.{key}": array
+            for name, layer in self.sublayers().items()
+            for key, array in layer._arrays().items()
+        }
+
+    def output_features(self, features: int | None) -> int:
+        """`out_features`. Raises `ShapeError` where another number comes in."""
+        require_features(self, self.in_features, features)
+        return self.out_features
+
+    def get_config(self) -> dict[str, Any]:
+        """The layers: `{"layers": (Linear(784, 10), …)}`."""
+        return {"layers": self._layers}
+
+    def backward_parameters(self, dy: Array) -> None:
+        """Only the parameters' gradients: within another network the first layer's."""
+        has = [bool(layer._parameter_specs()) for layer in self._layers]
+        first = has.index(True) if True in has else len(has)
+        for layer in reversed(self._layers[first + 1 :]):
+            dy = layer.backward(dy)
+        for layer in self._layers[first : first + 1]:
+            layer.backward_parameters(dy)
+
+    def _drop_arrays(self) -> None:
+        super()._drop_arrays()
+        self._own_store = None
