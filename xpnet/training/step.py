@@ -126,9 +126,9 @@ class TrainStep:
             is_plain = True
         else:
             is_plain = False
-        data = on_device(network, (x, y), "the batch")
+        data = on_device(network, (x, y), "batch")
         target_shape = tuple(data.target.shape[1:])
-        data = fitted(data, network, self.loss, "the batch")
+        data = fitted(data, network, self.loss, "batch")
         network.prediction = prediction_of(self.loss, data.target, network)
         network.target_shape = target_shape if len(target_shape) < 2 else None
         if is_plain and data.target is y:

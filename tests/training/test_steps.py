@@ -1,0 +1,212 @@
+"""`TrainStep` and `Trainer`: steps of one's own give what `fit()` gives, recorded or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import strict_cupy
+from cases import place
+
+import xpnet as xn
+from xpnet.accel import recording
+from xpnet.backend import Array, Backend
+from xpnet.errors import ConfigError, DataError, ShapeError
+
+ROWS = 12
+
+
+def batches(count: int = 6, dtype: str = "float64") -> list[tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    return [
+        (rng.standard_normal((ROWS, 5)).astype(dtype), rng.integers(0, 3, ROWS))
+        for _ in range(count)
+    ]
+
+
+def network(backend: Backend | str = "cpu", dtype: str = "float64") -> xn.Sequential:
+    return xn.Sequential(5, 4, "relu", xn.Dropout(0.3), 3, backend=backend, dtype=dtype, seed=2)
+
+
+def by_hand(backend: Backend) -> tuple[list[float], bytes]:
+    made, loss, optimizer = network(backend), xn.SoftmaxCrossEntropy(), xn.Adam(0.01)
+    values = []
+    for x, y in batches():
+        outputs = made.forward(place(backend, x), training=True)
+        values.append(float(backend.to_host(loss.forward(outputs, place(backend, y)))))
+        made.backward(loss.backward())
+        optimizer.step(made)
+    return values, backend.to_host(made.flat_parameters).tobytes()
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_steps_are_those_written_by_hand(on_device: bool, backend: Backend, compared: Any) -> None:
+    made = network(backend)
+    step = xn.TrainStep(made, "cross_entropy", xn.Adam(0.01))
+    values = []
+    for x, y in batches():
+        given = (place(backend, x), place(backend, y)) if on_device else (x, y)
+        values.append(float(backend.to_host(step(*given))))
+    expected, parameters = by_hand(backend)
+    # Compiled loops sum in another order; without them the two are equal to the bit.
+    assert np.allclose(values, expected, rtol=1e-12)
+    found = np.frombuffer(backend.to_host(made.flat_parameters).tobytes())
+    assert np.allclose(found, np.frombuffer(parameters), rtol=1e-9, atol=1e-12)
+    assert step.optimizer.steps == 6
+    compared("TrainStep")
+
+
+def test_a_step_is_recorded_once_and_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded, record = [], recording.record
+    monkeypatch.setattr(recording, "record", lambda *a: recorded.append(1) or record(*a))
+    made = network()
+    step = xn.TrainStep(made, "cross_entropy", xn.Adam(0.01))
+    for x, y in batches():
+        step(x, y)
+        made.predict(x)
+    assert len(recorded) == 1
+    made.layers[2].rate = 0.9  # type: ignore[attr-defined]
+    for x, y in batches(3):
+        step(x, y)
+    assert len(recorded) == 2
+
+
+def test_a_value_is_kept_and_the_batch_is_not_needed_any_more() -> None:
+    step = xn.TrainStep(network(), "cross_entropy", "sgd")
+    (x, y), (other, labels), *_ = batches()
+    first = step(x, y)
+    kept = float(first)
+    x[...], y[...] = 0, 0
+    step(other, labels)
+    assert float(first) == kept
+
+
+def test_a_steady_step_only_brings_the_batch(double: Backend) -> None:
+    step = xn.TrainStep(network(double), "cross_entropy", xn.Adam())
+    given = [(place(double, x), place(double, y)) for x, y in batches()]
+    for x, y in given[:3]:
+        step(x, y)
+    with strict_cupy.forbid("sync", "d2h"):
+        for x, y in given[3:]:
+            step(x, y)
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "match"),
+    [
+        ((np.zeros((3, 4)), [0, 1, 2]), (DataError, ShapeError), "4 features"),
+        ((np.zeros((3, 5)), [0, 1]), DataError, "one target a row"),
+        ((np.zeros((3, 5)), [0, 1, 7]), DataError, "7"),
+        ((np.full((3, 5), np.nan), [0, 1, 2]), DataError, "is NaN"),
+        ((np.zeros((3, 5)), [0.5, 1, 2]), ShapeError, "labels"),
+    ],
+)
+def test_a_batch_that_does_not_fit(batch: Any, error: Any, match: str) -> None:
+    step = xn.TrainStep(network(), "cross_entropy", "sgd")
+    with pytest.raises(error, match=match):
+        step(*batch)
+
+
+def test_labels_are_checked_in_every_batch() -> None:
+    step = xn.TrainStep(network(), "cross_entropy", "sgd")
+    for x, y in batches(3):
+        step(x, y)
+    x, y = batches(1)[0]
+    y[4] = 3
+    with pytest.raises(DataError, match="row 4"):
+        step(x, y)
+
+
+def test_what_fit_refuses() -> None:
+    made = network()
+    with pytest.raises(ConfigError, match="optimizer"):
+        xn.TrainStep(made, "cross_entropy", 0.1)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="network must be"):
+        xn.TrainStep([made], "cross_entropy", "sgd")  # type: ignore[arg-type]
+    made.trainable = False
+    with pytest.raises(ConfigError, match="no parameters to train"):
+        xn.TrainStep(made, "cross_entropy", "sgd")
+
+
+class Counting(xn.Trainer):
+    """Overrides both methods, and does in them what the base class does."""
+
+    def train_step(
+        self,
+        x: Array,
+        target: Array,
+        *,
+        weights: Array | None = None,
+        scalars: Array | None = None,
+    ) -> tuple[Array, Array]:
+        self.steps = getattr(self, "steps", 0) + 1
+        outputs = self.network.forward(x, training=True)
+        value = self.loss.forward(outputs, target, weights)
+        self.network.backward(self.loss.backward())
+        self.optimizer.step(self.network, scalars=scalars)
+        return value, outputs
+
+    def evaluate(self, data: xn.DeviceData, loss: xn.Loss) -> tuple[float, float | None]:
+        self.evaluated = getattr(self, "evaluated", 0) + 1
+        return super().evaluate(data, loss)
+
+
+def test_a_trainer_with_methods_of_its_own(backend: Backend) -> None:
+    x = np.concatenate([x for x, _ in batches()])
+    y = np.concatenate([y for _, y in batches()])
+    ends = []
+    for kind in (xn.Trainer, Counting):
+        made = network(backend)
+        trainer = kind(made, optimizer=xn.Adam(0.01))
+        history = trainer.fit((x, y), (x, y), epochs=3, batch_size=16)
+        assert len(history) == 3
+        ends.append((backend.to_host(made.flat_parameters).tobytes(), history.records[-1].val_loss))
+    assert ends[0] == ends[1]
+    assert isinstance(trainer, Counting)
+    assert (trainer.steps, trainer.evaluated) == (15, 3)
+
+
+def test_fit_is_a_trainer() -> None:
+    x, y = batches(1)[0]
+    one, other = network(), network()
+    xn.fit(one, (x, y), optimizer=xn.SGD(0.1), epochs=2, l2=0.1, clip_norm=0.5, seed=3)
+    trainer = xn.Trainer(other, optimizer=xn.SGD(0.1), l2=0.1, clip_norm=0.5, seed=3)
+    trainer.fit((x, y), epochs=2)
+    assert one.flat_parameters.tobytes() == other.flat_parameters.tobytes()
+
+
+def test_a_callback_with_the_former_name_of_its_hook() -> None:
+    with pytest.warns(DeprecationWarning, match=r"Old\.on_record\(\) is deprecated: use on_log"):
+
+        class Old(xn.Callback):
+            def __init__(self) -> None:
+                self.seen: list[float] = []
+
+            def on_record(self, run: Any, record: Any) -> None:
+                super().on_record(run, record)
+                self.seen.append(record.loss)
+
+    x, y = batches(1)[0]
+    old = Old()
+    with pytest.warns(DeprecationWarning, match="on_log"):
+        xn.fit(network(), (x, y), optimizer="sgd", epochs=2, callbacks=old)
+    assert len(old.seen) == 2
+
+
+def test_former_names_of_a_network_warn_and_work() -> None:
+    made = network()
+    for old, new in (
+        ("values", "flat_parameters"),
+        ("gradients", "flat_gradients"),
+        ("buffers", "flat_buffers"),
+        ("decays", "decay_size"),
+    ):
+        with pytest.warns(DeprecationWarning, match=new):
+            found = getattr(made, old)
+        assert found is getattr(made, new) or found == getattr(made, new)
+    with pytest.warns(DeprecationWarning, match="set_sample_counter"):
+        made.seek(3)
+    with pytest.warns(DeprecationWarning, match="flat_parameters"):
+        made.values = 0.5
+    assert (made.flat_parameters == 0.5).all()
