@@ -92,7 +92,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _signals_end_processes() -> Iterator[None]:
-    """What a shell has told its background jobs to ignore ends tests and their processes again.
+    """What a shell makes its background jobs ignore ends tests and their processes again.
 
     A process inherits ignored signals, and Python then installs no handler for SIGINT.
     """

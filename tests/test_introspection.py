@@ -83,12 +83,12 @@ def test_the_first_lines_of_help_tell_a_newcomer_what_to_do() -> None:
     text = pydoc.plain(pydoc.render_doc(xpnet))
     first = text[text.index("NAME") :].splitlines()[:35]
     assert not [line for line in first if len(line) > 100]
-    told = "\n".join(first)
+    text = "\n".join(first)
     for word in ("xn.Sequential(", "xn.fit(", "xn.save(", "python -m xpnet.train --help"):
-        assert word in told
-    words = set(re.findall(r"\w+", told))
+        assert word in text
+    words = set(re.findall(r"\w+", text))
     assert set(xpnet.__all__) <= words
-    assert {f"xpnet.{module}" for module in MODULES} <= set(re.findall(r"xpnet\.\w+", told))
+    assert {f"xpnet.{module}" for module in MODULES} <= set(re.findall(r"xpnet\.\w+", text))
 
 
 def test_what_the_help_shows_runs(

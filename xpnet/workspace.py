@@ -11,7 +11,7 @@ from xpnet.backend import Array, zeros
 class Workspace:
     """Named scratch arrays of one owner (a layer, a loss, an optimizer).
 
-    An array is made when its name is first asked for, and made anew only when it must grow or
+    An array is made when its name is first asked for, and made again only when it must grow or
     change its dtype. A smaller shape gets a view of the same memory, so a short last batch
     costs no allocation and memory never grows with the number of batch sizes.
     """

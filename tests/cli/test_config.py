@@ -112,7 +112,7 @@ def test_the_flags_above_are_all_there_are() -> None:
     assert {*OTHER, *OF_A_GPU, *OF_ADAM, *OF_RMSPROP, "resume"} == set(TrainConfig.model_fields)
     defaults = TrainConfig()
     for name, (value, _) in (OF_RMSPROP | OF_ADAM | OF_A_GPU | OTHER).items():
-        assert getattr(defaults, name) != value, f"{name} is not told from its default"
+        assert getattr(defaults, name) != value, f"{name} does not differ from its default"
 
 
 def test_toml_is_whole_and_reads_back(tmp_path: Path) -> None:

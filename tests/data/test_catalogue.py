@@ -362,7 +362,7 @@ def test_samples_of_no_kind_are_told(tmp_path: Path) -> None:
         read_samples(tmp_path / "a.txt")
 
 
-# The real MNIST, where it is at hand.
+# The real MNIST, where it is available.
 
 
 needs_mnist = pytest.mark.skipif(

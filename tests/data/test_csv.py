@@ -37,7 +37,7 @@ def zipped(members: dict[str, str]) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("csv")
 
 
@@ -110,7 +110,7 @@ def test_the_layout_follows_from_the_first_line(
     data=st.data(),
 )
 def test_what_was_written_is_read_back(
-    room: Path,
+    workdir: Path,
     x: numpy.ndarray,
     labelled: bool,
     header: bool,
@@ -124,7 +124,7 @@ def test_what_was_written_is_read_back(
         lines.append(",".join(map(repr, [label] * labelled + row)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_CELLS_AT_ONCE", rows_at_once * (labelled + x.shape[1]))
-        back = read(room, "\n".join(lines))
+        back = read(workdir, "\n".join(lines))
     assert back.x.dtype == x.dtype
     numpy.testing.assert_array_equal(back.x, x)
     assert (None if back.labels is None else back.labels.tolist()) == (labels if labelled else None)
@@ -134,11 +134,11 @@ def test_what_was_written_is_read_back(
     text=st.text(st.sampled_from('0123,.-e"\n\r xNA\x00é'), max_size=40) | st.binary(max_size=40)
 )
 def test_whatever_the_bytes_there_is_a_dataset_or_a_data_error(
-    room: Path, text: str | bytes
+    workdir: Path, text: str | bytes
 ) -> None:
     refusal = ""
     try:
-        data = read(room, text)
+        data = read(workdir, text)
     except DataError as error:
         refusal = str(error)
     if refusal:

@@ -1,4 +1,4 @@
-"""Files that mean harm: none crashes or hangs a reader, fills the memory, or runs anything."""
+"""Malicious files: none crashes or hangs a reader, fills the memory, or runs anything."""
 
 from __future__ import annotations
 
@@ -61,23 +61,23 @@ def _edited(seed: bytes, edits: list[tuple[float, int, bytes]], doubled: bool) -
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("hostile")
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_what_a_valid_file_is_made_of_is_read(name: str, room: Path) -> None:
+def test_what_a_valid_file_is_made_of_is_read(name: str, workdir: Path) -> None:
     """So that the damage done below is done to something."""
-    answers = [check(name, seed, room) for seed in READERS[name].seeds]
+    answers = [check(name, seed, workdir) for seed in READERS[name].seeds]
     assert any(answers)
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_damaged_file_is_read_or_refused_in_one_line(name: str, room: Path) -> None:
+def test_a_damaged_file_is_read_or_refused_in_one_line(name: str, workdir: Path) -> None:
     @settings(max_examples=150, deadline=None)
     @given(data=damaged(READERS[name].seeds) | st.binary(max_size=200))
     def tried(data: bytes) -> None:
-        check(name, data, room)
+        check(name, data, workdir)
 
     tried()
 
@@ -103,7 +103,7 @@ def gone_wrong(**changes: Any) -> bytes:
 
 
 def npz_of_two_names() -> bytes:
-    """A member whose name, where it lies, goes on for 2,000 bytes of its content."""
+    """A member whose name, as stored, continues for 2,000 bytes of its content."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("x.npy", b"\xff" * 3000)
@@ -168,8 +168,8 @@ def npz_of_two_names() -> bytes:
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_what_once_went_wrong_or_well_might(name: str, data: bytes, room: Path) -> None:
-    check(name, data, room)
+def test_what_once_went_wrong_or_well_might(name: str, data: bytes, workdir: Path) -> None:
+    check(name, data, workdir)
 
 
 # Nothing is run.
@@ -360,7 +360,7 @@ def test_an_array_is_held_against_its_place_in_the_archive(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_compression_that_nobody_uses_here_is_refused(method: int, tmp_path: Path) -> None:
-    """Its decompressors can be told no limit."""
+    """Its decompressors take no limit."""
     table, arrays = tmp_path / "a.csv.zip", tmp_path / "a.npz"
     for path, name in ((table, "a.csv"), (arrays, "x.npy")):
         with zipfile.ZipFile(path, "w", method) as archive:
@@ -541,7 +541,7 @@ def test_the_arrays_of_a_network_may_travel_beside_its_pickle() -> None:
     assert len(buffers) >= 4
     again = pickle.loads(content, buffers=[bytes(buffer) for buffer in buffers])
     assert again.forward(X).tobytes() == network.forward(X).tobytes()
-    # The twin owns its store, and trains on.
+    # The copy owns its store, and trains on.
     again.forward(X, training=True)
     again.flat_parameters[...] += 1
 

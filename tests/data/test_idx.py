@@ -56,7 +56,7 @@ def little_memory() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("idx")
 
 
@@ -70,8 +70,8 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ),
     name=st.sampled_from(["a.idx", "a.gz"]),
 )
-def test_what_was_written_is_read_back(room: Path, array: numpy.ndarray, name: str) -> None:
-    back = read_idx(write(room / name, array))
+def test_what_was_written_is_read_back(workdir: Path, array: numpy.ndarray, name: str) -> None:
+    back = read_idx(write(workdir / name, array))
     assert back.dtype == array.dtype
     numpy.testing.assert_array_equal(back, array)
 
@@ -82,9 +82,9 @@ def test_what_was_written_is_read_back(room: Path, array: numpy.ndarray, name: s
     packed=st.booleans(),
 )
 def test_whatever_the_bytes_there_is_an_array_or_a_data_error(
-    room: Path, content: bytes, packed: bool
+    workdir: Path, content: bytes, packed: bool
 ) -> None:
-    path = room / "noise"
+    path = workdir / "noise"
     path.write_bytes(gzip.compress(content, 1) if packed else content)
     refusal = ""
     try:
@@ -99,10 +99,10 @@ def test_whatever_the_bytes_there_is_an_array_or_a_data_error(
 
 
 @given(position=st.integers(0, 200), value=st.integers(0, 255))
-def test_a_damaged_gzip_is_told_or_harmless(room: Path, position: int, value: int) -> None:
+def test_a_damaged_gzip_is_told_or_harmless(workdir: Path, position: int, value: int) -> None:
     content = bytearray(gzip.compress(idx_bytes(IMAGES), mtime=0))
     content[position % len(content)] = value
-    path = room / "damaged.gz"
+    path = workdir / "damaged.gz"
     path.write_bytes(content)
     refusal = ""
     try:

@@ -1,4 +1,4 @@
-"""`.npy` files: mapped, and to the bit what the same arrays in memory give; damage is told."""
+"""`.npy` files: mapped, and to the bit what the same arrays in memory give; damage is reported."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WHOLE = {"x_train": X[:40], "y_train": Y[:40], "x_test": X[40:], "y_test": Y[40:
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("npy")
 
 
@@ -197,8 +197,8 @@ def trained(
         if part is not None
     ]
     history = xn.fit(network, *data, optimizer=xn.Adam(0.01), epochs=3, **options)
-    told = [(record.loss, record.accuracy, record.val_loss) for record in history.records]
-    return backend.to_host(network.flat_parameters).tobytes(), told
+    records = [(record.loss, record.accuracy, record.val_loss) for record in history.records]
+    return backend.to_host(network.flat_parameters).tobytes(), records
 
 
 @pytest.mark.parametrize(
@@ -349,9 +349,9 @@ def test_a_damaged_file_is_told(tmp_path: Path, content: bytes | None, message: 
 
 @given(position=st.integers(0, 1000), value=st.integers(0, 255), length=st.integers(0, 1000))
 def test_one_wrong_byte_or_a_cut_is_told_or_harmless(
-    room: Path, position: int, value: int, length: int
+    workdir: Path, position: int, value: int, length: int
 ) -> None:
-    path = fill(room, b=X) / "b.npy"
+    path = fill(workdir, b=X) / "b.npy"
     content = bytearray(path.read_bytes())
     content[position % len(content)] = value
     path.write_bytes(content if length > len(content) else content[:length])

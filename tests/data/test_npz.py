@@ -29,7 +29,7 @@ def save(path: Path, **arrays: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("npz")
 
 
@@ -68,9 +68,9 @@ def test_one_part_alone_is_the_training_part(tmp_path: Path, names: tuple[str, s
     ),
     swapped=st.booleans(),
 )
-def test_what_was_written_is_read_back(room: Path, x: numpy.ndarray, swapped: bool) -> None:
+def test_what_was_written_is_read_back(workdir: Path, x: numpy.ndarray, swapped: bool) -> None:
     stored = x.astype(x.dtype.newbyteorder()) if swapped else x
-    back = read_npz(save(room / "a.npz", x=stored, y=numpy.zeros(len(x), numpy.uint8))).train
+    back = read_npz(save(workdir / "a.npz", x=stored, y=numpy.zeros(len(x), numpy.uint8))).train
     assert back.x.dtype == x.dtype
     numpy.testing.assert_array_equal(back.x, x.reshape(len(x), -1))
 
@@ -178,8 +178,8 @@ def test_a_damaged_archive_is_told(tmp_path: Path, content: bytes | None, messag
 
 
 @given(position=st.integers(0, 2000), value=st.integers(0, 255))
-def test_one_wrong_byte_is_told_or_harmless(room: Path, position: int, value: int) -> None:
-    path = save(room / "b.npz", x=X, y=Y)
+def test_one_wrong_byte_is_told_or_harmless(workdir: Path, position: int, value: int) -> None:
+    path = save(workdir / "b.npz", x=X, y=Y)
     content = bytearray(path.read_bytes())
     content[position % len(content)] = value
     path.write_bytes(content)

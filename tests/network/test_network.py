@@ -335,13 +335,13 @@ def test_copies_are_whole_and_independent(duplicate: Callable[[Any], Any]) -> No
     network.metadata = {"classes": ["a"]}
     x, labels = batch(0)
     train_step(network, SoftmaxCrossEntropy(), xn.SGD(0.1), x, labels)
-    twin = duplicate(network)
-    assert np.array_equal(twin.forward(x), network.forward(x))
-    assert twin.metadata == network.metadata
+    copied = duplicate(network)
+    assert np.array_equal(copied.forward(x), network.forward(x))
+    assert copied.metadata == network.metadata
     before = network.flat_parameters.copy()
-    train_step(twin, SoftmaxCrossEntropy(), xn.SGD(0.1), x, labels)
+    train_step(copied, SoftmaxCrossEntropy(), xn.SGD(0.1), x, labels)
     assert np.array_equal(network.flat_parameters, before)
-    assert not np.array_equal(twin.parameters()["0.weight"], network.parameters()["0.weight"])
+    assert not np.array_equal(copied.parameters()["0.weight"], network.parameters()["0.weight"])
 
 
 def test_summary_counts_parameters() -> None:

@@ -205,7 +205,7 @@ def test_a_file_that_changed_since_is_refused(capsys: pytest.CaptureFixture[str]
     assert main(["--config", "two/config.toml"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "initial_model: one/model.safetensors is not the recorded file" in line
-    # Named anew it is meant.
+    # Named again it is meant.
     assert main(["--config", "two/config.toml", "--initial-model", "./one"]) == 0
 
 

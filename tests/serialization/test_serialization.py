@@ -20,7 +20,7 @@ from xpnet._files import write_atomically
 from xpnet.backend import Backend
 from xpnet.errors import CheckpointError
 
-# Nothing here asks for a twin.
+# Nothing here uses a kernel.
 pytestmark = pytest.mark.without_kernels
 
 PROGRAM = """

@@ -17,7 +17,7 @@ from xpnet import random
 from xpnet.errors import ConfigError, DeviceMismatch, ShapeError
 from xpnet.training.augmentation import Augmentation
 
-# Nothing here asks for a twin.
+# Nothing here uses a kernel.
 pytestmark = pytest.mark.without_kernels
 
 ALL = {"shift": 2.0, "rotation": 15.0, "scale": 0.2, "shear": 12.0, "elastic": 20.0}
@@ -291,10 +291,10 @@ def test_seeds_and_samples_differ(backend):
 
 def test_a_copy_and_a_pickle_draw_the_same(backend):
     a, images = started(**ALL), pictures(4)
-    twins = copy.deepcopy(a), pickle.loads(pickle.dumps(a))
+    copies = copy.deepcopy(a), pickle.loads(pickle.dumps(a))
     expected = applied(a, backend, images)
-    for twin in twins:
-        assert_same(backend, applied(twin, backend, images), expected)
+    for other in copies:
+        assert_same(backend, applied(other, backend, images), expected)
 
 
 def test_out_may_be_the_images_themselves(backend):

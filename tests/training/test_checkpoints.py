@@ -1,4 +1,4 @@
-"""Checkpoints: a training that ended anywhere goes on to the same bits, or says why it cannot."""
+"""Checkpoints: a training that ended anywhere continues to the same bits, or says why it cannot."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def trained(
 
 
 def ended(backend: Backend, folder: Path, *ends: int, **options: Any) -> None:
-    """Train, end and go on, once for each of `ends`."""
+    """Train, end and resume, once for each of `ends`."""
     for end in ends:
         with pytest.raises(Interrupted):
             trained(backend, folder, end, **options)
@@ -331,7 +331,7 @@ def test_checkpoints_come_when_asked_for(
 def test_seconds_count_from_the_end_of_the_last_one(
     reference: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk so slow that a checkpoint takes longer than they are apart lets training go on."""
+    """A disk so slow that a checkpoint takes longer than they are apart lets training continue."""
     now = [0.0]
     written: list[str] = []
 
@@ -667,17 +667,17 @@ def test_a_validation_loss_that_is_not_finite_is_divergence(reference: Backend) 
 def test_the_largest_gradient_is_named(backend: Backend) -> None:
     network = Sequential(plain(), backend=backend)
     run = TrainingState(network, xn.SGD(0.25), xn.History(), 1, 1, epoch=1, step=1)
-    meter = xn.training.trainer.RunningMetrics(
+    running = xn.training.trainer.RunningMetrics(
         run, xn.SoftmaxCrossEntropy(), None, None, None, xn.Trainer.evaluate
     )
     gradients = network.parameter_gradients()
     gradients["0.weight"].fill(1)
     gradients["3.bias"].fill(2)
-    assert "that of layer 0, Linear(12, 7), of norm 9.17:" in str(meter.diverged("x"))
+    assert "that of layer 0, Linear(12, 7), of norm 9.17:" in str(running.diverged("x"))
     gradients["3.bias"].fill(float("nan"))
-    assert "that of layer 3, Linear(7, 3), which is not finite:" in str(meter.diverged("x"))
+    assert "that of layer 3, Linear(7, 3), which is not finite:" in str(running.diverged("x"))
     gradients["0.bias"].fill(float("inf"))
-    assert "that of layer 3," in str(meter.diverged("x"))
+    assert "that of layer 3," in str(running.diverged("x"))
 
 
 def test_the_command_names_the_last_good_checkpoint(
@@ -867,13 +867,13 @@ def test_a_run_without_a_checkpoint_begins_again(
     (run / ".model.safetensors.123").write_text("cut off")
     (run / ".lock").write_text("")
     assert main(["--resume", str(run), "--checkpoint-every", "1"]) == 0
-    assert "goes on" not in capsys.readouterr().out
+    assert "resumes" not in capsys.readouterr().out
     steps = [int(path.stem[-9:]) for path in Checkpoints(run).paths()]
     require_equal(run, expected)
     (run / "metrics.json").unlink()
     (run / "model.safetensors").write_text("cut off")
     assert main(["--resume", str(run)]) == 0
-    assert f"goes on after iteration {steps[-1]}/" in capsys.readouterr().out
+    assert f"resumes after iteration {steps[-1]}/" in capsys.readouterr().out
     require_equal(run, expected)
 
 
@@ -993,7 +993,7 @@ def test_resume_may_move_to_another_device(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What is typed to go on names the device, which `config.toml` does not."""
+    """What is typed to resume names the device, which `config.toml` does not."""
     run = tmp_path / "run"
     run.mkdir()
     shutil.copy(finished[1] / "config.toml", run)

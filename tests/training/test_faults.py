@@ -191,7 +191,7 @@ FULL_DISK = """
 import os, resource, sys
 from xpnet.train import main
 
-folder, nth, room, *words = sys.argv[1:]
+folder, nth, space, *words = sys.argv[1:]
 opened = 0
 
 def watch(event, arguments):
@@ -201,7 +201,7 @@ def watch(event, arguments):
         if is_to_write and not arguments[0].endswith("/.lock"):
             opened += 1
             if opened == int(nth):
-                resource.setrlimit(resource.RLIMIT_FSIZE, (int(room), resource.RLIM_INFINITY))
+                resource.setrlimit(resource.RLIMIT_FSIZE, (int(space), resource.RLIM_INFINITY))
 
 sys.addaudithook(watch)
 code = main([*words, "--run", folder])
@@ -219,8 +219,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return text.split()
 
 
-def with_room(run: Path, nth: int, room: int, words: list[str]) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-W", "error", "-c", FULL_DISK, str(run), str(nth), str(room), *words]
+def with_space(
+    run: Path, nth: int, space: int, words: list[str]
+) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-W", "error", "-c", FULL_DISK, str(run), str(nth), str(space), *words]
     return subprocess.run(argv, capture_output=True, text=True, check=False)
 
 
@@ -231,7 +233,7 @@ def test_a_full_disk_at_any_write_loses_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     undisturbed = tmp_path / "undisturbed"
-    done = with_room(undisturbed, 0, 0, small)
+    done = with_space(undisturbed, 0, 0, small)
     assert done.returncode == 0, done.stderr
     count = int(re.findall(r"^files (\d+)$", done.stdout, re.MULTILINE)[0])
     # config.toml, three checkpoints, history.csv, the model, two pictures, the report, metrics.json
@@ -239,12 +241,12 @@ def test_a_full_disk_at_any_write_loses_nothing(
     reference = Reference(undisturbed, names={path.name for path in undisturbed.iterdir()})
 
     # With nothing written, or a part: more of a file than that is refused by the system itself.
-    rooms = {nth: 100 * (nth % 2) for nth in range(1, count + 1)}
+    spaces = {nth: 100 * (nth % 2) for nth in range(1, count + 1)}
     with ThreadPoolExecutor(2) as pool:
         done_at = dict(
             zip(
-                rooms,
-                pool.map(lambda n: with_room(tmp_path / str(n), n, rooms[n], small), rooms),
+                spaces,
+                pool.map(lambda n: with_space(tmp_path / str(n), n, spaces[n], small), spaces),
                 strict=True,
             )
         )
@@ -268,7 +270,7 @@ def test_a_full_disk_at_any_write_loses_nothing(
             ), message[0]
             assert main(["--resume", str(run)]) == 0
         said = capsys.readouterr().out
-        assert ("goes on after iteration" in said) == (len(checkpoints) > 0)
+        assert ("resumes after iteration" in said) == (len(checkpoints) > 0)
         reference.require_equal(run)
     with capsys.disabled():
         if pytestconfig.getoption("capture") == "no":
@@ -307,7 +309,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(
         process.communicate()
     assert (run / ".lock").exists(), "nothing is stale here"
     with started("--resume", run) as process:
-        assert prints(process, "goes on after iteration ")
+        assert prints(process, "resumes after iteration ")
         require_refused("--resume", run)
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate()

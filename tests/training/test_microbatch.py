@@ -37,7 +37,7 @@ def cut(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The rows of every forward pass, whoever defines it."""
+    """The rows of every forward pass, of any class."""
     rows: list[int] = []
     through = Sequential._through
 

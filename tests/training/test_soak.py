@@ -1,4 +1,4 @@
-"""A training that goes on and on needs no more memory and no more files (`nox -s soak`: longer)."""
+"""A long training needs no more memory and no more files (`nox -s soak`: longer)."""
 
 from __future__ import annotations
 

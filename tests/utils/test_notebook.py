@@ -199,8 +199,8 @@ def in_a_kernel(tmp_path_factory: pytest.TempPathFactory) -> Client:
         "try:\n"
         "    xpnet.utils.notebook.PAUSE = 0.0\n"
         "    options = {'optimizer': xn.SGD(), 'epochs': 3, 'batch_size': 10}\n"
-        "    told = [xn.Progress(), Stop()]\n"
-        "    xn.fit(xn.Sequential(6, 3), (x, labels), callbacks=told, **options)\n"
+        "    callbacks = [xn.Progress(), Stop()]\n"
+        "    xn.fit(xn.Sequential(6, 3), (x, labels), callbacks=callbacks, **options)\n"
         "except KeyboardInterrupt:\n"
         "    pass",
         "xn.Sequential(6, 3)",

@@ -33,7 +33,7 @@ class LayersForPrediction:
     def __init__(self, layers: Sequence[Layer]) -> None:
         self.workspaces: dict[int, Workspace] = {}
         self.steps: list[tuple[Layer, Callable[..., Array]]] = []
-        # Copies of xpnet's own layers are made once, and told of settings that were changed.
+        # Copies of xpnet's own layers are made once, and updated with settings that were changed.
         self.settings: list[tuple[Layer, Layer, tuple[str, ...]]] = []
         self.shows: int | None = None
         is_shown = True

@@ -50,7 +50,7 @@ class TrainingState:
 class Callback:
     """Five hooks, each of which does nothing. `run.stop = True` ends training after the step.
 
-    A callback whose memory decides how training goes on gives it to checkpoints by `state`, and
+    A callback whose memory decides how training continues gives it to checkpoints by `state`, and
     takes it back by `restore`.
     """
 
@@ -82,7 +82,7 @@ class Callback:
         return {}
 
     def restore(self, run: TrainingState, state: dict[str, Any]) -> None:
-        """Go on from what `state()` gave, arrays being on the network's device; before a step."""
+        """Resume from what `state()` gave, arrays being on the network's device; before a step."""
 
 
 class Progress(Callback):
@@ -104,14 +104,14 @@ class Progress(Callback):
         self.bar: Any = None
 
     def on_train_begin(self, run: TrainingState) -> None:
-        """Look where the output goes, and say where a checkpoint lets training go on."""
+        """Look where the output goes, and say where a checkpoint lets training resume."""
         self.out = sys.stdout if self.stream is None else self.stream
         self.live = self.out.isatty()
         shows = self.stream is None and not self.live and notebook.is_kernel()
         self.line = notebook.Line() if shows else None
         if run.step:
             all_steps = run.epochs * run.steps_per_epoch
-            print(f"goes on after iteration {run.step}/{all_steps}", file=self.out, flush=True)
+            print(f"resumes after iteration {run.step}/{all_steps}", file=self.out, flush=True)
 
     def on_epoch_begin(self, run: TrainingState) -> None:
         """Begin a bar, unless the epoch is a single step."""
@@ -141,7 +141,7 @@ class Progress(Callback):
             self.bar.update()
 
     def on_log(self, run: TrainingState, record: Record) -> None:
-        """Print the line, above the bar if the epoch goes on."""
+        """Print the line, above the bar if the epoch continues."""
         if record.step == run.epoch * run.steps_per_epoch:
             self._clear()
         if self.bar is not None:
@@ -215,7 +215,7 @@ class EarlyStopping(Callback):
         return {"best": best, "waited": self.waited, **self._kept}
 
     def restore(self, run: TrainingState, state: dict[str, Any]) -> None:
-        """Go on waiting."""
+        """Continue waiting."""
         best, self.waited = state["best"], int(state["waited"])
         if best is not None:
             self.best = run.history.records[best]
@@ -255,7 +255,7 @@ class StopAtInterrupt(Callback):
 
 
 class CallbackList:
-    """The callbacks, and whether one that is not xpnet's own has had a turn since last asked."""
+    """The callbacks, and whether one that is not xpnet's own has run since the last call."""
 
     def __init__(self, callbacks: Sequence[Callback], backend: Backend) -> None:
         self.backend = backend

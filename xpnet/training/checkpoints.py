@@ -1,10 +1,10 @@
-"""Checkpoints: all that decides how a training goes on, in one file, and the way back from it.
+"""Checkpoints: all that decides how a training continues, in one file, and the way back from it.
 
 An update follows from the weights and running statistics, the optimizer's state and count, and
 the number of the training sample it begins with: from the last follow the order of samples,
 masks, noise and distortions (`xpnet.random`), from the count the rate. A checkpoint holds these,
 the sums since the last record, the history, and what callbacks remember. So training that ended
-anywhere goes on in mid-epoch, on the same kind of device to the same bits.
+anywhere resumes in mid-epoch, on the same kind of device to the same bits.
 
 The file is a model file with more in it (`xpnet.serialization`): `xpnet.load()` reads the network
 as it was at that moment. Nothing in it can run code.
@@ -46,11 +46,11 @@ KEPT = 2
 _NAME = re.compile(r"checkpoint-(\d+)\.safetensors")
 _HASHED_BYTES = 2**28
 _MOST_DIFFERENCES = 4
-_REMEDY = "remove it, and training goes on from the one before"
+_REMEDY = "remove it, and training resumes from the one before"
 
 
 class Checkpoints:
-    """A folder where `fit()` leaves checkpoints, and from whose last one it goes on.
+    """A folder where `fit()` leaves checkpoints, and from whose last one it resumes.
 
     `folder`: of one training alone, made if need be; `fit()` lets nobody else in meanwhile.
     `every`: `2` or `"2 epochs"`, or `"30 seconds"`; a training that `StopAtInterrupt` ends leaves
@@ -177,7 +177,9 @@ class _Saved:
             raise CheckpointError(f"{error}: {_REMEDY}") from None
         training = about.get(TRAINING)
         if not isinstance(training, dict):
-            raise CheckpointError(f"{path}: is a model and no checkpoint, so nothing can go on")
+            raise CheckpointError(
+                f"{path}: is a model and no checkpoint, so training cannot resume"
+            )
         if training.pop("sha256", None) != _digest(training, tensors):
             raise CheckpointError(
                 f"{path}: is damaged, its SHA-256 is not that of its content: {_REMEDY}"

@@ -223,5 +223,5 @@ def _picture_in(x: Any) -> tuple[int, int] | None:
 
 
 def _by_rows(array: Array) -> Array:
-    """A host `array` in C order: NumPy would bring it there for each batch anew."""
+    """A host `array` in C order: NumPy would bring it there again for each batch."""
     return numpy.ascontiguousarray(array) if isinstance(array, numpy.ndarray) else array

@@ -2,7 +2,7 @@
 
 The forward pass of 41,000 samples leaves arrays far larger than any cache, and the backward
 pass fetches them all from memory again. Taken a block of rows at a time, what the one pass
-wrote is at hand for the other. The loss of the whole is the mean of the blocks' losses,
+wrote is in the cache for the other. The loss of the whole is the mean of the blocks' losses,
 weighted by their shares of the rows, `L = Σ_b (N_b / N) L_b`, so its gradient is the sum of
 theirs with the same weights; and the layers of xpnet but `BatchNorm` look at one row at a time.
 """

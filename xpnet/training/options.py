@@ -94,7 +94,7 @@ def callbacks_of(value: Any) -> tuple[Callback, ...]:
 
 
 def history_of(value: History | None) -> History:
-    """The history to go on with. Raises `ConfigError`."""
+    """The history to continue. Raises `ConfigError`."""
     return History() if value is None else instance("history", value, History, "a History or None")
 
 

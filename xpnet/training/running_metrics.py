@@ -65,7 +65,7 @@ class RunningMetrics:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state()` gave."""
+        """Resume from what `state()` gave."""
         self.mean.total.fill(float(state["loss"]))
         self.accuracy.hits.fill(int(state["hits"]))
         self.mean.samples = self.accuracy.samples = int(state["samples"])

@@ -61,7 +61,7 @@ class SampleWeights:
         return gather(self.whole, indices, out=out)
 
     def __str__(self) -> str:
-        """What tells one training from another (`resume.describe_training`)."""
+        """A part of the fingerprint of a training."""
         return f"SHA-256 {self._digest}"
 
 

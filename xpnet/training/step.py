@@ -71,7 +71,7 @@ class TrainStep:
     The first call for a number of rows runs the layers as written, the second records its
     operations, and later ones replay them, as `fit()` does: to the same bits, and about as fast.
     Between two calls anything may be changed or looked at; what changes a layer, the loss or the
-    optimizer makes the next step be recorded anew. On the CPU it uses numba kernels from the
+    optimizer makes the next step be recorded again. On the CPU it uses numba kernels from the
     first call on where numba is installed; the first call then takes about a second longer.
 
     Raises `ConfigError` where `fit()` would, and `ShapeError` and `DataError` for a batch that

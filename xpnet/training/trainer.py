@@ -329,11 +329,11 @@ def fit(
     `"rmsprop"`, `"adam"`, `"adamw"`; `"cross_entropy"` (also without a loss), `"mse"`,
     `"binary_cross_entropy"`.
     `sample_weight`: `(N,)` numbers above 0. The loss of a batch is then `Σ wℓ / Σ w`
-    over its samples; accuracies, and what is evaluated, go on counting every sample once.
+    over its samples; accuracies, and what is evaluated, count every sample once.
     `batch_size`: samples per update, None for all of them (full batch); the last batch of an
     epoch may be short. `l2`: λ of `losses.L2Penalty`, N being the number of training samples.
     `clip_norm`: the most that the norm of all gradients together may be, see `ClipNorm`.
-    `augmentation`: distorts the pictures of every training batch anew.
+    `augmentation`: distorts the pictures of every training batch, differently each time.
     `seed`: of the order in which samples come, and of their distortions.
     `precision`: on a GPU products of two matrices may be less exact than `"float32"`, and faster:
     `"tf32"`, `"bfloat16"`. The weights stay float32; see `xpnet.accel.cublas`. `log_every`: a
@@ -341,7 +341,7 @@ def fit(
     end. `train_metrics`: the training loss and accuracy of a record are `"running"` means over the
     batches since the last one, each measured before its update, distorted and with dropout on,
     or are `"evaluated"` afterwards, by one more pass over the training part as it is.
-    `callbacks`: one, or several. `history`: to go on with, so that the records survive an
+    `callbacks`: one, or several. `history`: to continue, so that the records survive an
     exception.
     `checkpoints`: where checkpoints are written. If the folder holds one of this training, it
     continues from there, to the same weights and records as if it had never ended; on the CPU to
