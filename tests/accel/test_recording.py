@@ -343,7 +343,7 @@ def test_a_replayed_step_touches_neither_host_nor_allocator(
     run, guarded = Replay.run, Counter[bool]()
 
     def guarding(self: Replay, size: int, *step: Any) -> bool:
-        known = self._known.get(size)
+        known = self._steps.get(size)
         if known is None or known.calls is None:
             return run(self, size, *step)
         with strict_cupy.forbid("sync", "h2d", "d2h", "alloc"):
@@ -449,9 +449,9 @@ def test_a_tape_for_each_size_and_no_more(
 
     def watching(self: Replay, size: int, *step: Any) -> bool:
         sizes.add(size)
-        assert set(self._known) <= sizes
+        assert set(self._steps) <= sizes
         replayed = run(self, size, *step)
-        lengths.setdefault(size, set()).add(len(self._known[size].calls or ()))
+        lengths.setdefault(size, set()).add(len(self._steps[size].calls or ()))
         return replayed
 
     lengths: dict[int, set[int]] = {}

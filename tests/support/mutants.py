@@ -1,8 +1,8 @@
 """Deletes or bends every statement of mathematics, one at a time: do the tests notice?
 
 `python tests/support/mutants.py [--only FILE:LINE] [--jobs N]` proves that nobody can remove a line
-of mathematics from `xpnet/layers.py`, `activations.py`, `losses.py` or `optimizers.py` while the
-suite stays green, neither on NumPy nor on the double (`strict_cupy.py`). It writes
+of mathematics from the layers, losses and optimizers (`FILES`) while the suite stays green,
+neither on NumPy nor on the double (`strict_cupy.py`). It writes
 `tests/MUTANTS.md` and exits with 1 if a mutant survives. It needs `fork`, so no Windows.
 
 A statement (expression, assignment of any kind, return) is mathematics if it
@@ -11,9 +11,8 @@ A statement (expression, assignment of any kind, return) is mathematics if it
 - does arithmetic on Python numbers (operators, `FUNCTIONS` of `math`, `min`), or
 - gives a name another name or a number (`direction = velocity`).
 What only looks something up (`xp = array_module(x)`, a buffer of the workspace, a view) or
-checks an argument is left out: without the former nothing runs at all. So is what is done for a
-compiled twin alone, the arguments of `twins.did(...)` and what is run only if one did its work:
-twins are off here, and `test_twins.py` holds them against the formulas.
+checks an argument is left out: without the former nothing runs at all. Kernels are off here;
+`tests/accel` compares them with the formulas.
 
 Its mutants:
 - delete: what is deleted is the computation, not the name. `xp.add(a, b, out=y)` becomes
@@ -60,13 +59,20 @@ SECONDS = 60
 SIDES = ("NumPy", "double")
 # The files of mathematics, each with the tests that most likely notice.
 FILES = {
-    "layers.py": "test_layers.py",
-    "activations.py": "test_layers.py",
-    "losses.py": "test_losses.py",
-    "optimizers.py": "test_optimizers.py",
-    "clipping.py": "test_clipping.py",
+    "layers/linear.py": "layers/test_layers.py",
+    "layers/activations.py": "layers/test_layers.py",
+    "layers/normalization.py": "layers/test_layers.py",
+    "layers/dropout.py": "layers/test_layers.py",
+    "losses/base.py": "test_losses.py",
+    "losses/classification.py": "test_losses.py",
+    "losses/regression.py": "test_losses.py",
+    "losses/penalty.py": "test_losses.py",
+    "optimizers/base.py": "test_optimizers.py",
+    "optimizers/gradient_descent.py": "test_optimizers.py",
+    "optimizers/adam.py": "test_optimizers.py",
+    "optimizers/clipping.py": "test_clipping.py",
 }
-TESTS = (*dict.fromkeys(FILES.values()), "test_network.py")
+TESTS = (*dict.fromkeys(FILES.values()), "network/test_network.py")
 # Imported once, before the first fork; nothing here imports xpnet.
 SLOW = ("numpy", "pandas", "torch", "torch._dynamo", "cupy", "hypothesis")
 
@@ -181,33 +187,6 @@ def changes(statement: ast.stmt) -> Iterator[tuple[str, str, ast.AST, ast.AST]]:
         yield "numpy", f"xp.{name} → numpy.{name}", function, host
 
 
-def asks_a_twin(node: ast.AST) -> bool:
-    match node:
-        case ast.Call(func=ast.Attribute(ast.Name("twins"), "did")):
-            return True
-    return False
-
-
-def for_twins(tree: ast.AST) -> set[int]:
-    """What of `tree` has no part in the formulas: by `id`."""
-
-    def asks(*nodes: ast.AST) -> bool:
-        return any(asks_a_twin(inside) for node in nodes for inside in ast.walk(node))
-
-    found: list[ast.AST] = [node for node in ast.walk(tree) if asks_a_twin(node)]
-    for node in ast.walk(tree):
-        match node:
-            # Below `if not twins.did(...)` stands the formula itself.
-            case ast.If(test=ast.UnaryOp(op=ast.Not())):
-                continue
-            case ast.If(test=test, body=body) if asks(test):
-                found += body
-            # What the formula would have left, and a twin did not.
-            case ast.If(test=ast.Compare(ast.Attribute(), [ast.Is()]), body=body) if asks(*body):
-                found += body
-    return {id(node) for top in found for node in ast.walk(top)}
-
-
 def mutants(folder: Path) -> Iterator[Mutant]:
     """All mutants of the files in `folder`, in the order of their lines."""
     find_helpers(folder)
@@ -219,12 +198,9 @@ def mutants(folder: Path) -> Iterator[Mutant]:
         if astray := [n for n in ast.walk(tree) if computes(n) and id(n) not in reached]:
             text = ast.unparse(astray[0])
             raise SystemExit(f"{file}: give {text} a statement of its own: no mutant reaches it")
-        apart = for_twins(tree)
         for statement in sorted(statements, key=lambda node: node.lineno):
             text = ast.unparse(statement)
             for kind, change, old, new in changes(statement):
-                if id(old) in apart:
-                    continue
                 # A copy for which `old` has been copied already: to `new`.
                 source = ast.unparse(copy.deepcopy(tree, {id(old): new}))
                 sides = SIDES[1:] if kind == "numpy" else SIDES
