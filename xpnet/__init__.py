@@ -13,11 +13,13 @@ Train on the digits that come with xpnet, test, and keep the network:
     xn.save(network, "model.safetensors")  # network = xn.load("model.safetensors")
 
 - The network: `Sequential` of `Linear`, `Dropout`, `GaussianNoise`, `BatchNorm`,
-  `LayerNorm`, `ReLU`, `LeakyReLU`, `Sigmoid`, `Tanh`, `GELU`, `Softmax`.
-- Losses: `SoftmaxCrossEntropy`, `SigmoidBinaryCrossEntropy`, `MeanSquaredError`.
+  `LayerNorm`, `ReLU`, `LeakyReLU`, `Sigmoid`, `Tanh`, `GELU`, `Softmax`, `Residual`, other
+  networks, or your own `Layer`.
+- Losses: `SoftmaxCrossEntropy`, `SigmoidBinaryCrossEntropy`, `MeanSquaredError`, or your own `Loss`.
 - Optimizers: `SGD`, `RMSprop`, `Adam`, `AdamW`; their rates over time: `xpnet.schedules`.
 - Training: `fit`, `evaluate`, `History`, `DeviceData`, `Augmentation`, `Checkpoints`, and
-  the callbacks `EarlyStopping`, `Progress`, or your own `Callback`.
+  the callbacks `EarlyStopping`, `Progress`, or your own `Callback`. For training in another
+  way: `Trainer`, `TrainStep`, your own `Optimizer`.
 - Out and in: `save`, `load`, `export_onnx`, `to_torch`, `from_torch`, `from_sklearn`.
 - Devices: `Backend`, `array_module`. Errors: all are kinds of `XpnetError`.
 
