@@ -39,7 +39,7 @@ FEATURES, CLASSES = 12, 3
 DOUBLE = Backend.of(strict_cupy.xp)
 FIRST = ["record default", "own waits for event of default", "record own"]
 FIRST += ["default waits for event of own"]
-"""What the rehearsal of a step leaves in the log."""
+"""What the warm-up of a step leaves in the log."""
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def assert_close(one: tuple[Any, Any], other: tuple[Any, Any]) -> None:
 # ---- when ----
 
 
-def test_a_step_is_written_recorded_rehearsed_captured_and_launched(cublas: Cublas) -> None:
+def test_a_step_is_written_recorded_warmed_up_captured_and_launched(cublas: Cublas) -> None:
     found = trained(rows=48)
     assert strict_graphs.log == [*FIRST, "begin", "end", *["launch"] * (5 * 3 - 3)]
     assert_close(found, call_by_call(rows=48))
@@ -100,7 +100,7 @@ def test_each_size_of_batch_has_a_graph_of_its_own(cublas: Cublas) -> None:
     found = trained()
     events = Counter(strict_graphs.log)
     assert events["begin"] == events["end"] == 2
-    # Of 15 full batches and 5 short ones, two of each run as written and one is the rehearsal.
+    # Of 15 full batches and 5 short ones, two of each run as written and one is the warm-up.
     assert events["launch"] == (15 - 3) + (5 - 3)
     assert len(cublas.handles) <= 1, "all graphs of a training share one handle"
     assert_close(found, call_by_call())
@@ -303,7 +303,7 @@ def test_a_call_that_cannot_be_captured_costs_one_warning_and_no_step(
 def test_after_a_failure_nothing_else_is_captured(
     cublas: Cublas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even what was rehearsed before."""
+    """Not even what was run before."""
     xp = strict_cupy.xp
     a, b = xp.ones(3), xp.zeros(3)
     graphs = Graphs(xp)
@@ -324,7 +324,7 @@ def test_after_a_failure_nothing_else_is_captured(
 
 
 def test_a_product_that_cannot_be_made_so_costs_one_warning(cublas: Cublas) -> None:
-    """It is seen before anything is rehearsed."""
+    """It is seen before anything is run."""
 
     class Halves(Waiting):
         replayable: ClassVar[bool] = True
@@ -345,7 +345,9 @@ def test_a_product_that_cannot_be_made_so_costs_one_warning(cublas: Cublas) -> N
     assert found[0].tobytes() == expected[0].tobytes()
 
 
-def test_an_error_of_the_rehearsal_is_told(cublas: Cublas, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_warm_up_is_reported(
+    cublas: Cublas, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A part of that step has been done: it must not be done again."""
 
     def fail(*_: Any) -> None:
@@ -526,7 +528,7 @@ def test_cupy_has_what_is_asked_of_it() -> None:
     assert callable(cupy.cuda.using_allocator)
     assert callable(cupy.cuda.get_current_stream)
     assert hasattr(cupy.cuda.Device, "compute_capability")
-    # The two that are told apart from all other calls.
+    # The two that differ from all other calls.
     assert cupy.dot is not cupy.matmul
 
 

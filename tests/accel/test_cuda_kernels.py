@@ -1,6 +1,6 @@
 """The CUDA kernels without a GPU: each compiles for every architecture and is its formula.
 
-A twin is run as xpnet runs it, by the layer, loss, optimizer, metric or batch that asks for it, on
+A kernel runs as xpnet runs it, by the layer, loss, optimizer, metric or batch that asks for it, on
 the strict double: once as the formula and once as the kernel's own text, compiled for the CPU.
 With `--device cuda` the same on real CuPy.
 """
@@ -51,7 +51,7 @@ def gpu(request: pytest.FixtureRequest) -> Backend:
 
 @contextmanager
 def in_use(backend: Backend, *, falling: bool = False) -> Iterator[set[str]]:
-    """Within the block twins are used on `backend`; the names of those that did something."""
+    """Within the block kernels are used on `backend`; the names of those that did something."""
     names: set[str] = set()
     run_kernel = dispatch.run_kernel
 
@@ -72,7 +72,7 @@ def in_use(backend: Backend, *, falling: bool = False) -> Iterator[set[str]]:
             yield names
 
 
-# ---- what a twin is asked to do ----
+# ---- what a kernel computes ----
 
 
 class Draw:
@@ -424,7 +424,7 @@ def test_the_order_of_blocks_and_threads_makes_no_difference(
     assert list(map(bits, one)) == list(map(bits, other))
 
 
-def test_twins_of_the_cpu_leave_the_same() -> None:
+def test_kernels_of_the_cpu_leave_the_same() -> None:
     """numba's loop and the kernel, where both have one of the same name."""
     shared = own() & numba_names()
     for case in EXACT:
@@ -489,7 +489,7 @@ def test_every_kernel_is_launched_by_a_case() -> None:
     assert set().union(*map(launched, CASES)) == set(cuda_on_cpu.declared())
 
 
-def test_a_kernel_without_a_twin_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_without_a_formula_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     text = cuda_kernels.source() + "\n__global__ void stray(Size* x) { x[0] = 1; }\n"
     monkeypatch.setattr(cuda_kernels, "source", lambda: text)
     found = cuda_on_cpu.declared.__wrapped__()
@@ -896,13 +896,13 @@ def test_a_steady_step_moves_nothing_and_waits_for_nothing(make: Any, of_update:
 
 @update
 def test_training_with_kernels_is_training_with_formulas(make: Any, of_update: Any) -> None:
-    expected, told = trained(DOUBLE, make())
+    expected, result = trained(DOUBLE, make())
     with in_use(DOUBLE) as names:
         found, history = trained(DOUBLE, make())
     assert {"cross_entropy", "gather_scaled", "count_hits"} <= names
     difference = found.flat_parameters.get() - expected.flat_parameters.get()
     assert np.linalg.norm(difference) <= 1e-5 * np.linalg.norm(expected.flat_parameters.get())
-    for one, other in zip(history.records, told.records, strict=True):
+    for one, other in zip(history.records, result.records, strict=True):
         assert one.loss == pytest.approx(other.loss, rel=1e-4)
         assert one.val_accuracy == other.val_accuracy
     assert bits(found.layers[2].mask.get()) == bits(expected.layers[2].mask.get())

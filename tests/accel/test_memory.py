@@ -106,7 +106,7 @@ def test_samples_are_neither_copied_nor_widened_as_a_whole() -> None:
 
 
 def sparse(path: Path, shape: tuple[int, ...], first: numpy.ndarray) -> Path:
-    """An `.npy` file of uint8 that takes next to no room on the disk: zeros but for `first`."""
+    """An `.npy` file of uint8 that takes next to no space on the disk: zeros but for `first`."""
     with path.open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         npy_format.write_array_header_1_0(file, header)

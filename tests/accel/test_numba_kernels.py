@@ -1,7 +1,7 @@
-"""Compiled twins: each is its formula, and is used where training is long enough, nowhere else.
+"""Compiled kernels: each computes its formula, and is used only in long training.
 
-A twin is run as xpnet runs it, by the layer, loss, optimizer, metric or batch that asks for it,
-once with twins in use and once without.
+A kernel runs as xpnet runs it, by the layer, loss, optimizer, metric or batch that asks for it,
+once with kernels in use and once without.
 """
 
 from __future__ import annotations
@@ -308,7 +308,7 @@ CASES += ROUNDED
 
 
 def both(case: Case, *arguments: Any, **options: Any) -> tuple[list[Any], list[Any]]:
-    """What the formula leaves and what the twin leaves, from the same numbers."""
+    """What the formula leaves and what the kernel leaves, from the same numbers."""
     with np.errstate(all="ignore"):
         expected = case.run(Draw(*arguments, **options))
         with dispatch.use_kernels(), noted() as names:
@@ -337,7 +337,7 @@ seeds, rows, widths = st.integers(0, 2**32), st.integers(1, 40), st.integers(1, 
 @example(seed=0, rows=1, width=1, specials=False)
 @example(seed=1, rows=1, width=1, specials=True)
 @example(seed=2, rows=130, width=100, specials=True)
-def test_a_twin_gives_the_bits_of_its_formula(
+def test_a_kernel_gives_the_bits_of_its_formula(
     case: Case, dtype: str, seed: int, rows: int, width: int, specials: bool
 ) -> None:
     expected, found = both(case, seed, rows, width, dtype, specials)
@@ -597,7 +597,7 @@ def test_an_epoch_counts_all_its_steps_and_a_full_batch_is_one() -> None:
         trained(11, batch_size=48)
         assert names == []
         trained(12, batch_size=48)
-        # Made once, all at once, and by no twin.
+        # Made once, all at once, and by no kernel.
         assert set(names) == {*ALWAYS, "adam"} - {"gather_scaled"}
         names.clear()
         trained(12, batch_size=12)
@@ -744,8 +744,8 @@ def test_long_and_short_trainings_side_by_side() -> None:
 
 
 @pytest.fixture
-def anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Twins have not been loaded yet, as at the beginning of a process."""
+def not_loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Kernels have not been loaded yet, as at the beginning of a process."""
     monkeypatch.setattr(dispatch, "ENOUGH_STEPS", 12)
     monkeypatch.delitem(sys.modules, "xpnet.accel.numba_kernels")
     dispatch.numba_kernels.cache_clear()
@@ -755,13 +755,13 @@ def anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, ...]:
-    """What twelve steps leave without twins."""
+    """What twelve steps leave without kernels."""
     with monkeypatch.context() as patch:
         patch.setattr(SETTINGS, "kernels_enabled", False)
         return trained(12)
 
 
-@pytest.mark.usefixtures("anew")
+@pytest.mark.usefixtures("not_loaded")
 def test_without_numba_nothing_is_said(
     plain: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -773,7 +773,7 @@ def test_without_numba_nothing_is_said(
     assert "xpnet.accel.numba_kernels" not in sys.modules
 
 
-@pytest.mark.usefixtures("anew")
+@pytest.mark.usefixtures("not_loaded")
 def test_a_numba_that_cannot_be_used_is_named_once_and_training_goes_on(
     plain: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -795,8 +795,8 @@ def test_a_numba_that_cannot_be_used_is_named_once_and_training_goes_on(
     assert "\n" not in message
 
 
-@pytest.mark.usefixtures("anew")
-def test_twins_are_loaded_once() -> None:
+@pytest.mark.usefixtures("not_loaded")
+def test_kernels_are_loaded_once() -> None:
     module = dispatch.numba_kernels()
     assert module is importlib.import_module("xpnet.accel.numba_kernels")
     assert dispatch.numba_kernels() is module
@@ -805,7 +805,7 @@ def test_twins_are_loaded_once() -> None:
 # Recorded
 
 
-def test_a_bound_twin_is_the_same_call() -> None:
+def test_a_bound_kernel_is_the_same_call() -> None:
     for dtype in (np.float32, np.float64):
         values, again = (np.linspace(-1, 1, 7, dtype=dtype) for _ in range(2))
         gradients, rate = np.linspace(2, 3, 7, dtype=dtype), np.array([0.1], dtype)
@@ -817,7 +817,7 @@ def test_a_bound_twin_is_the_same_call() -> None:
         assert values.tobytes() == again.tobytes()
 
 
-def test_a_bound_twin_keeps_its_arrays() -> None:
+def test_a_bound_kernel_keeps_its_arrays() -> None:
     values = np.ones(100_000)
     call = numba_kernels.bind("descend", (values, np.ones(100_000), np.full(1, 0.25)))
     gc.collect()
@@ -843,7 +843,7 @@ def forward(a: dict[str, np.ndarray]) -> Callable[[Any], Any]:
 
 
 def recorded(step: Callable[[Any], Any]) -> list[str]:
-    """The names of the calls that a tape of `step` has, with twins in use."""
+    """The names of the calls that a recording of `step` has, with kernels in use."""
     with dispatch.use_kernels():
         calls: Any = recording.record(np, lambda: step(array_module(np.empty(0))))
     return [getattr(call.func, "__name__", type(call.func).__name__) for call in calls]
@@ -864,7 +864,7 @@ def test_a_bias_and_the_relu_after_it_are_one_call_to_the_same_bits(dtype: str, 
         assert bits(given[name]) == bits(array), name
 
 
-def test_a_network_s_step_is_joined_and_only_with_twins() -> None:
+def test_a_network_s_step_is_fused_and_only_with_kernels() -> None:
     network = xn.Sequential([xn.Linear(5, 4), xn.ReLU(), xn.Linear(4, 3)])
     x = np.ones((6, 5), np.float32)
     network.forward(x, training=True)

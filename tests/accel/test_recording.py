@@ -390,7 +390,7 @@ BLOCKS = {"rows": 2100, "batch_size": None, "epochs": 410}
 LIMIT = 64 * 1024
 
 
-@pytest.mark.parametrize("with_twins", [False, True])
+@pytest.mark.parametrize("with_kernels", [False, True])
 @pytest.mark.parametrize(
     ("make", "options"),
     [
@@ -403,7 +403,7 @@ LIMIT = 64 * 1024
 def test_replayed_steps_take_no_memory(
     make: Callable[[], list[Layer]],
     options: dict[str, Any],
-    with_twins: bool,
+    with_kernels: bool,
     monkeypatch: pytest.MonkeyPatch,
     reference: Backend,
 ) -> None:
@@ -414,7 +414,7 @@ def test_replayed_steps_take_no_memory(
     batches with the beginning of an epoch. By step 300 all counts are above 256, from where on
     the next whole number takes as much memory as the one before.
     """
-    monkeypatch.setattr(SETTINGS, "kernels_enabled", with_twins)
+    monkeypatch.setattr(SETTINGS, "kernels_enabled", with_kernels)
     monkeypatch.setattr(dispatch, "ENOUGH_STEPS", 0)
     run, steps, found, walked = Replay.run, iter(range(1000)), [0, 0, 0], []
 
@@ -441,7 +441,7 @@ def test_replayed_steps_take_no_memory(
     assert peak - before <= LIMIT
 
 
-def test_a_tape_for_each_size_and_no_more(
+def test_a_recording_for_each_size_and_no_more(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: set[int] = set()
@@ -459,7 +459,7 @@ def test_a_tape_for_each_size_and_no_more(
     trained(backend, epochs=6)
     assert lengths.keys() == {16, 2}
     for found in lengths.values():
-        assert len(found) == 2, "calls were added to a tape"
+        assert len(found) == 2, "calls were added to a recording"
 
 
 # Callbacks
@@ -479,7 +479,7 @@ class Watch(xn.Callback):
 def test_callbacks_see_what_layers_hold(
     validate: bool, backend: Backend, monkeypatch: pytest.MonkeyPatch, ran: Counter[str]
 ) -> None:
-    """A tape's buffers are no longer the layer's once other rows have gone through it."""
+    """The buffers of a recording are no longer the layer's once other rows have gone through it."""
 
     def make() -> list[Layer]:
         return [xn.Linear(FEATURES, 7), xn.Tanh(), xn.Linear(7, CLASSES)]

@@ -213,7 +213,7 @@ def test_a_replayed_step_is_told_too(pool: Pool) -> None:
 def test_an_interrupt_in_a_replayed_step_leaves_the_number_as_it_was(
     call: int, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C between two calls of a tape, where no `finally` is."""
+    """Ctrl-C between two calls of a recorded step, where no `finally` is."""
     recorded, record = [], recording.record
     monkeypatch.setattr(recording, "record", lambda *step: recorded.append(1) or record(*step))
     pool.interrupt_at = call  # in the fifth step, which is a replayed one

@@ -21,7 +21,7 @@ from xpnet.backend import Backend, add_array_module, array_module, gather
 from xpnet.errors import BackendUnavailable, ConfigError, DeviceMismatch
 from xpnet.workspace import Workspace
 
-# Nothing here asks for a twin.
+# Nothing here uses a kernel.
 pytestmark = pytest.mark.without_kernels
 
 ROOT = Path(__file__).parents[2]

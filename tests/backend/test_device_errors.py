@@ -190,7 +190,7 @@ def test_a_batch_that_does_not_fit_is_named_beside_one_that_does(
 
 
 def test_what_fits_is_what_the_step_really_takes() -> None:
-    """Measured on few rows of a like network, and held against 40 and 640."""
+    """Measured on few rows of a like network, and compared with 40 and 640."""
     for make in (layers, lambda: [xn.Linear(12, 9), xn.BatchNorm(9), xn.GELU(), xn.Linear(9, 3)]):
         held = []
         for rows in (40, 640):

@@ -1,4 +1,4 @@
-"""`cuda:1`: whoever computes does so on the device of the network, in every thread and callback.
+"""`cuda:1`: everything is computed on the device of the network, in every thread and callback.
 
 The double's devices share their memory, so what is right here is which of them is the current one.
 """

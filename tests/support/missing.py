@@ -22,7 +22,7 @@ PEERS += ("pip_audit", "nox", "joblib")
 
 
 class Absent:
-    """Whatever of a package that is not there; whoever calls it is skipped."""
+    """Whatever of a package that is not there; a test that calls it is skipped."""
 
     def __init__(self, name: str) -> None:
         self.__name__ = self._name = name
@@ -81,7 +81,7 @@ def skip(name: str) -> None:
 
 
 def begin() -> None:
-    """While tests are collected, files that import a peer may go on without it."""
+    """While tests are collected, files that import a peer may continue without it."""
     sys.meta_path.append(Finder())
 
 

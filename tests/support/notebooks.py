@@ -1,5 +1,5 @@
 """Execute a notebook by a kernel of this Python: `python tests/support/notebooks.py PATH` writes it
-anew.
+again.
 
 Needs nbclient and ipykernel. What differs from one machine to the next for no reason (times of
 cells, the version of Python) is left out of the file.
@@ -50,7 +50,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> Client:
 
 @contextmanager
 def nobodys_settings() -> Iterator[None]:
-    """A Jupyter that knows no kernel but this Python's and no settings of whoever runs it."""
+    """A Jupyter that knows no kernel but this Python's and no settings of the user."""
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as home:
         for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):

@@ -196,7 +196,7 @@ class ndarray:
         return format(self.item() if self.ndim == 0 else str(self), spec)
 
     def __repr__(self) -> str:
-        # No values: pytest and debuggers call repr() unasked, and must not change the counts.
+        # No values: pytest and debuggers call repr() on their own, and must not change the counts.
         return f"<strict_cupy {self.dtype}{self.shape}>"
 
     # Views are free, copies are allocations.
@@ -459,15 +459,15 @@ def _on_host(signature: inspect.Signature, host: Any, hosts: dict[str, Any]) -> 
     kwargs = {}
     for key, value in hosts.items():
         parameter = signature.parameters[key]
-        twin = known.get("shape" if key == "newshape" else key)
+        accepted = known.get("shape" if key == "newshape" else key)
         if parameter.kind is parameter.VAR_POSITIONAL:
             args += value
-        elif twin is None and key == next(iter(signature.parameters)):
+        elif accepted is None and key == next(iter(signature.parameters)):
             args.append(value)  # the first is the same one, whatever it is called
-        elif twin is not None and twin.kind is twin.POSITIONAL_ONLY:
+        elif accepted is not None and accepted.kind is accepted.POSITIONAL_ONLY:
             args.append(value)
-        elif twin is not None and twin.kind is not twin.VAR_KEYWORD:
-            kwargs[twin.name] = value
+        elif accepted is not None and accepted.kind is not accepted.VAR_KEYWORD:
+            kwargs[accepted.name] = value
         elif value is not parameter.default:
             raise TypeError(f"the double can't pass {key} on to numpy.{host.__name__}")
     return host(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Streams, captures, graphs and cuBLAS for the strict double, so that CUDA graphs can be rehearsed.
+"""Streams, captures, graphs and cuBLAS for the strict double, so that CUDA graphs can be tested.
 
 As on a card, a call on a stream that is captured is kept and not run; CuPy's own products, and
 whatever waits, moves or allocates, are refused; a capture that went wrong ends with an error.

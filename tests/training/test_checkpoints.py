@@ -232,7 +232,7 @@ def test_early_stopping_goes_on_waiting_and_keeps_the_best(
         assert [a.tobytes() for a in found.arrays()] == [a.tobytes() for a in expected.arrays()]
 
 
-def test_twins_are_used_as_the_whole_training_asks(
+def test_kernels_are_used_as_the_whole_training_asks(
     reference: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """16 steps are enough here, the 10 that are left would not be."""

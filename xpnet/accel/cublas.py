@@ -1,16 +1,15 @@
-"""Matrix products by a cuBLAS handle of our own, and how exact they are.
+"""Matrix products by a cuBLAS handle of xpnet's own, and their precision.
 
-CuPy makes its products by a handle that cannot be captured, and can be told to make them by TF32,
-but not by bfloat16. So products in a CUDA graph (`xpnet.accel.cuda_graph`), and all products of a
-training that `fit(precision=)` allows to be less exact, are made here, with NVIDIA's cuBLAS
-bindings (`nvmath-python`, in the extras `cuda12` and `cuda13`): the same way in a graph and
-outside.
+CuPy computes its products with a handle that cannot be captured; it can use TF32, but not
+bfloat16. So the products in a CUDA graph (`xpnet.accel.cuda_graph`), and all products of a
+training with `fit(precision=)`, are computed here, with NVIDIA's cuBLAS bindings
+(`nvmath-python`, in the extras `cuda12` and `cuda13`), in a graph and outside of it alike.
 
-A precision is about the product of two matrices, which in xpnet are those of `Linear`. cuBLAS
-rounds what goes in to 10 (`tf32`) or 7 (`bfloat16`) bits after the point, multiplies, and adds
-up in float32. Weights, gradients, activations, the optimizer's state, sums over a batch (which
-are products with a vector of ones) and every other formula stay float32: there is no second copy
-of the weights that could come apart from the first, and no scale of the loss to be found.
+A precision applies to the product of two matrices, which in xpnet are those of `Linear`. cuBLAS
+rounds the factors to 10 (`tf32`) or 7 (`bfloat16`) bits after the point, multiplies, and sums in
+float32. Weights, gradients, activations, the optimizer's state, sums over a batch (which are
+products with a vector of ones) and every other formula stay float32. So there is no second copy
+of the weights, and the loss needs no scaling.
 
 Not yet run on a GPU.
 """
@@ -31,20 +30,20 @@ from xpnet.errors import BackendUnavailable, ConfigError, short_repr
 Call: TypeAlias = Callable[[], Any]
 
 PRECISIONS = {"float32": 68, "tf32": 77, "bfloat16": 75}
-"""Those of products of float32 matrices: CUBLAS_COMPUTE_32F, then with _FAST_TF32, _FAST_16BF."""
+"""Of products of float32 matrices: CUBLAS_COMPUTE_32F, then with _FAST_TF32, _FAST_16BF."""
 
 _SINCE = 8
-"""Compute capability from which on there are units for the last two."""
+"""The lowest compute capability with tensor cores for the last two."""
 
 _WORKSPACE = {True: 32 * 2**20, False: 4 * 2**20}
-"""Bytes that NVIDIA advises for cuBLAS: since Hopper, and before."""
+"""Bytes of workspace that NVIDIA recommends for cuBLAS: from Hopper on, and before."""
 
 _KINDS = {"float32": (0, PRECISIONS["float32"]), "float64": (1, 70)}
 """CUDA_R_32F and CUBLAS_COMPUTE_32F, without TF32, and the same for 64."""
 
 
 def require(precision: str, backend: Backend, dtype: object) -> None:
-    """Raises `ConfigError` where products on `backend` cannot be made with `precision`."""
+    """Raises `ConfigError` where products on `backend` cannot have this `precision`."""
     if not isinstance(precision, str) or precision not in PRECISIONS:
         raise ConfigError(
             f"precision must be one of {', '.join(PRECISIONS)}, found {short_repr(precision)}"
@@ -85,7 +84,7 @@ def chosen(precision: str, backend: Backend, dtype: object) -> Any:
 
 @contextmanager
 def used(module: Any) -> Iterator[None]:
-    """Within the block `array_module` answers this thread with what `chosen` gave."""
+    """Within the block `array_module` returns, in this thread, what `chosen` gave."""
     if not isinstance(module, Reduced):
         yield
         return
@@ -97,7 +96,7 @@ def used(module: Any) -> Iterator[None]:
 
 
 def precision_of(module: Any) -> str:
-    """How exact the products of an array module are."""
+    """The precision of the products of an array module."""
     return module.precision if isinstance(module, Reduced) else "float32"
 
 
@@ -133,7 +132,7 @@ class Reduced:
         return self._product(self.xp.dot, a, b, out)
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        """The same."""
+        """`a b`, likewise."""
         return self._product(self.xp.matmul, a, b, out)
 
     def _product(self, otherwise: Any, a: Array, b: Array, out: Array | None) -> Array:
@@ -149,17 +148,17 @@ class Reduced:
         return out
 
     def close(self) -> None:
-        """Give the handle and its memory back."""
+        """Free the handle and its memory."""
         self._products = None
 
 
 def _is_reducible(a: Array, b: Array) -> bool:
-    """Whether their product is one that a precision is about."""
+    """Whether a precision applies to their product."""
     return bool(a.ndim == b.ndim == 2 and a.dtype == b.dtype == "float32")
 
 
 class Products:
-    """Matrix products by a cuBLAS handle of our own, on `stream` and no other.
+    """Matrix products by a cuBLAS handle of its own, on `stream` alone.
 
     Raises `RuntimeError` where the bindings are missing, and whatever cuBLAS raises.
     """
@@ -224,7 +223,7 @@ class Products:
         )
 
     def _dot(self, a: Array, b: Array, out: Array) -> None:
-        """Of two vectors, with the result on the device: cuBLAS has to be told."""
+        """Of two vectors, with the result on the device: cuBLAS needs the pointer mode."""
         kind = _KINDS[str(out.dtype)][0]
         cublas, handle = self._cublas, self._handle
         cublas.set_pointer_mode(handle, 1)

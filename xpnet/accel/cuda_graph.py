@@ -1,9 +1,9 @@
-"""A recorded step as one CUDA graph: launched at once, not call by call.
+"""A recorded step as one CUDA graph: one launch instead of one for each call.
 
-The calls that `xpnet.accel.recording` recorded are run once more, on a stream of their own, then
-captured there, and from then on launched. Whatever changes between steps lies in arrays on the
-device, so a graph once made stays right for as long as the recording does. A short last batch has a
-recording, and so a graph, of its own.
+The calls that `xpnet.accel.recording` recorded run once more, on a separate stream, are then
+captured there, and from then on launched as a graph. Whatever changes between steps is stored in
+arrays on the device, so a graph stays valid as long as the recording does. A short last batch has
+a recording, and so a graph, of its own.
 
 CuPy refuses its own matrix products while a stream is captured (its issue 6290). In a graph they
 are made by a cuBLAS handle of our own: `xpnet.accel.cublas`. Where its bindings are missing, or a
@@ -31,40 +31,38 @@ class Graphs:
 
     def __init__(self, xp: Any) -> None:
         self.xp = xp
-        self.are_possible = current().graphs_enabled and hasattr(
-            getattr(xp, "cuda", None), "Stream"
-        )
-        self._stage: _Stage | None = None
+        self.enabled = current().graphs_enabled and hasattr(getattr(xp, "cuda", None), "Stream")
+        self._stream: _GraphStream | None = None
 
     def of(self, calls: tuple[Call, ...]) -> tuple[Call, ...]:
-        """One call in place of `calls`, or `calls` where there can be no graph."""
-        if not self.are_possible:
+        """One call in place of `calls`, or `calls` themselves where no graph is possible."""
+        if not self.enabled:
             return calls
         try:
-            if self._stage is None:
-                self._stage = _Stage(self.xp)
-            return (_Step(self, self._stage, calls),)
+            if self._stream is None:
+                self._stream = _GraphStream(self.xp)
+            return (_Step(self, self._stream, calls),)
         except Exception as error:
             self.refuse(error)
             return calls
 
     def refuse(self, error: Exception) -> None:
-        """Make no more graphs, and say why, once."""
-        if self.are_possible:
-            self.are_possible = False
+        """Make no more graphs, and warn once with the reason."""
+        if self.enabled:
+            self.enabled = False
             why = " ".join(str(error).split()) or type(error).__name__
             warnings.warn(
-                f"training goes on without CUDA graphs, slower, because of this: {why}",
+                f"training continues without CUDA graphs, slower, because of this: {why}",
                 RuntimeWarning,
                 stacklevel=2,
             )
 
 
-class _Stage:
+class _GraphStream:
     """What the graphs of one training share: a stream, memory and matrix products.
 
-    Memory that a call takes and gives back while it is captured belongs to the graph for good,
-    so it comes from a pool that nobody else draws from.
+    Memory that a call allocates and frees while it is captured stays with the graph, so it comes
+    from a memory pool of its own.
     """
 
     def __init__(self, xp: Any) -> None:
@@ -78,8 +76,8 @@ class _Stage:
         with self.stream, self.xp.cuda.using_allocator(self.pool.malloc):
             yield
 
-    def rehearse(self, calls: tuple[Call, ...]) -> None:
-        """Run `calls` on the stream, after what was asked for before and before what comes."""
+    def warm_up(self, calls: tuple[Call, ...]) -> None:
+        """Run `calls` on the stream, in order with the work on the current stream."""
         outside = self.xp.cuda.get_current_stream()
         self.stream.wait_event(outside.record())
         with self.entered():
@@ -107,29 +105,29 @@ class _Stage:
 
 
 class _Step:
-    """A recorded step: the first call rehearses it, the second captures it, all launch it."""
+    """A recorded step: the first call is the warm-up, the second captures it, others launch it."""
 
-    def __init__(self, graphs: Graphs, stage: _Stage, calls: tuple[Call, ...]) -> None:
-        self.graphs, self.stage = graphs, stage
+    def __init__(self, graphs: Graphs, stream: _GraphStream, calls: tuple[Call, ...]) -> None:
+        self.graphs, self.stream = graphs, stream
         # They hold the arrays, of which a graph knows only the addresses.
         self.recorded = calls
-        self.calls = tuple(map(stage.products.in_place_of, calls))
-        self.is_rehearsed = False
+        self.calls = tuple(map(stream.products.in_place_of, calls))
+        self.is_warm = False
         self.launch: Call | None = None
 
     def __call__(self) -> None:
         if self.launch is not None:
             self.launch()
-        elif not self.is_rehearsed:
-            self.stage.rehearse(self.calls)
-            self.is_rehearsed = True
+        elif not self.is_warm:
+            self.stream.warm_up(self.calls)
+            self.is_warm = True
         else:
-            self.launch = self._captured() if self.graphs.are_possible else self._call_by_call
+            self.launch = self._captured() if self.graphs.enabled else self._call_by_call
             self.launch()
 
     def _captured(self) -> Call:
         try:
-            launch: Call = self.stage.capture(self.calls).launch
+            launch: Call = self.stream.capture(self.calls).launch
         except Exception as error:
             self.graphs.refuse(error)
             return self._call_by_call

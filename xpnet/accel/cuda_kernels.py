@@ -65,7 +65,7 @@ def source() -> str:
 def kernel(expression: str) -> Any:
     """A kernel for its types, as `relu_backward<float>`: called with grid, block, arguments.
 
-    CuPy loads it anew on each device that is the current one when it is called.
+    CuPy loads it again on each device that is the current one when it is called.
     """
     import cupy
 

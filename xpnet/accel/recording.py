@@ -148,9 +148,9 @@ class Replay:
 
     `parts()`: the objects that take part in a step (network, layers, loss, ...); once one of them
     is not `is_replayable`, every step runs as written. `watched`: other code may run between two
-    steps and change the parts; whoever calls it sets `disturbed`. A size is then replayed only
+    steps and change the parts; the caller sets `disturbed`. A size is then replayed only
     while every attribute of every part is the same object as after its own last step; else it is
-    recorded anew.
+    recorded again.
     """
 
     def __init__(self, xp: Any, parts: Callable[[], Iterable[Any]], *, watched: bool) -> None:

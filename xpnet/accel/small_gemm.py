@@ -1,7 +1,7 @@
-"""A step of few rows, made by one core, in products so small that the BLAS packs nothing.
+"""Small batches: one BLAS thread, and products small enough that OpenBLAS packs nothing.
 
 A product on two cores leaves half of the weights in the other core's cache, and the update,
-which one core makes, has to fetch them back. With few rows that costs more than the second core
+which runs on one core, has to fetch them back. With few rows that costs more than the second core
 saves: a step of 784-128-64-10 in batches of 16 takes 166 µs on two cores, 137 on one, and when
 data pass slowly from core to core 396 and 139 (`bench/NOTES.md`).
 
@@ -37,15 +37,15 @@ _STEP = 16
 
 _lock = Lock()
 _numbers: list[int] = []
-"""What the blocks of `kept` that are under way leave behind: the same number, once for each."""
+"""The number of threads that the running blocks of `kept` restore, once for each block."""
 
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Leave the number of the BLAS's threads as it was, however the block ends.
+    """Restore the number of BLAS threads at the end of the block, however it ends.
 
-    A block may begin while one in another thread is in a pass of few rows: it takes the number
-    from that one.
+    Where another thread is in such a block already, and may have changed the number, it is the
+    number which that block restores.
     """
     pool = _pool()
     if pool is None:
@@ -64,9 +64,9 @@ def kept() -> Iterator[None]:
 
 @contextmanager
 def if_few(x: Array, weights: Array) -> Iterator[None]:
-    """Within the block a pass forward and back of `x` `(N, F)` is one core's, if that pays.
+    """Within the block a forward and backward pass of `x` `(N, F)` uses one core if that is faster.
 
-    `weights`: `(P,)`, all values of the network; their number decides.
+    `weights`: `(P,)`, all parameters of the network; their number decides.
     """
     rows = len(x)
     is_small = rows <= FEW_ROWS and rows * weights.size <= FEW_PRODUCTS

@@ -186,7 +186,7 @@ class Backend:
     def current(self) -> AbstractContextManager[Any]:
         """Within the block this thread computes on this device.
 
-        CUDA keeps one current device for each thread, the first one until told otherwise, and
+        CUDA keeps one current device for each thread, the first one until it is changed, and
         takes memory and launches kernels there, wherever their arrays lie.
         """
         if self.xp is numpy:

@@ -47,7 +47,7 @@ def explained(error: BaseException, device: str | None = None) -> XpnetError | N
         return None
     return BackendUnavailable(
         f"device {device or _current_device()} failed in the middle of work ({first_line(error)}): "
-        f"what was saved is kept; see nvidia-smi and the kernel's log (Xid), then begin anew or "
+        f"what was saved is kept; see nvidia-smi and the kernel's log (Xid), then start again or "
         f"resume from a checkpoint"
     )
 
