@@ -27,7 +27,8 @@ from xpnet.report.calibration import Predictions, calibration, reliability
 from xpnet.report.charts import Line, line_chart
 from xpnet.report.confusion import worst_pairs
 from xpnet.report.html import run_page
-from xpnet.report.summary import TestPredictions, collect_metrics, digest_of, report_again
+from xpnet.report.summary import collect_metrics, digest_of, report_again
+from xpnet.report.test_set import PredictedTestSet
 from xpnet.runs.run_reader import RunRecord
 from xpnet.training import Evaluation
 from xpnet.training.history import History, Record
@@ -68,7 +69,7 @@ def answers_of(classes=10, samples=60, image_shape=(4, 4), names=None, wrong=0.3
     features = math.prod(image_shape) if image_shape else 5
     x = draw.integers(0, 256, (samples, features)).astype(numpy.uint8)
     tested = Evaluation(0.5, float(confusion.trace() / samples), confusion)
-    return TestPredictions(
+    return PredictedTestSet(
         tested, Predictions.of(p, labels), Dataset(x, labels, names, image_shape)
     )
 
@@ -313,7 +314,7 @@ def test_samples_of_any_values_and_size_are_shown(value, shape, tmp_path):
     x[:] = value
     x[:, 0] = -x[:, 0] if isinstance(value, float) else 1
     data = Dataset(x, answers.data.labels, answers.data.classes, shape)
-    root = page_of(tmp_path, TestPredictions(answers.tested, answers.predictions, data))
+    root = page_of(tmp_path, PredictedTestSet(answers.tested, answers.predictions, data))
     for image in root.iter("img"):
         assert max(pixels(image).shape) <= 96
         assert pixels(image).ndim == 2

@@ -27,12 +27,11 @@ from xpnet.metrics import (
 from xpnet.report.calibration import Predictions, calibration, reliability
 from xpnet.report.confusion import confusion_part, mistakes_part, worst_pairs
 from xpnet.report.summary import (
-    TestPredictions,
     collect_metrics,
     describe_test,
     draw,
-    predict_test_set,
 )
+from xpnet.report.test_set import PredictedTestSet, predict_test_set
 from xpnet.training import Evaluation, evaluate, microbatch
 from xpnet.training.history import History, Record
 
@@ -142,7 +141,7 @@ def test_up_to_1024_classes_every_pair_is_counted() -> None:
 CLASSES = 1500
 
 
-def answers_of_many() -> tuple[xn.Sequential, TestPredictions]:
+def answers_of_many() -> tuple[xn.Sequential, PredictedTestSet]:
     network = xn.Sequential(4, CLASSES, seed=0)
     rng = np.random.default_rng(1)
     x, labels = rng.integers(0, 256, (40, 4)).astype(np.uint8), np.arange(40) * 37

@@ -27,9 +27,9 @@ from xpnet.report.summary import (
     describe_data,
     describe_test,
     draw,
-    predict_test_set,
     write_report,
 )
+from xpnet.report.test_set import predict_test_set
 from xpnet.runs.factory import (
     build_augmentation,
     build_network,

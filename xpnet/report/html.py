@@ -23,7 +23,7 @@ from xpnet.report.calibration import reliability
 from xpnet.report.charts import Line, line_chart, reliability_chart
 from xpnet.report.confusion import confusion_part, mistakes_part
 from xpnet.report.elements import document, element, figure_list, fold, note, section, table
-from xpnet.report.summary import TestPredictions
+from xpnet.report.test_set import PredictedTestSet
 from xpnet.runs.run_folder import MODEL, absolute_path_flags, resume_command
 from xpnet.training.history import History, loss_text
 from xpnet.utils.shell import shell_command
@@ -41,7 +41,7 @@ def run_page(
     history: History,
     about: dict[str, Any],
     network: Sequential,
-    answers: TestPredictions | None = None,
+    answers: PredictedTestSet | None = None,
     ended: str = "",
     diverged: bool = False,
 ) -> bytes:
@@ -191,7 +191,7 @@ def points(history: History, x: Sequence[float], name: str) -> list[tuple[float,
     return [(place, v) for place, v in pairs if v is not None and abs(v) < _TOO_LARGE]
 
 
-def _scores(answers: TestPredictions) -> Element:
+def _scores(answers: PredictedTestSet) -> Element:
     named = list(zip(answers.data.classes, class_scores(answers.tested.confusion), strict=True))
     # Of very many classes those that the test says something of.
     known = [pair for pair in named if len(named) <= MOST_CLASSES or pair[1].f1 is not None]
@@ -215,7 +215,7 @@ def _scores(answers: TestPredictions) -> Element:
     return section("Each class", content)
 
 
-def _calibration(answers: TestPredictions) -> Element:
+def _calibration(answers: PredictedTestSet) -> Element:
     assert answers.data.labels is not None
     found = reliability(answers.predictions, answers.data.labels)
     bins = len(found.counts)
@@ -310,7 +310,7 @@ def _again(
     folder: Path,
     config: TrainConfig,
     network: Sequential,
-    answers: TestPredictions | None,
+    answers: PredictedTestSet | None,
     diverged: bool,
 ) -> Element:
     def run(module: str, *words: str | Path) -> str:

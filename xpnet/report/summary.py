@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,21 +15,20 @@ from xpnet.backend import Backend, HostArray
 from xpnet.config import TrainConfig
 from xpnet.data.dataset import Dataset, Source, Splits
 from xpnet.data.mapped import MappedRows
-from xpnet.data.normalisation import Normalisation
 from xpnet.errors import CheckpointError, ConfigError, DataError, printable, short_repr
 from xpnet.figures.style import percent
 from xpnet.metrics import MOST_CLASSES, ConfusedPairs, class_scores
 from xpnet.network import Sequential
-from xpnet.report.calibration import Predictions, reliability
+from xpnet.report.calibration import reliability
+from xpnet.report.html import run_page
+from xpnet.report.test_set import PredictedTestSet, predict_test_set
 from xpnet.runs.factory import read_splits, to_device
 from xpnet.runs.model import Model
 from xpnet.runs.run_folder import METRICS, MODEL, resume_command
 from xpnet.runs.run_reader import read_run
 from xpnet.training import Evaluation, evaluate
 from xpnet.training.augmentation import Augmentation
-from xpnet.training.device_data import DeviceData
 from xpnet.training.history import History, Record, loss_text
-from xpnet.training.microbatch import prediction_rows
 
 REPORT = "report.html"
 """The page of a run."""
@@ -43,15 +41,6 @@ MOST_COLUMNS = 20
 
 _HASHED_BYTES = 2**28
 _ROWS_AT_ONCE = 4096
-
-
-@dataclass(frozen=True)
-class TestPredictions:
-    """An evaluation of a network on labelled data, and its prediction of each sample."""
-
-    tested: Evaluation
-    predictions: Predictions
-    data: Dataset
 
 
 def describe_data(source: Source, splits: Splits) -> str:
@@ -142,7 +131,7 @@ def digest_of(part: Dataset | None) -> str | None:
 
 
 def collect_metrics(
-    facts: dict[str, Any], history: History, kept: Record, answers: TestPredictions
+    facts: dict[str, Any], history: History, kept: Record, answers: PredictedTestSet
 ) -> dict[str, Any]:
     """What `metrics.json` holds; accuracies are fractions, and belong to the weights kept."""
     last, tested, data = history.records[-1], answers.tested, answers.data
@@ -178,24 +167,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def predict_test_set(
-    network: Sequential, tested: Evaluation, data: Dataset, normalisation: Normalisation
-) -> TestPredictions:
-    """The evaluation `tested` of `network` on `data`, with every sample's prediction."""
-    backend, size = network.backend, prediction_rows(network.out_features)
-    held = DeviceData.of(data, normalisation, backend=backend, dtype=network.dtype)
-    parts = (
-        Predictions.of(backend.to_host(network.predict_proba(x)), backend.to_host(labels))
-        for x, labels in held.blocks(size)
-    )
-    return TestPredictions(tested, Predictions.joined(parts), data)
-
-
 def draw(
     folder: Path,
     network: Sequential,
     history: History,
-    answers: TestPredictions,
+    answers: PredictedTestSet,
     train: Dataset,
     augmentation: Augmentation | None,
 ) -> None:
@@ -247,13 +223,11 @@ def write_report(
     history: History,
     about: dict[str, Any],
     network: Sequential,
-    answers: TestPredictions | None = None,
+    answers: PredictedTestSet | None = None,
     ended: str = "",
     diverged: bool = False,
 ) -> Path:
     """Leave `report.html` in the folder of a run: see `xpnet.report.html`. Returns its path."""
-    from xpnet.report.html import run_page
-
     path = folder / REPORT
     page = run_page(folder, config, history, about, network, answers, ended, diverged)
     write_atomically(path, page)
