@@ -36,6 +36,7 @@ from xpnet import gradcheck as gradcheck
 from xpnet import initializers as initializers
 from xpnet import metrics as metrics
 from xpnet import schedules as schedules
+from xpnet._version import __version__ as __version__
 from xpnet.backend import Backend, array_module
 from xpnet.errors import XpnetError
 from xpnet.interop.onnx import export_onnx
@@ -68,8 +69,6 @@ from xpnet.training.device_data import DeviceData
 from xpnet.training.history import History
 
 _moved.install()
-
-__version__ = "0.1.0"
 
 __all__ = [
     "GELU",

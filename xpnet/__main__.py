@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from xpnet import __version__
+from xpnet._version import __version__
 from xpnet.cli import console
 from xpnet.errors import ConfigError, short_repr
 

@@ -16,7 +16,7 @@ MOVED = {
     "xpnet.arguments": "xpnet.utils.arguments",
     "xpnet.blocks": "xpnet.training.microbatch",
     "xpnet.build": "xpnet.runs.factory",
-    "xpnet.calibration": "xpnet.report.calibration",
+    "xpnet.calibration": "xpnet.figures.calibration",
     "xpnet.callbacks": "xpnet.training.callbacks",
     "xpnet.charts": "xpnet.report.charts",
     "xpnet.checkpoint": "xpnet.serialization",

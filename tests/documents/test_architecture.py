@@ -22,7 +22,7 @@ PACKAGE = ROOT / "xpnet"
 LONGEST = 400
 
 FLAT = {
-    *("__init__", "__main__", "_files", "_moved", "compare", "config", "errors"),
+    *("__init__", "__main__", "_files", "_moved", "_version", "compare", "config", "errors"),
     *("export", "gradcheck", "initializers", "metrics", "predict"),
     *("random", "schedules", "serialization", "train", "workspace"),
 }

@@ -9,9 +9,10 @@ import pytest
 from fuzz.readers import HISTORY, METRICS
 from html_tree import cells, part, require_self_contained, tree, words
 
+from xpnet.cli.compare import main
 from xpnet.config import make_config
 from xpnet.report import compare
-from xpnet.report.compare import main, names_of, remarks, rows, text_table
+from xpnet.report.compare import names_of, remarks, rows, text_table
 from xpnet.runs.run_reader import read_run
 from xpnet.training.history import History, Record, loss_text
 

@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 
 import xpnet
 from xpnet import Callback
+from xpnet.cli import export
 from xpnet.cli.train import main
 from xpnet.config import TrainConfig, make_config
 from xpnet.data.dataset import Dataset
 from xpnet.errors import CheckpointError, ConfigError, DataError
+from xpnet.figures.calibration import Predictions, calibration, reliability
 from xpnet.figures.style import percent
 from xpnet.report import compare
-from xpnet.report.calibration import Predictions, calibration, reliability
 from xpnet.report.charts import Line, line_chart
 from xpnet.report.confusion import worst_pairs
 from xpnet.report.html import run_page
@@ -32,7 +33,6 @@ from xpnet.report.test_set import PredictedTestSet
 from xpnet.runs.run_reader import RunRecord
 from xpnet.training import Evaluation
 from xpnet.training.history import History, Record
-from xpnet.web_demo import export
 
 HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a&amp;b", "]]>'$title")
 FACTS = {

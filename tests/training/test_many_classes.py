@@ -14,6 +14,7 @@ from cases import place
 import xpnet as xn
 from xpnet.backend import Backend
 from xpnet.data import Dataset, Normalisation
+from xpnet.figures.calibration import Predictions, calibration, reliability
 from xpnet.figures.plots import choose_predictions, choose_samples
 from xpnet.losses import SoftmaxCrossEntropy
 from xpnet.metrics import (
@@ -24,7 +25,6 @@ from xpnet.metrics import (
     SparseConfusionMatrix,
     class_scores,
 )
-from xpnet.report.calibration import Predictions, calibration, reliability
 from xpnet.report.confusion import confusion_part, mistakes_part, worst_pairs
 from xpnet.report.summary import (
     collect_metrics,

@@ -19,10 +19,11 @@ import pytest
 
 import xpnet
 from xpnet import network as network_module
+from xpnet.cli.export import main
 from xpnet.errors import ConfigError
 from xpnet.layers.base import Layer
 from xpnet.runs.model import Model
-from xpnet.web_demo.export import KNOWN, SCRIPTS, html_page, main
+from xpnet.web_demo.export import KNOWN, SCRIPTS, html_page
 
 NORMALISATION = {"scale": 1 / 255, "shift": 0.0}
 PICTURES = {"image_shape": [28, 28], "normalisation": NORMALISATION, "pixels": True}

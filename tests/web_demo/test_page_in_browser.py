@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFilter
 import xpnet
 from xpnet import Augmentation
 from xpnet import network as network_module
+from xpnet.cli.export import main
 from xpnet.data import load_dataset
 from xpnet.data.normalisation import Normalisation
 from xpnet.data.pictures import prepare
@@ -29,7 +30,7 @@ from xpnet.errors import DataError
 from xpnet.random import generator
 from xpnet.runs.model import Model
 from xpnet.training.device_data import DeviceData
-from xpnet.web_demo.export import html_page, main
+from xpnet.web_demo.export import html_page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WANTED = (

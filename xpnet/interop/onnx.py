@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy
 
-import xpnet
 from xpnet import layers
 from xpnet._files import write_atomically
+from xpnet._version import __version__
 from xpnet.backend import HostArray
 from xpnet.data.normalisation import Normalisation
 from xpnet.errors import CheckpointError, ConfigError, short_repr
@@ -85,7 +85,7 @@ def export_onnx(network: Sequential, path: str | Path, *, normalise: bool = Fals
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
         ir_version=_FILE_FORMAT,
         producer_name="xpnet",
-        producer_version=xpnet.__version__,
+        producer_version=__version__,
     )
     onnx.helper.set_model_props(made, {name: _json(path, about, name) for name in sorted(about)})
     write_atomically(path, made.SerializeToString(deterministic=True))

@@ -14,8 +14,8 @@ from xml.etree.ElementTree import Element
 
 from matplotlib.ticker import LogLocator, MaxNLocator
 
+from xpnet.figures.calibration import Calibration
 from xpnet.figures.style import is_wide, percent
-from xpnet.report.calibration import Calibration
 from xpnet.report.elements import element
 
 COLOURS = 8

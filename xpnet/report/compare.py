@@ -1,4 +1,4 @@
-"""`python -m xpnet.compare RUN RUN...`: runs side by side, as a table and as curves.
+"""Runs side by side: the rows of the table, and the page with table and curves.
 
 The table is printed; a page of one file has it too, with the curves over one another. All that is
 read are the `config.toml`, `history.csv` and `metrics.json` of each folder.
@@ -7,16 +7,12 @@ read are the `config.toml`, `history.csv` and `metrics.json` of each folder.
 from __future__ import annotations
 
 import math
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from xpnet._files import write_atomically
-from xpnet.cli import console
 from xpnet.config import TrainConfig
 from xpnet.errors import printable, truncate
 from xpnet.figures.plots import horizontal
@@ -24,7 +20,7 @@ from xpnet.figures.style import percent
 from xpnet.report.charts import Line, line_chart
 from xpnet.report.elements import document, element, note, section, table
 from xpnet.report.html import points
-from xpnet.runs.run_reader import RunRecord, read_run
+from xpnet.runs.run_reader import RunRecord
 from xpnet.training.history import loss_text
 from xpnet.utils.toml import toml_value
 
@@ -269,45 +265,3 @@ def _charts(runs: Sequence[RunRecord], names: Sequence[str]) -> Iterator[Element
         if any(line.points for line in lines):
             show = percent if "accuracy" in column else "{:.4g}".format
             yield line_chart(title, lines, unit=unit, show=show)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table and write the page; 0, or 2 with the reason."""
-    return console.run(lambda: _compare(argv))
-
-
-def _compare(argv: Sequence[str] | None) -> int:
-    arguments = _parser().parse_args(argv)
-    runs = [read_run(folder) for folder in arguments.runs]
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    console.say(*text_table(names_of(runs), rows(runs), width).split("\n"), *remarks(runs))
-    write_atomically(arguments.html, page(runs))
-    console.say("", f"* the best of its row; curves: {arguments.html}")
-    return 0
-
-
-def _parser() -> console.Parser:
-    parser = console.Parser(
-        "python -m xpnet.compare",
-        description="Put runs side by side: what was set differently, and what came of it.",
-        epilog="The page is one file that any browser opens, with the table and all curves.",
-    )
-    parser.add_argument(
-        "runs",
-        metavar="RUN",
-        nargs="+",
-        type=Path,
-        help="the folder of a run, such as runs/digits-001",
-    )
-    parser.add_argument(
-        "--html",
-        metavar="FILE",
-        type=Path,
-        default=Path("compare.html"),
-        help="the page to write (default: %(default)s)",
-    )
-    return parser
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

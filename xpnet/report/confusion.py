@@ -11,9 +11,9 @@ from PIL import Image
 from xpnet.backend import HostArray
 from xpnet.data.dataset import Dataset
 from xpnet.errors import truncate
+from xpnet.figures.calibration import Predictions
 from xpnet.figures.style import percent
 from xpnet.metrics import ClassCounts, ConfusedPairs, Confusion
-from xpnet.report.calibration import Predictions
 from xpnet.report.elements import element, note, picture, section, table
 
 PAIRS, PICTURES = 6, 8

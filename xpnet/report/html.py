@@ -15,11 +15,11 @@ from xml.etree.ElementTree import Element
 
 from xpnet.config import TrainConfig
 from xpnet.errors import truncate
+from xpnet.figures.calibration import reliability
 from xpnet.figures.plots import horizontal
 from xpnet.figures.style import percent
 from xpnet.metrics import MOST_CLASSES, class_scores
 from xpnet.network import Sequential
-from xpnet.report.calibration import reliability
 from xpnet.report.charts import Line, line_chart, reliability_chart
 from xpnet.report.confusion import confusion_part, mistakes_part
 from xpnet.report.elements import document, element, figure_list, fold, note, section, table

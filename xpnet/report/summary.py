@@ -16,10 +16,10 @@ from xpnet.config import TrainConfig
 from xpnet.data.dataset import Dataset, Source, Splits
 from xpnet.data.mapped import MappedRows
 from xpnet.errors import CheckpointError, ConfigError, DataError, printable, short_repr
+from xpnet.figures.calibration import reliability
 from xpnet.figures.style import percent
 from xpnet.metrics import MOST_CLASSES, ConfusedPairs, class_scores
 from xpnet.network import Sequential
-from xpnet.report.calibration import reliability
 from xpnet.report.html import run_page
 from xpnet.report.test_set import PredictedTestSet, predict_test_set
 from xpnet.runs.factory import read_splits, to_device

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from xpnet.data.dataset import Dataset
 from xpnet.data.normalisation import Normalisation
+from xpnet.figures.calibration import Predictions
 from xpnet.network import Sequential
-from xpnet.report.calibration import Predictions
 from xpnet.training import Evaluation
 from xpnet.training.device_data import DeviceData
 from xpnet.training.microbatch import prediction_rows

@@ -1,27 +1,22 @@
-"""`python -m xpnet.export MODEL --html digit.html`: a trained network as a page to draw on.
+"""A trained network as a web page to draw on: `html_page`.
 
-The page is one file, which needs neither a server nor a network: its HTML, CSS and JavaScript
-(`xpnet/web_demo/`) with the weights in it. It answers what `xpnet.predict` answers: the drawing is
-prepared as `xpnet.data.pictures` prepares a picture, and the forward pass equals xpnet's to 1e-5.
-`--onnx` writes the network as an ONNX file instead, or as well.
+The page is one HTML file that needs no server and no internet connection: its HTML, CSS and
+JavaScript lie in `xpnet/web_demo/`, and the weights are part of it. It prepares a drawing as
+`xpnet.data.pictures` prepares a picture, and its forward pass equals that of xpnet to 1e-5.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from string import Template
 from typing import Any
 
 import numpy
 
-from xpnet._files import write_atomically
 from xpnet.backend import HostArray
-from xpnet.cli import console
 from xpnet.errors import CheckpointError, ConfigError
-from xpnet.interop.onnx import export_onnx
 from xpnet.layers import Linear
 from xpnet.network import Sequential
 from xpnet.report.elements import part, policy
@@ -115,59 +110,3 @@ def _base64(value: HostArray, name: str) -> str:
     if not numpy.isfinite(single).all():
         raise CheckpointError(f"{name} holds values that are no finite float32: train it anew")
     return base64.b64encode(single.tobytes()).decode("ascii")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write the files that were asked for; 0, or 2 with the reason."""
-    return console.run(lambda: _export(argv))
-
-
-def _export(argv: Sequence[str] | None) -> int:
-    arguments = _parser().parse_args(argv)
-    if arguments.html is None and arguments.onnx is None:
-        raise ConfigError("nothing to write: give --html FILE or --onnx FILE; --help tells more")
-    model = Model.load(arguments.model)
-    if arguments.html is not None:
-        try:
-            page = html_page(model)
-        except (ConfigError, CheckpointError) as error:
-            raise type(error)(f"{arguments.model}: {error}") from None
-        write_atomically(arguments.html, page.encode())
-        _report(arguments.html, "open it in a browser")
-    if arguments.onnx is not None:
-        export_onnx(model.network, arguments.onnx)
-        _report(arguments.onnx, "from normalised values to logits")
-    return 0
-
-
-def _report(path: Path, what: str) -> None:
-    console.say(f"{path}  {path.stat().st_size / 1000:,.0f} kB: {what}")
-
-
-def _parser() -> console.Parser:
-    parser = console.Parser(
-        "python -m xpnet.export",
-        description="Write a trained network as a web page to draw on, or as an ONNX file.",
-        epilog="The page is one file that needs no server and sends nothing anywhere. It shows "
-        "the classes' probabilities, the hidden activations and the weights that fired, live. "
-        "The ONNX file has the normalisation that its input needs among its properties.",
-    )
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a .safetensors file that xpnet wrote, or the folder of a run",
-    )
-    parser.add_argument(
-        "--html",
-        metavar="FILE",
-        type=Path,
-        help="the page to write; the network must take square pictures",
-    )
-    parser.add_argument(
-        "--onnx", metavar="FILE", type=Path, help="the ONNX file to write (needs xpnet[onnx])"
-    )
-    return parser
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
