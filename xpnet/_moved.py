@@ -48,7 +48,7 @@ MOVED = {
     "xpnet.mistakes": "xpnet.report.confusion",
     "xpnet.notebook": "xpnet.utils.notebook",
     "xpnet.one_core": "xpnet.accel.small_gemm",
-    "xpnet.pages": "xpnet.report.elements",
+    "xpnet.pages": "xpnet.utils.html",
     "xpnet.parts": "xpnet.training.fit_data",
     "xpnet.plots": "xpnet.figures.plots",
     "xpnet.prediction": "xpnet.network.prediction",

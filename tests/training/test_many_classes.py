@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import tracemalloc
 from pathlib import Path
-from xml.etree.ElementTree import tostring
 
 import numpy as np
 import pytest
 from cases import place
+from html_tree import part, tree, words
+from test_report import FACTS
 
 import xpnet as xn
 from xpnet.backend import Backend
+from xpnet.config import TrainConfig
 from xpnet.data import Dataset, Normalisation
-from xpnet.figures.calibration import Predictions, calibration, reliability
 from xpnet.figures.plots import choose_predictions, choose_samples
 from xpnet.losses import SoftmaxCrossEntropy
 from xpnet.metrics import (
@@ -25,12 +26,10 @@ from xpnet.metrics import (
     SparseConfusionMatrix,
     class_scores,
 )
-from xpnet.report.confusion import confusion_part, mistakes_part, worst_pairs
-from xpnet.report.summary import (
-    collect_metrics,
-    describe_test,
-    draw,
-)
+from xpnet.figures.calibration import Predictions, calibration, reliability
+from xpnet.report.confusion import worst_pairs
+from xpnet.report.html import run_page
+from xpnet.report.summary import collect_metrics, describe_test, draw
 from xpnet.report.test_set import PredictedTestSet, predict_test_set
 from xpnet.training import Evaluation, evaluate, microbatch
 from xpnet.training.history import History, Record
@@ -166,11 +165,14 @@ def test_the_report_of_many_classes_has_no_table_of_their_pairs(tmp_path: Path) 
     json.dumps(metrics, allow_nan=False)
     lines = describe_test(answers.tested, answers.data.classes).splitlines()
     assert lines[1:] == ["1,500 classes: the scores of each are in metrics.json"]
-    matrix = tostring(confusion_part(answers.tested.confusion, answers.data.classes), "unicode")
-    assert "of 40 test samples are right" in matrix
-    assert "1,500 classes is too large" in matrix
-    worst = mistakes_part(answers.tested.confusion, answers.predictions, answers.data)
-    assert "taken for" in tostring(worst, "unicode")
+    about = {**FACTS, **metrics}
+    root = tree(run_page(tmp_path, TrainConfig(), history, about, network, answers))
+    matrix = part(root, "Confusion")
+    assert "of 40 test samples are right" in words(matrix)
+    assert "1,500 classes is too large" in words(matrix)
+    assert not list(matrix.iter("table"))
+    assert "taken for" in words(part(root, "Worst confused"))
+    assert "more classes are not shown" in words(part(root, "Each class"))
     draw(tmp_path, network, history, answers, answers.data, None)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"training_metrics.png", "sample_predictions.png", "weights.png"}

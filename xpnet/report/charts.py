@@ -14,17 +14,45 @@ from xml.etree.ElementTree import Element
 
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from xpnet.figures.calibration import Calibration
 from xpnet.figures.style import is_wide, percent
-from xpnet.report.elements import element
+from xpnet.figures.calibration import Calibration
+from xpnet.training.history import History
 
 COLOURS = 8
 """So many colours tell curves apart; the next have them again, dashed."""
+
+LARGEST_VALUE = 1e300
+"""The margins of an axis with larger values would not be finite."""
 
 _WIDTH, _HEIGHT = 340.0, 220.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50.0, 10.0, 10.0, 36.0
 _MANY_POINTS = 40
 _STAR = "M0-7 1.7-2.2 6.7-2.2 2.6.8 4.1 5.7 0 2.7-4.1 5.7-2.6.8-6.7-2.2-1.7-2.2z"
+
+
+def element(tag: str, *content: Element | str, **attributes: object) -> Element:
+    """`<tag attributes>content</tag>`: `class_` is `class`, `aria_label` is `aria-label`."""
+    names = {name: name.rstrip("_").replace("_", "-") for name in attributes}
+    made = Element(tag, {names[name]: _text(value) for name, value in attributes.items()})
+    for item in content:
+        if not isinstance(item, str):
+            made.append(item)
+        elif len(made):
+            made[-1].tail = (made[-1].tail or "") + item
+        else:
+            made.text = (made.text or "") + item
+    return made
+
+
+def _text(value: object) -> str:
+    # A tenth of a pixel is precise enough, and integers stay integers.
+    return f"{round(value, 1):g}" if isinstance(value, float) else str(value)
+
+
+def drawable_points(history: History, x: Sequence[float], name: str) -> list[tuple[float, float]]:
+    """The points `(x, value)` of a column of the history whose value can be drawn."""
+    pairs = zip(x, history.column(name), strict=True)
+    return [(place, v) for place, v in pairs if v is not None and abs(v) < LARGEST_VALUE]
 
 
 @dataclass(frozen=True)

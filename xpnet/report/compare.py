@@ -17,9 +17,8 @@ from xpnet.config import TrainConfig
 from xpnet.errors import printable, truncate
 from xpnet.figures.plots import horizontal
 from xpnet.figures.style import percent
-from xpnet.report.charts import Line, line_chart
-from xpnet.report.elements import document, element, note, section, table
-from xpnet.report.html import points
+from xpnet.report.charts import Line, drawable_points, line_chart
+from xpnet.report.rendering import render
 from xpnet.runs.run_reader import RunRecord
 from xpnet.training.history import loss_text
 from xpnet.utils.toml import toml_value
@@ -222,32 +221,14 @@ def text_table(names: Sequence[str], lines: Sequence[Row], width: int | None = N
 
 def page(runs: Sequence[RunRecord]) -> bytes:
     """The table and the curves of runs as an HTML document."""
-    names, lines = names_of(runs), rows(runs)
-    cells: list[list[Element | str]] = [[line.name, *_cells(line)] for line in lines]
-    shown_table = table(["run", *names], cells, caption="Runs side by side")
-    marks = "★ is the best value of a row."
-    title = f"{len(runs)} xpnet runs side by side" if len(runs) > 1 else names[0]
-    header = element("header", element("h1", title))
-    notes = [note(text) for text in (marks, *remarks(runs))]
-    charts = [*_charts(runs, names)] or [note("No run has a record yet.")]
-    return document(
-        title,
-        header,
-        element(
-            "main",
-            section("Figures", shown_table, *notes),
-            section("Curves", element("div", *charts, class_="charts")),
-        ),
+    names = names_of(runs)
+    return render(
+        "comparison.html",
+        names=names,
+        rows=rows(runs),
+        remarks=remarks(runs),
+        curves=list(_charts(runs, names)),
     )
-
-
-def _cells(line: Row) -> Iterator[Element]:
-    for number, text in enumerate(line.texts):
-        if number in line.best:
-            mark = element("span", " ★", aria_label="best", role="img")
-            yield element("td", text, mark, class_="best")
-        else:
-            yield element("td", text)
 
 
 def _charts(runs: Sequence[RunRecord], names: Sequence[str]) -> Iterator[Element]:
@@ -259,7 +240,7 @@ def _charts(runs: Sequence[RunRecord], names: Sequence[str]) -> Iterator[Element
         lines = []
         for i, history in drawn:
             x = places[i][0] if unit == "epoch" else history.column("step")
-            curve = points(history, x, column)
+            curve = drawable_points(history, x, column)
             star = best(curve, key=lambda point: point[1]) if best and curve else None
             lines.append(Line(names[i], curve, colour=i, best=star))
         if any(line.points for line in lines):

@@ -19,8 +19,8 @@ from xpnet.backend import HostArray
 from xpnet.errors import CheckpointError, ConfigError
 from xpnet.layers import Linear
 from xpnet.network import Sequential
-from xpnet.report.elements import part, policy
 from xpnet.runs.model import Model
+from xpnet.utils.html import part, policy
 from xpnet.utils.introspection import is_own
 
 KNOWN: tuple[str, ...] = ("Linear", "ReLU", "LeakyReLU", "Sigmoid", "Tanh", "GELU", "Softmax")

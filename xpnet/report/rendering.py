@@ -1,0 +1,55 @@
+"""HTML pages from the Jinja2 templates in `templates/`; every value is escaped."""
+
+from __future__ import annotations
+
+import base64
+import io
+from functools import cache
+from xml.etree.ElementTree import Element, tostring
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from xpnet.backend import HostArray
+from xpnet.figures.style import percent
+from xpnet.training.history import loss_text
+from xpnet.utils.html import part, policy
+
+
+def render(template: str, **values: object) -> bytes:
+    """The page that a template makes of `values`, without any script, as the bytes of its file."""
+    style = part("base.css") + part("report.css", "report/templates")
+    page = _environment().get_template(template)
+    text = page.render(values, style=style, policy=policy(style))
+    # The name of a folder may contain bytes that are not valid UTF-8.
+    return text.encode(errors="replace")
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("xpnet.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "chart": _chart_markup,
+        "loss": loss_text,
+        "percent": percent,
+        "thousands": "{:,}".format,
+    }
+    return environment
+
+
+def _chart_markup(chart: Element) -> str:
+    """The SVG of a chart, its text and attributes escaped."""
+    return tostring(chart, encoding="unicode", method="html")
+
+
+def image_uri(pixels: HostArray) -> str:
+    """`pixels` `(height, width)` grey or `(height, width, 4)`, uint8, as a `data:` URI (PNG)."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
