@@ -341,7 +341,7 @@ def test_the_commands_of_a_report_run_in_any_folder_as_printed(tmp_path: Path) -
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
     page = (folder / "report.html").read_text()
-    printed = re.findall(r"<pre[^>]*>(.*?)</pre>", page[page.index("Again, and further") :])
+    printed = re.findall(r"<pre[^>]*>(.*?)</pre>", page[page.index(">Commands<") :])
     assert len(printed) == 4
     stand_ins = {"FILE": "../da\\ ta\\'s.npz", "OTHER_RUN": f"{shell_command(folder.absolute())}"}
     environment = os.environ | {"PATH": f"{python.parent}:{os.environ['PATH']}"}

@@ -202,7 +202,7 @@ def test_a_terminal_that_is_narrow_has_the_runs_below_each_other(made):
     assert [name for block in blocks for name in block.splitlines()[0].split()] == names
     for block in blocks:
         assert len(block.splitlines()) == len(wide)
-    # A run that has no room even alone is shown all the same.
+    # A run that is wider than the screen even alone is shown all the same.
     assert len(text_table(names, lines, 5).split("\n\n")) == 9
 
 
@@ -230,7 +230,7 @@ def test_the_command_prints_the_table_and_writes_the_page(made, tmp_path, monkey
     assert "* the best of its row; curves: compare.html" in captured.out
     root = tree((tmp_path / "compare.html").read_bytes())
     require_self_contained(root)
-    (table,) = part(root, "Figures").iter("table")
+    (table,) = part(root, "Settings and metrics").iter("table")
     assert cells(table)[:2] == [["run", "a", "b"], ["seed", "1", "2"]]
     (best,) = (cell for cell in table.iter("td") if words(cell).startswith("95.00 %"))
     assert words(best) == "95.00 % ★"
@@ -265,7 +265,7 @@ def test_names_and_values_stay_text(made, capsys, tmp_path):
     assert all(letter.isprintable() for letter in printed.replace("\n", ""))
     root = tree(target.read_bytes())
     require_self_contained(root)
-    (table,) = part(root, "Figures").iter("table")
+    (table,) = part(root, "Settings and metrics").iter("table")
     assert cells(table)[0][1] == "<b onclick='x'>"
     assert cells(table)[1][1].startswith('"<script>')
 

@@ -1,4 +1,4 @@
-"""`report.html`: what a run's page says, of runs of every kind, and what it never does."""
+"""`report.html` of runs of every kind: its content, its escaping, and that it is self-contained."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def history_of(epochs=4, steps=11, **changes):
 
 
 def answers_of(classes=10, samples=60, image_shape=(4, 4), names=None, wrong=0.3, seed=0):
-    """What a made-up network answers: right but for a share of `wrong`."""
+    """Predictions of a made-up network, of which a share of `wrong` is wrong."""
     draw = numpy.random.default_rng(seed)
     names = names or tuple(map(str, range(classes)))
     labels = numpy.arange(samples) % classes
@@ -151,12 +151,12 @@ def test_the_page_holds_all_its_parts_and_asks_for_nothing(tmp_path):
         "Configuration",
         "Curves",
         "Confusion",
-        "Worst confused",
+        "Most confused",
         "Each class",
         "Calibration",
         "Timing",
-        "Again, and further",
-        "Made with",
+        "Commands",
+        "Versions",
     ]
     (h1,) = root.iter("h1")
     assert words(h1) == "run"
@@ -176,11 +176,11 @@ def test_what_differs_from_the_defaults_comes_first(tmp_path):
         ["seed", "7", "0"],
     ]
     assert cells(first)[2][3] == "units of each hidden layer, separated by commas or spaces"
-    assert cells(rest)[0] == ["setting", "value", "what it is"]
+    assert cells(rest)[0] == ["setting", "value", "description"]
     names = {row[0] for row in cells(first)[1:] + cells(rest)[1:]}
     assert names == set(TrainConfig.model_fields) - {"run", "resume", "threads"}
     section = part(page_of(tmp_path, config=TrainConfig(threads=4)), "Configuration")
-    assert "All settings are the defaults." in words(section)
+    assert "All settings have their default values." in words(section)
     assert len(list(section.iter("table"))) == 1
 
 
@@ -205,9 +205,9 @@ def test_the_matrix_and_the_scores_are_those_of_the_test(tmp_path):
 
 def test_the_surest_mistakes_are_shown_first_and_named(tmp_path):
     answers = answers_of(classes=3, samples=90)
-    section = part(page_of(tmp_path, answers), "Worst confused")
+    section = part(page_of(tmp_path, answers), "Most confused")
     true, guess, times = worst_pairs(answers.tested.confusion, 1)[0]
-    assert words(next(section.iter("h3"))) == f"{true} taken for {guess}"
+    assert words(next(section.iter("h3"))) == f"{true} predicted as {guess}"
     assert f"{times} of {answers.tested.confusion[true].sum()} test samples" in words(section)
     p, data = answers.predictions, answers.data
     mistaken = [i for i in range(90) if data.labels[i] == true and p.classes[i] == guess]
@@ -219,14 +219,14 @@ def test_the_surest_mistakes_are_shown_first_and_named(tmp_path):
         image = one.find(".//img")
         numpy.testing.assert_array_equal(pixels(image), data.x[i].reshape(4, 4))
         assert image.get("alt") == f"Test sample {i + 1}"
-        told = [words(span) for span in one.iter("span")]
-        assert told == [
+        captions = [words(span) for span in one.iter("span")]
+        assert captions == [
             f"as {guess} {percent(float(p.confidence[i]), 1)}",
             f"true {true} {percent(float(p.of_true[i]), 1)}",
         ]
 
 
-def test_calibration_is_told_with_its_counts(tmp_path):
+def test_calibration_is_shown_with_its_counts(tmp_path):
     answers = answers_of()
     section = part(page_of(tmp_path, answers), "Calibration")
     found = reliability(answers.predictions, answers.data.labels)
@@ -243,17 +243,17 @@ def test_timing_is_of_epochs_and_samples(tmp_path):
     history = history_of(3)
     history.records.append(Record(4, 38, 0.1, 0.2, 0.9, None, None, 1.0))
     section = words(part(page_of(tmp_path, history=history), "Timing"))
-    assert "in all7 s" in section.replace("in all ", "in all")
+    assert "total7 s" in section.replace("total ", "total")
     # 110 samples in 2 s three times, 50 in 1 s.
     assert "samples/s, median55" in section.replace("median ", "median")
-    assert "an epoch, median2 s" in section.replace("median ", "median")
+    assert "per epoch, median2 s" in section.replace("median ", "median")
 
 
 def test_the_short_last_batch_of_an_epoch_is_counted_as_it_is(tmp_path):
     history = History([Record(2, 4, 0.1, 0.2, 0.9, None, None, 2.0)])
     config = TrainConfig(batch_size=100)
     section = words(part(page_of(tmp_path, history=history, config=config), "Timing"))
-    assert "an epoch, median1 s" in section.replace("median ", "median")
+    assert "per epoch, median1 s" in section.replace("median ", "median")
     assert "samples/s, median110" in section.replace("median ", "median")
 
 
@@ -280,14 +280,14 @@ def test_any_number_of_classes(classes, tmp_path):
 def test_data_that_is_no_pictures_has_its_mistakes_as_text(tmp_path):
     root = page_of(tmp_path, answers_of(image_shape=None))
     assert not list(root.iter("img"))
-    assert "test sample " in words(part(root, "Worst confused"))
-    assert "xpnet.export" in words(part(root, "Again, and further"))
-    assert "--html" not in words(part(root, "Again, and further"))
+    assert "test sample " in words(part(root, "Most confused"))
+    assert "xpnet.export" in words(part(root, "Commands"))
+    assert "--html" not in words(part(root, "Commands"))
 
 
 def test_without_a_mistake_there_is_none_to_show(tmp_path):
     root = page_of(tmp_path, answers_of(wrong=0))
-    assert "No test sample was mistaken." in words(part(root, "Worst confused"))
+    assert "All test samples were classified correctly." in words(part(root, "Most confused"))
 
 
 def test_without_validation_there_are_no_curves_of_it(tmp_path):
@@ -336,24 +336,24 @@ def test_names_stay_text_whatever_they_are(tmp_path):
     assert "</style><script>alert(3)</script>" in words(root.find(".//header"))
 
 
-def test_weights_of_an_earlier_epoch_are_said_to_be_those(tmp_path):
+def test_the_epoch_of_the_saved_weights_is_shown(tmp_path):
     history, answers = history_of(5), answers_of()
     about = collect_metrics(FACTS, history, history.records[2], answers)
     network = xpnet.Sequential([xpnet.Linear(16, 10)])
     root = tree(run_page(tmp_path, TrainConfig(), history, about, network, answers))
-    assert "weights kept of epoch3" in words(root.find(".//header")).replace("epoch ", "epoch")
+    assert "weights of epoch3" in words(root.find(".//header")).replace("epoch ", "epoch")
     root = page_of(tmp_path, answers, history)
-    assert "kept" not in words(root.find(".//header"))
+    assert "weights of epoch" not in words(root.find(".//header"))
 
 
 @pytest.mark.parametrize(
     ("settings", "words_expected"),
     [
-        ({}, "saved, and that were tested, are those of the last epoch (5)"),
+        ({}, "saved and tested weights are those of the last epoch (5)"),
         ({"patience": 2}, "those of epoch 3, where the validation loss is the lowest"),
     ],
 )
-def test_which_weights_are_kept_is_said(settings, words_expected, tmp_path):
+def test_the_header_says_which_weights_were_saved(settings, words_expected, tmp_path):
     history, answers = history_of(5), answers_of()
     kept = history.records[2 if settings else 4]
     about = collect_metrics(FACTS, history, kept, answers)
@@ -362,20 +362,23 @@ def test_which_weights_are_kept_is_said(settings, words_expected, tmp_path):
     assert words_expected in words(root.find(".//header"))
 
 
-def test_what_was_interrupted_says_which_weights_it_left(tmp_path):
-    for values, told in [({}, "the last update"), ({"patience": 2}, "the lowest validation loss")]:
+def test_an_interrupted_run_says_which_weights_were_saved(tmp_path):
+    for values, expected in [
+        ({}, "the last update"),
+        ({"patience": 2}, "the lowest validation loss"),
+    ]:
         root = page_of(
             tmp_path, config=make_config(values), history=history_of(1), ended="Interrupted: …"
         )
-        assert f"saved are those of {told}" in words(root.find(".//header"))
+        assert f"saved weights are those of {expected}" in words(root.find(".//header"))
     root = page_of(tmp_path, history=history_of(1), ended="Diverged: …", diverged=True)
     assert "saved" not in words(root.find(".//header"))
 
 
-def test_the_seed_of_the_split_is_told(tmp_path):
-    for values, told in [({"seed": 3, "split_seed": 8}, 8), ({"seed": 3}, 3)]:
+def test_the_split_seed_is_shown(tmp_path):
+    for values, expected in [({"seed": 3, "split_seed": 8}, 8), ({"seed": 3}, 3)]:
         root = page_of(tmp_path, config=make_config(values))
-        assert f"seed of the split{told}" in words(part(root, "Made with"))
+        assert f"split seed{expected}" in words(part(root, "Versions"))
 
 
 def test_equal_samples_have_equal_digests():
@@ -406,20 +409,20 @@ def test_a_large_part_counts_by_some_rows(monkeypatch):
     assert digest_of(Dataset(x, None, ("a",))) != some
 
 
-def test_what_diverged_says_so_and_what_to_do(tmp_path):
+def test_a_diverged_run_says_so_and_what_to_do(tmp_path):
     ended = "Diverged: training diverged in epoch 1 (by step 30): the loss is nan."
     root = page_of(tmp_path / "run", history=History(), ended=ended, diverged=True)
     require_self_contained(root)
     assert ended in words(root.find(".//header"))
     assert "before the first record" in words(part(root, "Curves"))
-    commands = [words(one) for one in part(root, "Again, and further").iter("pre")]
+    commands = [words(one) for one in part(root, "Commands").iter("pre")]
     begin = f"python -m xpnet.train --config {tmp_path}/run/config.toml"
     assert commands == [f"{begin} --learning-rate 0.0002", f"{begin} --clip-norm 1"]
 
 
-def test_what_was_interrupted_says_how_to_go_on(tmp_path):
+def test_an_interrupted_run_says_how_to_resume(tmp_path):
     root = page_of(tmp_path / "a run", history=history_of(1), ended="Interrupted: …")
-    commands = [words(one) for one in part(root, "Again, and further").iter("pre")]
+    commands = [words(one) for one in part(root, "Commands").iter("pre")]
     assert commands[0] == f"python -m xpnet.train --resume '{tmp_path}/a run'"
     assert "Confusion" not in {words(one) for one in root.iter("h2")}
 
@@ -484,7 +487,7 @@ def test_one_value_and_no_value_are_drawn():
         assert len(list(chart.iter("circle"))) == 1
 
 
-def test_more_curves_than_colours_are_told_apart_by_dashes():
+def test_more_curves_than_colours_differ_by_dashes():
     lines = [Line(str(n), [(0.0, n), (1.0, n)], colour=n) for n in range(16)]
     assert len({line.kind for line in lines}) == 16
 
@@ -509,15 +512,15 @@ def test_a_run_leaves_its_report(run):
     header = words(root.find(".//header"))
     assert percent(metrics["test_accuracy"]) in header
     assert f"{metrics['parameters']:,}" in header
-    assert metrics["dataset"]["sha256"] in words(part(root, "Made with"))
+    assert metrics["dataset"]["sha256"] in words(part(root, "Versions"))
     assert percent(metrics["test_calibration_error"]) in words(part(root, "Calibration"))
-    assert len(list(part(root, "Worst confused").iter("img"))) > 10
+    assert len(list(part(root, "Most confused").iter("img"))) > 10
 
 
 def test_the_commands_on_the_page_work(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root = tree((run / "report.html").read_bytes())
-    commands = [shlex.split(words(o)) for o in part(root, "Again, and further").iter("pre")]
+    commands = [shlex.split(words(o)) for o in part(root, "Commands").iter("pre")]
     modules = [argv[2] for argv in commands]
     assert modules == ["xpnet." + n for n in ("train", "predict", "export", "export", "compare")]
     assert main(commands[0][3:]) == 0
@@ -540,7 +543,7 @@ def test_the_report_can_be_made_again(run, tmp_path):
 @pytest.mark.parametrize(
     ("harm", "kind", "message"),
     [
-        (lambda f: (f / "metrics.json").unlink(), ConfigError, "not finished.*--resume"),
+        (lambda f: (f / "metrics.json").unlink(), ConfigError, "is not finished.*--resume"),
         (lambda f: (f / "config.toml").unlink(), ConfigError, "is no folder of a run"),
         (lambda f: (f / "model.safetensors").unlink(), CheckpointError, "no such file"),
         (lambda f: (f / "metrics.json").write_text("{}"), DataError, "metrics.json: test_accuracy"),
@@ -548,14 +551,14 @@ def test_the_report_can_be_made_again(run, tmp_path):
         (
             lambda f: xpnet.save(xpnet.Sequential([xpnet.Linear(5, 2)]), f / "model.safetensors"),
             CheckpointError,
-            "other data",
+            "classes or features of the model are not those",
         ),
         (
             lambda f: (f / "metrics.json").write_text(
                 (f / "metrics.json").read_text().replace('"sha256": "', '"sha256": "0')
             ),
             DataError,
-            "is not the data of",
+            "is not the data of the run",
         ),
     ],
 )
@@ -591,7 +594,7 @@ def test_a_run_that_is_interrupted_leaves_a_report(tmp_path, monkeypatch, capsys
     assert main(["--hidden", "8", "--batch-size", "100", "--run", str(folder)]) == 130
     root = tree((folder / "report.html").read_bytes())
     assert "Interrupted: not trained to the end" in words(root.find(".//header"))
-    command = words(next(part(root, "Again, and further").iter("pre")))
+    command = words(next(part(root, "Commands").iter("pre")))
     assert f"to resume:   {command}" in capsys.readouterr().out
     monkeypatch.undo()
     assert main(shlex.split(command)[3:]) == 0

@@ -57,7 +57,7 @@ def photograph_report(chromium, path: Path) -> None:
     def top(heading: str) -> int:
         return round(page.get_by_role("region", name=heading, exact=True).bounding_box()["y"]) - 8
 
-    middle, end = top("Worst confused"), top("Timing")
+    middle, end = top("Most confused"), top("Timing")
     both = Image.new("RGB", (2 * whole.width, max(middle, end - middle)), whole.getpixel((0, 0)))
     both.paste(whole.crop((0, 0, whole.width, middle)), (0, 0))
     both.paste(whole.crop((0, middle, whole.width, end)), (whole.width, 0))

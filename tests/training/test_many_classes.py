@@ -168,10 +168,10 @@ def test_the_report_of_many_classes_has_no_table_of_their_pairs(tmp_path: Path) 
     about = {**FACTS, **metrics}
     root = tree(run_page(tmp_path, TrainConfig(), history, about, network, answers))
     matrix = part(root, "Confusion")
-    assert "of 40 test samples are right" in words(matrix)
+    assert "of 40 test samples were classified correctly" in words(matrix)
     assert "1,500 classes is too large" in words(matrix)
     assert not list(matrix.iter("table"))
-    assert "taken for" in words(part(root, "Worst confused"))
+    assert "predicted as" in words(part(root, "Most confused"))
     assert "more classes are not shown" in words(part(root, "Each class"))
     draw(tmp_path, network, history, answers, answers.data, None)
     names = {path.name for path in tmp_path.iterdir()}

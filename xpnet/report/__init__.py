@@ -1,1 +1,1 @@
-"""The report of a run: an HTML page, and runs side by side."""
+"""The report of a run as an HTML page, and the comparison of several runs."""

@@ -1,8 +1,7 @@
-"""Diagrams of a page as SVG: sharp at any size, in the colours of the page, light or dark.
+"""The diagrams of a page as SVG elements, in the colours of the page, light or dark.
 
-What is drawn has classes, which `page/report.css` colours. matplotlib, which draws the pictures
-of `xpnet.figures.plots`, here only chooses where the ticks stand: as SVG it writes colours that
-know of no dark page, and every letter as a path.
+The elements have CSS classes, to which `templates/report.css` gives colours. matplotlib only
+chooses the positions of the ticks.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from xpnet.figures.calibration import Calibration
 from xpnet.training.history import History
 
 COLOURS = 8
-"""So many colours tell curves apart; the next have them again, dashed."""
+"""The number of colours of curves; further curves repeat them, dashed."""
 
 LARGEST_VALUE = 1e300
 """The margins of an axis with larger values would not be finite."""
@@ -57,9 +56,9 @@ def drawable_points(history: History, x: Sequence[float], name: str) -> list[tup
 
 @dataclass(frozen=True)
 class Line:
-    """A curve: its name, its points `(x, y)` from left to right, and how it is told from others.
+    """A curve: its name, its points `(x, y)` from left to right, and its style.
 
-    `colour`: 0, 1, …; `best`: a point that gets a star.
+    `colour`: 0, 1, …; `best`: a point that is marked with a star.
     """
 
     name: str
@@ -70,14 +69,14 @@ class Line:
 
     @property
     def kind(self) -> str:
-        """Its classes in the style sheet."""
+        """The CSS classes of the curve."""
         dashed = self.dashed or self.colour // COLOURS % 2
         return f"curve c{self.colour % COLOURS}" + (" dashed" if dashed else "")
 
 
 @dataclass(frozen=True)
 class _Axes:
-    """A rectangle of the drawing, and which values it spans."""
+    """A rectangle of the drawing, and the ranges of values of its axes."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -94,7 +93,7 @@ class _Axes:
         return self.bottom - share * (self.bottom - self.top)
 
     def rows(self, ticks: Sequence[float], show: Callable[[float], str]) -> Iterator[Element]:
-        """A thin line and a name at each of `ticks` of the vertical axis."""
+        """A grid line and a label at each of the `ticks` of the vertical axis."""
         right = _WIDTH - _RIGHT
         for tick in ticks:
             y = self.up(tick)
@@ -102,7 +101,7 @@ class _Axes:
             yield element("text", show(tick), x=_LEFT - 6, y=y + 4, text_anchor="end")
 
     def columns(self, ticks: Sequence[float], show: Callable[[float], str]) -> Iterator[Element]:
-        """A name at each of `ticks` of the horizontal axis."""
+        """A label at each of the `ticks` of the horizontal axis."""
         for tick in ticks:
             x = self.across(tick)
             yield element("text", show(tick), x=x, y=self.bottom + 16, text_anchor="middle")
@@ -116,18 +115,18 @@ def line_chart(
     show: Callable[[float], str] = "{:.4g}".format,
     floor: float | None = None,
 ) -> Element:
-    """Curves over one pair of axes, and beneath them what they are called.
+    """Curves in one pair of axes, and a legend below them where they have names.
 
-    A lone curve may go without a name. `unit`: of the horizontal axis; `show`: a value as text;
-    `floor`: where the vertical axis begins. Without one it begins near the lowest value, and is
-    logarithmic where the values are no percentages and span more than a factor of 30.
+    `unit`: the label of the horizontal axis; `show`: formats a value; `floor`: the lower limit of
+    the vertical axis. Without it, the axis begins near the lowest value, and is logarithmic if
+    the values are not percentages and span more than a factor of 30.
     """
     lines = [line for line in lines if line.points]
     heading = element("h3", title)
     if not lines:
         return element("figure", heading, element("p", "no value yet", class_="note"))
     axes = _axes_of(lines, show, floor)
-    drawing = _drawing(_said(title, lines, unit, show), _HEIGHT)
+    drawing = _drawing(_description(title, lines, unit, show), _HEIGHT)
     ticks = _ticks(axes.y, axes.logarithmic)
     drawing.extend(axes.rows(ticks, _short(ticks, show)))
     places = MaxNLocator(nbins=6, integer=True, min_n_ticks=1).tick_values(*axes.x)
@@ -156,9 +155,9 @@ def _axes_of(lines: Sequence[Line], show: Callable[[float], str], floor: float |
         return _Axes((left, right), (low / 1.2, high * 1.2), logarithmic=True)
     if floor is not None:
         low = min(floor, low)
-    # A lone value has room around it too.
-    room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
-    return _Axes((left, right), (low if low == floor else low - room, high + room))
+    # A single value needs a margin too.
+    margin = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
+    return _Axes((left, right), (low if low == floor else low - margin, high + margin))
 
 
 def _ticks(span: tuple[float, float], logarithmic: bool) -> list[float]:
@@ -176,7 +175,7 @@ def _within(ticks: Sequence[float], span: tuple[float, float]) -> list[float]:
 
 
 def _short(ticks: Sequence[float], show: Callable[[float], str]) -> Callable[[float], str]:
-    """How the ticks of an axis are written: percentages without the digits that all lack."""
+    """The format of the ticks of an axis: percentages with as few digits as all of them need."""
     if show is not percent:
         return "{:g}".format
     for digits in range(3):
@@ -197,7 +196,7 @@ def _curve(line: Line, axes: _Axes) -> Element:
 
 
 def _thinned(places: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of many points the first, last, highest and lowest at each half unit: it looks the same."""
+    """With many points, only the first, last, highest and lowest in each half unit of width."""
     if len(places) <= 2 * _WIDTH:
         return places
     columns: dict[int, list[tuple[float, float]]] = {}
@@ -206,7 +205,7 @@ def _thinned(places: list[tuple[float, float]]) -> list[tuple[float, float]]:
     kept: list[tuple[float, float]] = []
     for column in columns.values():
         low, high = (pick(column, key=lambda place: place[1]) for pick in (min, max))
-        # Each once, in the order in which they come.
+        # Each point once, in the original order.
         kept += dict.fromkeys(
             sorted((column[0], low, high, column[-1]), key=lambda place: column.index(place))
         )
@@ -225,8 +224,8 @@ def _legend(lines: Sequence[Line], unit: str, show: Callable[[float], str]) -> E
     return element("figcaption", entries)
 
 
-def _said(title: str, lines: Sequence[Line], unit: str, show: Callable[[float], str]) -> str:
-    """The diagram in words, for who does not see it."""
+def _description(title: str, lines: Sequence[Line], unit: str, show: Callable[[float], str]) -> str:
+    """The diagram in words, for screen readers."""
     parts = []
     for line in lines:
         (first, begin), (last, end) = line.points[0], line.points[-1]
@@ -235,24 +234,28 @@ def _said(title: str, lines: Sequence[Line], unit: str, show: Callable[[float], 
     return f"{title}: {'; '.join(parts)}"
 
 
-def _drawing(said: str, height: float) -> Element:
+def _drawing(description: str, height: float) -> Element:
     return element(
-        "svg", viewBox=f"0 0 {_WIDTH:g} {height:g}", role="img", aria_label=said, class_="chart"
+        "svg",
+        viewBox=f"0 0 {_WIDTH:g} {height:g}",
+        role="img",
+        aria_label=description,
+        class_="chart",
     )
 
 
 def reliability_chart(found: Calibration) -> Element:
     """A reliability diagram: the accuracy of each bin of confidence, and its number of samples.
 
-    A bar that ends below the diagonal belongs to predictions that were surer than they were right;
-    what lies between is outlined.
+    A bar that ends below the diagonal belongs to predictions that are overconfident; the distance
+    between accuracy and confidence is outlined.
     """
     bins, total = len(found.counts), int(found.counts.sum())
-    said = (
+    description = (
         f"Reliability diagram of {total:,} test samples, expected calibration error "
         f"{percent(found.error)}; the table gives its numbers"
     )
-    drawing = _drawing(said, 330.0)
+    drawing = _drawing(description, 330.0)
     axes = _Axes((0, 1), (0, 1), bottom=200.0)
     fifths = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     drawing.extend(axes.rows(fifths, lambda tick: percent(tick, 0)))

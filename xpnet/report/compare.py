@@ -42,12 +42,11 @@ class Row:
 
 
 def rows(runs: Sequence[RunRecord]) -> list[Row]:
-    """The settings that differ, and what came of them.
+    """The settings in which the runs differ, and their metrics.
 
-    Accuracy is best where it is highest; loss, calibration error and seconds where they are
-    lowest. Runs that are not finished have no part in that, nor has a value that all share; of
-    different data nothing is the best, and what was measured on different samples of the same
-    data is not either.
+    The best accuracy is the highest; the best loss, calibration error and time are the lowest.
+    Only finished runs are compared. No value is marked as the best where all are equal, or where
+    they were measured on different samples.
     """
     found = [*_settings([run.config for run in runs])]
     found.append(Row("state", ["finished" if run.metrics else "not finished" for run in runs]))
@@ -70,12 +69,12 @@ def _settings(configs: Sequence[TrainConfig]) -> Iterator[Row]:
 
 
 def _plain(text: str) -> str:
-    """Text from a file or a folder's name, of which the terminal takes nothing for an order."""
+    """Text from a file or the name of a folder, without control characters for the terminal."""
     return truncate(printable(text), _LONGEST)
 
 
 def _figures(run: RunRecord) -> dict[str, float | None]:
-    """What is known of a run, by the names of `_SHOWN`; of one cut off, what it had last."""
+    """The metrics of a run, by the names of `_SHOWN`; those of its last record if unfinished."""
     if (m := run.metrics) is not None:
         return {
             "epochs done": m.epochs,
@@ -114,12 +113,12 @@ _SHOWN: dict[str, tuple[Any, Any]] = {
     "test loss": (loss_text, min),
     "calibration error": (percent, min),
 }
-"""How each figure is written, and which of several is the best."""
+"""The format of each metric, and how the best of several is chosen."""
 
 _PARTS = ("test", "validation", "train")
 _PARTS_OF = {name: part for name in _SHOWN for part in _PARTS if name.startswith(f"{part} ")}
 _PARTS_OF["calibration error"] = "test"
-"""The part of the data that a figure is measured on."""
+"""The part of the data on which a metric is measured."""
 
 
 def _best(values: Sequence[float | None], comparable: Sequence[bool], pick: Any) -> frozenset[int]:
@@ -135,7 +134,7 @@ def _best(values: Sequence[float | None], comparable: Sequence[bool], pick: Any)
 
 
 def names_of(runs: Sequence[RunRecord]) -> list[str]:
-    """What each run is called: its folder's name or, where that is not its alone, its path."""
+    """The name of each run: that of its folder or, where two are the same, its path."""
     short = [run.folder.resolve().name or str(run.folder) for run in runs]
     chosen = short if len(set(short)) == len(short) else [str(run.folder) for run in runs]
     return [_plain(name) for name in chosen]
@@ -160,7 +159,7 @@ def _digests(run: RunRecord) -> dict[str, Any]:
 
 
 def _by_settings(run: RunRecord) -> dict[str, Any]:
-    """What decides which samples a part has, of a run of a version that kept no digests."""
+    """The settings that determine the samples of each part, for a run without digests of them."""
     assert run.metrics is not None
     counts, config, seed = run.metrics.samples, run.config, run.config.seed_of_split
     total = counts.train + counts.validation + counts.test
@@ -173,27 +172,27 @@ def _by_settings(run: RunRecord) -> dict[str, Any]:
 
 
 def remarks(runs: Sequence[RunRecord]) -> list[str]:
-    """What keeps the figures of these runs from being compared."""
-    said = []
+    """Why the metrics of these runs cannot be compared, in sentences."""
+    found = []
     if _of_different_data(runs):
-        said.append("The runs are of different data: their figures cannot be compared.")
+        found.append("The runs are of different data: their figures cannot be compared.")
     elif apart := _different_parts(runs):
         names = {"test": "test", "validation": "validation", "train": "training"}
         *some, last = (names[part] for part in _PARTS if part in apart)
         which = f"{', '.join(some)} and {last}" if some else last
-        said.append(
+        found.append(
             f"The runs have different {which} samples, so the best of these figures is not marked: "
             f"with the same --split-seed, --test and --validation they would have the same."
         )
     if any(run.metrics is None for run in runs):
-        said.append("A run that is not finished shows its last record, and is never the best.")
-    return said
+        found.append("A run that is not finished shows its last record, and is never the best.")
+    return found
 
 
 def text_table(names: Sequence[str], lines: Sequence[Row], width: int | None = None) -> str:
-    """The table as plain text, a * behind the best value of a row.
+    """The table as plain text, with a * after the best value of each row.
 
-    With a `width` in characters, runs that have no room beside the others come below them.
+    With a `width` in characters, the runs that do not fit beside the others come below them.
     """
     head = max(len(line.name) for line in lines)
     columns = [
@@ -201,12 +200,12 @@ def text_table(names: Sequence[str], lines: Sequence[Row], width: int | None = N
         for i, name in enumerate(names)
     ]
     blocks: list[list[list[str]]] = [[]]
-    room = free = width - head if width else sys.maxsize
+    widest = free = width - head if width else sys.maxsize
     for column in columns:
         wide = 2 + max(map(len, column))
         if blocks[-1] and wide > free:
             blocks.append([])
-            free = room
+            free = widest
         free -= wide
         blocks[-1].append([f"{cell:>{wide}}" for cell in column])
     first = ["", *(line.name for line in lines)]

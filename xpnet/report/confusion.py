@@ -1,4 +1,4 @@
-"""Where a classifier goes wrong: the confusion matrix and the worst confused pairs of classes."""
+"""The mistakes of a classifier: the confusion matrix and the most confused pairs of classes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xpnet.figures.calibration import Predictions
 from xpnet.report.rendering import image_uri
 
 PAIRS, PICTURES = 6, 8
-"""Pairs of classes that are shown, and mistakes of each."""
+"""The numbers of pairs of classes that are shown, and of mistakes of each pair."""
 
 _MOST_CLASSES = 26
 _SHADES = 9
@@ -134,9 +134,9 @@ def _pixels(data: Dataset, index: int) -> HostArray:
 
 
 def worst_pairs(confusion: Confusion, most: int) -> list[tuple[int, int, int]]:
-    """The classes most often taken for another: `(true, predicted, times)`, worst first.
+    """The most confused pairs of classes: `(true, predicted, times)`, the most frequent first.
 
-    `confusion`: on the host. Of equally many, first the larger share of its true class.
+    `confusion`: on the host. Among equal counts, the larger share of the true class comes first.
     """
     if isinstance(confusion, ConfusedPairs):
         is_mistake = confusion.true != confusion.predicted

@@ -1,4 +1,4 @@
-"""`report.html`: a run as one page that says how it was trained, how good it is, and where not.
+"""`report.html`: a run as one page about its training, its results and its mistakes.
 
 This module collects plain values from the files of the run and from the predictions on the test
 set; the text of the page is in `templates/run.html` and the templates that it includes.
@@ -38,14 +38,14 @@ def run_page(
     history: History,
     about: dict[str, Any],
     network: Sequential,
-    answers: PredictedTestSet | None = None,
+    predicted: PredictedTestSet | None = None,
     ended: str = "",
     diverged: bool = False,
 ) -> bytes:
     """The page of the run in `folder`, as the bytes of its file.
 
     `about`: the content of `metrics.json` or, for a run that was not tested, the part of it that
-    is known before training; then `answers` is None, and `ended` says why in one sentence. A run
+    is known before training; then `predicted` is None, and `ended` says why in one sentence. A run
     that `diverged` has no model and cannot be resumed.
     """
     values: dict[str, Any] = {
@@ -53,7 +53,7 @@ def run_page(
         "about": about,
         "ended": ended,
         "diverged": diverged,
-        "tested": answers is not None,
+        "tested": predicted is not None,
         "last": history.records[-1] if history.records else None,
         "kept_epoch": about.get("kept_epoch"),
         "early_stopping": config.patience is not None,
@@ -63,17 +63,17 @@ def run_page(
         "layers": network.summary(),
         "curves": _curves(history),
         "timing": timing_values(config, history, about["samples"]["train"]),
-        "commands": _commands(folder, config, network, answers is not None, diverged),
+        "commands": _commands(folder, config, network, predicted is not None, diverged),
         **_settings(config),
     }
-    if answers is not None:
-        confusion, data = answers.tested.confusion, answers.data
+    if predicted is not None:
+        confusion, data = predicted.tested.confusion, predicted.data
         values |= {
             "confusion": confusion_values(confusion, data.classes),
-            "mistakes": mistake_values(confusion, answers.predictions, data),
+            "mistakes": mistake_values(confusion, predicted.predictions, data),
             "pictures": PICTURES,
-            "class_scores": _class_scores(answers),
-            "calibration": _calibration(answers),
+            "class_scores": _class_scores(predicted),
+            "calibration": _calibration(predicted),
         }
     return render("run.html", **values)
 
@@ -122,19 +122,19 @@ def _lines(history: History, x: Sequence[float], name: str, best: Any) -> list[L
     ]
 
 
-def _class_scores(answers: PredictedTestSet) -> dict[str, Any]:
+def _class_scores(predicted: PredictedTestSet) -> dict[str, Any]:
     """The scores of each class, and how many classes are left out."""
-    scores = class_scores(answers.tested.confusion)
-    named = list(zip(answers.data.classes, scores, strict=True))
+    scores = class_scores(predicted.tested.confusion)
+    named = list(zip(predicted.data.classes, scores, strict=True))
     # With very many classes, only those that occur in the test set or among the predictions.
     defined = [pair for pair in named if len(named) <= MOST_CLASSES or pair[1].f1 is not None]
     shown = [(truncate(name, _LONGEST_NAME), score) for name, score in defined[:MOST_CLASSES]]
     return {"shown": shown, "left_out": len(named) - len(shown), "few": _FEW_ROWS}
 
 
-def _calibration(answers: PredictedTestSet) -> dict[str, Any]:
-    assert answers.data.labels is not None
-    found = reliability(answers.predictions, answers.data.labels)
+def _calibration(predicted: PredictedTestSet) -> dict[str, Any]:
+    assert predicted.data.labels is not None
+    found = reliability(predicted.predictions, predicted.data.labels)
     size, total = len(found.counts), found.counts.sum()
     bins = [
         {

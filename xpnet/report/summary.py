@@ -1,4 +1,4 @@
-"""What a run says of itself: on the screen, in `metrics.json`, in pictures, and on a page."""
+"""The results of a run: printed text, `metrics.json`, figures, and the HTML page."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from xpnet.config import TrainConfig
 from xpnet.data.dataset import Dataset, Source, Splits
 from xpnet.data.mapped import MappedRows
 from xpnet.errors import CheckpointError, ConfigError, DataError, printable, short_repr
+from xpnet.figures import plots
 from xpnet.figures.calibration import reliability
 from xpnet.figures.style import percent
 from xpnet.metrics import MOST_CLASSES, ConfusedPairs, class_scores
@@ -31,23 +32,23 @@ from xpnet.training.augmentation import Augmentation
 from xpnet.training.history import History, Record, loss_text
 
 REPORT = "report.html"
-"""The page of a run."""
+"""The file name of the HTML page of a run."""
 AUGMENTED_ROWS, AUGMENTED_VERSIONS = 6, 9
-"""Training samples, and what augmentation makes of each, in their picture."""
+"""Training samples, and augmented versions of each, in `augmented_samples.png`."""
 DRAWN_SAMPLES = 25
-"""Test samples in the picture of predictions."""
+"""Test samples in `sample_predictions.png`."""
 MOST_COLUMNS = 20
-"""Classes whose counts are printed side by side; of more, the smallest and the largest."""
+"""With more classes, only the smallest and the largest count are printed."""
 
 _HASHED_BYTES = 2**28
 _ROWS_AT_ONCE = 4096
 
 
 def describe_data(source: Source, splits: Splits) -> str:
-    """What was read: name, sizes, shapes, and how the classes are balanced."""
+    """A description of the data: name, sizes, shapes, and the number of samples of each class."""
     parts = {"training": splits.train, "validation": splits.validation, "test": splits.test}
     data, some = splits.train, splits.train.x
-    # To find them in a file that may be larger than memory would take as long as an epoch.
+    # For a file that may be larger than memory, finding them would take as long as an epoch.
     values = "" if isinstance(some, MappedRows) else f", values {some.min():g} to {some.max():g}"
     shape = f" ({data.image_shape[0]}×{data.image_shape[1]})" if data.image_shape else ""
     names = [printable(name) for name in data.classes]
@@ -70,7 +71,7 @@ def describe_data(source: Source, splits: Splits) -> str:
 
 
 def describe_test(tested: Evaluation, classes: tuple[str, ...]) -> str:
-    """Test accuracy and a line for each class; `–` is what is not defined (`ClassScores`)."""
+    """The test accuracy and a line for each class; `–` is a score that is not defined."""
     names = [printable(name) for name in classes]
     wide = max(5, *map(len, names))
     lines = [f"test accuracy {100 * tested.accuracy:.2f} %   test loss {loss_text(tested.loss)}"]
@@ -88,7 +89,7 @@ def describe_test(tested: Evaluation, classes: tuple[str, ...]) -> str:
 def collect_facts(
     config: TrainConfig, backend: Backend, source: Source, splits: Splits, network: Sequential
 ) -> dict[str, Any]:
-    """What `metrics.json` holds and is known before anything is trained."""
+    """The part of `metrics.json` that is known before training."""
     return {
         "parameters": network.count_parameters(),
         "samples": {
@@ -113,9 +114,9 @@ def collect_facts(
 
 
 def digest_of(part: Dataset | None) -> str | None:
-    """SHA-256 of the samples and labels of a part of the data, by which equal parts are known.
+    """SHA-256 of the samples and labels of a part of the data, to recognise equal parts.
 
-    Of a part of more than 256 MiB, of rows at equal distances and of all labels.
+    For more than 256 MiB of samples, only rows at equal distances are hashed, and all labels.
     """
     if part is None:
         return None
@@ -123,25 +124,28 @@ def digest_of(part: Dataset | None) -> str | None:
     digest = hashlib.sha256(repr((x.shape, x.dtype.str)).encode())
     if part.labels is not None:
         digest.update(numpy.ascontiguousarray(part.labels).data)
-    apart = -(-x.size * x.dtype.itemsize // _HASHED_BYTES)
-    for start in range(0, len(x), _ROWS_AT_ONCE * apart):
-        rows = x[start : start + _ROWS_AT_ONCE * apart : apart]
+    stride = -(-x.size * x.dtype.itemsize // _HASHED_BYTES)
+    for start in range(0, len(x), _ROWS_AT_ONCE * stride):
+        rows = x[start : start + _ROWS_AT_ONCE * stride : stride]
         digest.update(numpy.ascontiguousarray(rows).data)
     return digest.hexdigest()
 
 
 def collect_metrics(
-    facts: dict[str, Any], history: History, kept: Record, answers: PredictedTestSet
+    facts: dict[str, Any], history: History, kept: Record, predicted: PredictedTestSet
 ) -> dict[str, Any]:
-    """What `metrics.json` holds; accuracies are fractions, and belong to the weights kept."""
-    last, tested, data = history.records[-1], answers.tested, answers.data
+    """The content of `metrics.json`; accuracies are fractions.
+
+    `kept`: the record of the epoch whose weights were saved; its metrics are those of the model.
+    """
+    last, tested, data = history.records[-1], predicted.tested, predicted.data
     assert data.labels is not None
     named = zip(data.classes, class_scores(tested.confusion), strict=True)
     confusion = tested.confusion
     return {
         "test_accuracy": tested.accuracy,
         "test_loss": tested.loss,
-        "test_calibration_error": reliability(answers.predictions, data.labels).error,
+        "test_calibration_error": reliability(predicted.predictions, data.labels).error,
         "train_accuracy": kept.accuracy,
         "train_loss": kept.loss,
         "validation_accuracy": kept.val_accuracy,
@@ -157,7 +161,7 @@ def collect_metrics(
 
 
 def versions() -> dict[str, str]:
-    """Python, the platform, and the packages that arithmetic depends on, if installed."""
+    """The versions of Python, of the platform and of the installed packages that compute."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for package in ("xpnet", "numpy", "cupy-cuda12x", "cupy-cuda13x"):
         try:
@@ -171,18 +175,16 @@ def draw(
     folder: Path,
     network: Sequential,
     history: History,
-    answers: PredictedTestSet,
+    predicted: PredictedTestSet,
     train: Dataset,
     augmentation: Augmentation | None,
 ) -> None:
-    """The pictures of a run: curves, confusion matrix, sample predictions, first weights.
+    """Write the figures of a run: curves, confusion matrix, sample predictions, first weights.
 
-    And augmented training samples, where training was augmented.
+    With an `augmentation`, also augmented training samples.
     """
-    from xpnet.figures import plots
-
     plots.training_metrics(history, folder / "training_metrics.png")
-    data, predictions, confusion = answers.data, answers.predictions, answers.tested.confusion
+    data, predictions, confusion = predicted.data, predicted.predictions, predicted.tested.confusion
     if not isinstance(confusion, ConfusedPairs):
         plots.confusion_matrix(confusion, data.classes, folder / "confusion_matrix.png")
     if data.image_shape is None or data.labels is None:
@@ -207,7 +209,7 @@ def draw(
 def _augmented(
     augmentation: Augmentation, data: Dataset, network: Sequential
 ) -> tuple[HostArray, HostArray]:
-    """Samples as they are `(n, H, W)`, and distorted as training samples are `(n, k, H, W)`."""
+    """Training samples `(n, H, W)`, and `k` augmented versions of each `(n, k, H, W)`."""
     assert data.image_shape is not None
     backend, shape = network.backend, data.image_shape
     some = data.x[:: max(len(data) // AUGMENTED_ROWS, 1)][:AUGMENTED_ROWS]
@@ -223,42 +225,46 @@ def write_report(
     history: History,
     about: dict[str, Any],
     network: Sequential,
-    answers: PredictedTestSet | None = None,
+    predicted: PredictedTestSet | None = None,
     ended: str = "",
     diverged: bool = False,
 ) -> Path:
-    """Leave `report.html` in the folder of a run: see `xpnet.report.html`. Returns its path."""
+    """Write `report.html` to the folder of a run: see `xpnet.report.html`. Returns its path."""
     path = folder / REPORT
-    page = run_page(folder, config, history, about, network, answers, ended, diverged)
+    page = run_page(folder, config, history, about, network, predicted, ended, diverged)
     write_atomically(path, page)
     return path
 
 
 def report_again(folder: str | Path) -> Path:
-    """Write the `report.html` of a finished run anew, of its files and its data, on the CPU.
+    """Write the `report.html` of a finished run again, from its files and its data, on the CPU.
 
-    Returns its path. Raises `ConfigError` for what is no run or not finished, `DataError` and
-    `CheckpointError` for data or files that are damaged, missing, or no longer those of the run.
+    Returns its path. Raises `ConfigError` where the folder is not that of a finished run,
+    `DataError` and `CheckpointError` for data or files that are damaged, missing or not those of
+    the run.
     """
     folder = Path(folder)
     run = read_run(folder)
     if run.metrics is None:
         raise ConfigError(
-            f"{folder}: is not finished, so there is nothing to report: "
+            f"{folder}: the run is not finished, so there is no report to write: "
             f"{resume_command(run.config, folder)}"
         )
     source, splits = read_splits(run.config)
     if source.sha256 != run.metrics.dataset.sha256:
         raise DataError(
-            f"{run.config.dataset} is not the data of {folder}: its SHA-256 is {source.sha256}, "
-            f"that of the run {short_repr(run.metrics.dataset.sha256, 80)}"
+            f"{run.config.dataset} is not the data of the run {folder}: its SHA-256 is "
+            f"{source.sha256}, "
+            f"the run has {short_repr(run.metrics.dataset.sha256, 80)}"
         )
     model, data = Model.load(folder / MODEL), splits.test
     if model.classes != data.classes or model.network.in_features != data.features:
         path = folder / MODEL
-        raise CheckpointError(f"{path}: is made for other data than that of the run")
+        raise CheckpointError(
+            f"{path}: the classes or features of the model are not those of the data of the run"
+        )
     tested = evaluate(model.network, to_device(model.network, data, model.normalisation))
-    answers = predict_test_set(model.network, tested, data, model.normalisation)
+    predicted = predict_test_set(model.network, tested, data, model.normalisation)
     with lock(folder):
         about = run.metrics.model_dump()
-        return write_report(folder, run.config, run.history, about, model.network, answers)
+        return write_report(folder, run.config, run.history, about, model.network, predicted)

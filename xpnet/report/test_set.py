@@ -25,11 +25,11 @@ class PredictedTestSet:
 def predict_test_set(
     network: Sequential, tested: Evaluation, data: Dataset, normalisation: Normalisation
 ) -> PredictedTestSet:
-    """The evaluation `tested` of `network` on `data`, with every sample's prediction."""
+    """The evaluation `tested` of `network` on `data`, with the prediction of each sample."""
     backend, size = network.backend, prediction_rows(network.out_features)
-    held = DeviceData.of(data, normalisation, backend=backend, dtype=network.dtype)
+    on_device = DeviceData.of(data, normalisation, backend=backend, dtype=network.dtype)
     parts = (
         Predictions.of(backend.to_host(network.predict_proba(x)), backend.to_host(labels))
-        for x, labels in held.blocks(size)
+        for x, labels in on_device.blocks(size)
     )
     return PredictedTestSet(tested, Predictions.joined(parts), data)

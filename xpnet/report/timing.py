@@ -25,7 +25,7 @@ def timing_values(config: TrainConfig, history: History, samples: int) -> dict[s
     if len(paces) > 1:
         x, unit = horizontal(history)
         line = Line("", [(x[number], seconds) for number, seconds, _ in paces])
-        chart = line_chart("Seconds an epoch", [line], unit=unit, floor=0)
+        chart = line_chart("Seconds per epoch", [line], unit=unit, floor=0)
     return {
         "epoch": duration_text(median(seconds for _, seconds, _ in paces)),
         "rate": f"{median(rate for _, _, rate in paces):,.0f}",
