@@ -16,6 +16,7 @@ import xpnet as xn
 from xpnet.backend import Backend
 from xpnet.config import TrainConfig
 from xpnet.data import Dataset, Normalisation
+from xpnet.figures.calibration import Predictions, calibration, reliability
 from xpnet.figures.plots import choose_predictions, choose_samples
 from xpnet.losses import SoftmaxCrossEntropy
 from xpnet.metrics import (
@@ -26,7 +27,6 @@ from xpnet.metrics import (
     SparseConfusionMatrix,
     class_scores,
 )
-from xpnet.figures.calibration import Predictions, calibration, reliability
 from xpnet.report.confusion import worst_pairs
 from xpnet.report.html import run_page
 from xpnet.report.summary import collect_metrics, describe_test, draw

@@ -13,8 +13,8 @@ from xml.etree.ElementTree import Element
 
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from xpnet.figures.style import is_wide, percent
 from xpnet.figures.calibration import Calibration
+from xpnet.figures.style import is_wide, percent
 from xpnet.training.history import History
 
 COLOURS = 8

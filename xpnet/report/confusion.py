@@ -11,8 +11,8 @@ from PIL import Image
 from xpnet.backend import HostArray
 from xpnet.data.dataset import Dataset
 from xpnet.errors import truncate
-from xpnet.metrics import ClassCounts, ConfusedPairs, Confusion
 from xpnet.figures.calibration import Predictions
+from xpnet.metrics import ClassCounts, ConfusedPairs, Confusion
 from xpnet.report.rendering import image_uri
 
 PAIRS, PICTURES = 6, 8

@@ -13,11 +13,11 @@ from xml.etree.ElementTree import Element
 
 from xpnet.config import TrainConfig
 from xpnet.errors import truncate
+from xpnet.figures.calibration import reliability
 from xpnet.figures.plots import horizontal
 from xpnet.figures.style import percent
 from xpnet.metrics import MOST_CLASSES, class_scores
 from xpnet.network import Sequential
-from xpnet.figures.calibration import reliability
 from xpnet.report.charts import Line, drawable_points, line_chart, reliability_chart
 from xpnet.report.confusion import PICTURES, confusion_values, mistake_values
 from xpnet.report.rendering import render
