@@ -14,13 +14,16 @@ import pytest
 
 import xpnet
 from xpnet import initializers, losses, optimizers, schedules
-from xpnet.layers import activations, base, dropout, linear, normalization
+from xpnet.layers import activations, base, containers, dropout, linear, normalization
 from xpnet.losses import classification, regression
 from xpnet.optimizers import adam, gradient_descent
 
 KINDS = [
     pytest.param(
-        (linear, activations, dropout, normalization), base.Layer, cases.LAYERS, id="layers"
+        (linear, activations, containers, dropout, normalization),
+        base.Layer,
+        cases.LAYERS,
+        id="layers",
     ),
     pytest.param((classification, regression), losses.Loss, cases.LOSSES, id="losses"),
     pytest.param((adam, gradient_descent), optimizers.Optimizer, cases.OPTIMIZERS, id="optimizers"),

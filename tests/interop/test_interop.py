@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 import warnings
@@ -68,6 +69,74 @@ def test_every_layer_goes_to_pytorch_and_back(
             name
         )
     assert np.array_equal(backend.to_host(back.forward(backend.asarray(x))), expected)
+
+
+def nested(**options: Any) -> xn.Sequential:
+    """Networks and residual blocks within a network, and within each other."""
+    inner = xn.Sequential(6, "tanh", xn.Residual(6, 3, "gelu", xn.BatchNorm(3), 6))
+    made = [xn.Sequential(4, 6, "relu"), inner, xn.Residual(xn.Sequential(6, 6)), xn.Linear(6, 3)]
+    return drawn(xn.Sequential(made, **options))
+
+
+def test_nested_networks_go_to_pytorch_under_the_same_names() -> None:
+    network = nested(dtype="float64")
+    network.layers[1].trainable = False
+    module = xn.to_torch(network)
+    held = module.state_dict()
+    names = {name for name in held if not name.endswith("num_batches_tracked")}
+    assert names == set(network.state_dict())
+    assert "1.1.2.running_mean" in names
+    for name, array in network.state_dict().items():
+        assert np.array_equal(held[name].numpy(), array), name
+    frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
+    assert frozen == {name for name in network.parameters() if name.startswith("1.")}
+    x = np.random.default_rng(1).standard_normal((9, 4))
+    with torch.no_grad():
+        np.testing.assert_allclose(
+            module(torch.from_numpy(x)).numpy(), network.forward(x), rtol=1e-12, atol=1e-12
+        )
+
+
+def test_nested_networks_come_back_from_pytorch() -> None:
+    network = nested()
+    module = pickle.loads(pickle.dumps(xn.to_torch(network)))
+    back = xn.from_torch(module)
+    kinds = [type(layer).__name__ for layer in back.layers]
+    assert kinds == ["Linear", "ReLU", "Tanh", "Residual", "Residual", "Linear"]
+    x = np.random.default_rng(1).standard_normal((9, 4)).astype("float32")
+    assert np.array_equal(back.forward(x), network.forward(x))
+
+
+def test_a_residual_block_is_frozen_both_ways() -> None:
+    network = xn.Sequential([xn.Linear(4, 5), xn.Residual(5, 5)])
+    network.layers[1].trainable = False
+    module = xn.to_torch(network)
+    assert [p.requires_grad for p in module.parameters()] == [True, True, False, False]
+    back = xn.from_torch(module)
+    assert [layer.trainable for layer in back.layers] == [True, False]
+    module[1][0].bias.requires_grad_(True)
+    with pytest.raises(ConfigError, match=r"^module 1\.0 of .*Linear, has parameters that require"):
+        xn.from_torch(module)
+
+
+def test_a_residual_block_that_xpnet_cannot_have_is_named() -> None:
+    module = xn.to_torch(xn.Sequential([xn.Linear(4, 5), xn.Residual(5, 5)]))
+    module[1][0] = nn.Softplus()
+    with pytest.raises(ConfigError, match=r"^module 1\.0 of .*Softplus, is no layer"):
+        xn.from_torch(module)
+    module[1][0] = nn.Linear(5, 4)
+    with pytest.raises(ShapeError, match=r"^layer 1: Residual.* takes 5 features .* give 4"):
+        xn.from_torch(module)
+    module[1][0] = nn.Identity()
+    with pytest.raises(ConfigError, match=r"^module 1 of .*Residual, .*at least one layer"):
+        xn.from_torch(module)
+
+
+def test_an_own_layer_within_others_is_named_by_its_position() -> None:
+    own = type("Mine", (xn.ReLU,), {})()
+    network = xn.Sequential([xn.Linear(3, 2), xn.Residual(xn.Sequential([xn.Linear(2, 2), own]))])
+    with pytest.raises(ConfigError, match=r"^layer 1\.0\.1, Mine\(\), has no counterpart"):
+        xn.to_torch(network)
 
 
 def test_both_train_on_alike() -> None:

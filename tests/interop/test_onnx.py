@@ -17,6 +17,7 @@ import pytest
 import xpnet as xn
 from xpnet import layers
 from xpnet.backend import Backend
+from xpnet.data.normalisation import Normalisation
 from xpnet.errors import CheckpointError, ConfigError
 from xpnet.interop import onnx as onnx_file
 from xpnet.layers import activations
@@ -42,6 +43,12 @@ MADE: dict[type[Layer], Callable[[np.random.Generator, int], Layer]] = {
     activations.Tanh: lambda rng, features: activations.Tanh(),
     activations.GELU: lambda rng, features: activations.GELU(),
     activations.Softmax: lambda rng, features: activations.Softmax(),
+    layers.Residual: lambda rng, features: layers.Residual(
+        layers.Linear(features, 3),
+        xn.Sequential(layers.BatchNorm(3), activations.Tanh()),
+        layers.Residual(3, "gelu"),
+        layers.Linear(3, features),
+    ),
 }
 
 
@@ -117,6 +124,25 @@ def test_all_layers_in_a_row_and_any_number_of_rows(backend: Backend, tmp_path: 
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_networks_within_the_network(tmp_path: Path) -> None:
+    inner = xn.Sequential(5, "tanh", xn.Residual(5, xn.Dropout(0.5), xn.BatchNorm(5)))
+    made = [xn.Sequential(7, 5, "relu"), inner, xn.Residual(xn.Dropout(0.5))]
+    network = drawn(xn.Sequential(made), np.random.default_rng(4))
+    path = tmp_path / "network.onnx"
+    xn.export_onnx(network, path)
+    names = {tensor.name for tensor in onnx.load(path).graph.initializer}
+    assert names == set(network.state_dict())
+    x = np.random.default_rng(5).standard_normal((6, 7)).astype("float32")
+    np.testing.assert_allclose(computed(path, x), network.forward(x), rtol=1e-5, atol=1e-5)
+
+
+def test_an_own_layer_within_others_is_named_by_its_position(tmp_path: Path) -> None:
+    own = type("Mine", (xn.ReLU,), {})()
+    network = xn.Sequential([xn.Linear(3, 2), xn.Residual(xn.Sequential([xn.Linear(2, 2), own]))])
+    with pytest.raises(ConfigError, match=r"^layer 1\.0\.1, Mine\(\), has no form in ONNX"):
+        xn.export_onnx(network, tmp_path / "network.onnx")
+
+
 def test_extreme_inputs_give_what_xpnet_gives(tmp_path: Path) -> None:
     for kind in (xn.ReLU, xn.LeakyReLU, xn.Sigmoid, xn.Tanh, xn.GELU, xn.Softmax):
         network = xn.Sequential([xn.Linear(3, 3), kind()])
@@ -169,7 +195,7 @@ def test_stored_values_in(pixels: bool | None, dtype: str, tmp_path: Path) -> No
     xn.export_onnx(network, path, normalise=True)
     x = np.random.default_rng(1).integers(0, 256, (9, 7))
     stored = x.astype(np.uint8 if pixels else dtype)
-    how = xn.data.dataset.Normalisation(1 / 70, -1.5)
+    how = Normalisation(1 / 70, -1.5)
     np.testing.assert_allclose(
         computed(path, stored), network.forward(how.apply(stored, dtype)), rtol=1e-5, atol=1e-5
     )

@@ -27,6 +27,13 @@ ROWS, FEATURES = 6, 5
 PACKAGE = Path(losses.__file__).parents[1]
 
 
+class TorchResidual(torch.nn.Sequential):
+    """A residual block as PyTorch users write it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + super().forward(x)
+
+
 @dataclass(frozen=True)
 class LayerCase:
     id: str
@@ -73,6 +80,16 @@ LAYERS = [
         lambda: torch.nn.GELU(approximate="tanh"),
     ),
     LayerCase("Softmax", activations.Softmax, activations.Softmax, lambda: torch.nn.Softmax(dim=1)),
+    LayerCase(
+        "Residual",
+        layers.Residual,
+        lambda: layers.Residual(
+            layers.Linear(FEATURES, 4), activations.Tanh(), layers.Linear(4, FEATURES)
+        ),
+        lambda: TorchResidual(
+            torch.nn.Linear(FEATURES, 4), torch.nn.Tanh(), torch.nn.Linear(4, FEATURES)
+        ),
+    ),
 ]
 
 

@@ -63,6 +63,7 @@ FILES = {
     "layers/activations.py": "layers/test_layers.py",
     "layers/normalization.py": "layers/test_layers.py",
     "layers/dropout.py": "layers/test_layers.py",
+    "layers/containers.py": "layers/test_layers.py",
     "losses/base.py": "test_losses.py",
     "losses/classification.py": "test_losses.py",
     "losses/regression.py": "test_losses.py",

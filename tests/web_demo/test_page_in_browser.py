@@ -394,6 +394,9 @@ LAYERS = {
     "LayerNorm": lambda: xpnet.LayerNorm(24, epsilon=1e-3),
     "Dropout": lambda: xpnet.Dropout(0.4),
     "GaussianNoise": lambda: xpnet.GaussianNoise(0.7),
+    "Residual": lambda: xpnet.Residual(
+        xpnet.Linear(24, 5), xpnet.Residual(5, "tanh"), xpnet.Sequential(5, "gelu", 24)
+    ),
 }
 
 
@@ -407,15 +410,23 @@ def shaken(network):
     return network
 
 
+def in_order(network):
+    """The layers one after the other, those of networks within too."""
+    for layer in network.layers:
+        if isinstance(layer, xpnet.Sequential):
+            yield from in_order(layer)
+        else:
+            yield layer
+
+
 def compare(page, path, x):
     """Every layer's outputs, and the probabilities, with those of the network saved there."""
     model = Model.load(path.with_name("model.safetensors"))
     p, outputs = predict(page, x)
     assert numpy.abs(p - model.probabilities(x)).max() <= 1e-5
     network = model.network
-    assert len(outputs) == len(network.layers)
     values = model.normalisation.apply(x, network.dtype)
-    for layer, found in zip(network.layers, outputs, strict=True):
+    for layer, found in zip(in_order(network), outputs, strict=True):
         values = layer.forward(values, training=False)
         # float32 has seven digits, wherever its point is.
         assert numpy.abs(found - values).max() <= 1e-5 * max(numpy.abs(values).max(), 1), layer
@@ -445,6 +456,11 @@ SHAPES = {
     "all in one": all_in_one,
     "8 x 8, one class": lambda: [xpnet.Linear(64, 62), xpnet.Linear(62, 1)],
     "1 x 1": lambda: [xpnet.Linear(1, 2)],
+    "networks within the network": lambda: [
+        xpnet.Sequential(64, 20, "relu"),
+        xpnet.Residual(20, "tanh", xpnet.Sequential(20, 20)),
+        xpnet.Sequential([xpnet.Sequential(20, 8, "gelu"), xpnet.Linear(8, 3)]),
+    ],
 }
 
 
@@ -463,7 +479,7 @@ def test_networks_of_other_shapes(name, visit, tmp_path):
     field = prepare(Image.fromarray(ink_of(page)), (side, side))
     numpy.testing.assert_allclose(prepared(page, ink_of(page)), field, atol=1)
     assert answer(page) == str(model.probabilities(field.reshape(1, -1)).argmax())
-    linears = sum(isinstance(layer, xpnet.Linear) for layer in network.layers)
+    linears = sum(isinstance(layer, xpnet.Linear) for layer in in_order(network))
     assert page.locator("#units figure").count() == max(linears - 1, 0)
     assert page.locator("#hidden").is_visible() == (linears > 1)
     assert page.locator("#first").is_visible() == (linears > 0)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy
 from matplotlib.axes import Axes
@@ -23,6 +23,7 @@ from xpnet import random
 from xpnet.backend import HostArray
 from xpnet.errors import ShapeError
 from xpnet.figures.calibration import Predictions
+from xpnet.figures.history import History
 from xpnet.figures.style import (
     BLUE,
     GREY,
@@ -46,17 +47,6 @@ _MOST_SAMPLES = 25
 _MOST_UNITS = 100
 _MOST_ROWS, _MOST_VERSIONS = 8, 9
 _MANY_RECORDS = 40
-
-
-class History(Protocol):
-    """What is drawn of a history: see `xpnet.History`."""
-
-    @property
-    def records(self) -> Sequence[Any]:
-        """Records with the fields `epoch` and `step`, oldest first."""
-
-    def column(self, name: str) -> list[Any]:
-        """One field of all records."""
 
 
 def training_metrics(history: History, path: str | Path) -> None:

@@ -65,13 +65,7 @@ def export_onnx(network: Sequential, path: str | Path, *, normalise: bool = Fals
             entrance = onnx.TensorProto.UINT8
         how = about.pop("normalisation", None)
         x = _normalised(graph, x, _factors(how, network), entrance)
-    for position, layer in enumerate(network.layers):
-        graph.position = str(position)
-        require_own_forward(position, layer)
-        form = _FORMS.get(type(layer))
-        if form is None:
-            raise ConfigError(f"layer {position}, {layer}, has no form in ONNX: leave it out")
-        x = form(graph, layer, x)
+    _in_order(graph, network.layers, "", x)
     graph.nodes[-1].output[0] = "y"
     info = onnx.helper.make_tensor_value_info
     made = onnx.helper.make_model(
@@ -161,6 +155,30 @@ def _json(path: Path, about: dict[str, Any], name: str) -> str:
         raise CheckpointError(f"{path}: metadata {name!r} is not plain JSON ({error})") from None
 
 
+def _in_order(graph: _Graph, made: Sequence[Layer], within: str, x: str) -> str:
+    """Add the nodes of `made`, one layer after the other; `within` begins their positions."""
+    for number, layer in enumerate(made):
+        position = f"{within}{number}"
+        require_own_forward(position, layer)
+        form = _FORMS.get(type(layer))
+        if form is None:
+            raise ConfigError(f"layer {position}, {layer}, has no form in ONNX: leave it out")
+        graph.position = position
+        x = form(graph, layer, x)
+    return x
+
+
+def _sequential(graph: _Graph, layer: Any, x: str) -> str:
+    return _in_order(graph, layer.layers, f"{graph.position}.", x)
+
+
+def _residual(graph: _Graph, layer: Any, x: str) -> str:
+    position = graph.position
+    y = _sequential(graph, layer, x)
+    graph.position = position
+    return graph.node("Add", x, y)
+
+
 def _linear(graph: _Graph, layer: Any, x: str) -> str:
     return graph.node("Gemm", x, graph.state("weight"), graph.state("bias"), transB=1)
 
@@ -205,6 +223,8 @@ def _plain(operation: str) -> Callable[[_Graph, Any, str], str]:
 
 # By the exact class: one that inherits from it may compute something else.
 _FORMS: dict[type[Layer], Callable[[_Graph, Any, str], str]] = {
+    Sequential: _sequential,
+    layers.Residual: _residual,
     layers.Linear: _linear,
     layers.Dropout: _same,
     layers.GaussianNoise: _same,

@@ -31,7 +31,7 @@ def require_network(thing: object, user: str) -> None:
         )
 
 
-def require_own_forward(position: int, layer: Layer) -> None:
+def require_own_forward(position: int | str, layer: Layer) -> None:
     """Raise `ConfigError` for a layer object whose forward pass is not that of its class."""
     if "forward" in vars(layer):
         raise ConfigError(

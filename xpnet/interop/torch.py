@@ -7,7 +7,7 @@ variance (unbiased), so only names of settings differ.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import numpy
 
 from xpnet import layers
 from xpnet.backend import Backend
-from xpnet.errors import ConfigError
+from xpnet.errors import ConfigError, XpnetError
 from xpnet.interop.peers import imported, kind_of, require_network, require_own_forward
 from xpnet.layers import activations
 from xpnet.layers.base import Layer
@@ -72,9 +72,10 @@ def to_torch(network: Sequential) -> nn.Sequential:
 
     It owns copies of the parameters and running statistics and gives the same outputs, `(N,
     in_features) -> (N, out_features)`; position and name of each parameter are the same too.
-    `GaussianNoise`, which PyTorch lacks, becomes `Identity`: right for prediction, and to be
-    replaced by a module of your own before training on. Parameters of a frozen layer require no
-    gradient.
+    A network within the network is a `Sequential` too, and a `Residual` is a `Sequential` that
+    adds its input to its output. `GaussianNoise`, which PyTorch lacks, becomes `Identity`: right
+    for prediction, and to be replaced by a module of your own before further training.
+    Parameters of a frozen layer require no gradient.
 
     Raises `ConfigError` without PyTorch, and for a layer of another kind, by its position.
 
@@ -84,8 +85,8 @@ def to_torch(network: Sequential) -> nn.Sequential:
     require_network(network, "to_torch()")
     torch = imported("torch", "to_torch()", _INSTALL)
     with torch.random.fork_rng(devices=[]):  # each module draws weights, which we replace
-        modules = [_module(torch.nn, *numbered) for numbered in enumerate(network.layers)]
-    sequential: nn.Sequential = torch.nn.Sequential(*modules).to(getattr(torch, str(network.dtype)))
+        made = torch.nn.Sequential(*_modules(torch.nn, network.layers, ""))
+    sequential: nn.Sequential = made.to(getattr(torch, str(network.dtype)))
     to_host = network.backend.to_host
     state = {name: torch.from_numpy(to_host(a)) for name, a in network.state_dict().items()}
     sequential.load_state_dict(state)
@@ -94,16 +95,32 @@ def to_torch(network: Sequential) -> nn.Sequential:
     return sequential.eval()
 
 
-def _module(nn: Any, position: int, layer: Layer) -> Any:
+def _modules(nn: Any, made: Sequence[Layer], within: str) -> list[Any]:
+    """The modules of `made`; `within` begins the positions of these layers."""
+    return [_module(nn, f"{within}{number}", layer) for number, layer in enumerate(made)]
+
+
+def _module(nn: Any, position: str, layer: Layer) -> Any:
     require_own_forward(position, layer)
     if type(layer) is layers.GaussianNoise:
         return nn.Identity()
+    if type(layer) is Sequential:
+        return nn.Sequential(*_modules(nn, layer.layers, f"{position}."))
+    if type(layer) is layers.Residual:
+        return _residual()(*_modules(nn, layer.layers, f"{position}."))
     for pair in _PAIRS:
         if type(layer) is pair.layer:
             settings = {theirs: getattr(layer, ours) for ours, theirs in pair.names.items()}
             fixed = {name: values[0] for name, values in pair.only.items()}
             return getattr(nn, pair.module)(**settings, **fixed)
     raise ConfigError(f"layer {position}, {layer}, has no counterpart in PyTorch: leave it out")
+
+
+def _residual() -> Any:
+    """The class of modules that a `Residual` becomes."""
+    from xpnet.interop._torch_modules import Residual
+
+    return Residual
 
 
 def from_torch(sequential: nn.Sequential, *, device: str | Backend = "cpu") -> Sequential:
@@ -133,24 +150,8 @@ def from_torch(sequential: nn.Sequential, *, device: str | Backend = "cpu") -> S
             f"layers as one"
         )
     _require_plain(torch, "the torch.nn.Sequential", sequential)
-    made: list[Layer] = []
     state: dict[str, Any] = {}
-    owners: dict[int, str] = {}
-    for where, module in _flat(torch, sequential, ""):
-        if _does_nothing(torch.nn, module):
-            continue
-        layer = _layer(torch.nn, where, module)
-        tensors = _tensors(torch, where, module, layer)
-        for name, tensor in tensors.items():
-            owner = owners.setdefault(tensor.data_ptr(), where)
-            if owner != where:
-                raise ConfigError(
-                    f"{where} shares its {name} with {owner} and layers of xpnet share none: put "
-                    f"a copy.deepcopy() of the module in its place"
-                )
-        state |= {f"{len(made)}.{name}": tensor.detach() for name, tensor in tensors.items()}
-        layer.trainable = _is_trainable(where, module)
-        made.append(layer)
+    made = _layers(torch, sequential, _Tensors(state), "", "")
     network = Sequential(made, backend=device, dtype=_dtype(state))
     own = network.state_dict()
     network.load_state_dict(
@@ -160,8 +161,54 @@ def from_torch(sequential: nn.Sequential, *, device: str | Backend = "cpu") -> S
     return network
 
 
-def _flat(torch: Any, sequential: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    """The modules in order, those of a `Sequential` within too, with what to call each."""
+@dataclass
+class _Tensors:
+    """The tensors found so far: by the name that they get here, and the module that owns each."""
+
+    by_name: dict[str, Any]
+    owners: dict[int, str] = field(default_factory=dict)
+
+    def add(self, where: str, position: str, found: dict[str, Any]) -> None:
+        for name, tensor in found.items():
+            owner = self.owners.setdefault(tensor.data_ptr(), where)
+            if owner != where:
+                raise ConfigError(
+                    f"{where} shares its {name} with {owner} and layers of xpnet share none: put "
+                    f"a copy.deepcopy() of the module in its place"
+                )
+            self.by_name[f"{position}.{name}"] = tensor.detach()
+
+
+def _layers(torch: Any, sequential: Any, tensors: _Tensors, place: str, within: str) -> list[Layer]:
+    """The layers for the modules of `sequential`, which lies at `place`.
+
+    `within` begins their positions in the network.
+    """
+    made: list[Layer] = []
+    for inner, where, module in _flat(torch, sequential, place):
+        if _does_nothing(torch.nn, module):
+            continue
+        position = f"{within}{len(made)}"
+        layer: Layer
+        if type(module) is _residual():
+            inside = _layers(torch, module, tensors, f"{inner}.", f"{position}.")
+            try:
+                layer = layers.Residual(*inside)
+            except XpnetError as error:
+                raise ConfigError(f"{where} cannot be had in xpnet: {error}") from None
+        else:
+            layer = _layer(torch.nn, where, module)
+            tensors.add(where, position, _tensors(torch, where, module, layer))
+        layer.trainable = _is_trainable(where, module)
+        made.append(layer)
+    return made
+
+
+def _flat(torch: Any, sequential: Any, prefix: str) -> Iterator[tuple[str, str, Any]]:
+    """The modules in order, those of a `Sequential` within too.
+
+    With each its place and what messages call it.
+    """
     for position, module in enumerate(sequential):
         place = f"{prefix}{position}"
         where = f"module {place} of the torch.nn.Sequential, {kind_of(module)},"
@@ -169,7 +216,7 @@ def _flat(torch: Any, sequential: Any, prefix: str) -> Iterator[tuple[str, Any]]
         if isinstance(module, torch.nn.Sequential) and _runs_in_order(torch, module):
             yield from _flat(torch, module, f"{place}.")
         else:
-            yield where, module
+            yield place, where, module
 
 
 def _runs_in_order(torch: Any, sequential: Any) -> bool:

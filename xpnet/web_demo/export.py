@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from string import Template
 from typing import Any
 
@@ -17,15 +17,16 @@ import numpy
 
 from xpnet.backend import HostArray
 from xpnet.errors import CheckpointError, ConfigError
-from xpnet.layers import Linear
+from xpnet.layers import Linear, Residual
+from xpnet.layers.base import Layer
 from xpnet.network import Sequential
 from xpnet.runs.model import Model
 from xpnet.utils.html import part, policy
 from xpnet.utils.introspection import is_own
 
 KNOWN: tuple[str, ...] = ("Linear", "ReLU", "LeakyReLU", "Sigmoid", "Tanh", "GELU", "Softmax")
-KNOWN += ("BatchNorm", "LayerNorm", "Dropout", "GaussianNoise")
-"""The layers whose forward pass `page/layers.js` has."""
+KNOWN += ("BatchNorm", "LayerNorm", "Dropout", "GaussianNoise", "Residual")
+"""The layers whose forward pass is in `layers.js`."""
 
 SCRIPTS = ("layers.js", "picture.js", "pad.js", "show.js", "page.js")
 """The page's JavaScript, in the order in which it becomes one script."""
@@ -47,12 +48,12 @@ def html_page(model: Model) -> str:
         "side": side,
         **model.normalisation.to_metadata(),
         "classes": model.classes,
-        "layers": list(_layers(network)),
+        "layers": list(_layers(network, network.layers)),
         "probabilities": network.probabilities_by(),
     }
     style = part("base.css") + part("page.css", "web_demo")
     script = "\n".join(part(name, "web_demo") for name in SCRIPTS)
-    widths = [layer.out_features for layer in network.layers if isinstance(layer, Linear)]
+    widths = [layer.out_features for layer, _ in _flat(network.layers) if isinstance(layer, Linear)]
     return Template(part("page.html", "web_demo")).substitute(
         policy=policy(style, script),
         style=style,
@@ -87,16 +88,35 @@ def _side(model: Model) -> int:
     return height
 
 
-def _layers(network: Sequential) -> Iterator[dict[str, Any]]:
-    """Each layer as plain data: `{type, settings, arrays}`, an array as base64 of float32."""
+def _flat(layers: Sequence[Layer], within: str = "") -> Iterator[tuple[Layer, str]]:
+    """The layers with their positions; the layers of a network within stand for it."""
+    for number, layer in enumerate(layers):
+        position = f"{within}{number}"
+        if type(layer) is Sequential:
+            yield from _flat(layer.layers, f"{position}.")
+        else:
+            yield layer, position
+
+
+def _layers(
+    network: Sequential, layers: Sequence[Layer], within: str = ""
+) -> Iterator[dict[str, Any]]:
+    """Each layer as plain data: `{type, settings, arrays, layers}`.
+
+    An array is base64 of float32; `layers` are those of a `Residual`.
+    """
     state = network.state_dict()
-    for position, layer in enumerate(network.layers):
+    for layer, position in _flat(layers, within):
         kind = type(layer).__name__
         if kind not in KNOWN or not is_own(type(layer)):
             raise ConfigError(
                 f"layer {position} is a {kind}, which the page cannot compute: it knows "
                 f"{', '.join(KNOWN)}"
             )
+        if isinstance(layer, Residual):
+            inside = list(_layers(network, layer.layers, f"{position}."))
+            yield {"type": kind, "settings": {}, "arrays": {}, "layers": inside}
+            continue
         arrays = {}
         for name in layer.parameters() | layer.buffers():
             value = network.backend.to_host(state[f"{position}.{name}"])
@@ -108,5 +128,5 @@ def _base64(value: HostArray, name: str) -> str:
     with numpy.errstate(over="ignore"):
         single = numpy.ascontiguousarray(value, dtype="<f4")
     if not numpy.isfinite(single).all():
-        raise CheckpointError(f"{name} holds values that are no finite float32: train it anew")
+        raise CheckpointError(f"{name} holds values that are no finite float32: train it again")
     return base64.b64encode(single.tobytes()).decode("ascii")

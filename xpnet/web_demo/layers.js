@@ -12,6 +12,7 @@ const FORWARD = {
   Softmax: softmax,
   BatchNorm: batchNorm,
   LayerNorm: layerNorm,
+  Residual: residual,
   // These two only do something in training.
   Dropout: (x) => x,
   GaussianNoise: (x) => x,
@@ -60,6 +61,12 @@ function layerNorm(x, { weight, bias, epsilon }) {
   const variance = sumOf(x.map((v) => (v - mean) ** 2)) / x.length;
   const deviation = Math.sqrt(variance + epsilon);
   return x.map((v, j) => (weight[j] * (v - mean)) / deviation + bias[j]);
+}
+
+/** `x + f(x)`, where `f` is `layers` one after the other. */
+function residual(x, { layers }) {
+  const y = forward(layers, x).at(-1);
+  return x.map((v, j) => v + y[j]);
 }
 
 function sumOf(values) {

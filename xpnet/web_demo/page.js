@@ -7,10 +7,7 @@
 //   xpnet.predict(picture)      {probabilities, outputs}: of each class; and of each layer
 
 const model = JSON.parse(byId("model").textContent);
-const layers = model.layers.map(({ type, settings, arrays }) => {
-  const decoded = Object.entries(arrays).map(([name, text]) => [name, decodeNumbers(text)]);
-  return { type, ...settings, ...Object.fromEntries(decoded) };
-});
+const layers = model.layers.map(decodeLayer);
 
 // A hidden layer is a Linear with all that follows it up to the next one; its output is the last
 // one's. The last of these ends in the classes.
@@ -88,6 +85,12 @@ function makeFirstWeights() {
     isLast ? model.classes[unit] : `unit ${unit}`,
   );
   return makeWeights(byId("weights"), weight, model.side, names);
+}
+
+/** A layer with its settings and arrays as properties; `layers` are those of a Residual. */
+function decodeLayer({ type, settings, arrays, layers = [] }) {
+  const decoded = Object.entries(arrays).map(([name, text]) => [name, decodeNumbers(text)]);
+  return { type, ...settings, ...Object.fromEntries(decoded), layers: layers.map(decodeLayer) };
 }
 
 /** Base64 of little-endian float32, which is what every browser's processor has. */

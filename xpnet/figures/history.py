@@ -1,0 +1,17 @@
+"""What figures need of a training history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+
+class History(Protocol):
+    """The part of `xpnet.History` that is drawn."""
+
+    @property
+    def records(self) -> Sequence[Any]:
+        """Records with the fields `epoch` and `step`, oldest first."""
+
+    def column(self, name: str) -> list[Any]:
+        """One field of all records."""
