@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+from drawings import drawing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
@@ -26,15 +27,6 @@ from xpnet.runs.model import Model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LINE = re.compile(r"(\S+)  (\S+)  (\d+\.\d) %(?:   \((.*)\))?")
-
-
-def drawing(size=(300, 200), *, ink=0, paper=255, at=(60, 40), mode="L"):
-    """A crooked seven of 80 x 100 pixels, at `at` on a plain page."""
-    image = Image.new(mode, size, paper)
-    x, y = at
-    stroke = [(x, y), (x + 80, y + 8), (x + 25, y + 100)]
-    ImageDraw.Draw(image).line(stroke, fill=ink, width=9)
-    return image
 
 
 def centre(field):

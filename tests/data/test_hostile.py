@@ -22,7 +22,8 @@ from typing import Any
 import numpy
 import pytest
 import safetensors.numpy
-from fuzz.readers import ABOUT, READERS, check, with_checksums
+from drawings import png
+from fuzz.readers import ABOUT, READERS, check
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -434,18 +435,6 @@ def test_a_header_that_promises_more_tensors_than_there_are(tmp_path: Path) -> N
     for content in (struct.pack("<Q", len(text)) + text, struct.pack("<Q", 2**63) + text):
         path.write_bytes(content + bytes(100))
         assert answer("xpnet.load", path).startswith(f"{path}: not a readable safetensors file")
-
-
-def png(width: int, height: int, depth: int, kind: int, rows: bytes, *more: bytes) -> bytes:
-    """A PNG file whose pixels are `rows`, compressed already."""
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + bytes(4)
-
-    head = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
-    parts = [chunk(b"IHDR", head), *(chunk(m[:4], m[4:]) for m in more)]
-    parts += [chunk(b"IDAT", rows), chunk(b"IEND", b"")]
-    return with_checksums(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
 
 
 def packed(size: int) -> bytes:

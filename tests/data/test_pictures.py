@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy
 import pytest
+from drawings import drawing, png
 from PIL import Image, ImageDraw
-from test_hostile import png
-from test_predict import drawing
 
 import xpnet as xn
 from xpnet.cli import predict

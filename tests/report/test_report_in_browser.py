@@ -1,14 +1,15 @@
 """The report and the comparison in a real browser: any screen, light and dark, paper, keys.
 
-As in `test_page_in_browser.py`, a visit fails when the console said a word or a request was made.
+A visit fails if the console has a message or a request was made: see `in_browser.py`.
 """
 
 from __future__ import annotations
 
+import in_browser
 import numpy
 import pytest
-import test_page_in_browser as other
-from test_report import FACTS, HOSTILE, answers_of, history_of
+from in_browser import DESKTOP
+from report_cases import FACTS, HOSTILE, answers_of, history_of
 
 import xpnet
 from xpnet._files import write_atomically
@@ -17,7 +18,7 @@ from xpnet.report.compare import page
 from xpnet.report.summary import collect_metrics, write_report
 from xpnet.runs.run_reader import RunRecord
 
-browser, visit = other.browser, other.visit
+browser, visit = in_browser.browser, in_browser.visit
 LONG = ("Donaudampfschifffahrtsgesellschaft" * 3, "b" * 200, *HOSTILE, *"0123")
 
 
@@ -117,7 +118,7 @@ def luminance(colour):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["plain", "diverged", "compare"])
 def test_light_and_dark_can_both_be_read(name, scheme, visit, pages):
-    page = visit(pages[name], color_scheme=scheme, **other.DESKTOP)
+    page = visit(pages[name], color_scheme=scheme, **DESKTOP)
     open_all(page)
     card = page.evaluate("getComputedStyle(document.querySelector('section')).backgroundColor")
     level = [int(part) for part in card[4:-1].split(",")]
@@ -132,7 +133,7 @@ def test_light_and_dark_can_both_be_read(name, scheme, visit, pages):
 
 
 def test_on_paper_it_is_light_and_all_of_it_is_there(visit, pages):
-    page = visit(pages["plain"], color_scheme="dark", **other.DESKTOP)
+    page = visit(pages["plain"], color_scheme="dark", **DESKTOP)
     hidden = page.locator("details pre")
     assert not hidden.is_visible()
     page.emulate_media(media="print", color_scheme="dark")
@@ -143,7 +144,7 @@ def test_on_paper_it_is_light_and_all_of_it_is_there(visit, pages):
 
 
 def test_keys_and_readers_find_their_way(visit, pages):
-    page = visit(pages["plain"], **other.DESKTOP)
+    page = visit(pages["plain"], **DESKTOP)
     assert page.evaluate("document.documentElement.lang") == "en"
     levels = page.eval_on_selector_all("h1, h2, h3", "(all) => all.map((one) => +one.tagName[1])")
     assert levels[0] == 1
@@ -170,6 +171,6 @@ def test_keys_and_readers_find_their_way(visit, pages):
 
 
 def test_without_javascript_it_is_the_same(visit, pages):
-    with_it = visit(pages["plain"], **other.DESKTOP).locator("main").inner_text()
-    without = visit(pages["plain"], java_script_enabled=False, **other.DESKTOP)
+    with_it = visit(pages["plain"], **DESKTOP).locator("main").inner_text()
+    without = visit(pages["plain"], java_script_enabled=False, **DESKTOP)
     assert without.locator("main").inner_text() == with_it

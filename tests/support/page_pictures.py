@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import test_page_in_browser as browser
+import in_browser as browser
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
