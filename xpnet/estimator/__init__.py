@@ -1,7 +1,7 @@
-"""`XpnetClassifier`, `XpnetRegressor`: xpnet behind scikit-learn's contract (extra `sklearn`).
+"""`XpnetClassifier`, `XpnetRegressor`: xpnet with the scikit-learn interface (extra `sklearn`).
 
-Both build a `Sequential` and train it by `fit()`; here is only what scikit-learn asks for around
-that. Parameters that `MLPClassifier` has as well bear its names and mean the same.
+Both build a `Sequential` and train it by `fit()`; this package adds what scikit-learn needs.
+Parameters that `MLPClassifier` has too have the same names and meaning.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _most_likely(network: Sequential, x: Any) -> HostArray:
 
 
 class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
-    """A feed-forward network that tells classes apart, as scikit-learn wants a classifier.
+    """A feed-forward network as a scikit-learn classifier.
 
     Hidden layers `Linear`, activation and, if asked for, `Dropout`; then a `Linear` of one logit
     a class, whose softmax gives the probabilities. The loss is the mean cross-entropy of a batch
@@ -58,8 +58,8 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     epoch. Training ends when the loss has not fallen by `tol` for more than `n_iter_no_change`
     epochs in a row (`inf`: never) or, with `early_stopping`, when the score of
     `validation_fraction` of the samples (or of `X_val`, `y_val`) has not risen so, and the
-    weights of the best score are kept; a class of a single sample is trained on, and where there
-    is no room for every class in what is held out, some are left out there. Besides: `dropout`,
+    weights of the best score are kept; a class of a single sample is trained on, and if the
+    held-out samples are too few for every class, some classes are missing there. Also: `dropout`,
     the rate after each hidden layer, and `device`, `"cpu"`, `"cuda"`, `"cuda:1"` or `"auto"`.
 
     **Attributes**: `classes_`; `network_`, the `Sequential` (which `xpnet.save` takes); `n_iter_`,
@@ -85,7 +85,7 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     ) -> XpnetClassifier:
         """One more epoch on `X`, `y`; a new network on the first call, which needs `classes`.
 
-        `classes`: all that will ever be in `y`. Goes on after `fit` as well. Raises as `fit`
+        `classes`: all that will ever be in `y`. Also continues after `fit`. Raises as `fit`
         does, and for `early_stopping=True`.
         """
         begins = not hasattr(self, "network_")
@@ -161,7 +161,7 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
 
     def _begin(self, train: Samples) -> None:
         super()._begin(train)
-        # So a saved network names its classes, to `python -m xpnet.predict` as well.
+        # A saved network has the names of its classes; `python -m xpnet.predict` prints them.
         self.network_.metadata["classes"] = [str(name) for name in self.classes_]
 
     @property
@@ -177,7 +177,7 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
 
 
 class XpnetRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
-    """A feed-forward network for one or several real targets, as scikit-learn wants a regressor.
+    """A feed-forward network for one or several real targets, as a scikit-learn regressor.
 
     Parameters and attributes are those of `XpnetClassifier`, without `classes_`; scores are R².
     The loss is the mean of `(prediction − y)²` over samples and outputs, plus
@@ -200,7 +200,7 @@ class XpnetRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
     _y_options: ClassVar[dict[str, bool]] = {"multi_output": True, "y_numeric": True}
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> XpnetRegressor:
-        """One more epoch on `X`, `y`; a new network on the first call. Goes on after `fit` too.
+        """One more epoch on `X`, `y`; a new network on the first call. Also continues after `fit`.
 
         Raises as `fit` does, and for `early_stopping=True`.
         """

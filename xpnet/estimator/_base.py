@@ -1,11 +1,10 @@
-"""What classifier and regressor share: scikit-learn's contract around `fit()`."""
+"""The base class of classifier and regressor: the scikit-learn interface of `fit()`."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import numpy
@@ -20,6 +19,7 @@ from xpnet.errors import ConfigError, DataError, DivergenceError
 from xpnet.estimator._inputs import blaming, look_at_samples, require_unmasked
 from xpnet.estimator._parameters import ACTIVATIONS, checked_weights, require_valid, widths
 from xpnet.estimator._split import split
+from xpnet.estimator._stopping import ConvergenceCheck
 from xpnet.initializers import GlorotUniform, HeNormal, Initializer
 from xpnet.layers import Dropout, Linear
 from xpnet.layers.activations import GELU, LeakyReLU, ReLU
@@ -28,18 +28,17 @@ from xpnet.losses import Loss
 from xpnet.network import Sequential
 from xpnet.optimizers import SGD, Adam, Optimizer
 from xpnet.training import fit
-from xpnet.training.callbacks import Callback, Progress, TrainingState
-from xpnet.training.history import Record
+from xpnet.training.callbacks import Progress
 
 AUTO_BATCH = 200
 
 
 class Diverged(DivergenceError, ValueError):
-    """Training left the finite numbers: a `ValueError` too, as `MLPClassifier` raises it."""
+    """Training diverged; also a `ValueError`, which `MLPClassifier` raises for that."""
 
 
 class Samples(NamedTuple):
-    """What a fit has checked: `x (n, features)`, targets as the loss takes them, weights."""
+    """Checked samples: `x (n, features)`, targets as the loss takes them, and sample weights."""
 
     x: HostArray
     target: HostArray
@@ -51,61 +50,11 @@ class Samples(NamedTuple):
         return Samples(self.x[indices], self.target[indices], weights)
 
 
-class Watch(Callback):
-    """Looks after each epoch whether training still gets anywhere, as `MLPClassifier` does.
-
-    `score`: of held-out samples, from the network; None without them. `by_score`: it decides, not
-    the training loss, and the weights of the best score are kept. Training stops when, more than
-    `patience` epochs in a row, the figure was not better than the best before by `tol`.
-    """
-
-    def __init__(
-        self,
-        score: Callable[[Sequential], float] | None,
-        *,
-        by_score: bool,
-        tol: float,
-        patience: float,
-        seen: int,
-    ) -> None:
-        self.score, self.by_score, self.tol, self.patience = score, by_score, tol, patience
-        self.seen = seen
-        self.best, self.waited, self.scores = -math.inf, 0, list[float]()
-        self.kept: list[tuple[Any, Any]] = []
-
-    def on_train_begin(self, run: TrainingState) -> None:
-        """Let dropout go on where an earlier call ended."""
-        run.network.set_sample_counter(self.seen)
-
-    def on_log(self, run: TrainingState, record: Record) -> None:
-        """Compare with the best so far."""
-        if self.score is not None:
-            self.scores.append(self.score(run.network))
-        figure = self.scores[-1] if self.by_score else -record.loss
-        self.waited = 0 if figure >= self.best + self.tol else self.waited + 1
-        if figure > self.best:
-            self.best = figure
-            if self.by_score:
-                network = run.network
-                self.kept = [(a, a.copy()) for a in (network.flat_parameters, network.flat_buffers)]
-        run.stop = run.stop or self.has_stopped
-
-    @property
-    def has_stopped(self) -> bool:
-        """Whether patience has run out."""
-        return self.waited > self.patience
-
-    def on_train_end(self, run: TrainingState) -> None:
-        """Put the best weights back."""
-        for array, best in self.kept:
-            array[...] = best
-
-
 class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
-    """What classifier and regressor share: parameters, their checks, training."""
+    """The base class of classifier and regressor: parameters, their checks, training."""
 
     _y_options: ClassVar[dict[str, bool]] = {}
-    """What `validate_data` is told of `y`."""
+    """Options of `validate_data` for `y`."""
 
     def __init__(
         self,
@@ -156,11 +105,11 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def _learn_targets(self, y: HostArray) -> None:
-        """Keep what `y` says of targets in general: the classes, or its shape."""
+        """Store the classes, or the shape, of the targets `y`."""
 
     @abstractmethod
     def _look_at_targets(self, y: Any) -> None:
-        """Raise `DataError` for what is wrong with `y`, naming the place, if it can be named."""
+        """Raise `DataError` for a wrong value in `y`, with its position where that is known."""
 
     @abstractmethod
     def _encoded(self, y: HostArray, dtype: Any) -> HostArray:
@@ -168,12 +117,12 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def _outputs(self, target: HostArray) -> int:
-        """How many outputs the network needs."""
+        """The number of outputs of the network."""
 
     @property
     @abstractmethod
     def _target_shape(self) -> tuple[int, ...]:
-        """The shape of one target, as it was given: of what the network itself is to predict."""
+        """The shape of one target, which is the shape of one prediction of the network."""
 
     @abstractmethod
     def _loss(self) -> Loss:
@@ -181,7 +130,7 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def _score(self, network: Sequential, x: Any, held_out: Samples) -> float:
-        """The score of `network` on held-out samples, whose `x` lies on its device."""
+        """The score of `network` on held-out samples; `x` is theirs, on the device."""
 
     def fit(
         self,
@@ -198,10 +147,10 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         `sample_weight`: `(n,)` numbers of 0 or more; a sample of weight 2 is worth two, one of
         weight 0 none. `X_val`, `y_val`, `sample_weight_val`: held-out samples, which take the
         place of `validation_fraction`; without `early_stopping` they are measured only. With
-        `warm_start` training goes on from where the last call ended.
+        `warm_start` training continues where the last call ended.
 
-        Raises a `ValueError` of one line for a parameter or array that cannot be, and for
-        training that diverges; `BackendUnavailable` for a `device` that is not there.
+        Raises a `ValueError` of one line for an invalid parameter or array and for training
+        that diverges; `BackendUnavailable` for a `device` that is not available.
         """
         require_valid(self)
         begins = not (self.warm_start and hasattr(self, "network_"))
@@ -264,14 +213,14 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         return samples.take(weights.nonzero()[0])
 
     def _split(self, samples: Samples) -> tuple[Samples, Samples]:
-        """`samples` without and with those that `validation_fraction` holds out."""
+        """The samples to train on, and those that `validation_fraction` holds out."""
         classes = samples.target if samples.target.ndim == 1 else None
         fraction = float(self.validation_fraction)
         train, held_out = split(len(samples.x), fraction, self._seed, classes)
         return samples.take(train), samples.take(held_out)
 
     def _begin(self, train: Samples) -> None:
-        """A new network for such samples, and nothing known of earlier ones."""
+        """Make a new network for these samples, and forget earlier training."""
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self._made_with = self._settings_of_network()
         kind = ACTIVATIONS[self.activation]
@@ -346,12 +295,12 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
             def score(network: Sequential) -> float:
                 return self._score(network, x, held_out)
 
-        watch = Watch(
+        check = ConvergenceCheck(
             score,
             by_score=bool(self.early_stopping),
             tol=float(self.tol),
             patience=float(self.n_iter_no_change),
-            seen=self.t_,
+            samples_seen=self.t_,
         )
         try:
             history = fit(
@@ -365,16 +314,16 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
                 # fit() divides by the number of all samples.
                 l2=float(self.alpha) * count / weight_of_batch,
                 seed=random.key(self._seed, f"order from sample {self.t_}"),
-                callbacks=[watch, Progress()] if self.verbose else [watch],
+                callbacks=[check, Progress()] if self.verbose else [check],
             )
         except DivergenceError as error:
             raise self._diverged() from error
-        # The loss of a batch is measured before its update: the last update may be the wrong one.
+        # A batch is measured before its update, so the last update was not.
         if not numpy.isfinite(network.backend.to_host(network.flat_parameters)).all():
             raise self._diverged()
         network.prediction, network.target_shape = self._loss().prediction, self._target_shape
-        self._keep(history.column("loss"), watch.scores, count)
-        if not is_partial and not watch.has_stopped and self.n_iter_no_change != math.inf:
+        self._keep(history.column("loss"), check.scores, count)
+        if not is_partial and not check.has_stopped and self.n_iter_no_change != math.inf:
             warnings.warn(
                 f"{type(self).__name__} has not converged in max_iter={epochs} epochs: let "
                 f"max_iter be larger, or say n_iter_no_change=inf if that many were meant",
@@ -384,7 +333,7 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         return self
 
     def _keep(self, losses: list[float], scores: list[float], count: int) -> None:
-        """The attributes that tell of training: of `losses` and `scores`, one an epoch."""
+        """Set the attributes about training from `losses` and `scores`, one for each epoch."""
         self.n_iter_ = len(losses)
         self.t_ += len(losses) * count
         self.loss_curve_ = self.loss_curve_ + losses

@@ -1,8 +1,8 @@
-"""What scikit-learn takes as `X`, `y` and weights, with the place of what it refuses.
+"""Checks of `X`, `y` and weights, whose errors name the position of the wrong value.
 
-`validate_data` decides what is taken; where it fails, `xpnet.utils.inputs` is asked which value it
-was. Masked arrays, whose masked values scikit-learn would use, and categories, whose names it may
-take for numbers, are refused before.
+`validate_data` of scikit-learn decides what is accepted; when it fails, `xpnet.utils.inputs` finds
+the value. Masked arrays, whose masked values scikit-learn would use, and categories, whose names
+it may read as numbers, are refused before that.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def require_unmasked(value: Any, name: str) -> None:
 
 
 def blaming(call: Callable[[], T], *looked_at: Callable[[], Any]) -> T:
-    """What `call` returns; what it raises says where, if one of `looked_at` raises `DataError`."""
+    """The result of `call`; if it fails, the first `DataError` of `looked_at`, or its own error."""
     try:
         return call()
     except XpnetError:
@@ -89,7 +89,7 @@ def look_at_classes(y: Any) -> None:
 
 
 def _is_for_scikit_learn(value: Any) -> bool:
-    """Whether scikit-learn's own words for what is wrong are expected, or good enough."""
+    """Whether the message of scikit-learn itself is to be kept."""
     if hasattr(value, "toarray") or isinstance(value, str | bytes):
         return True
     if hasattr(value, "iloc"):

@@ -1,4 +1,4 @@
-"""What the parameters of an estimator may be, each refused by name."""
+"""Checks of the parameters of an estimator; an error names the parameter."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SWITCHES = ("early_stopping", "warm_start", "nesterovs_momentum")
 
 
 def require_valid(estimator: Any) -> None:
-    """Raise `ConfigError`, naming the parameter, unless all of them are what they may be."""
+    """Raise `ConfigError`, naming the parameter, unless all of them are valid."""
     widths(estimator.hidden_layer_sizes)
     for name, known in (("activation", tuple(ACTIVATIONS)), ("solver", SOLVERS)):
         value = getattr(estimator, name)

@@ -1,4 +1,4 @@
-"""Which samples early stopping holds out."""
+"""The split of samples into a training part and a held-out part for early stopping."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def split(
     """Rows to train on and rows to hold out, of `count`: about `fraction` of them, 2 or more.
 
     `classes`: `(count,)` integers; then both parts have the shares of the classes that all rows
-    have. A class of one sample is trained on. Where the parts have no room for every class, rows
-    are held out at random, but for one of each class, so that training sees all of them.
+    have. A class of one sample is trained on. Where the parts are too small for every class,
+    rows are held out at random, except one of each class, so that training sees all classes.
 
-    Raises `DataError`, naming `validation_fraction`, where less than 2 samples would be held out
-    or none be left.
+    Raises `DataError`, naming `validation_fraction`, if fewer than 2 samples would be held out or
+    none would be left to train on.
     """
     held = math.ceil(fraction * count)
     if held < 2 or held >= count:

@@ -1,6 +1,6 @@
-// The forward pass in prediction, layer by layer: the formulas of xpnet/layers.py and
-// xpnet/layers/activations.py for one sample. `x` and what is returned are arrays of numbers; sums are
-// taken in double precision, so what differs from xpnet is xpnet's rounding to float32.
+// The forward pass in prediction, layer by layer: the formulas of xpnet/layers/ for one
+// sample. Arguments and results are arrays of numbers. Sums are in double precision, so results
+// differ from those of xpnet by its rounding to float32.
 
 const FORWARD = {
   Linear: linear,
@@ -13,12 +13,12 @@ const FORWARD = {
   BatchNorm: batchNorm,
   LayerNorm: layerNorm,
   Residual: residual,
-  // These two only do something in training.
+  // These two change nothing in prediction.
   Dropout: (x) => x,
   GaussianNoise: (x) => x,
 };
 
-/** The output of every layer, the first one's first, for the network's input `x`. */
+/** The outputs of all layers, in order, for the input `x` of the network. */
 function forward(layers, x) {
   return layers.map((layer) => (x = FORWARD[layer.type](x, layer)));
 }
@@ -39,7 +39,7 @@ function gelu(x) {
   return 0.5 * x * (1 + Math.tanh(u));
 }
 
-/** `exp(x_j) / Σ_k exp(x_k)`; less the largest `x`, so that nothing overflows. */
+/** `exp(x_j) / Σ_k exp(x_k)`; the largest `x` is subtracted, so that nothing overflows. */
 function softmax(x) {
   const largest = x.reduce((a, b) => Math.max(a, b));
   const powers = x.map((v) => Math.exp(v - largest));
@@ -47,7 +47,7 @@ function softmax(x) {
   return powers.map((v) => v / total);
 }
 
-/** `γ (x − μ) / √(σ² + ε) + β`, feature by feature, by the statistics that training left. */
+/** `γ (x − μ) / √(σ² + ε) + β`, feature by feature, by the running statistics. */
 function batchNorm(x, { weight, bias, running_mean, running_var, epsilon }) {
   return x.map((v, j) => {
     const normal = (v - running_mean[j]) / Math.sqrt(running_var[j] + epsilon);
@@ -55,7 +55,7 @@ function batchNorm(x, { weight, bias, running_mean, running_var, epsilon }) {
   });
 }
 
-/** The same by the mean and the variance of the sample's own features. */
+/** The same with the mean and the variance of the features of the sample. */
 function layerNorm(x, { weight, bias, epsilon }) {
   const mean = sumOf(x) / x.length;
   const variance = sumOf(x.map((v) => (v - mean) ** 2)) / x.length;

@@ -1,9 +1,9 @@
-// The pad: strokes of mouse, finger or keyboard become ink. The ink is laid here and not by the
-// canvas, which each browser smooths in its own way, and which some refuse to read back.
+// The pad: strokes of mouse, finger or keyboard become ink. The ink is computed here and not drawn
+// by the canvas: browsers smooth lines differently, and some do not allow reading pixels back.
 
 /** Thickness of the pen, as a share of the pad: about that of MNIST's digits. */
 const PEN = 1 / 14;
-/** How far an arrow key moves the cursor, and how far with Shift, as shares of the pad. */
+/** How far an arrow key moves the cursor, without and with Shift, as shares of the pad. */
 const STEP = 1 / 40;
 const FINE_STEP = 1 / 140;
 
@@ -15,8 +15,8 @@ const ARROWS = {
 };
 
 /**
- * Makes `canvas` a pad to draw on and calls `changed()` after every stroke's piece. `cursor` is
- * the mark that shows where the keyboard draws, `pen` the element that says whether it does.
+ * Makes `canvas` a pad to draw on and calls `changed()` after every part of a stroke. `cursor` is
+ * the mark that shows where the keyboard draws, `pen` the element that shows whether it draws.
  * Returns `{ink, size, clear()}`: `ink` is `size` x `size` levels 0..255, row by row.
  */
 function makePad(canvas, cursor, pen, changed) {
@@ -40,7 +40,7 @@ function makePad(canvas, cursor, pen, changed) {
   return { ink, size, clear };
 }
 
-/** Mouse, finger and stylus: a stroke lasts from pressing to letting go. */
+/** Mouse, finger and stylus: a stroke lasts from pressing to releasing. */
 function drawByPointer(canvas, size, draw) {
   let last = null;
 
@@ -52,14 +52,14 @@ function drawByPointer(canvas, size, draw) {
 
   canvas.addEventListener("pointerdown", (event) => {
     if (!event.isPrimary || event.button !== 0) return;
-    // Goes on drawing when the pointer leaves the pad and comes back.
+    // The stroke continues when the pointer leaves the pad and comes back.
     canvas.setPointerCapture(event.pointerId);
     last = placeOf(event);
     draw(last, last);
   });
   canvas.addEventListener("pointermove", (event) => {
     if (last === null || !event.isPrimary) return;
-    // A fast hand makes several moves between two pictures of the screen.
+    // There may be several moves between two frames of the screen.
     const moves = event.getCoalescedEvents?.() ?? [];
     for (const move of moves.length ? moves : [event]) {
       const place = placeOf(move);
@@ -72,7 +72,7 @@ function drawByPointer(canvas, size, draw) {
       if (event.isPrimary) last = null;
     });
   }
-  // Chromium takes a fast stroke for a flick as well, and the next tap, on Clear, for its end.
+  // Chromium treats a fast stroke as a fling too, and the next tap, on Clear, as its end.
   canvas.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
 }
 
@@ -85,7 +85,7 @@ function drawByKeys(canvas, size, cursor, pen, draw, clear) {
   function move(fine) {
     const from = place;
     const step = (fine ? FINE_STEP : STEP) * size;
-    // All keys that are held, so that two of them draw a slanting line.
+    // All pressed arrow keys count, so that two of them draw a diagonal line.
     place = place.map((value, axis) => {
       const way = [...held].reduce((sum, key) => sum + ARROWS[key][axis], 0);
       return Math.min(Math.max(value + way * step, 0), size);
@@ -124,7 +124,7 @@ function drawByKeys(canvas, size, cursor, pen, draw, clear) {
   });
   canvas.addEventListener("keyup", (event) => held.delete(event.key));
   canvas.addEventListener("focus", () => showCursor(canvas.matches(":focus-visible")));
-  // Whoever turns to the mouse, or to the rest of the page, lets go of the pen.
+  // Using the mouse or leaving the pad lifts the pen.
   for (const end of ["blur", "pointerdown"]) {
     canvas.addEventListener(end, () => {
       held.clear();

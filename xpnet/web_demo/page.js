@@ -1,16 +1,17 @@
-// The page: a drawing becomes a picture, the picture goes through the network, and what comes
-// out of each layer is shown.
+// The page: a drawing becomes a picture, the picture is the input of the network, and the outputs
+// of the layers are shown.
 //
-// For the browser's console, and for the page's tests, which are no more than another user of it:
+// For the browser's console and for the tests of the page:
 //   xpnet.ink()                 the pad, `xpnet.size` x `xpnet.size` levels 0..255, row by row
-//   xpnet.prepare(ink, size)    the picture in such ink, `xpnet.side` x `xpnet.side`; null: none
-//   xpnet.predict(picture)      {probabilities, outputs}: of each class; and of each layer
+//   xpnet.prepare(ink, size)    the picture made from the ink, `xpnet.side` x `xpnet.side`; null if
+//                               it is empty
+//   xpnet.predict(picture)      {probabilities, outputs}: one for each class, one for each layer
 
 const model = JSON.parse(byId("model").textContent);
 const layers = model.layers.map(decodeLayer);
 
-// A hidden layer is a Linear with all that follows it up to the next one; its output is the last
-// one's. The last of these ends in the classes.
+// A hidden layer is a Linear with the layers after it, up to the next Linear; its output is that
+// of its last layer. The last Linear gives the classes.
 const linears = [...layers.keys()].filter((place) => layers[place].type === "Linear");
 const ends = linears.map((_, number) => (linears[number + 1] ?? layers.length) - 1);
 const hidden = ends.slice(0, -1);
@@ -48,7 +49,7 @@ function predict(picture) {
   return { probabilities: makers[model.probabilities](outputs.at(-1)), outputs };
 }
 
-/** Shows the pad's drawing, once before the screen's next picture, however often it changed. */
+/** Shows the drawing, once for each frame of the screen, however often it changed. */
 function changed() {
   if (changed.waiting) return;
   changed.waiting = true;
@@ -69,7 +70,7 @@ function show() {
   showWeights(outputs?.[ends[0]]);
 }
 
-/** Tells a screen reader the answer, once the hand has come to rest. */
+/** Announces the prediction to a screen reader, after a pause in drawing. */
 function say() {
   clearTimeout(say.timer);
   say.timer = setTimeout(() => {
@@ -93,7 +94,7 @@ function decodeLayer({ type, settings, arrays, layers = [] }) {
   return { type, ...settings, ...Object.fromEntries(decoded), layers: layers.map(decodeLayer) };
 }
 
-/** Base64 of little-endian float32, which is what every browser's processor has. */
+/** Base64 of float32 in little-endian order, which is that of all browsers. */
 function decodeNumbers(text) {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   return new Float32Array(bytes.buffer);

@@ -1,19 +1,18 @@
-// A drawing made into what MNIST holds: `prepare` of xpnet/data/pictures.py, step by step, with its
-// names and its precision (Math.fround and Float32Array are NumPy's and Pillow's float32). Python
-// finds the same picture in the same drawing to the last grey level, as long as the drawing
-// leaves most of the pad's rim free: Python has to guess from the rim which level is background,
-// here it is 0.
+// A drawing in the format of MNIST: `prepare` of xpnet/data/pictures.py, step by step, with the
+// same names and precision (Math.fround and Float32Array are NumPy's and Pillow's float32). Python
+// makes the same picture from the same drawing, as long as most of the border is empty: Python
+// estimates the background level from the border, here it is 0.
 
-/** How much of the field's height and width the drawing takes. */
+/** The share of the height and width of the field that the drawing takes. */
 const BOX = 20 / 28;
-/** Share of the strongest ink from which on a pixel belongs to the drawing. */
+/** Pixels above this share of the strongest ink belong to the drawing. */
 const INK = 0.3;
 /** The strongest ink, of 255, of a pad that is not blank. */
 const FAINTEST = 16;
 
 /**
  * The drawing in `ink` (`width` x `width` levels 0..255, row by row, background 0) as a picture
- * of `side` x `side` levels; null where nothing is drawn.
+ * of `side` x `side` levels; null if nothing is drawn.
  */
 function prepare(ink, width, side) {
   const strongest = ink.reduce((a, b) => Math.max(a, b), 0);
@@ -40,14 +39,14 @@ function cutOut(ink, size, strongest) {
   return { width, height, values };
 }
 
-/** The drawing at the size that it is to have, antialiased, strongest ink 1 again. */
+/** The drawing in its final size, antialiased, strongest ink 1. */
 function scaled(drawing, side) {
   const scale = Math.min((BOX * side) / drawing.height, (BOX * side) / drawing.width);
   const width = Math.max(1, roundHalfToEven(drawing.width * scale));
   const height = Math.max(1, roundHalfToEven(drawing.height * scale));
   const result = resampledAndTurned(resampledAndTurned(drawing, width), height);
   const values = result.values.map((v) => Math.min(Math.max(v, 0), 1));
-  // A thin line of a large drawing has become faint.
+  // Scaling down makes thin lines fainter.
   const strongest = values.reduce((a, b) => Math.max(a, b));
   return { width, height, values: values.map((v) => v / strongest) };
 }
@@ -66,10 +65,10 @@ function resampledAndTurned(image, length) {
   return { width: image.height, height: length, values };
 }
 
-/** For each of `to` values, from which of `from` values on it is a sum, with which weights. */
+/** For each of `to` values, the first of the `from` values that it sums, and their weights. */
 function resamplingWeights(from, to) {
   const scale = from / to;
-  // Where many values become one, the filter is stretched over them all: this is antialiasing.
+  // When scaling down, the filter is stretched over all values of a sum: antialiasing.
   const stretch = Math.max(scale, 1);
   const reach = 2 * stretch;
   return Array.from({ length: to }, (_, place) => {
@@ -109,7 +108,7 @@ function centred({ width, height, values }, side) {
   return field;
 }
 
-/** Where in `side` pixels the drawing begins, given how much ink each of its lines has. */
+/** The first of `side` pixels of the drawing, given the ink of each of its rows or columns. */
 function startOf(weights, side) {
   const centre = sumOf(weights.map((weight, place) => weight * place)) / sumOf(weights);
   const start = Math.floor(Math.floor(side / 2) - centre + 0.5);

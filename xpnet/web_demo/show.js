@@ -1,14 +1,14 @@
-// What the page shows of a forward pass. Canvases are small, a pixel for each number, and CSS
-// enlarges them; a number is colour over the page's background, so light and dark need no care.
+// Drawing the results of a forward pass. A canvas has one pixel for each number, and CSS enlarges
+// it. Colours are transparent near 0, so they suit a light and a dark background.
 
 const ABOVE_ZERO = [216, 90, 0];
 const BELOW_ZERO = [36, 128, 214];
-/** Classes with a bar, the likeliest ones where there are more. */
+/** The number of classes with a bar: the likeliest ones if there are more. */
 const MOST_CLASSES = 10;
-/** Units of the first layer whose weights are shown. */
+/** The number of units of the first layer whose weights are shown. */
 const MOST_UNITS = 12;
 
-/** Sets each pixel of `canvas`, counted row by row, to the `[red, green, blue, alpha]` of it. */
+/** Sets each pixel of `canvas`, counted row by row, to `[red, green, blue, alpha]`. */
 function paint(canvas, colourOf) {
   const { width, height } = canvas;
   const pixels = new ImageData(width, height);
@@ -25,7 +25,7 @@ function paintNumbers(canvas, numbers, limit) {
   });
 }
 
-/** What the network is given: grey levels 0..255, or null. */
+/** The input of the network: grey levels 0..255, or null. */
 function showPicture(canvas, picture) {
   paint(canvas, (i) => [255, 255, 255, picture ? picture[i] : 0]);
 }
@@ -56,7 +56,7 @@ function showClasses(list, probabilities, classes) {
   list.replaceChildren(...rows);
 }
 
-/** A figure for each hidden layer; returns what shows the outputs (or null) of one of them. */
+/** A figure for each hidden layer; returns the function that shows the outputs (or null) of one. */
 function makeUnits(container, sizes) {
   const figures = sizes.map((size) => {
     const columns = Math.ceil(Math.sqrt(2 * size));
@@ -78,8 +78,8 @@ function makeUnits(container, sizes) {
 }
 
 /**
- * Places for the weights of the units that fire most; returns what shows them for the outputs
- * (or null) of the first layer. `weight` holds `side` x `side` numbers for each unit.
+ * Figures for the weights of the most active units; returns the function that shows them for the
+ * outputs (or null) of the first layer. `weight` holds `side` x `side` numbers for each unit.
  */
 function makeWeights(container, weight, side, names) {
   const limit = weight.map(Math.abs).sort()[Math.floor(0.998 * (weight.length - 1))];
@@ -105,7 +105,7 @@ function makeWeights(container, weight, side, names) {
   };
 }
 
-/** The places of the `count` largest values, the largest first. */
+/** The indices of the `count` largest values, the largest first. */
 function likeliest(values, count) {
   return Array.from(values.keys()).sort((a, b) => values[b] - values[a]).slice(0, count);
 }
