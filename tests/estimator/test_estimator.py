@@ -62,7 +62,7 @@ def line(says: str) -> str:
 
 
 def classifier(**parameters: Any) -> XpnetClassifier:
-    """One that trains for `max_iter` epochs of a full batch, unless told otherwise."""
+    """One that trains for `max_iter` epochs of a full batch by default."""
     fixed = {"hidden_layer_sizes": (8,), "random_state": 0, "max_iter": 20, "batch_size": 1000}
     return XpnetClassifier(**{**fixed, "n_iter_no_change": math.inf, **parameters})
 
@@ -411,7 +411,7 @@ def test_held_out_targets_count_by_their_weights() -> None:
 
 
 def test_calls_of_partial_fit_are_epochs_of_fit() -> None:
-    """Of a full batch, with dropout: the optimizer and the masks go on where they were."""
+    """Of a full batch, with dropout: the optimizer and the masks continue where they were."""
     at_once = classifier(dropout=0.3, max_iter=6, learning_rate_init=0.02).fit(IRIS, SPECIES)
     one_by_one = classifier(dropout=0.3, learning_rate_init=0.02)
     for _ in range(6):

@@ -177,7 +177,7 @@ def test_a_stroke_ends_where_the_mouse_lets_go_even_beside_the_pad(visit, page_p
         page.mouse.move(*on_pad(box, point))
     page.mouse.up()
     ink = ink_of(page)
-    # It went on beside the pad: no line along the rim.
+    # The stroke continued outside the pad: there is no line along its border.
     assert ink[50:62, -5:].max() == 255
     assert ink[100:].max() == 0
     page.mouse.move(*on_pad(box, (0.5, 0.8)))

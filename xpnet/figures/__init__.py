@@ -1,1 +1,1 @@
-"""The pictures: curves, confusion, weights, drawn by matplotlib."""
+"""Pictures drawn with matplotlib: curves, confusion matrix, weights."""

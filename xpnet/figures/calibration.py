@@ -1,4 +1,4 @@
-"""How sure predictions are, and whether they come true as often as they say: on the host."""
+"""The calibration of predictions: their confidence compared with their accuracy, on the host."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from xpnet.backend import HostArray
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a classifier answers on `N` labelled samples: `(N,)` each, on the host.
+    """The predictions of a classifier for `N` labelled samples: `(N,)` each, on the host.
 
     `classes`: the most likely class, int64; `confidence`: its probability; `of_true`: the
-    probability of the sample's own class. All that a report needs of `(N, C)` probabilities,
-    which of many classes are more than memory holds.
+    probability of the sample's own class. A report needs no more of the
+    `(N, C)` probabilities, which for many classes do not fit in memory.
     """
 
     classes: HostArray
@@ -33,12 +33,12 @@ class Predictions:
 
     @classmethod
     def joined(cls, parts: Iterable[Predictions]) -> Predictions:
-        """Those of all `parts`, in order."""
+        """The predictions of all `parts`, in order."""
         columns = zip(*(vars(part).values() for part in parts), strict=True)
         return cls(*(numpy.concatenate(column) for column in columns))
 
     def table(self, rows: HostArray, labels: HostArray, classes: int) -> HostArray:
-        """Probabilities `(n, classes)` of samples `rows`; 0 but for the predicted and true class.
+        """Probabilities `(n, classes)` of samples `rows`; 0 but for predicted and true class.
 
         `labels`: `(N,)`, of all samples.
         """
@@ -51,7 +51,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How often predictions come true, beside how sure they were; see `calibration`.
+    """The accuracy and the mean confidence of predictions, in bins; see `calibration`.
 
     `counts`, `accuracy`, `confidence`: `(M,)`, of the samples in each bin; 0 where there is none.
     `error`: the expected calibration error, a fraction.
@@ -79,7 +79,7 @@ def calibration(probabilities: HostArray, labels: HostArray, bins: int = 15) -> 
 
 
 def reliability(predictions: Predictions, labels: HostArray, bins: int = 15) -> Calibration:
-    """The same as `calibration`, of predictions without the probabilities of all classes."""
+    """`calibration` for predictions without the probabilities of all classes."""
     confidence = predictions.confidence.astype(numpy.float64)
     right = (predictions.classes == labels).astype(numpy.float64)
     ends = numpy.arange(1, bins + 1) / bins

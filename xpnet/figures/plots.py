@@ -1,7 +1,7 @@
 """Pictures of a training run as PNG files, drawn off-screen.
 
-All functions take data in host memory; those that write raise `CheckpointError`, naming the
-path, when it cannot be written.
+All functions take data in host memory; those that write a file raise `CheckpointError` with its
+path if it cannot be written.
 """
 
 from __future__ import annotations
@@ -137,11 +137,11 @@ def _curves(axes: Axes, history: History, name: str, show: Any) -> None:
 
 
 def horizontal(history: History) -> tuple[list[float], str]:
-    """Where each record stands, and the unit of that."""
+    """The horizontal position of each record, and its unit: epoch, step or record."""
     records = history.records
     steps, last = history.column("step"), records[-1]
     if not all(before < after for before, after in pairwise(steps)):
-        # Two runs went into one history.
+        # The history has the records of two runs.
         return [float(number) for number in range(1, len(records) + 1)], "record"
     per_epoch, rest = divmod(steps[0], max(records[0].epoch, 1))
     # An interrupted run's last record comes before its epoch's end.
@@ -155,7 +155,7 @@ def horizontal(history: History) -> tuple[list[float], str]:
 
 
 def confusion_matrix(counts: HostArray, classes: Sequence[str], path: str | Path) -> None:
-    """Which class was taken for which: a row is a true class, a column a predicted one.
+    """The confusion matrix: a row for each true class, a column for each predicted one.
 
     `counts`: `(C, C)` integers. Off the diagonal the colour is the share of the true class
     that was mistaken so, on a scale of its own; on the diagonal the share that was recognised
@@ -173,10 +173,12 @@ def _confusion_figure(counts: HostArray, classes: Sequence[str]) -> Figure:
     cell = 0.66 if size <= 12 else 0.46 if size <= _MOST_CLASSES else 12 / size
     side = max(size * cell, 3)
     cell = side / size
-    # Inches that the longest name takes at the side, and slanting, below.
-    room = max(map(len, names)) * 0.62 * TEXT / 72
-    slanted = room > cell * -(-size // _MOST_CLASSES)
-    figure = new_figure(side + 1.9 + room, side + 1.1 + (0.72 * room if slanted else 0))
+    # Inches for the longest name, at the side and, slanting, below.
+    names_width = max(map(len, names)) * 0.62 * TEXT / 72
+    slanted = names_width > cell * -(-size // _MOST_CLASSES)
+    figure = new_figure(
+        side + 1.9 + names_width, side + 1.1 + (0.72 * names_width if slanted else 0)
+    )
     axes = figure.subplots()
 
     of_class = counts.sum(axis=1, keepdims=True)
@@ -206,11 +208,11 @@ def _confusion_figure(counts: HostArray, classes: Sequence[str]) -> Figure:
                 color="white" if dark else "black",
             )
 
-    # Only so many names as have room.
+    # Only as many names as fit.
     ticks = range(0, size, -(-size // _MOST_CLASSES))
     shown = [names[tick] for tick in ticks]
     slant: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-    # A dollar sign in a name is a dollar sign.
+    # A dollar sign in a name begins no formula.
     axes.set_xticks(ticks, shown, parse_math=False, **(slant if slanted else {}))
     axes.set_yticks(ticks, shown, parse_math=False)
     axes.tick_params(labelsize=TEXT, length=0)
@@ -242,7 +244,7 @@ def sample_predictions(
 
     `images`: `(N, height, width)`, N at least 1, shown on one grey scale; `probabilities`:
     `(N, C)`; `labels`: `(N,)`. A wrong prediction has a cross and a thick red frame.
-    `choose_samples` says which samples are worth a look. Raises `ShapeError`.
+    `choose_samples` chooses the samples. Raises `ShapeError`.
     """
     write(_samples_figure(images, probabilities, labels, classes), path)
 
@@ -292,9 +294,10 @@ def _samples_figure(
 def choose_samples(probabilities: HostArray, labels: HostArray, count: int, seed: int) -> HostArray:
     """Which samples to show: `(min(count, N),)` indices, the mistaken ones first.
 
-    Up to a third (at least one, if there is any) are mistaken, those that the network was
-    surest of; the others are drawn at random from the rightly classified ones. Where one
-    kind has too few, the other makes up for it. The same arguments give the same indices.
+    Up to a third (at least one, if there is any) are mistaken, those that the network was most
+    confident about; the others are drawn at random from the correctly classified ones. If there
+    are too few of one kind, there are more of the other. The same arguments give the same
+    indices.
     """
     return choose_predictions(Predictions.of(probabilities, labels), labels, count, seed)
 
@@ -313,7 +316,7 @@ def choose_predictions(
 
 
 def augmented_samples(originals: HostArray, changed: HostArray, path: str | Path) -> None:
-    """An original in each row, and beside it what augmentation makes of it.
+    """An original in each row, and beside it augmented versions of it.
 
     `originals`: `(n, height, width)`; `changed`: `(n, k, height, width)`, the versions of each;
     n and k at least 1, shown on one grey scale. The first 8 rows and the first 9 versions are
@@ -348,12 +351,12 @@ def _augmented_figure(originals: HostArray, changed: HostArray) -> Figure:
 
 
 def first_layer_weights(weight: HostArray, image_shape: tuple[int, int], path: str | Path) -> None:
-    """What each unit of the first layer looks for: its weights as an image.
+    """The weights of each unit of the first layer as an image.
 
     `weight`: `(out, in)` with `in == height * width`. The 100 units with the largest norm,
     largest first, on one colour scale that is symmetric around 0; it ends at the 99.8th
-    percentile of the absolute weights shown, so that a single one does not pale the others.
-    Raises `ShapeError`.
+    percentile of the absolute weights shown, so that a single large one does not make the
+    others pale. Raises `ShapeError`.
     """
     write(_weights_figure(weight, image_shape), path)
 

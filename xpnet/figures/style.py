@@ -1,8 +1,7 @@
-"""What all pictures share: an off-screen figure, sizes and colours, and how a file is written.
+"""The common parts of all pictures: off-screen figures, sizes, colours, writing of files.
 
-Each picture is drawn on a `Figure` and an Agg canvas of its own: no window, no pyplot, no state
-that two threads or a caller's notebook could share. A file's bytes are a function of what is
-drawn.
+Each picture has a `Figure` and an Agg canvas of its own: no window, no pyplot, and no state that
+two threads or the notebook of a caller could share. Equal pictures give equal bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from xpnet._files import write_atomically
 
 DPI = 130
 TITLE, TEXT, SMALL = 14, 12, 10
-# Okabe and Ito's blue and vermilion can be told apart without colour vision.
+# The blue and vermilion of Okabe and Ito differ for colour-blind readers too.
 BLUE, VERMILION, RED, GREY = "#0072B2", "#D55E00", "#c1121f", "#666666"
 
 
@@ -49,7 +48,7 @@ def png(figure: Figure, colours: int | None = None) -> bytes:
 
 
 def shortened(name: str, length: int) -> str:
-    """`name` on one line, without its middle where it is too long: ends tell names apart.
+    """`name` on one line, without its middle if it is too long: names often differ in their ends.
 
     A character that matplotlib's font does not have becomes the sign for that, U+FFFD.
     """
@@ -61,7 +60,7 @@ def shortened(name: str, length: int) -> str:
 
 
 def percent(share: float | None, digits: int = 2) -> str:
-    """`0.9375` as `93.75 %`, and what is not defined (None) as `–`."""
+    """`0.9375` as `93.75 %`, and None (not defined) as `–`."""
     return "–" if share is None else f"{100 * share:.{digits}f} %"
 
 

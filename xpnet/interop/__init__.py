@@ -1,1 +1,1 @@
-"""Networks out to other libraries and in from them; none is imported before it is asked for."""
+"""Conversion of networks to and from other libraries, which are imported only when needed."""

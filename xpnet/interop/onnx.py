@@ -1,4 +1,4 @@
-"""`export_onnx`: what a network does in prediction, as a file that any ONNX runtime computes."""
+"""`export_onnx`: a network in prediction as a file for any ONNX runtime."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from xpnet.network import Sequential
 from xpnet.utils.arguments import as_path
 
 OPSET = 17
-"""The oldest with `LayerNormalization`: ONNX 1.12 of 2022, so that old runtimes read it too."""
+"""The oldest with `LayerNormalization` (ONNX 1.12, 2022), which old runtimes can read too."""
 
 _FILE_FORMAT = 8  # ONNX 1.12's
-_MOST_BYTES = 2**31 - 2**20  # protobuf's limit, less the little beside the weights
+_MOST_BYTES = 2**31 - 2**20  # protobuf's limit, minus the little that is not weights
 
 
 def export_onnx(network: Sequential, path: str | Path, *, normalise: bool = False) -> None:
@@ -86,7 +86,7 @@ def export_onnx(network: Sequential, path: str | Path, *, normalise: bool = Fals
 
 
 class _Graph:
-    """The nodes and constants so far; `position` is that of the layer that is adding to them."""
+    """The nodes and constants so far; `position` is that of the current layer."""
 
     def __init__(self, helper: Any, state: dict[str, HostArray], dtype: Any) -> None:
         self._helper, self._state = helper, state
@@ -221,7 +221,7 @@ def _plain(operation: str) -> Callable[[_Graph, Any, str], str]:
     return lambda graph, layer, x: graph.node(operation, x)
 
 
-# By the exact class: one that inherits from it may compute something else.
+# By the exact class: a subclass may compute something else.
 _FORMS: dict[type[Layer], Callable[[_Graph, Any, str], str]] = {
     Sequential: _sequential,
     layers.Residual: _residual,

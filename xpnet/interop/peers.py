@@ -1,4 +1,4 @@
-"""What the ways out and in share: the other library, and the kind of thing that they take."""
+"""Common parts of the conversions: importing the other library, checks of what is converted."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def require_own_forward(position: int | str, layer: Layer) -> None:
 
 
 def kind_of(thing: object) -> str:
-    """What to call `thing` in a message: its type, with the library that it comes from."""
+    """The type of `thing` for a message, with the library that it comes from."""
     kind = type(thing)
     library = kind.__module__.partition(".")[0]
     return kind.__name__ if library == "builtins" else f"{library}.{kind.__name__}"

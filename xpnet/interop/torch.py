@@ -225,7 +225,7 @@ def _runs_in_order(torch: Any, sequential: Any) -> bool:
 
 
 def _require_plain(torch: Any, where: str, module: Any) -> None:
-    """Raise `ConfigError` for what changes a module's outputs or gradients from outside of it."""
+    """Raise `ConfigError` for hooks and the like, which change outputs or gradients."""
     if isinstance(module, torch.nn.modules.lazy.LazyModuleMixin):
         raise ConfigError(f"{where} is lazy, so it has no weights yet: call it on a batch first")
     everywhere = vars(torch.nn.modules.module)
@@ -253,7 +253,7 @@ def _require_plain(torch: Any, where: str, module: Any) -> None:
 
 
 def _tensors(torch: Any, where: str, module: Any, layer: Layer) -> dict[str, Any]:
-    """The arrays of a module's state that its layer has too, each fit to be copied."""
+    """The tensors of a module that its layer has too, each checked."""
     found = {}
     known = (*layer.parameters(), *layer.buffers())
     present = {**module._parameters, **module._buffers, **module._modules}
@@ -292,7 +292,7 @@ def _is_plain_tensor(torch: Any, tensor: Any) -> bool:
 
 
 def _is_trainable(where: str, module: Any) -> bool:
-    """Whether the parameters of a module require a gradient, all or none of them."""
+    """Whether the parameters require a gradient. Raises `ConfigError` if only some do."""
     found = {parameter.requires_grad for parameter in module.parameters()}
     if len(found) > 1:
         raise ConfigError(

@@ -1,6 +1,6 @@
-"""What a notebook shows: a table as HTML, a picture in it, and a line that is written over.
+"""Output in notebooks: a table as HTML, a picture in it, and a line that can be replaced.
 
-Nothing here asks for Jupyter: where there is none, only strings are made.
+Jupyter is not needed: the functions for HTML return strings.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _row(cells: Sequence[str], left: int, tag: str) -> str:
 
 
 def picture(png: bytes, text: str) -> str:
-    """A PNG file within the HTML; `text` says what it shows to those who do not see it."""
+    """A PNG file within the HTML; `text` is its alternative text."""
     source = f"data:image/png;base64,{b64encode(png).decode()}"
     return f'<img alt="{escape(text)}" src="{source}" style="max-width: 48em; width: 100%">'
 
@@ -55,18 +55,18 @@ def is_kernel() -> bool:
 
 
 class Line:
-    """One line of a notebook's output that may be written over; no output until the first.
+    """One line of output that can be replaced; there is no output before the first `show()`.
 
-    It is IPython's display with an identity: the notebook keeps its last state alone, and asks
-    for neither ipywidgets nor a browser that understands control characters.
+    It is a display of IPython with an id: the notebook keeps only its last state, and neither
+    ipywidgets nor control characters are needed.
     """
 
     def __init__(self) -> None:
         self._handle: Any = None
 
     def show(self, text: str) -> None:
-        """Write over what stands there."""
-        # By its name, as IPython is typed in parts and often not installed.
+        """Replace the text of the line."""
+        # By name: IPython is only partly typed, and often not installed.
         display = import_module("IPython.display")
         what = {"text/plain": text}
         if self._handle is None:
@@ -76,13 +76,13 @@ class Line:
             self._handle.update(what, raw=True)
 
     def close(self) -> None:
-        """Leave an empty line, if there was any."""
+        """Make the line empty, if it exists."""
         if self._handle is not None:
             self.show("")
 
 
 class Bar:
-    """The bar of an epoch on a `Line`, as tqdm writes it, once in `PAUSE` seconds."""
+    """The bar of an epoch on a `Line`, as tqdm writes it, at most once in `PAUSE` seconds."""
 
     def __init__(self, line: Line, total: int, initial: int, desc: str) -> None:
         self.line, self.total, self.desc = line, total, desc
@@ -90,7 +90,7 @@ class Bar:
         self.began = self.shown = time.perf_counter()
 
     def update(self) -> None:
-        """One batch more."""
+        """Count one more batch."""
         self.done += 1
         now = time.perf_counter()
         if now - self.shown < PAUSE:
@@ -111,7 +111,7 @@ class Bar:
         )
 
     def clear(self) -> None:
-        """Nothing is in the way of the next line: it goes below."""
+        """Nothing to clear: the next line is printed below."""
 
     def close(self) -> None:
-        """The line stays for the next epoch."""
+        """Keep the line for the next epoch."""
