@@ -15,7 +15,8 @@ Train on the digits that come with xpnet, test, and keep the network:
 - The network: `Sequential` of `Linear`, `Dropout`, `GaussianNoise`, `BatchNorm`,
   `LayerNorm`, `ReLU`, `LeakyReLU`, `Sigmoid`, `Tanh`, `GELU`, `Softmax`, `Residual`, other
   networks, or your own `Layer`.
-- Losses: `SoftmaxCrossEntropy`, `SigmoidBinaryCrossEntropy`, `MeanSquaredError`, your own `Loss`.
+- Losses: `SoftmaxCrossEntropy`, `SigmoidBinaryCrossEntropy`, `MeanSquaredError`, or your own
+  `Loss`.
 - Optimizers: `SGD`, `RMSprop`, `Adam`, `AdamW`; their rates over time: `xpnet.schedules`.
 - Training: `fit`, `evaluate`, `History`, `DeviceData`, `Augmentation`, `Checkpoints`, and
   the callbacks `EarlyStopping`, `Progress`, or your own `Callback`. For training in another

@@ -192,7 +192,7 @@ def _scaling(image: Image) -> Callable[[Image], HostArray]:
     found = [(float(strip.min()), float(strip.max())) for strip in levels]
     low, high = min(low for low, _ in found), max(high for _, high in found)
     if not all(math.isfinite(level) for pair in found for level in pair):
-        raise DataError("holds levels that are not finite")
+        raise ValueError("it holds levels that are not finite")
     base = min(low, 0.0)
     if image.mode == "F":
         top = 1.0 if low >= 0 and high <= 1 else 255.0 if low >= 0 and high <= 255 else high - base
