@@ -34,7 +34,7 @@ import xpnet as xn
 from xpnet.accel import cuda_kernels, dispatch
 from xpnet.backend import Backend
 from xpnet.data import Normalisation
-from xpnet.layers.base import Layer
+from xpnet.layers.base import Layer, walk
 from xpnet.losses import SoftmaxCrossEntropy
 from xpnet.metrics import Accuracy, MeanLoss
 from xpnet.network import Sequential
@@ -763,7 +763,8 @@ def test_a_layer_keeps_within_its_launches(case: Any) -> None:
         dy = layer.forward(x, training=True).copy()
         step()
         found = launches(step)
-    assert sum(found.values()) <= MOST_FOR_A_LAYER, found
+    # A block has the launches of the layers in it, and its own.
+    assert sum(found.values()) <= MOST_FOR_A_LAYER * len(list(walk([layer]))), found
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])

@@ -162,3 +162,29 @@ def test_a_large_batch_is_not_split_around_a_nested_batch_norm() -> None:
     assert microbatch.can_split(plain, loss, rows)
     normalised = xn.Sequential(Residual(6, 6, xn.BatchNorm(6)), 3)
     assert not microbatch.can_split(normalised, loss, rows)
+
+
+def test_a_part_predicts_with_buffers_of_its_own() -> None:
+    network = nested(dtype="float32")
+    x = X.astype("float32")
+    part = network.layers[0]
+    assert isinstance(part, xn.Sequential)
+    first = part(x)
+    kept = first.copy()
+    part(-x)
+    assert np.array_equal(first, kept)
+    loss = xn.SoftmaxCrossEntropy()
+    network.set_sample_counter(0)
+    loss.forward(network.forward(x, training=True), LABELS)
+    network.backward(loss.backward())
+    expected = network.flat_gradients.copy()
+    network.set_sample_counter(0)
+    loss.forward(network.forward(x, training=True), LABELS)
+    part(-x)
+    network.backward(loss.backward())
+    assert np.array_equal(network.flat_gradients, expected)
+    network.flat_parameters *= 2
+    assert not np.array_equal(part(x), kept)
+    network.layers[2].trainable = False
+    network.flat_parameters *= 0.5
+    assert np.allclose(part(x), kept, rtol=1e-6)

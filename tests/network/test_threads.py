@@ -49,6 +49,8 @@ def everything(backend: Backend | str = "cpu") -> xn.Sequential:
         layer = case.make()
         if hasattr(layer, "features"):
             layer = type(layer)(24)
+        if isinstance(layer, xn.Residual):
+            layer = xn.Residual(24, 8, "tanh", xn.Sequential(8, 24))
         made.append(xn.Linear(24, 24) if isinstance(layer, xn.Linear) else layer)
     network = xn.Sequential([*made, xn.Linear(24, 7)], backend=backend, seed=3)
     rows = np.random.default_rng(0).standard_normal((40, 12))

@@ -167,6 +167,14 @@ def test_a_trainer_with_methods_of_its_own(backend: Backend) -> None:
     assert (trainer.steps, trainer.evaluated) == (15, 3)
 
 
+@pytest.mark.parametrize("method", ["train_step", "evaluate"])
+def test_a_method_that_returns_something_else(method: str) -> None:
+    kind = type("Mine", (xn.Trainer,), {method: lambda self, *given, **more: 0.5})
+    x, y = batches(1)[0]
+    with pytest.raises(ConfigError, match=rf"Mine\.{method}\(\) must return \(loss, .*found 0\.5"):
+        kind(network(), optimizer="sgd").fit((x, y), (x, y), epochs=1)
+
+
 def test_fit_is_a_trainer() -> None:
     x, y = batches(1)[0]
     one, other = network(), network()

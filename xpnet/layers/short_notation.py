@@ -7,7 +7,7 @@ from typing import Any, TypeGuard
 
 from xpnet.errors import ConfigError, ShapeError, join_names, short_repr
 from xpnet.layers.activations import ACTIVATIONS
-from xpnet.layers.base import Layer
+from xpnet.layers.base import Layer, walk
 from xpnet.layers.linear import Linear
 from xpnet.utils.arguments import is_whole
 
@@ -79,3 +79,23 @@ def features_after(layer: Layer, position: int, features: int | None) -> int | N
         return layer.output_features(features)
     except ShapeError as error:
         raise ShapeError(f"layer {position}: {error}") from None
+
+
+def features_of_chain(layers: list[Layer]) -> tuple[int, int]:
+    """How many features come in and go out. Raises `ConfigError` and `ShapeError`."""
+    if not layers:
+        raise ConfigError("a network needs at least one layer: Sequential(784, 10) has one")
+    if len({id(layer) for layer in layers}) < len(layers):
+        raise ConfigError("the same layer object stands twice in the network: make two")
+    features: int | None = None
+    entrance: int | None = None
+    for position, layer in enumerate(layers):
+        after = features_after(layer, position, features)
+        if features is None and after is not None:
+            # Of a layer made of layers the first that says so, which is likely to be the first.
+            known = (getattr(inside, "in_features", None) for inside in walk([layer]))
+            entrance = next((number for number in known if number is not None), after)
+        features = after
+    if features is None or entrance is None:
+        raise ConfigError("no layer of the network says how many features it takes")
+    return entrance, features

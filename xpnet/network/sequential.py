@@ -10,7 +10,7 @@ from typing import Any, Self, overload
 from xpnet.backend import Array, Backend, array_module
 from xpnet.errors import ConfigError, short_repr
 from xpnet.layers.base import Layer, walk, walk_positions
-from xpnet.layers.short_notation import features_after, is_list, layers_from
+from xpnet.layers.short_notation import features_of_chain, is_list, layers_from
 from xpnet.network.architecture import described, layers_of
 from xpnet.network.nesting import NetworkAsLayer
 from xpnet.network.prediction import Predictions
@@ -73,6 +73,7 @@ class Sequential(Predictions, NetworkAsLayer):
     """
 
     seed: int = 0  # type: ignore[assignment]
+    _predict: Predictor
 
     def __init__(
         self,
@@ -94,7 +95,7 @@ class Sequential(Predictions, NetworkAsLayer):
 
     def _take(self, layers: list[Layer], state: Mapping[str, Array]) -> None:
         """Have these layers; begin with the values of `state`, as far as it has them."""
-        features, inside = _chain(layers), list(walk(layers))
+        features, inside = features_of_chain(layers), list(walk(layers))
         owners = [self, *(layer for layer in inside if isinstance(layer, Sequential))]
         for layer in inside:
             layer.get_config()
@@ -111,14 +112,16 @@ class Sequential(Predictions, NetworkAsLayer):
         for layer, position in walk_positions(layers):
             layer.set_seed(self.seed, position)
             layer._network = own
-            if isinstance(layer, Sequential):
-                layer.backend, layer.dtype = self.backend, self.dtype
 
     def _store_in(self, store: Store, layers: Sequence[Layer]) -> None:
         """Have the parameters of `layers` in `store`."""
         self._own_store: Store | None = store
         store.bind(layers)
         self._has_forward = False
+        for layer in walk(layers):
+            if isinstance(layer, Sequential):
+                layer.backend, layer.dtype = self.backend, self.dtype
+                layer._predict = Predictor(layer, layer._layers)
         # New copies of the layers for each thread: they hold views of the store as well.
         self._predict = Predictor(self, layers)
 
@@ -233,7 +236,8 @@ class Sequential(Predictions, NetworkAsLayer):
         is a buffer that the next call writes over (copy it to keep it), and values are not
         checked. Raises `ShapeError`, `DeviceMismatch` and `DataError`.
         """
-        if self._own_store is None:
+        # As a layer, of a network in training or among the copies that a prediction uses.
+        if self._own_store is None and (training or self._network is None):
             return self._through(x, training)
         if training:
             self._has_forward = True
@@ -255,7 +259,8 @@ class Sequential(Predictions, NetworkAsLayer):
         )
         if check and array_module(x) != self.backend.xp:
             return self.backend.asarray(x, dtype=self.dtype)
-        array_module(x, self.flat_parameters)
+        if self._own_store is not None:
+            array_module(x, self.flat_parameters)
         return x if x.dtype == self.dtype else x.astype(self.dtype)
 
     def backward(self, dlogits: Array, *, input_gradient: bool = False) -> Array | None:
@@ -324,7 +329,7 @@ class Sequential(Predictions, NetworkAsLayer):
         made = cls.__new__(cls)
         made._layers, made._own_store, made.seed = tuple(layers), None, 0
         made.metadata, made.prediction, made.target_shape = {}, None, None
-        made.in_features, made.out_features = _chain(layers)
+        made.in_features, made.out_features = features_of_chain(layers)
         return made
 
     def summary(self) -> str:
@@ -374,23 +379,3 @@ def _restored(
     network.load_state_dict(state)
     vars(network).update(known)
     return network
-
-
-def _chain(layers: list[Layer]) -> tuple[int, int]:
-    """How many features come in and go out. Raises `ConfigError` and `ShapeError`."""
-    if not layers:
-        raise ConfigError("a network needs at least one layer: Sequential(784, 10) has one")
-    if len({id(layer) for layer in layers}) < len(layers):
-        raise ConfigError("the same layer object stands twice in the network: make two")
-    features: int | None = None
-    entrance: int | None = None
-    for position, layer in enumerate(layers):
-        after = features_after(layer, position, features)
-        if features is None and after is not None:
-            # Of a layer made of layers the first that says so, which is likely to be the first.
-            known = (getattr(inside, "in_features", None) for inside in walk([layer]))
-            entrance = next((number for number in known if number is not None), after)
-        features = after
-    if features is None or entrance is None:
-        raise ConfigError("no layer of the network says how many features it takes")
-    return entrance, features

@@ -33,7 +33,7 @@ from xpnet.training.history import History
 from xpnet.training.running_metrics import RunningMetrics
 from xpnet.training.sample_weights import SampleWeights
 from xpnet.training.step import train_step
-from xpnet.training.update import Update
+from xpnet.training.update import Update, require_pair
 from xpnet.utils.arguments import instance, real, seed_of, whole
 from xpnet.utils.exclusive import ExclusiveUse
 from xpnet.utils.intervals import parse_log_every
@@ -113,6 +113,9 @@ class Trainer:
         `loss`: `self.loss` as held-out data is measured, without label smoothing.
         """
         return mean_loss(self.network, data, loss)
+
+    def _evaluated(self, data: DeviceData, loss: Loss) -> tuple[float, float | None]:
+        return require_pair(self.evaluate(data, loss), self, "evaluate", "(loss, accuracy)")
 
     def fit(
         self,
@@ -195,7 +198,7 @@ class Trainer:
                 self.penalty,
                 data if train_metrics == "evaluated" else None,
                 held_out,
-                self.evaluate,
+                self._evaluated,
             )
             xp = cublas.chosen(self.precision, network.backend, network.dtype)
             hooks = CallbackList(self.callbacks, network.backend)

@@ -6,11 +6,21 @@ from typing import Any
 
 from xpnet.accel.recording import Replay
 from xpnet.backend import Array
+from xpnet.errors import ConfigError, short_repr
 from xpnet.layers.base import walk
 from xpnet.training.callbacks import CallbackList, TrainingState
 from xpnet.training.device_data import DeviceData
 from xpnet.training.running_metrics import RunningMetrics
 from xpnet.training.sample_weights import SampleWeights
+
+
+def require_pair(made: Any, trainer: object, method: str, what: str) -> tuple[Any, Any]:
+    """What a method of a trainer returned. Raises `ConfigError` unless that is a pair."""
+    if isinstance(made, tuple) and len(made) == 2:
+        return made
+    raise ConfigError(
+        f"{type(trainer).__name__}.{method}() must return {what}, found {short_repr(made)}"
+    )
 
 
 class Update:
@@ -68,8 +78,8 @@ class Update:
         weights = None
         if self.weights is not None:
             weights = self.weights.whole if self.is_fixed else self.weights.batch(rows)
-        value, outputs = trainer.train_step(x, target, weights=weights, scalars=scalars)
-        self.metrics.update(value, outputs, target)
+        made = trainer.train_step(x, target, weights=weights, scalars=scalars)
+        self.metrics.update(*require_pair(made, trainer, "train_step", "(loss, outputs)"), target)
 
     def _parts(self) -> list[Any]:
         trainer = self.trainer
