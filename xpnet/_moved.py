@@ -18,7 +18,7 @@ MOVED = {
     "xpnet.build": "xpnet.runs.factory",
     "xpnet.calibration": "xpnet.figures.calibration",
     "xpnet.callbacks": "xpnet.training.callbacks",
-    "xpnet.charts": "xpnet.report.charts",
+    "xpnet.charts": "xpnet.figures.curves",
     "xpnet.checkpoint": "xpnet.serialization",
     "xpnet.clipping": "xpnet.optimizers.clipping",
     "xpnet.command": "xpnet.cli.console",

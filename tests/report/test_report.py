@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
+from xml.etree.ElementTree import fromstring
 
+import matplotlib
 import numpy
 import pytest
 from html_tree import cells, part, pixels, require_self_contained, tree, words
@@ -24,10 +27,11 @@ from xpnet.config import TrainConfig, make_config
 from xpnet.data.dataset import Dataset
 from xpnet.errors import CheckpointError, ConfigError, DataError
 from xpnet.figures.calibration import calibration, reliability
+from xpnet.figures.curves import Curve
 from xpnet.figures.style import percent
 from xpnet.report import compare
-from xpnet.report.charts import Line, line_chart
 from xpnet.report.confusion import worst_pairs
+from xpnet.report.diagrams import Diagram, curves_diagram
 from xpnet.report.html import run_page
 from xpnet.report.summary import collect_metrics, digest_of, report_again
 from xpnet.report.test_set import PredictedTestSet
@@ -263,8 +267,8 @@ def test_probabilities_that_are_not_numbers_do_no_harm(tmp_path):
     root = page_of(tmp_path, answers)
     assert "nan %" in words(part(root, "Calibration"))
     for one in root.iter():
-        if one.tag in ("rect", "circle", "line"):
-            assert "nan" not in one.attrib.values()
+        if one.tag in ("path", "use", "text"):
+            assert "nan" not in " ".join(one.attrib.values())
 
 
 @pytest.mark.parametrize("value", [0, 7, 255, -1.5, 1e308, 5e-324])
@@ -406,51 +410,90 @@ def test_any_history_that_can_be_read_can_be_shown(tmp_path_factory, records, in
     require_self_contained(root)
     run = RunRecord(folder, TrainConfig(), history, None)
     for one in [*root.iter(), *tree(compare.page([run])).iter()]:
-        if one.tag in ("path", "circle", "text", "line"):
+        if one.tag in ("path", "use", "text"):
             assert not {"nan", "inf", "-inf"} & set(" ".join(one.attrib.values()).split())
 
 
 # Diagrams
 
 
+def drawn(diagram):
+    return fromstring(diagram.svg)
+
+
+def curve_of(drawing):
+    """The only curve of a drawing."""
+    (curve,) = (one for one in drawing.iter() if one.get("class", "").startswith("curve "))
+    return curve
+
+
 def test_a_wide_range_of_losses_has_a_logarithmic_axis():
-    def heights(values, **show):
+    def heights(values, **options):
         points = list(enumerate(values))
-        chart = line_chart("Loss", [Line("a", points)], unit="epoch", **show)
-        return [float(one.get("cy")) for one in chart.iter("circle")]
+        drawing = drawn(curves_diagram("Loss", [Curve("a", points)], unit="epoch", **options))
+        return [float(one.get("y")) for one in curve_of(drawing).iter("use")]
 
     up = heights([1, 10, 100])
     assert up[0] - up[1] == pytest.approx(up[1] - up[2], abs=0.2)
     up = heights([1, 2, 3])
     assert up[0] - up[1] == pytest.approx(up[1] - up[2], abs=0.2)
-    up = heights([0.01, 0.5, 0.99], show=percent)
+    up = heights([0.01, 0.5, 0.99], as_percent=True)
     assert up[0] - up[1] == pytest.approx(up[1] - up[2], abs=0.2)
 
 
 def test_a_curve_of_many_points_stays_small_and_keeps_its_peaks():
     points = [(float(n), math.sin(n / 3000)) for n in range(100_000)]
     points[40_321] = (40_321.0, 5.0)
-    chart = line_chart("Loss", [Line("a", points)], unit="step")
-    (curve,) = (one for one in chart.iter("path") if one.get("d").startswith("M5"))
-    places = [float(number) for number in curve.get("d")[1:].split()]
+    diagram = curves_diagram("Loss", [Curve("a", points)], unit="step")
+    (path,) = curve_of(drawn(diagram)).iter("path")
+    places = [float(number) for number in re.findall(r"[-.\d]+", path.get("d"))]
     assert len(places) < 6000
     up = places[1::2]
     assert min(up) < 30
     assert sorted(up)[10] > 100
-    assert places[0] == 50
-    assert places[-2] == 330
+    across = places[::2]
+    assert (across[0], across[-1]) == (min(across), max(across))
+    assert across[-1] - across[0] > 250
 
 
 def test_one_value_and_no_value_are_drawn():
-    assert "no value yet" in words(line_chart("Loss", [Line("a", [])], unit="epoch"))
+    assert curves_diagram("Loss", [Curve("a", [])], unit="epoch") == Diagram("Loss")
     for value in (0.0, 1.0, -3.0, 1e-300, 1e300):
-        chart = line_chart("Loss", [Line("a", [(1.0, value)])], unit="epoch")
-        assert len(list(chart.iter("circle"))) == 1
+        diagram = curves_diagram("Loss", [Curve("a", [(1.0, value)])], unit="epoch")
+        assert len(list(curve_of(drawn(diagram)).iter("use"))) == 1
 
 
 def test_more_curves_than_colours_differ_by_dashes():
-    lines = [Line(str(n), [(0.0, n), (1.0, n)], colour=n) for n in range(16)]
-    assert len({line.kind for line in lines}) == 16
+    curves = [Curve(str(n), [(0.0, n), (1.0, n)], colour=n) for n in range(16)]
+    assert len({curve.css for curve in curves}) == 16
+    drawing = drawn(curves_diagram("Loss", curves, unit="epoch"))
+    lines = [one for one in drawing.iter("g") if one.get("class", "").startswith("curve ")]
+    assert [one.get("class") for one in lines] == [curve.css for curve in curves]
+    dashes = [one.find("path").get("stroke-dasharray") for one in lines]
+    assert dashes[:8] == [None] * 8
+    assert None not in dashes[8:]
+
+
+def test_a_drawing_is_text_without_colours_fonts_or_styles_of_its_own():
+    points = [(1.0, 0.5), (2.0, 0.25)]
+    curve = Curve("a", points, best=points[1])
+    diagram = curves_diagram("Loss & more", [curve], unit="<epoch>")
+    drawing = drawn(diagram)
+    assert "<epoch>" in [words(one) for one in drawing.iter("text")]
+    colours = {one.get(key) for one in drawing.iter() for key in ("fill", "stroke")}
+    assert colours == {None, "none", "currentColor"}
+    assert not {"style", "font", "color"} & {key for one in drawing.iter() for key in one.attrib}
+    assert drawing.get("aria-label") == "Loss & more: a from 0.5 at <epoch> 1 to 0.25 at 2"
+    names = [one.get("id") for one in drawing.iter() if one.get("id")]
+    assert names
+    assert all(name.startswith("loss-more-") for name in names)
+    assert curves_diagram("Loss & more", [curve], unit="<epoch>") == diagram
+
+
+def test_settings_of_matplotlib_stay_as_they_are():
+    before = matplotlib.rcParams.copy()
+    curves_diagram("Loss", [Curve("a", [(1.0, 0.5)])], unit="epoch")
+    assert matplotlib.rcParams == before
 
 
 # Runs

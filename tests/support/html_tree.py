@@ -67,12 +67,17 @@ def pixels(image: Element) -> numpy.ndarray:
 
 def require_self_contained(root: Element) -> None:
     """Nothing in the page asks for anything, runs anything, or has a style of its own."""
+    ids = [one.get("id") for one in root.iter() if one.get("id")]
+    assert len(set(ids)) == len(ids)
     for one in root.iter():
         assert one.tag not in ("script", "a", "base", "embed", "form", "iframe", "object"), one.tag
         for name, value in one.attrib.items():
             assert not name.startswith("on"), name
             assert name != "style"
-            if name in ("src", "href", "data", "action", "poster", "srcset", "xlink:href"):
+            if one.tag == "use":
+                # The shape of a marker, in the same page.
+                assert name != "href" or value.removeprefix("#") in ids
+            elif name in ("src", "href", "data", "action", "poster", "srcset", "xlink:href"):
                 assert value.startswith("data:"), (name, value)
     (style,) = root.iter("style")
     for word in ("url(", "@import", "http"):

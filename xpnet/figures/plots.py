@@ -17,12 +17,13 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from xpnet import random
 from xpnet.backend import HostArray
 from xpnet.errors import ShapeError
 from xpnet.figures.calibration import Predictions
+from xpnet.figures.curves import Curve, draw_curves
 from xpnet.figures.history import History
 from xpnet.figures.style import (
     BLUE,
@@ -31,8 +32,6 @@ from xpnet.figures.style import (
     SMALL,
     TEXT,
     TITLE,
-    VERMILION,
-    is_wide,
     new_figure,
     percent,
     png,
@@ -46,7 +45,6 @@ _MOST_CLASSES = 26
 _MOST_SAMPLES = 25
 _MOST_UNITS = 100
 _MOST_ROWS, _MOST_VERSIONS = 8, 9
-_MANY_RECORDS = 40
 
 
 def training_metrics(history: History, path: str | Path) -> None:
@@ -72,68 +70,30 @@ def _training_figure(history: History) -> Figure:
         return figure
     has_accuracy = any(value is not None for value in history.column("accuracy"))
     loss_axes, *others = figure.subplots(1, 1 + has_accuracy, squeeze=False)[0]
-    _curves(loss_axes, history, "loss", "{:.4g}".format)
+    _curves(loss_axes, history, "loss")
     for axes in others:
-        _curves(axes, history, "accuracy", percent)
+        _curves(axes, history, "accuracy")
     return figure
 
 
-def _curves(axes: Axes, history: History, name: str, show: Any) -> None:
+def _curves(axes: Axes, history: History, name: str) -> None:
     x, unit = horizontal(history)
-    kinds = (
-        ("training", name, BLUE, "-", "o"),
-        ("validation", f"val_{name}", VERMILION, "--", "s"),
-    )
-    drawn: list[float] = []
-    for label, column, colour, line, marker in kinds:
-        points = [
-            (place, value)
-            for place, value in zip(x, history.column(column), strict=True)
-            if value is not None and math.isfinite(value)
-        ]
-        if not points:
-            continue
-        places, values = zip(*points, strict=True)
-        drawn += values
-        axes.plot(
-            places,
-            values,
-            line,
-            color=colour,
-            linewidth=2,
-            marker=marker if len(points) <= _MANY_RECORDS else None,
-            markersize=5,
-            label=f"{label} {show(values[-1])}",
-        )
-        if label == "validation":
-            best = values.index(min(values) if name == "loss" else max(values))
-            axes.plot(
-                places[best],
-                values[best],
-                "*",
-                color=colour,
-                markeredgecolor="black",
-                markersize=16,
-                zorder=3,
-                label=f"best {show(values[best])} ({unit} {places[best]:.10g})",
-            )
-    if name == "loss" and drawn and is_wide(drawn):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    elif name == "accuracy":
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-    if len(x) == 1:
-        axes.set_xlim(x[0] - 1, x[0] + 1)
+    is_loss = name == "loss"
+    training, validation = (_finite_points(history, x, column) for column in (name, f"val_{name}"))
+    best = (min if is_loss else max)(validation, key=lambda point: point[1], default=None)
+    curves = [
+        Curve("training", training),
+        Curve("validation", validation, colour=1, dashed=True, best=best),
+    ]
+    draw_curves(axes, curves, unit=unit, as_percent=not is_loss)
     axes.set_title(name.capitalize(), fontsize=TITLE)
-    axes.set_xlabel(unit, fontsize=TEXT)
-    axes.tick_params(labelsize=TEXT)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    if drawn:
+    if training or validation:
         axes.legend(loc="best", fontsize=TEXT)
+
+
+def _finite_points(history: History, x: list[float], name: str) -> list[tuple[float, float]]:
+    pairs = zip(x, history.column(name), strict=True)
+    return [(place, v) for place, v in pairs if v is not None and math.isfinite(v)]
 
 
 def horizontal(history: History) -> tuple[list[float], str]:

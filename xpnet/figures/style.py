@@ -21,6 +21,8 @@ DPI = 130
 TITLE, TEXT, SMALL = 14, 12, 10
 # The blue and vermilion of Okabe and Ito differ for colour-blind readers too.
 BLUE, VERMILION, RED, GREY = "#0072B2", "#D55E00", "#c1121f", "#666666"
+CURVE_COLOURS = (BLUE, VERMILION, "#009e73", "#b8568c", "#957000", "#7a4fd0", "#000000", "#8a5a2b")
+"""The colours of curves; further curves repeat them, dashed. `report.css` has dark ones, too."""
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -11,13 +11,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-from xml.etree.ElementTree import Element
 
 from xpnet.config import TrainConfig
 from xpnet.errors import printable, truncate
+from xpnet.figures.curves import Curve, drawable_points
 from xpnet.figures.plots import horizontal
 from xpnet.figures.style import percent
-from xpnet.report.charts import Line, drawable_points, line_chart
+from xpnet.report.diagrams import Diagram, curves_diagram
 from xpnet.report.rendering import render
 from xpnet.runs.run_reader import RunRecord
 from xpnet.training.history import loss_text
@@ -226,22 +226,21 @@ def page(runs: Sequence[RunRecord]) -> bytes:
         names=names,
         rows=rows(runs),
         remarks=remarks(runs),
-        curves=list(_charts(runs, names)),
+        curves=list(_diagrams(runs, names)),
     )
 
 
-def _charts(runs: Sequence[RunRecord], names: Sequence[str]) -> Iterator[Element]:
+def _diagrams(runs: Sequence[RunRecord], names: Sequence[str]) -> Iterator[Diagram]:
     drawn = [(i, run.history) for i, run in enumerate(runs) if run.history.records]
     places = {i: horizontal(history) for i, history in drawn}
     units = {unit for _, unit in places.values()}
     unit = "epoch" if units == {"epoch"} else "step"
     for title, (column, best) in _CURVES.items():
-        lines = []
+        curves = []
         for i, history in drawn:
             x = places[i][0] if unit == "epoch" else history.column("step")
-            curve = drawable_points(history, x, column)
-            star = best(curve, key=lambda point: point[1]) if best and curve else None
-            lines.append(Line(names[i], curve, colour=i, best=star))
-        if any(line.points for line in lines):
-            show = percent if "accuracy" in column else "{:.4g}".format
-            yield line_chart(title, lines, unit=unit, show=show)
+            points = drawable_points(history, x, column)
+            star = best(points, key=lambda point: point[1]) if best and points else None
+            curves.append(Curve(names[i], points, colour=i, best=star))
+        if any(curve.points for curve in curves):
+            yield curves_diagram(title, curves, unit=unit, as_percent="accuracy" in column)

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import Element
 
 from xpnet.config import TrainConfig
 from xpnet.errors import truncate
 from xpnet.figures.calibration import reliability
+from xpnet.figures.curves import Curve, drawable_points
 from xpnet.figures.plots import horizontal
-from xpnet.figures.style import percent
+from xpnet.figures.reliability import reliability_svg
 from xpnet.metrics import MOST_CLASSES, class_scores
 from xpnet.network import Sequential
-from xpnet.report.charts import Line, drawable_points, line_chart, reliability_chart
 from xpnet.report.confusion import PICTURES, confusion_values, mistake_values
+from xpnet.report.diagrams import Diagram, curves_diagram
 from xpnet.report.rendering import render
 from xpnet.report.test_set import PredictedTestSet
 from xpnet.report.timing import duration_text, timing_values
@@ -61,7 +61,7 @@ def run_page(
         "split_seed": config.seed_of_split,
         "training_time": duration_text(sum(history.column("seconds"))),
         "layers": network.summary(),
-        "curves": _curves(history),
+        "curves": _diagrams(history),
         "timing": timing_values(config, history, about["samples"]["train"]),
         "commands": _commands(folder, config, network, predicted is not None, diverged),
         **_settings(config),
@@ -101,24 +101,26 @@ def _value_text(value: Any) -> str:
     return "–" if value is None else truncate(toml_value(value), 200)
 
 
-def _curves(history: History) -> list[Element]:
+def _diagrams(history: History) -> list[Diagram]:
     if not history.records:
         return []
     x, unit = horizontal(history)
-    rate = Line("", drawable_points(history, x, "learning_rate"))
+    rate = Curve("", drawable_points(history, x, "learning_rate"))
     return [
-        line_chart("Loss", _lines(history, x, "loss", min), unit=unit),
-        line_chart("Accuracy", _lines(history, x, "accuracy", max), unit=unit, show=percent),
-        line_chart("Learning rate", [rate], unit=unit, floor=0),
+        curves_diagram("Loss", _curves_of(history, x, "loss", min), unit=unit),
+        curves_diagram(
+            "Accuracy", _curves_of(history, x, "accuracy", max), unit=unit, as_percent=True
+        ),
+        curves_diagram("Learning rate", [rate], unit=unit, floor=0),
     ]
 
 
-def _lines(history: History, x: Sequence[float], name: str, best: Any) -> list[Line]:
+def _curves_of(history: History, x: Sequence[float], name: str, best: Any) -> list[Curve]:
     validation = drawable_points(history, x, f"val_{name}")
     star = best(validation, key=lambda point: point[1]) if validation else None
     return [
-        Line("training", drawable_points(history, x, name)),
-        Line("validation", validation, colour=1, dashed=True, best=star),
+        Curve("training", drawable_points(history, x, name)),
+        Curve("validation", validation, colour=1, dashed=True, best=star),
     ]
 
 
@@ -148,7 +150,7 @@ def _calibration(predicted: PredictedTestSet) -> dict[str, Any]:
         if count
     ]
     return {
-        "chart": reliability_chart(found),
+        "diagram": Diagram("Reliability", reliability_svg(found)),
         "error": found.error,
         "accuracy": float(found.counts @ found.accuracy / total),
         "confidence": float(found.counts @ found.confidence / total),

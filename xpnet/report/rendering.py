@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from functools import cache
-from xml.etree.ElementTree import Element, tostring
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
@@ -35,17 +34,11 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "chart": _chart_markup,
         "loss": loss_text,
         "percent": percent,
         "thousands": "{:,}".format,
     }
     return environment
-
-
-def _chart_markup(chart: Element) -> str:
-    """The SVG of a chart, its text and attributes escaped."""
-    return tostring(chart, encoding="unicode", method="html")
 
 
 def image_uri(pixels: HostArray) -> str:

@@ -8,28 +8,29 @@ from statistics import median
 from typing import Any
 
 from xpnet.config import TrainConfig
+from xpnet.figures.curves import LARGEST_VALUE, Curve
 from xpnet.figures.plots import horizontal
-from xpnet.report.charts import LARGEST_VALUE, Line, line_chart
+from xpnet.report.diagrams import curves_diagram
 from xpnet.training.history import History
 
 
 def timing_values(config: TrainConfig, history: History, samples: int) -> dict[str, Any] | None:
-    """The median pace of training on `samples` samples an epoch, and its chart if there is one.
+    """The median pace of training on `samples` samples an epoch, and its diagram if there is one.
 
     None where nothing was measured.
     """
     paces = list(_paces(config, history, samples))
     if not paces:
         return None
-    chart = None
+    diagram = None
     if len(paces) > 1:
         x, unit = horizontal(history)
-        line = Line("", [(x[number], seconds) for number, seconds, _ in paces])
-        chart = line_chart("Seconds per epoch", [line], unit=unit, floor=0)
+        curve = Curve("", [(x[number], seconds) for number, seconds, _ in paces])
+        diagram = curves_diagram("Seconds per epoch", [curve], unit=unit, floor=0)
     return {
         "epoch": duration_text(median(seconds for _, seconds, _ in paces)),
         "rate": f"{median(rate for _, _, rate in paces):,.0f}",
-        "chart": chart,
+        "diagram": diagram,
     }
 
 
