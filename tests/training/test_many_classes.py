@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from cases import place
 from html_tree import part, tree, words
-from test_report import FACTS
+from report_cases import FACTS
 
 import xpnet as xn
 from xpnet.backend import Backend
