@@ -229,7 +229,7 @@ def test_the_report_of_an_older_run(clone: Clone) -> None:
     (call,) = re.findall(r"`xpnet\.report\.(report_again\(.*?\))`", PAGE)
     report = clone.folder / "runs/digits-001/report.html"
     report.unlink()
-    clone.run(f"python -c {shlex.quote(f'from xpnet.report.summary import report_again; {call}')}")
+    clone.run(f"python -c {shlex.quote(f'from xpnet.report import report_again; {call}')}")
     assert report.exists()
 
 
