@@ -300,3 +300,11 @@ def test_numbers_of_numpy_become_pythons(made: Optimizer) -> None:
 def test_the_base_refuses_to_update() -> None:
     with pytest.raises(TypeError, match="no update"):
         Optimizer(0.1).step(np.ones(2), np.ones(2))
+
+
+def test_the_former_name_of_decay_size_warns_and_works() -> None:
+    values, expected = np.ones(3), np.ones(3)
+    with pytest.warns(DeprecationWarning, match=r"^step\(decays=\) is deprecated: use decay_size"):
+        SGD(0.5, weight_decay=0.5).step(values, np.zeros(3), decays=2)
+    SGD(0.5, weight_decay=0.5).step(expected, np.zeros(3), decay_size=2)
+    assert values.tolist() == expected.tolist() == [0.75, 0.75, 1.0]

@@ -51,7 +51,7 @@ MOVED = {
     "xpnet.pages": "xpnet.utils.html",
     "xpnet.parts": "xpnet.training.fit_data",
     "xpnet.plots": "xpnet.figures.plots",
-    "xpnet.prediction": "xpnet.network.prediction",
+    "xpnet.prediction": "xpnet.network.predictor",
     "xpnet.products": "xpnet.accel.cublas",
     "xpnet.replay": "xpnet.accel.recording",
     "xpnet.results": "xpnet.runs.run_reader",

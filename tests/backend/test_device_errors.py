@@ -211,6 +211,15 @@ def test_what_fits_is_what_the_step_really_takes() -> None:
         assert held[1] - held[0] == 600 * per_sample
 
 
+def test_layers_within_a_layer_take_as_much_as_outside() -> None:
+    found = []
+    for network in (Sequential(12, 9, "gelu", 3), Sequential(Sequential(12, 9, "gelu"), 3)):
+        x, labels = np.zeros((8, 12), np.float32), np.zeros(8, np.int64)
+        data = xn.DeviceData(x, labels, backend=network.backend, dtype="float32")
+        found.append(device_memory.bytes_per_sample(network, xn.SoftmaxCrossEntropy(), data))
+    assert found[0] == found[1] > 0
+
+
 def test_not_even_one_sample_fits(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     memory(100)
     failing(monkeypatch, OutOfMemoryError(24 * GIB, 60 * GIB, 0))

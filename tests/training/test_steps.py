@@ -114,8 +114,46 @@ def test_labels_are_checked_in_every_batch() -> None:
         step(x, y)
     x, y = batches(1)[0]
     y[4] = 3
-    with pytest.raises(DataError, match="row 4"):
+    with pytest.raises(DataError, match=r"batch has labels.*row 4"):
         step(x, y)
+
+
+class Halved(xn.Loss):
+    """Says nothing about its targets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = xn.SoftmaxCrossEntropy()
+
+    def forward(self, logits: Array, target: Array, weights: Array | None = None) -> Array:
+        return self.inner.forward(logits, target, weights)
+
+    def backward(self, scale: float = 1.0) -> Array:
+        return self.inner.backward(scale / 2)
+
+
+def test_every_batch_is_checked_as_the_first_one() -> None:
+    for loss in (xn.SoftmaxCrossEntropy(), Halved()):
+        step = xn.TrainStep(network(), loss, "sgd")
+        for x, y in batches(3):
+            step(x, y)
+        before = step.network.flat_parameters.copy()
+        with pytest.raises(DataError, match=r"batch has labels.*row 4"):
+            step(x, np.where(np.arange(ROWS) == 4, 3, y))
+        x[2, 1] = np.nan
+        with pytest.raises(DataError, match=r"batch x\[2, 1\] is NaN"):
+            step(x, y)
+        assert np.array_equal(step.network.flat_parameters, before)
+
+
+def test_lists_are_recorded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded, record = [], recording.record
+    monkeypatch.setattr(recording, "record", lambda *a: recorded.append(1) or record(*a))
+    step = xn.TrainStep(xn.Sequential(5, 2), "mse", "sgd")
+    for x, _ in batches():
+        step(x.tolist(), x[:, :2].tolist())
+    assert len(recorded) == 1
+    assert step.network.target_shape == (2,)
 
 
 def test_what_fit_refuses() -> None:

@@ -182,11 +182,11 @@ class Layer:
 
     def seed(self, seed: int, position: int | str) -> None:
         """The former name of `set_seed()`, deprecated."""
-        former_name(self, "seed", "set_seed")(seed, position)
+        former_name(Layer, self, "seed", "set_seed")(seed, position)
 
     def seek(self, samples: int) -> None:
         """The former name of `set_sample_counter()`, deprecated."""
-        former_name(self, "seek", "set_sample_counter")(samples)
+        former_name(Layer, self, "seek", "set_sample_counter")(samples)
 
     def output_features(self, features: int | None) -> int | None:
         """Features of `y`, given those of `x` (None: not known yet)."""

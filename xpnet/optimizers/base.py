@@ -69,10 +69,11 @@ class Optimizer:
         `decay_size`: only the first so many values shrink by `weight_decay`; a network has its
         matrices there, and biases and gains, which are to stay as they are, behind them. It is
         taken from the network, or has to be given where `weight_decay` is not 0. `scalars`: this
-        step's `self.scalars(self.steps)` if it lies on the device already.
+        step's `self.scalars(self.steps)` if it is on the device already. `decays`: the former name
+        of `decay_size`, deprecated.
         """
         if decays is not None:
-            deprecated("step(decay_size=)", "decay_size")
+            deprecated("step(decays=)", "decay_size")
             decay_size = decays
         if gradients is None:
             network = values
@@ -90,7 +91,7 @@ class Optimizer:
             if decay_size is None:
                 raise ConfigError(
                     f"{type(self).__name__} has weight_decay {self.weight_decay:g}, and step() is "
-                    f"not told which values are to decay: call step(network), or give "
+                    f"not given which values decay: call step(network), or give "
                     f"decay_size=network.decay_size"
                 )
             matrices = values[:decay_size]

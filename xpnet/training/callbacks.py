@@ -68,7 +68,7 @@ class Callback:
 
     def on_record(self, run: TrainingState, record: Record) -> None:
         """The former name of `on_log()`, deprecated."""
-        former_name(self, "on_record", "on_log")(run, record)
+        former_name(Callback, self, "on_record", "on_log")(run, record)
 
     def on_train_end(self, run: TrainingState) -> None:
         """After training, also when it ended early or by an exception."""

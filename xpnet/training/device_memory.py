@@ -9,6 +9,7 @@ from typing import Any
 
 from xpnet.backend.device_errors import explained, first_line
 from xpnet.errors import OutOfDeviceMemory
+from xpnet.layers.base import walk
 from xpnet.losses import Loss
 from xpnet.network import Sequential
 from xpnet.training.device_data import DeviceData
@@ -94,5 +95,5 @@ def bytes_per_sample(network: Sequential, loss: Loss, data: DeviceData) -> int:
 
 def _held(network: Sequential, loss: Loss, data: DeviceData) -> int:
     """Bytes of the buffers that a training step has made."""
-    owners: list[Any] = [*network.layers, network, loss, data]
+    owners: list[Any] = [*walk(network.layers), network, loss, data]
     return sum(owner.workspace.nbytes for owner in owners)

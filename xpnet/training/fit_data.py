@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from xpnet.backend import Array
+from xpnet.backend import Array, HostArray
 from xpnet.data.dataset import Dataset
 from xpnet.data.normalisation import Normalisation
 from xpnet.errors import ConfigError, DataError, DeviceMismatch, ShapeError, short_repr
@@ -76,22 +76,41 @@ def fitted(data: DeviceData, network: Sequential, loss: Loss, name: str) -> Devi
 
     Whole numbers become floats for a loss of values, and `(N,)` targets `(N, 1)` for a network of
     one output; `(N, 1)` labels become `(N,)`. Raises `ShapeError` or `DataError`, which name the
-    part `name` and say what to do, for all that does not fit. What a loss of the user's own takes
-    is not known, but whole numbers `(N,)` for several outputs are held to be labels.
+    part `name` and say what to do, for all that does not fit, as `require_targets` does.
     """
     target = data.target
     if isinstance(loss, SoftmaxCrossEntropy):
         target = _as_labels(data, network, name)
     elif isinstance(loss, MeanSquaredError | SigmoidBinaryCrossEntropy):
         target = _as_values(data, network, loss, name)
-    host = network.backend.to_host(target)
-    if prediction_of(loss, target, network) == "class" and loss.prediction is None:
-        SoftmaxCrossEntropy().require_targets(host, network.out_features, name)
-    loss.require_targets(host, network.out_features, name)
+    require_targets(network.backend.to_host(target), network, loss, name)
     if target is not data.target:
         data = data.view()
         data.target = target
     return data
+
+
+def require_targets(target: HostArray, network: Sequential, loss: Loss, name: str) -> None:
+    """Raise `ShapeError` or `DataError` for targets that `loss` cannot be computed for.
+
+    What a loss of the user's own takes is not known, but whole numbers `(N,)` for several outputs
+    are held to be labels.
+    """
+    if prediction_of(loss, target, network) == "class" and loss.prediction is None:
+        SoftmaxCrossEntropy().require_targets(target, network.out_features, name)
+    loss.require_targets(target, network.out_features, name)
+
+
+def set_prediction(network: Sequential, loss: Loss, target: Array, shape: tuple[int, ...]) -> None:
+    """Let `network` predict what it is trained for: `target` `(N, ...)`, as the loss takes it.
+
+    `shape`: of one target as it was given.
+    """
+    network.prediction = prediction_of(loss, target, network)
+    is_known = shape in ((), (network.out_features,))
+    # The same object where it is equal: a recorded step compares what its parts hold.
+    if network.target_shape != (shape if is_known else None):
+        network.target_shape = shape if is_known else None
 
 
 def prediction_of(loss: Loss, target: Array, network: Sequential) -> str:

@@ -16,9 +16,10 @@ from xpnet.network import Sequential
 from xpnet.optimizers import Optimizer
 from xpnet.optimizers.clipping import ClipNorm
 from xpnet.training import microbatch, options
-from xpnet.training.fit_data import fitted, on_device, prediction_of
+from xpnet.training.fit_data import fitted, on_device, require_targets, set_prediction
 from xpnet.utils.arguments import instance
 from xpnet.utils.exclusive import require_free
+from xpnet.utils.inputs import check_finite, is_finite
 from xpnet.utils.introspection import is_own
 
 
@@ -115,24 +116,22 @@ class TrainStep:
 
     def _batch(self, x: Any, y: Any) -> tuple[Array, Array]:
         """The batch on the device, as the loss takes it. Raises as `fit()` does."""
-        network = self.network
-        ndarray = network.backend.xp.ndarray
-        if type(x) is type(y) is ndarray and x.dtype == network.dtype and x.flags.c_contiguous:
-            # What an earlier batch like this one was checked for need not be checked again.
-            if (x.shape, y.shape, y.dtype) in self._checked:
-                if ndarray is numpy.ndarray:
-                    self.loss.require_targets(y, network.out_features, "y")
-                return x, y
-            is_plain = True
-        else:
-            is_plain = False
+        network, loss, ndarray = self.network, self.loss, self.network.backend.xp.ndarray
+        is_plain = type(x) is type(y) is ndarray and x.dtype == network.dtype
+        kind = (x.shape, y.shape, y.dtype) if is_plain and x.flags.c_contiguous else None
+        # Of a batch like an earlier one only the values are checked, where that is no transfer.
+        if kind in self._checked:
+            if ndarray is numpy.ndarray:
+                if not is_finite(x):
+                    check_finite(x, "batch x", network.dtype)
+                require_targets(y, network, loss, "batch")
+            return x, y
         data = on_device(network, (x, y), "batch")
-        target_shape = tuple(data.target.shape[1:])
-        data = fitted(data, network, self.loss, "batch")
-        network.prediction = prediction_of(self.loss, data.target, network)
-        network.target_shape = target_shape if len(target_shape) < 2 else None
-        if is_plain and data.target is y:
-            self._checked.add((x.shape, y.shape, y.dtype))
+        shape = tuple(data.target.shape[1:])
+        data = fitted(data, network, loss, "batch")
+        set_prediction(network, loss, data.target, shape)
+        if kind is not None and data.target is y:
+            self._checked.add(kind)
         return data.whole()
 
     def _as_written(self, x: Array, y: Array, scalars: Array) -> None:

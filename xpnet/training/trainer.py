@@ -28,7 +28,7 @@ from xpnet.training.callbacks import Callback, CallbackList, Interrupted, Traini
 from xpnet.training.checkpoints import CheckpointManager, Checkpoints, training_fingerprint
 from xpnet.training.device_data import DeviceData
 from xpnet.training.evaluation import mean_loss
-from xpnet.training.fit_data import Part, fitted, on_device, prediction_of
+from xpnet.training.fit_data import Part, fitted, on_device, set_prediction
 from xpnet.training.history import History
 from xpnet.training.running_metrics import RunningMetrics
 from xpnet.training.sample_weights import SampleWeights
@@ -223,9 +223,7 @@ class Trainer:
             manager = CheckpointManager(checkpoints, run, metrics, self.callbacks, fingerprint)
             target_shape = tuple(given.target.shape[1:])
             with manager.at_work():
-                network.prediction = prediction_of(self.loss, data.target, network)
-                is_known = target_shape in ((), (network.out_features,))
-                network.target_shape = target_shape if is_known else None
+                set_prediction(network, self.loss, data.target, target_shape)
                 self._train(run, update, manager, size, (every, by_step))
         # A signal that came after the last step must not be lost.
         if run.interrupted:

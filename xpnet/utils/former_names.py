@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from xpnet.errors import deprecated
@@ -20,17 +21,14 @@ def take_former_names(kind: type, names: Mapping[str, str]) -> None:
             setattr(kind, new, method)
 
 
-def former_name(thing: object, old: str, new: str) -> Callable[..., Any]:
-    """The method that a call of `thing.old()` in the base class stands for.
+def former_name(base: type, thing: object, old: str, new: str) -> Callable[..., Any]:
+    """The method that `base.old`, the deprecated name, calls: `new` of `thing`.
 
-    That is `new` of the first class that does not define `old` as well: where the caller is an
-    overriding `old` of a subclass, which `take_former_names` made its `new`, the method above it.
+    Where a subclass overrides `old`, `take_former_names` made that its `new`, and it may be what
+    called `base.old`; so this is `new` of the first class that does not define `old`, or of `base`.
     """
     deprecated(f"{type(thing).__name__}.{old}()", f"{new}()")
-    kinds = type(thing).__mro__
-    for kind in kinds:
-        is_base = not any(old in vars(other) for other in kinds[kinds.index(kind) + 1 :])
-        if new in vars(kind) and (is_base or old not in vars(kind)):
-            method = vars(kind)[new]
-            break
-    return lambda *arguments: method(thing, *arguments)
+    kinds = (kind for kind in type(thing).__mro__ if new in vars(kind))
+    kind = next(kind for kind in kinds if kind is base or old not in vars(kind))
+    method: Callable[..., Any] = getattr(kind, new)
+    return partial(method, thing)
