@@ -12,7 +12,7 @@ import torch
 from cases import LossCase, as_written, error, place, tensor
 
 from xpnet.backend import Backend
-from xpnet.errors import ConfigError, ShapeError
+from xpnet.errors import ConfigError, DataError, ShapeError
 from xpnet.gradcheck import numerical_gradient, relative_error
 from xpnet.losses import (
     L2Penalty,
@@ -331,3 +331,41 @@ def test_the_base_refuses_to_compute() -> None:
         Loss().forward(np.zeros(1), np.zeros(1))
     with pytest.raises(TypeError, match="no backward"):
         Loss().backward()
+
+
+@every_loss
+def test_a_loss_that_is_called_gives_the_mean_as_a_number(case: LossCase, backend: Backend) -> None:
+    logits, target, weights = (place(backend, array) for array in draw(case, (7, 4)))
+    loss = case.make()
+    found = loss(logits, target)
+    assert type(found) is float
+    assert found == value(backend, case.make(), logits, target)
+    assert loss(logits, target, weights) == value(backend, case.make(), logits, target, weights)
+
+
+@pytest.mark.parametrize(
+    ("loss", "target", "kind", "message"),
+    [
+        (SoftmaxCrossEntropy(), [0, 1, 4], DataError, "label 4 is in row 2"),
+        (SoftmaxCrossEntropy(), [[0], [1], [2]], ShapeError, r"shape \(3, 1\).*one class"),
+        (SigmoidBinaryCrossEntropy(), [[0, 1, 1.5]] * 3, ShapeError, r"shape \(N, 4\)"),
+        (
+            SigmoidBinaryCrossEntropy(),
+            [[0, 0, 0, 0], [0, 1.5, 0, 0], [0, 0, 0, 0]],
+            DataError,
+            "^target has the target 1.5 in row 1, column 1, and Sigmoid.*numbers from 0 to 1$",
+        ),
+        (MeanSquaredError(), [[0.0]] * 3, ShapeError, r"shape \(N, 4\)"),
+        (
+            MeanSquaredError(),
+            [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, np.nan]],
+            DataError,
+            "^target has the target nan in row 2, column 3, and Mean.*finite numbers$",
+        ),
+    ],
+)
+def test_a_loss_that_is_called_checks_its_targets(
+    loss: Loss, target: list[object], kind: type[Exception], message: str, backend: Backend
+) -> None:
+    with pytest.raises(kind, match=message):
+        loss(place(backend, np.zeros((3, 4))), backend.asarray(target))

@@ -490,7 +490,7 @@ def test_the_keyboard_alone_draws_clears_and_moves_on(visit, page_path):
     assert focused(page) == "pad"
 
 
-def test_two_arrow_keys_draw_aslant_and_shift_draws_finely(visit, page_path):
+def test_two_arrow_keys_draw_diagonally_and_shift_draws_finely(visit, page_path):
     page = visit(page_path, **DESKTOP)
     page.locator("#pad").focus()
     press(page, "Space")

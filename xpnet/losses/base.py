@@ -117,7 +117,7 @@ def require_values(
     if is_allowed.all():
         return
     first = array_module(target).argwhere(~is_allowed)[0].tolist()
-    place = f"row {first[0]}" + "".join(f", column {column}" for column in first[1:])
+    place = ", ".join([f"row {first[0]}", *(f"column {column}" for column in first[1:])])
     raise DataError(
         f"{name} has the target {target[tuple(first)]:g} in {place}, and {type(loss).__name__} "
         f"takes {wanted}"
