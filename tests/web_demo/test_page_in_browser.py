@@ -550,7 +550,7 @@ def test_everything_that_can_be_used_has_a_name(visit, page_path):
         "Your drawing",
         "Probabilities",
         "Hidden activations",
-        "First-layer weights that fired",
+        "First-layer weights of the most active units",
     ]
     for name in regions:
         assert page.get_by_role("region", name=name).count() == 1
