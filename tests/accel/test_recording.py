@@ -648,8 +648,11 @@ def test_only_a_callback_that_had_a_turn_is_watched(
     hook: str, turns: int, backend: Backend, ran: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 24 steps in 4 epochs: before how many the parts were compared with what they were."""
-    compared, same = [], recording._same
-    monkeypatch.setattr(recording, "_same", lambda *two: compared.append(two) or same(*two))
+    compared: list[object] = []
+    compare = recording._Snapshot.still_holds
+    monkeypatch.setattr(
+        recording._Snapshot, "still_holds", lambda *two: compared.append(two) or compare(*two)
+    )
 
     class Turn(xn.Callback):
         def turn(self, run: TrainingState, record: Record | None = None) -> None:

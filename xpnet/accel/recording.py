@@ -13,9 +13,11 @@ recorded, and others whose class says `replayable = True` in its own body.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from operator import is_
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -135,11 +137,42 @@ def _as_arrays(operands: tuple[Any, ...], dtype: Any = None) -> tuple[Any, ...]:
         return operands
 
 
+class _Snapshot:
+    """Which objects the attributes of all parts are, one level into dicts; counts of steps apart.
+
+    Compared before each step of a training loop of the user's own, so by functions in C.
+    """
+
+    def __init__(self, parts: Iterable[Any]) -> None:
+        self.of_parts: list[dict[str, Any]] = list(map(vars, parts))
+        inside = [value for one in self.of_parts for value in one.values() if type(value) is dict]
+        self.dicts = [one for one in (*self.of_parts, *inside) if one]
+        self.empty = [one for one in inside if not one]
+        items = [(one, *item) for one in self.dicts for item in one.items()]
+        self.values = [value for _, _, value in items]
+        self.counts = [(i, one) for i, (one, name, _) in enumerate(items) if name == "steps"]
+
+    def still_holds(self, parts: Iterable[Any]) -> bool:
+        """Whether they are the same objects."""
+        for i, one in self.counts:
+            self.values[i] = one.get("steps")
+        return (
+            _are_same(self.of_parts, list(map(vars, parts)))
+            and not any(self.empty)
+            and sum(map(len, self.dicts)) == len(self.values)
+            and all(map(is_, self.values, chain.from_iterable(map(dict.values, self.dicts))))
+        )
+
+
+def _are_same(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    return len(one) == len(other) and all(map(is_, one, other))
+
+
 @dataclass(frozen=True)
 class _Step:
-    """The contents of the parts after the last step of a size, and its calls if recorded."""
+    """The parts as they were after the last step of a size, and its calls if recorded."""
 
-    contents: list[Any]
+    snapshot: _Snapshot | None
     calls: tuple[Call, ...] | None
 
 
@@ -150,11 +183,18 @@ class Replay:
     is not `is_replayable`, every step runs as written. `watched`: other code may run between two
     steps and change the parts; the caller sets `disturbed`. A size is then replayed only
     while every attribute of every part is the same object as after its own last step; else it is
-    recorded again.
+    recorded again. `scope()`: a block in which steps run that are not replayed.
     """
 
-    def __init__(self, xp: Any, parts: Callable[[], Iterable[Any]], *, watched: bool) -> None:
-        self.xp, self.parts, self.watched = xp, parts, watched
+    def __init__(
+        self,
+        xp: Any,
+        parts: Callable[[], Iterable[Any]],
+        *,
+        watched: bool,
+        scope: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.xp, self.parts, self.watched, self.scope = xp, parts, watched, scope
         self.disturbed = False
         self._graphs = Graphs(xp)
         self._steps: dict[Hashable, _Step] = {}
@@ -166,38 +206,35 @@ class Replay:
 
         A replay runs none of the Python in `step`.
         """
-        if not self._enabled:
-            step(*arguments)
-            return False
-        known, calls = self._steps.get(size), None
-        if self.watched and (self.disturbed or size != self._size):
-            if known is not None and not _same(known.contents, self._contents()):
-                known = None
-            self.disturbed, self._size = False, size
-        if known is None:
-            self._enabled = all(map(is_replayable, self.parts()))
-            step(*arguments)
-        elif known.calls is None:
-            calls = self._graphs.of(record(self.xp, partial(step, *arguments)))
-        else:
+        known = self._known(size) if self._enabled else None
+        if known is not None and known.calls is not None:
             for call in known.calls:
                 call()
             return True
-        self._steps[size] = _Step(self._contents() if self.watched else [], calls)
+        with self.scope():
+            self._run(known, size, step, *arguments)
         return False
 
-    def _contents(self) -> list[Any]:
-        """Every attribute of every part, one level into dicts; the count of steps apart."""
-        found: list[Any] = []
-        for part in self.parts():
-            for name, value in vars(part).items():
-                if name != "steps":
-                    found += value.values() if isinstance(value, dict) else [value]
-        return found
+    def _known(self, size: Hashable) -> _Step | None:
+        """The last step of this size, if nothing has changed since."""
+        known = self._steps.get(size)
+        if self.watched and (self.disturbed or size != self._size):
+            if known is not None and known.snapshot is not None:
+                known = known if known.snapshot.still_holds(self.parts()) else None
+            self.disturbed, self._size = False, size
+        return known
 
-
-def _same(one: list[Any], other: list[Any]) -> bool:
-    return len(one) == len(other) and all(map(is_, one, other))
+    def _run(
+        self, known: _Step | None, size: Hashable, step: Callable[..., None], *arguments: Any
+    ) -> None:
+        calls = None
+        if known is not None:
+            calls = self._graphs.of(record(self.xp, partial(step, *arguments)))
+        else:
+            self._enabled = self._enabled and all(map(is_replayable, self.parts()))
+            step(*arguments)
+        if self._enabled:
+            self._steps[size] = _Step(_Snapshot(self.parts()) if self.watched else None, calls)
 
 
 def is_replayable(part: object) -> bool:

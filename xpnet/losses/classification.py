@@ -97,12 +97,12 @@ class SoftmaxCrossEntropy(Loss):
                 f"{name}: labels must be integers, found dtype {target.dtype}: SoftmaxCrossEntropy "
                 f"takes class numbers, 0 to {outputs - 1}"
             )
-        xp = array_module(target)
-        wrong = xp.flatnonzero((target < 0) | (target >= outputs))
-        if len(wrong):
+        wrong = (target < 0) | (target >= outputs)
+        if wrong.any():
+            row = int(wrong.argmax())
             raise DataError(
                 f"{name} has labels {target.min()} to {target.max()}, the network gives {outputs} "
-                f"classes, 0 to {outputs - 1}: label {target[wrong[0]]} is in row {wrong[0]}"
+                f"classes, 0 to {outputs - 1}: label {target[row]} is in row {row}"
             )
 
     def _targets(self) -> Array:

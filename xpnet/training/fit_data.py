@@ -96,7 +96,7 @@ def require_targets(target: HostArray, network: Sequential, loss: Loss, name: st
     What a loss of the user's own takes is not known, but whole numbers `(N,)` for several outputs
     are held to be labels.
     """
-    if prediction_of(loss, target, network) == "class" and loss.prediction is None:
+    if loss.prediction is None and prediction_of(loss, target, network) == "class":
         SoftmaxCrossEntropy().require_targets(target, network.out_features, name)
     loss.require_targets(target, network.out_features, name)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy
@@ -70,7 +71,9 @@ class TrainStep:
     `float(value)` waits for the device.
 
     The first call for a number of rows runs the layers as written, the second records its
-    operations, and later ones replay them, as `fit()` does: to the same bits, and about as fast.
+    operations, and later ones replay them, as `fit()` does, to the same bits. A call also checks
+    and copies its batch: a step of 784-512-256-10 in batches of 128 takes as long as in `fit()`,
+    one of 784-128-10 in batches of 64 about a fifth longer (`bench/NOTES.md`).
     Between two calls anything may be changed or looked at; what changes a layer, the loss or the
     optimizer makes the next step be recorded again. On the CPU it uses numba kernels from the
     first call on where numba is installed; the first call then takes about a second longer.
@@ -85,7 +88,7 @@ class TrainStep:
         self.network = instance("network", network, Sequential, "a Sequential")
         self.loss, self.optimizer = options.loss_of(loss), options.optimizer_of(optimizer)
         options.require_trainable(network, self.optimizer, self.loss)
-        self._replay = Replay(network.backend.xp, self._parts, watched=True)
+        self._replay = Replay(network.backend.xp, self._parts, watched=True, scope=self._scope)
         self._buffers: dict[Any, tuple[Array, Array, Array]] = {}
         self._checked: set[Any] = set()
         self._value: Array | None = None
@@ -97,10 +100,10 @@ class TrainStep:
         network, optimizer = self.network, self.optimizer
         backend = network.backend
         require_free(network, "no step can be made")
-        options.require_trainable(network, optimizer, self.loss)
         with backend.current(), numpy.errstate(over="ignore", invalid="ignore", divide="ignore"):
             x, y = self._batch(x, y)
-            given = x, y, optimizer.table([optimizer.steps], backend, network.dtype)[0]
+            scalars = optimizer.scalars(optimizer.steps)
+            given = x, y, backend.asarray(scalars, dtype=network.dtype)
             key = len(x), y.shape[1:], y.dtype
             if key not in self._buffers:
                 self._buffers[key] = x.copy(), y.copy(), given[2].copy()
@@ -108,11 +111,17 @@ class TrainStep:
             for buffer, new in zip(buffers, given, strict=True):
                 backend.xp.copyto(buffer, new)
             self._replay.disturbed = True
-            with dispatch.use_kernels(sys.maxsize, backend.xp), small_gemm.kept():
+            few = len(x) <= small_gemm.FEW_ROWS
+            with small_gemm.kept() if few else nullcontext():
                 if self._replay.run(key, self._as_written, *buffers):
                     optimizer.steps += 1
             assert self._value is not None
             return self._value.copy()
+
+    def _scope(self) -> AbstractContextManager[Any]:
+        """For a step that is not replayed: something may have changed since the last one."""
+        options.require_trainable(self.network, self.optimizer, self.loss)
+        return dispatch.use_kernels(sys.maxsize, self.network.backend.xp)
 
     def _batch(self, x: Any, y: Any) -> tuple[Array, Array]:
         """The batch on the device, as the loss takes it. Raises as `fit()` does."""
@@ -126,6 +135,7 @@ class TrainStep:
                     check_finite(x, "batch x", network.dtype)
                 require_targets(y, network, loss, "batch")
             return x, y
+        options.require_trainable(network, self.optimizer, loss)
         data = on_device(network, (x, y), "batch")
         shape = tuple(data.target.shape[1:])
         data = fitted(data, network, loss, "batch")
