@@ -70,6 +70,7 @@ from xpnet.training.device_data import DeviceData
 from xpnet.training.history import History
 
 _moved.install()
+__getattr__ = _moved.former_module
 
 __all__ = [
     "GELU",

@@ -65,6 +65,15 @@ MOVED = {
 }
 """The new name of each module, by the former one."""
 
+RENAMED = {
+    "xpnet.callbacks": {"Run": "TrainingState"},
+    "xpnet.meter": {"Meter": "RunningMetrics", "Run": "TrainingState"},
+    "xpnet.results": {"PastRun": "RunRecord"},
+    "xpnet.replay": {"Listener": "Recorder"},
+    "xpnet.resume": {"Keeper": "CheckpointManager", "describe_training": "training_fingerprint"},
+}
+"""The new names in a module, by the former name of both."""
+
 
 class _Finder(MetaPathFinder, Loader):
     """Finds the modules of `MOVED`; Python asks it last, for what is nowhere else."""
@@ -83,7 +92,17 @@ class _Finder(MetaPathFinder, Loader):
             f"{module.__name__} is deprecated: use {new}", DeprecationWarning, stacklevel=2
         )
         found = import_module(new)
-        vars(module)["__getattr__"] = lambda name: getattr(found, name)
+        renamed: dict[str, str] = RENAMED.get(module.__name__, {})
+        vars(module)["__getattr__"] = lambda name: getattr(found, renamed.get(name) or name)
+        names = getattr(found, "__all__", [n for n in vars(found) if not n.startswith("_")])
+        vars(module)["__all__"] = [*names, *renamed]
+
+
+def former_module(name: str) -> ModuleType:
+    """The module that `xpnet.name` was in version 0.1. Raises `AttributeError` for another one."""
+    if f"xpnet.{name}" not in MOVED:
+        raise AttributeError(f"module 'xpnet' has no attribute {name!r}")
+    return import_module(f"xpnet.{name}")
 
 
 def install() -> None:

@@ -6,8 +6,10 @@ The commands print that line and exit with `exit_code`; users of the library cat
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterable
+from types import FrameType
 
 
 class XpnetError(Exception):
@@ -84,8 +86,15 @@ def truncate(text: str, longest: int) -> str:
 
 
 def deprecated(old: str, new: str) -> None:
-    """Warn that `old`, called two frames above, has a new name."""
-    warnings.warn(f"{old} is deprecated: use {new}", DeprecationWarning, stacklevel=3)
+    """Warn that `old` has a new name; the warning is about the first caller outside xpnet."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and _is_ours(frame):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(f"{old} is deprecated: use {new}", DeprecationWarning, stacklevel=level)
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == "xpnet"
 
 
 def printable(text: object) -> str:

@@ -303,8 +303,10 @@ def test_a_composite_has_the_parameters_of_its_layers(tmp_path: Path) -> None:
     xn.fit(made, (X, LABELS), optimizer=xn.Adam(0.01), epochs=2, batch_size=10)
     assert np.array_equal(made.state_dict()["1.more.norm.running_mean"], kept)
     assert all(np.array_equal(made.state_dict()[n], v) for n, v in frozen.items())
-    with pytest.raises(ConfigError, match="lies within another layer"):
-        made.layers[1].first.trainable = False  # type: ignore[attr-defined]
+    made.layers[1].chain[0].trainable = True  # type: ignore[attr-defined]
+    xn.fit(made, (X, LABELS), optimizer=xn.Adam(0.01), epochs=1, batch_size=10)
+    moved = {n for n, v in frozen.items() if not np.array_equal(made.state_dict()[n], v)}
+    assert moved == {"1.chain.0.weight", "1.chain.0.bias"}
 
 
 def test_gradients_of_a_composite() -> None:

@@ -188,3 +188,83 @@ def test_a_part_predicts_with_buffers_of_its_own() -> None:
     network.layers[2].trainable = False
     network.flat_parameters *= 0.5
     assert np.allclose(part(x), kept, rtol=1e-6)
+
+
+@pytest.mark.parametrize("outer", ["network", "append", "residual"])
+def test_a_frozen_layer_within_another_stays_frozen(
+    outer: str, tmp_path: Path, backend: Backend
+) -> None:
+    part = xn.Sequential(6, 5, "relu", 6, backend=backend)
+    inside = part.layers[0] if outer != "residual" else part.layers[0].copy()
+    inside.trainable = False
+    if outer == "network":
+        network, name = xn.Sequential(part, 3, backend=backend), "0.0"
+    elif outer == "append":
+        network, name = xn.Sequential(6, 6, backend=backend).append(part).append(3), "1.0"
+    else:
+        network, name = xn.Sequential(Residual(inside, 6), 3, backend=backend), "0.0"
+    frozen = {f"{name}.weight", f"{name}.bias"}
+    before = {n: backend.to_host(a).copy() for n, a in network.state_dict().items()}
+    size = sum(a.size for n, a in before.items() if n not in frozen)
+    assert network.flat_parameters.size == size
+    xn.fit(network, (X.astype("float32"), LABELS), optimizer="adam", epochs=1, l2=1.0)
+    after = {n: backend.to_host(a) for n, a in network.state_dict().items()}
+    same = {n for n in before if np.array_equal(before[n], after[n])}
+    assert same == frozen
+    assert "frozen)" in network.summary()
+    xn.save(network, tmp_path / "m.safetensors")
+    assert xn.load(tmp_path / "m.safetensors").flat_parameters.size == size
+    module = xn.to_torch(network)
+    assert {n for n, p in module.named_parameters() if not p.requires_grad} == frozen
+    network.append(2)
+    assert network.flat_parameters.size == size + 3 * 2 + 2
+
+
+def test_a_layer_within_another_is_frozen_and_trained_again() -> None:
+    network = nested()
+    size, block = network.flat_parameters.size, network.layers[1]
+    linear = block.layers[0]  # type: ignore[attr-defined]
+    linear.trainable = False
+    assert network.flat_parameters.size == size - 5 * 5 - 5
+    assert "(30 frozen)" in network.summary()
+    block.trainable = False
+    assert not linear.trainable
+    linear.trainable = True
+    assert network.flat_parameters.size == size - (10 + 30)
+    assert max(check_network(network, xn.SoftmaxCrossEntropy(), X, LABELS).values()) <= 1e-6
+    block.trainable = True
+    assert network.flat_parameters.size == size
+
+
+def test_one_layer_at_two_places_is_refused() -> None:
+    layer, drop = xn.Linear(4, 4), xn.Dropout(0.5)
+    for layers in (
+        [layer, "tanh", Residual(layer)],
+        [Residual(layer), "tanh", Residual(layer)],
+        [Residual(layer), "tanh", xn.Sequential(layer)],
+        [drop, xn.Linear(4, 4), Residual(xn.Linear(4, 4), drop)],
+    ):
+        with pytest.raises(ConfigError, match="same layer object stands twice in the network"):
+            xn.Sequential(*layers)
+    with pytest.raises(ConfigError, match="same layer object stands twice in Residual"):
+        Residual(Residual(layer), layer)
+
+
+def test_a_network_within_itself_is_refused_and_stays_as_it_was() -> None:
+    network = xn.Sequential(xn.Sequential(6, 6), "tanh", 6)
+    expected = network(X).copy()
+    for added in (network, Residual(network), network.layers[0]):
+        with pytest.raises(ConfigError, match="stands twice"):
+            network.append(added)
+        assert len(network) == 3
+        assert np.array_equal(network(X), expected)
+
+
+def test_layers_within_layers_are_no_deeper_than_a_file_may_have_them(tmp_path: Path) -> None:
+    network = xn.Sequential(6, 3)
+    for _ in range(20):
+        network = xn.Sequential(network, xn.ReLU())
+    xn.save(network, tmp_path / "m.safetensors")
+    assert np.array_equal(xn.load(tmp_path / "m.safetensors")(X), network(X))
+    with pytest.raises(ConfigError, match="within more than 20 others"):
+        xn.Sequential(network, xn.ReLU())

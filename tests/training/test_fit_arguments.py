@@ -554,8 +554,8 @@ def test_what_belongs_to_one_training_is_refused_to_another_at_the_same_time(nam
     keywords = {key: things[key] for key in ("optimizer", "history", "loss", "augmentation")}
     run(things["network"], things["callbacks[0]"], Nested(), **keywords)
     assert [str(error) for error in errors] == [
-        f"{name} is in use by another fit() at this moment: give each fit() one of its own, or "
-        f"let one end before the other begins"
+        f"{name} is in use by another fit() or TrainStep at this moment: give each of them one of "
+        f"its own, or let one end before the other begins"
     ]
     if name != "optimizer":
         again()

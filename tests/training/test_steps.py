@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,7 @@ from cases import place
 import xpnet as xn
 from xpnet.accel import recording
 from xpnet.backend import Array, Backend
-from xpnet.errors import ConfigError, DataError, ShapeError
+from xpnet.errors import CheckpointError, ConfigError, DataError, ShapeError
 
 ROWS = 12
 
@@ -256,3 +259,135 @@ def test_former_names_of_a_network_warn_and_work() -> None:
     with pytest.warns(DeprecationWarning, match="flat_parameters"):
         made.values = 0.5
     assert (made.flat_parameters == 0.5).all()
+
+
+def test_what_a_network_predicts_is_what_it_was_last_trained_for() -> None:
+    x, labels = batches(1)[0]
+    network, values = xn.Sequential(x.shape[1], 3, dtype="float64"), np.eye(3)[labels % 3]
+    steps = {
+        "values": xn.TrainStep(network, "mse", xn.SGD(0.1)),
+        "class": xn.TrainStep(network, None, xn.SGD(0.1)),
+    }
+    for _ in range(3):
+        for kind, step in steps.items():
+            step(x, values if kind == "values" else labels % 3)
+            assert network.prediction == kind
+    xn.fit(network, (x, labels % 3), optimizer="sgd", epochs=1)
+    steps["values"](x, values)
+    assert network.prediction == "values"
+    assert network.predict(x).shape == (len(x), 3)
+
+
+def test_the_learning_rate_is_set_by_a_number() -> None:
+    x, y = batches(1)[0]
+    made, other = network(), network()
+    step = xn.TrainStep(made, None, xn.SGD(0.5))
+    by_hand = xn.TrainStep(other, None, xn.SGD(0.5))
+    for rate in (0.5, 0.25, 0.125, 0.0625):
+        step.optimizer.learning_rate = rate  # type: ignore[assignment]
+        by_hand.optimizer.learning_rate = xn.schedules.Constant(rate)
+        assert step(x, y) == by_hand(x, y)
+    assert made.flat_parameters.tobytes() == other.flat_parameters.tobytes()
+    with pytest.raises(ConfigError, match="learning_rate must be"):
+        step.optimizer.learning_rate = "fast"  # type: ignore[assignment]
+
+
+def test_a_step_is_copied_and_pickled_with_its_parts() -> None:
+    x, y = batches(1)[0]
+    step = xn.TrainStep(network(), None, xn.Adam(0.1))
+    for _ in range(3):
+        step(x, y)
+    for made in (copy.deepcopy(step), pickle.loads(pickle.dumps(step))):
+        assert made.optimizer.steps == 3
+        assert made(x, y) == xn.TrainStep(copy.deepcopy(step.network), None, xn.SGD(0))(x, y)
+    with pytest.raises(AttributeError):
+        step.loss = xn.MeanSquaredError()  # type: ignore[misc]
+
+
+def test_a_loss_serves_one_training_at_a_time() -> None:
+    """Else each would overwrite what the other's backward pass reads."""
+    x, y = batches(1)[0]
+    loss = xn.SoftmaxCrossEntropy()
+    step = xn.TrainStep(network(), loss, "sgd")
+    found: list[str] = []
+
+    class Other(xn.Callback):
+        def on_step_end(self, run: Any) -> None:
+            with pytest.raises(ConfigError) as caught:
+                step(x, y)
+            found.append(str(caught.value))
+
+    xn.fit(network(), (x, y), loss=loss, optimizer="sgd", epochs=1, callbacks=Other())
+    assert found
+    assert set(found) == {
+        "loss is in use by another fit() or TrainStep at this moment: give each of them one of its "
+        "own, or let one end before the other begins"
+    }
+    step(x, y)
+
+
+@pytest.mark.parametrize(
+    ("value", "match"),
+    [
+        ("low", "mean loss as a number"),
+        (np.ones(3), "mean loss as a number"),
+        (None, "mean loss as a number"),
+    ],
+)
+def test_a_trainer_whose_step_returns_no_loss(value: Any, match: str) -> None:
+    class Wrong(xn.Trainer):
+        def train_step(self, x: Any, target: Any, **options: Any) -> Any:
+            return value, super().train_step(x, target, **options)[1]
+
+    with pytest.raises(ConfigError, match=rf"Wrong\.train_step\(\) must return the {match}"):
+        Wrong(network(), optimizer="sgd").fit(batches(1)[0], epochs=1)
+
+
+def test_a_trainer_may_return_plain_numbers(tmp_path: Path) -> None:
+    class Plain(xn.Trainer):
+        def train_step(self, x: Any, target: Any, **options: Any) -> Any:
+            value, outputs = super().train_step(x, target, **options)
+            return float(value), outputs
+
+        def evaluate(self, data: Any, loss: Any) -> Any:
+            value, accuracy = super().evaluate(data, loss)
+            return np.float32(value), np.float64(accuracy)
+
+    part, places = batches(1)[0], [xn.Checkpoints(tmp_path / n, every=1) for n in "ab"]
+    one = Plain(network(), optimizer="sgd").fit(part, part, epochs=3, checkpoints=places[0])
+    two = xn.fit(network(), part, part, optimizer="sgd", epochs=3, checkpoints=places[1])
+    assert one.column("loss") == two.column("loss")
+    np.testing.assert_allclose(one.column("val_loss"), two.column("val_loss"), rtol=1e-6)
+
+    class Silent(Plain):
+        def train_step(self, x: Any, target: Any, **options: Any) -> Any:
+            return super().train_step(x, target, **options)[0], None
+
+        def evaluate(self, data: Any, loss: Any) -> Any:
+            return None, None
+
+    with pytest.raises(ConfigError, match=r"Silent\.train_step\(\) must return outputs with a row"):
+        Silent(network(), optimizer="sgd").fit(part, epochs=1)
+    Silent.train_step = Plain.train_step  # type: ignore[method-assign]
+    with pytest.raises(ConfigError, match=r"Silent\.evaluate\(\) must return the loss as a number"):
+        Silent(network(), optimizer="sgd").fit(part, part, epochs=1)
+
+
+def test_a_checkpoint_knows_the_trainer(tmp_path: Path) -> None:
+    class Mixed(xn.Trainer):
+        share = 0.6
+
+        def __init__(self, *args: Any, strength: float = 1.0, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.strength = strength
+
+    part, place = batches(1)[0], xn.Checkpoints(tmp_path, every=1)
+
+    def run(kind: Any, **options: Any) -> None:
+        kind(network(), optimizer="sgd", **options).fit(part, epochs=2, checkpoints=place)
+
+    run(Mixed, strength=0.5)
+    run(Mixed, strength=0.5)
+    for kind, options in ((xn.Trainer, {}), (Mixed, {"strength": 0.25})):
+        with pytest.raises(CheckpointError, match=r"trainer is Mixed\(strength=0\.5\) there and"):
+            run(kind, **options)

@@ -55,13 +55,13 @@ def split(
         wanted = max(1, round(len(pool) / 5)) if test is None else _count("test", test, len(pool))
         if wanted == 0:
             raise ConfigError(f"test={test}: there must be a test part, give a fraction or a count")
-        text = "test=None (a fifth)" if test is None else f"test={test}"
+        text = "test=None (a fifth)" if test is None else f"test={test:.15g}"
         own = in_place or pool is not source.train
         tested, rest = _divide(pool, wanted, text, seed, counter=0, in_place=own)
     if validation is None:
         wanted, text = len(tested), f"validation=None ({len(tested)}, as many as the test part)"
     else:
-        wanted, text = _count("validation", validation, len(rest)), f"validation={validation}"
+        wanted, text = _count("validation", validation, len(rest)), f"validation={validation:.15g}"
     if wanted == 0:
         return Splits(rest, None, tested)
     own = in_place or rest is not source.train
@@ -98,7 +98,10 @@ def _divide(
 ) -> tuple[Dataset, Dataset]:
     """`count` samples drawn from `data` class by class, and all the others."""
     if count > len(data):
-        raise ConfigError(f"{text}: more than the {len(data)} samples there are to draw from")
+        raise ConfigError(
+            f"{text}: more than the {len(data)} samples there are to draw from: give a smaller "
+            f"number, or a fraction between 0 and 1"
+        )
     if count == len(data):
         raise ConfigError(f"{text}: takes all {len(data)} samples and leaves none for training")
     labels = numpy.zeros(len(data), numpy.int64) if data.labels is None else data.labels

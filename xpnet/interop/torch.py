@@ -18,7 +18,7 @@ from xpnet.backend import Backend
 from xpnet.errors import ConfigError, XpnetError
 from xpnet.interop.peers import imported, kind_of, require_network, require_own_forward
 from xpnet.layers import activations
-from xpnet.layers.base import Layer
+from xpnet.layers.base import Layer, frozen_parameters
 from xpnet.network import Sequential
 
 if TYPE_CHECKING:
@@ -90,8 +90,9 @@ def to_torch(network: Sequential) -> nn.Sequential:
     to_host = network.backend.to_host
     state = {name: torch.from_numpy(to_host(a)) for name, a in network.state_dict().items()}
     sequential.load_state_dict(state)
-    for module, layer in zip(sequential, network.layers, strict=True):
-        module.requires_grad_(layer.trainable)
+    for position, layer in enumerate(network.layers):
+        for name in frozen_parameters(layer):
+            sequential.get_parameter(f"{position}.{name}").requires_grad_(False)
     return sequential.eval()
 
 
@@ -199,7 +200,7 @@ def _layers(torch: Any, sequential: Any, tensors: _Tensors, place: str, within: 
         else:
             layer = _layer(torch.nn, where, module)
             tensors.add(where, position, _tensors(torch, where, module, layer))
-        layer.trainable = _is_trainable(where, module)
+            layer.trainable = _is_trainable(where, module)
         made.append(layer)
     return made
 

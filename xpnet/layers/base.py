@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 from xpnet.backend import Array, array_module
 from xpnet.errors import ConfigError, ShapeError, deprecated, short_repr
 from xpnet.initializers import Initializer
-from xpnet.utils.former_names import former_name, take_former_names
+from xpnet.utils.former_names import FormerAttribute, former_name, take_former_names
 from xpnet.utils.introspection import (
     as_python,
     config_of,
@@ -20,6 +20,9 @@ from xpnet.utils.introspection import (
     parameters_of,
 )
 from xpnet.workspace import Workspace
+
+DEEPEST = 20
+"""How many layers a layer may lie within."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,9 @@ class Layer:
     batch_dependent: ClassVar[bool] = False
     """Whether a row of `y` in training depends on other rows of `x`."""
 
+    mixes_rows = FormerAttribute("mixes_rows", "batch_dependent")
+    """The former name of `batch_dependent`, deprecated."""
+
     workspace: Workspace = field(init=False, repr=False)
     values: dict[str, Array] = field(init=False, repr=False)
     gradients: dict[str, Array] = field(init=False, repr=False)
@@ -106,8 +112,9 @@ class Layer:
         The parameters of a layer that is not trainable (a frozen layer) get no update, have no
         part in L2, weight decay and the norm that gradients are clipped to, and take no place
         in the state of an optimizer. A frozen `BatchNorm` normalises by its running statistics
-        and leaves them as they are. Layers within the layer follow it. It is set between two
-        calls of `fit()`; an optimizer that has made updates serves the network no longer then.
+        and leaves them as they are. Set for a layer made of layers, it is set for all of these;
+        each of them may also be set alone. It is set between two calls of `fit()`; an optimizer
+        that has made updates cannot be used for the network any more.
         """
         return self._trainable
 
@@ -299,6 +306,41 @@ def walk_positions(layers: Iterable[Layer]) -> Iterator[tuple[Layer, int | str]]
 
     for position, layer in enumerate(outermost):
         yield from inside(layer, position)
+
+
+def require_distinct(layers: Iterable[Layer], where: str) -> None:
+    """Raise `ConfigError` where a layer stands twice among `layers` and all within them.
+
+    A layer keeps what its backward pass needs of one forward pass, and has one set of parameters.
+    A class that is not xpnet's may refer to a layer without parameters that stands elsewhere. Nor
+    may layers lie deeper within one another than `DEEPEST`.
+    """
+    seen: set[int] = set()
+
+    def visit(layers: Iterable[Layer], may_refer: bool, depth: int) -> None:
+        for layer in layers:
+            if depth > DEEPEST:
+                raise ConfigError(f"a layer lies within more than {DEEPEST} others in {where}")
+            if id(layer) in seen:
+                if may_refer and not layer._parameter_specs():
+                    continue
+                raise ConfigError(f"the same layer object stands twice in {where}: make two")
+            seen.add(id(layer))
+            visit(layer.sublayers().values(), not is_own(type(layer)), depth + 1)
+
+    visit(layers, False, 0)
+
+
+def frozen_parameters(layer: Layer) -> set[str]:
+    """The names of the parameters of `layer` that are not trained, with those of layers in it."""
+    names = layer._parameter_specs().keys()
+    if not layer.trainable:
+        return set(names)
+    return {
+        f"{prefix}.{name}"
+        for prefix, inside in layer.sublayers().items()
+        for name in frozen_parameters(inside)
+    } & names
 
 
 def layers_in(value: Any, name: str = "") -> Iterator[tuple[str, Layer]]:

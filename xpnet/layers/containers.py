@@ -6,7 +6,7 @@ from typing import Any
 
 from xpnet.backend import Array, array_module
 from xpnet.errors import ConfigError, ShapeError
-from xpnet.layers.base import Layer
+from xpnet.layers.base import Layer, require_distinct
 from xpnet.layers.short_notation import features_after, layers_from
 
 
@@ -31,8 +31,7 @@ class Residual(Layer):
         self.layers = tuple(layers_from(layers))
         if not self.layers:
             raise ConfigError("Residual needs at least one layer: Residual(64, 64) has one")
-        if len({id(layer) for layer in self.layers}) < len(self.layers):
-            raise ConfigError("the same layer object stands twice in Residual: make two")
+        require_distinct(self.layers, "Residual")
 
     def get_config(self) -> dict[str, Any]:
         """The layers: `{"layers": (Linear(64, 64), …)}`."""

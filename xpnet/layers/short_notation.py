@@ -7,7 +7,7 @@ from typing import Any, TypeGuard
 
 from xpnet.errors import ConfigError, ShapeError, join_names, short_repr
 from xpnet.layers.activations import ACTIVATIONS
-from xpnet.layers.base import Layer, walk
+from xpnet.layers.base import Layer, require_distinct, walk
 from xpnet.layers.linear import Linear
 from xpnet.utils.arguments import is_whole
 
@@ -85,8 +85,7 @@ def features_of_chain(layers: list[Layer]) -> tuple[int, int]:
     """How many features come in and go out. Raises `ConfigError` and `ShapeError`."""
     if not layers:
         raise ConfigError("a network needs at least one layer: Sequential(784, 10) has one")
-    if len({id(layer) for layer in layers}) < len(layers):
-        raise ConfigError("the same layer object stands twice in the network: make two")
+    require_distinct(layers, "the network")
     features: int | None = None
     entrance: int | None = None
     for position, layer in enumerate(layers):

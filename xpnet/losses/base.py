@@ -6,7 +6,7 @@ import copy
 from typing import Any, ClassVar
 
 from xpnet.backend import Array, Backend, HostArray, array_module
-from xpnet.errors import ConfigError, DataError, ShapeError
+from xpnet.errors import ConfigError, DataError, ShapeError, short_repr
 from xpnet.utils.introspection import config_of
 from xpnet.workspace import Workspace
 
@@ -35,11 +35,22 @@ class Loss:
     def __call__(self, logits: Array, target: Array, weights: Array | None = None) -> float:
         """The mean loss of the batch as a number, which makes the device wait.
 
-        Raises `DataError` and `ShapeError` for targets that the loss cannot be computed for.
+        Raises `DataError` and `ShapeError` for targets that the loss cannot be computed for, and
+        for what is no array, or no batch.
         """
+        found = {"logits": logits, "target": target, "weights": weights}
+        for name, array in found.items():
+            if not hasattr(array, "shape") and not (array is None and name == "weights"):
+                raise DataError(f"{name} must be an array, found {short_repr(array)}")
+        if logits.ndim == 0 or not logits.size or logits.dtype.kind != "f":
+            raise ShapeError(
+                f"logits must be floats (N, outputs) of at least one sample, found dtype "
+                f"{logits.dtype} and shape {tuple(logits.shape)}"
+            )
         to_host = Backend.of(logits).to_host
         if target.shape[:1] == logits.shape[:1]:
-            self.require_targets(to_host(target), logits.shape[-1], "target")
+            outputs = logits.shape[1] if logits.ndim > 1 else 1
+            self.require_targets(to_host(target), outputs, "target")
         return float(to_host(self.forward(logits, target, weights)))
 
     def get_config(self) -> dict[str, Any]:

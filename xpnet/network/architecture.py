@@ -8,7 +8,7 @@ from typing import Any
 
 from xpnet import layers
 from xpnet.errors import CheckpointError, ConfigError, XpnetError, one_line, short_repr
-from xpnet.layers.base import Layer
+from xpnet.layers.base import DEEPEST, Layer
 from xpnet.layers.containers import Residual
 from xpnet.utils.arguments import instance
 from xpnet.utils.introspection import as_json, is_own
@@ -19,9 +19,6 @@ LAYERS: dict[str, type[Layer]] = {
     if isinstance(layer, type) and issubclass(layer, Layer) and layer is not Layer
 }
 """The layer classes of xpnet by name."""
-
-_DEEPEST = 20
-"""Containers within containers that a file may describe."""
 
 Nest = Callable[[list[Layer]], Layer]
 
@@ -77,8 +74,8 @@ def layers_of(
     `ConfigError` for `custom_objects` that are no dict of classes.
     """
     require_classes(custom_objects)
-    if within.count(".") > _DEEPEST:
-        raise CheckpointError(f"layer {within[:-1]} lies within more than {_DEEPEST} others")
+    if within.count(".") > DEEPEST:
+        raise CheckpointError(f"layer {within[:-1]} lies within more than {DEEPEST} others")
     made = []
     for number, entry in enumerate(architecture):
         position = f"{within}{number}"

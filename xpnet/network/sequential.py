@@ -165,15 +165,13 @@ class Sequential(Predictions, NetworkAsLayer):
 
     def _set_trainable(self, layer: Layer, trainable: bool) -> None:
         """What `layer.trainable = trainable` does for a layer of this network."""
-        if not any(layer is own for own in self._layers):
-            raise ConfigError(
-                f"{layer} lies within another layer: set trainable of the layer of the network "
-                f"that it is in"
-            )
-        if all(one._trainable == trainable for one in walk([layer])):
+        inside = list(walk([layer]))
+        if trainable:  # so are then the layers that it lies within
+            inside += [one for one in walk(self._layers) if layer in walk(one.sublayers().values())]
+        if all(one._trainable == trainable for one in inside):
             return
         require_free(self, "trainable of a layer cannot change")
-        state, inside = self.state_dict(), list(walk([layer]))
+        state = self.state_dict()
         before = [one._trainable for one in inside]
         for one in inside:
             one._trainable = trainable

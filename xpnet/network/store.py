@@ -10,7 +10,7 @@ from typing import Any
 from xpnet import random
 from xpnet.backend import Array, Backend
 from xpnet.errors import CheckpointError, ConfigError, short_repr
-from xpnet.layers.base import Layer, Parameter
+from xpnet.layers.base import Layer, Parameter, frozen_parameters
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Store:
         for position, layer in enumerate(layers):
             own = {f"{position}.{n}": p for n, p in layer._parameter_specs().items()}
             wanted |= own
-            frozen |= {} if layer.trainable else own
+            frozen |= {n: own[n] for n in own if n.partition(".")[2] in frozen_parameters(layer)}
             statistics |= {f"{position}.{n}": p for n, p in layer._buffer_specs().items()}
             if not layer.is_bound:
                 carried = layer._arrays()

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Sequence
 
-from xpnet.layers.base import Layer
+from xpnet.layers.base import Layer, frozen_parameters
 
 Row = tuple[str, str, str]
 
@@ -17,10 +17,13 @@ def table_of(layers: Sequence[Layer], in_features: int) -> list[Row]:
     features, total, frozen = in_features, 0, 0
     for position, layer in enumerate(layers):
         features = layer.output_features(features) or features
-        count = sum(math.prod(p.shape) for p in layer._parameter_specs().values())
-        total += count
-        frozen += 0 if layer.trainable else count
-        mark = "" if layer.trainable else " (frozen)"
+        sizes = {name: math.prod(p.shape) for name, p in layer._parameter_specs().items()}
+        fixed = sum(sizes[name] for name in frozen_parameters(layer))
+        count = sum(sizes.values())
+        total, frozen = total + count, frozen + fixed
+        mark = "" if layer.trainable and not fixed else " (frozen)"
+        if 0 < fixed < count:
+            mark = f" ({fixed:,} frozen)"
         rows.append((f"{position} {layer}{mark}", f"(N, {features})", f"{count:,}"))
     name = f"all ({frozen:,} frozen)" if frozen else "all"
     return [*rows, (name, f"(N, {features})", f"{total:,}")]

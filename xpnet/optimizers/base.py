@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xpnet.backend import Array, Backend, array_module, is_same, zeros
 from xpnet.errors import ConfigError, ShapeError, deprecated, short_repr
@@ -27,17 +27,23 @@ class Optimizer:
     """
 
     state_names: tuple[str, ...] = ()
+    learning_rate: Schedule
 
     def __init__(self, learning_rate: float | Schedule, weight_decay: float = 0.0) -> None:
-        if not isinstance(learning_rate, Schedule):
-            rate = real("learning_rate", learning_rate, or_else=", or a Schedule")
-            learning_rate = Constant(rate)
-        self.learning_rate = learning_rate
+        self.learning_rate = learning_rate  # type: ignore[assignment]
         self.weight_decay = real("weight_decay", weight_decay)
         self.steps = 0
         self.state: dict[str, Array] = {}
         self.workspace = Workspace()
         self._values: Array | None = None
+
+    if not TYPE_CHECKING:
+        # A property would change the names in `vars()`, which checkpoints compare.
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Set an attribute; a number given as `learning_rate` becomes a `Schedule`."""
+            if name == "learning_rate" and not isinstance(value, Schedule):
+                value = Constant(real(name, value, or_else=", or a Schedule"))
+            object.__setattr__(self, name, value)
 
     def get_config(self) -> dict[str, Any]:
         """What the class is to be called with to make such an optimizer, by name."""

@@ -59,7 +59,7 @@ class Checkpoints:
 
     def __init__(self, folder: str | Path, every: int | str = "60 seconds") -> None:
         self.folder = as_path("folder", folder)
-        self.every, self.by_seconds = parse_checkpoint_every(every)
+        self.every, self.by_seconds = parse_checkpoint_every(every, "every")
 
     def paths(self) -> list[Path]:
         """All there are, the last one last."""
@@ -252,12 +252,14 @@ def training_fingerprint(
     held_out: DeviceData | None,
     loss: Loss,
     callbacks: Sequence[Callback],
+    trainer: dict[str, Any] | None,
     **settings: object,
 ) -> dict[str, str]:
     """All that decides what is learnt, a line each: two trainings are one if these are equal.
 
     Data counts by its content: a digest of all of it, or of rows at equal distances where it is
-    larger than 256 MiB.
+    larger than 256 MiB. `trainer`: the name and the attributes of a subclass of `Trainer`, if it
+    is one.
     """
     network = run.network
     layers = {
@@ -277,6 +279,7 @@ def training_fingerprint(
         "epochs": str(run.epochs),
         **{name: str(value) for name, value in settings.items()},
         "callbacks": ", ".join(name for name, _ in _named(callbacks)) or "none",
+        **({} if trainer is None else {"trainer": _text(trainer.pop("type"), trainer)}),
     }
 
 

@@ -19,7 +19,7 @@ from xpnet.optimizers.clipping import ClipNorm
 from xpnet.training import microbatch, options
 from xpnet.training.fit_data import fitted, on_device, require_targets, set_prediction
 from xpnet.utils.arguments import instance
-from xpnet.utils.exclusive import require_free
+from xpnet.utils.exclusive import ExclusiveUse, require_free
 from xpnet.utils.inputs import check_finite, is_finite
 from xpnet.utils.introspection import is_own
 
@@ -78,6 +78,10 @@ class TrainStep:
     optimizer makes the next step be recorded again. On the CPU it uses numba kernels from the
     first call on where numba is installed; the first call then takes about a second longer.
 
+    What is changed is an attribute to which something else is assigned, or an entry of a dict that
+    is an attribute; a change within a list, or of an array that a layer reads as a number, is not
+    seen. One training at a time may use a network, a loss or an optimizer.
+
     Raises `ConfigError` where `fit()` would, and `ShapeError` and `DataError` for a batch that
     does not fit the network or the loss. Values on a GPU are not checked.
     """
@@ -85,9 +89,10 @@ class TrainStep:
     def __init__(
         self, network: Sequential, loss: Loss | str | None, optimizer: Optimizer | str
     ) -> None:
-        self.network = instance("network", network, Sequential, "a Sequential")
-        self.loss, self.optimizer = options.loss_of(loss), options.optimizer_of(optimizer)
+        self._network = instance("network", network, Sequential, "a Sequential")
+        self._loss, self._optimizer = options.loss_of(loss), options.optimizer_of(optimizer)
         options.require_trainable(network, self.optimizer, self.loss)
+        self._used = {"network": network, "loss": self._loss, "optimizer": self._optimizer}
         self._replay = Replay(network.backend.xp, self._parts, watched=True, scope=self._scope)
         self._buffers: dict[Any, tuple[Array, Array, Array]] = {}
         self._checked: set[Any] = set()
@@ -95,12 +100,35 @@ class TrainStep:
         self._layers: tuple[Layer, ...] = ()
         self._contain = False
 
+    @property
+    def network(self) -> Sequential:
+        """The network that is trained."""
+        return self._network
+
+    @property
+    def loss(self) -> Loss:
+        """The loss; for another one, make another step."""
+        return self._loss
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer; for another one, make another step."""
+        return self._optimizer
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TrainStep, (self._network, self._loss, self._optimizer)
+
     def __call__(self, x: Any, y: Any) -> Array:
         """Train on one batch; returns its mean loss, `()`."""
         network, optimizer = self.network, self.optimizer
         backend = network.backend
         require_free(network, "no step can be made")
-        with backend.current(), numpy.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        with (
+            ExclusiveUse() as use,
+            backend.current(),
+            numpy.errstate(over="ignore", invalid="ignore", divide="ignore"),
+        ):
+            use.acquire(self._used)
             x, y = self._batch(x, y)
             scalars = optimizer.scalars(optimizer.steps)
             given = x, y, backend.asarray(scalars, dtype=network.dtype)
@@ -127,13 +155,16 @@ class TrainStep:
         """The batch on the device, as the loss takes it. Raises as `fit()` does."""
         network, loss, ndarray = self.network, self.loss, self.network.backend.xp.ndarray
         is_plain = type(x) is type(y) is ndarray and x.dtype == network.dtype
-        kind = (x.shape, y.shape, y.dtype) if is_plain and x.flags.c_contiguous else None
+        kind = None
+        if is_plain and x.flags.c_contiguous:
+            kind = x.shape, y.shape, y.dtype, network.out_features
         # Of a batch like an earlier one only the values are checked, where that is no transfer.
         if kind in self._checked:
             if ndarray is numpy.ndarray:
                 if not is_finite(x):
                     check_finite(x, "batch x", network.dtype)
                 require_targets(y, network, loss, "batch")
+            set_prediction(network, loss, y, y.shape[1:])
             return x, y
         options.require_trainable(network, self.optimizer, loss)
         data = on_device(network, (x, y), "batch")

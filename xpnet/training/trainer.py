@@ -34,9 +34,10 @@ from xpnet.training.running_metrics import RunningMetrics
 from xpnet.training.sample_weights import SampleWeights
 from xpnet.training.step import train_step
 from xpnet.training.update import Update, require_pair
-from xpnet.utils.arguments import instance, real, seed_of, whole
+from xpnet.utils.arguments import as_float, instance, real, seed_of, whole
 from xpnet.utils.exclusive import ExclusiveUse
 from xpnet.utils.intervals import parse_log_every
+from xpnet.utils.introspection import parameters_of
 
 TRAIN_METRICS = ("running", "evaluated")
 """How the training loss and accuracy of a record may be measured."""
@@ -115,7 +116,24 @@ class Trainer:
         return mean_loss(self.network, data, loss)
 
     def _evaluated(self, data: DeviceData, loss: Loss) -> tuple[float, float | None]:
-        return require_pair(self.evaluate(data, loss), self, "evaluate", "(loss, accuracy)")
+        made = self.evaluate(data, loss)
+        value, accuracy = require_pair(made, self, "evaluate", "(loss, accuracy)")
+        numbers = as_float(value), None if accuracy is None else as_float(accuracy)
+        if numbers[0] is None or (numbers[1] is None) != (accuracy is None):
+            raise ConfigError(
+                f"{type(self).__name__}.evaluate() must return the loss as a number and the "
+                f"accuracy as a number or None, found {short_repr(made)}"
+            )
+        return numbers[0], numbers[1]
+
+    def _described(self) -> dict[str, Any] | None:
+        """What a checkpoint knows of a subclass: its name, and the attributes that it adds."""
+        kind = type(self)
+        if kind is Trainer:
+            return None
+        known = parameters_of(Trainer).keys() | {"clip", "penalty"}
+        own = {name: value for name, value in vars(self).items() if name not in known}
+        return {"type": kind.__name__} | own
 
     def fit(
         self,
@@ -210,6 +228,7 @@ class Trainer:
                 held_out,
                 self.loss,
                 self.callbacks,
+                self._described(),
                 sample_weight=weights,
                 batch_size=size,
                 l2=self.l2,

@@ -12,6 +12,8 @@ from xpnet.training.callbacks import CallbackList, TrainingState
 from xpnet.training.device_data import DeviceData
 from xpnet.training.running_metrics import RunningMetrics
 from xpnet.training.sample_weights import SampleWeights
+from xpnet.utils.arguments import as_float
+from xpnet.utils.introspection import is_own
 
 
 def require_pair(made: Any, trainer: object, method: str, what: str) -> tuple[Any, Any]:
@@ -79,7 +81,28 @@ class Update:
         if self.weights is not None:
             weights = self.weights.whole if self.is_fixed else self.weights.batch(rows)
         made = trainer.train_step(x, target, weights=weights, scalars=scalars)
-        self.metrics.update(*require_pair(made, trainer, "train_step", "(loss, outputs)"), target)
+        value, outputs = require_pair(made, trainer, "train_step", "(loss, outputs)")
+        if not is_own(type(trainer)):
+            value = self._checked(value, outputs, len(target))
+        self.metrics.update(value, outputs, target)
+
+    def _checked(self, value: Any, outputs: Any, rows: int) -> Array:
+        """The loss that a subclass's step returned as an array `()`. Raises `ConfigError`."""
+        network, name = self.trainer.network, type(self.trainer).__name__
+        if not hasattr(value, "shape"):
+            number = as_float(value)
+            value = value if number is None else network.backend.asarray(number, network.dtype)
+        if getattr(value, "shape", None) != ():
+            raise ConfigError(
+                f"{name}.train_step() must return the mean loss as a number or an array (), found "
+                f"{short_repr(value)}"
+            )
+        if getattr(outputs, "shape", ())[:1] != (rows,):
+            raise ConfigError(
+                f"{name}.train_step() must return outputs with a row for each of the {rows} "
+                f"samples, found {short_repr(outputs)}"
+            )
+        return value
 
     def _parts(self) -> list[Any]:
         trainer = self.trainer

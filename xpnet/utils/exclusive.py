@@ -1,4 +1,4 @@
-"""Objects that only one `fit()` may use at a time."""
+"""Objects that only one `fit()` or `TrainStep` may use at a time."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class ExclusiveUse:
         for name, thing in things.items():
             if not self._try_acquire(thing):
                 raise ConfigError(
-                    f"{name} is in use by another fit() at this moment: give each fit() one of "
-                    f"its own, or let one end before the other begins"
+                    f"{name} is in use by another fit() or TrainStep at this moment: give each of "
+                    f"them one of its own, or let one end before the other begins"
                 )
 
     def acquire_or_copy(self, thing: T) -> T:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from xpnet.errors import ConfigError, short_repr
 
 
-def parse_checkpoint_every(value: int | str) -> tuple[float, bool]:
+def parse_checkpoint_every(value: int | str, name: str = "checkpoint_every") -> tuple[float, bool]:
     """`(count, True if it counts seconds)` of `5`, `"5 epochs"` or `"30 seconds"`.
 
-    Raises `ConfigError` for any other value.
+    Raises `ConfigError`, which calls it `name`, for any other value.
     """
     number, _, unit = str(value).strip().partition(" ")
     unit = unit.strip()
@@ -18,7 +18,7 @@ def parse_checkpoint_every(value: int | str) -> tuple[float, bool]:
     if unit in ("second", "seconds") and is_number and float(number) > 0:
         return float(number), True
     raise ConfigError(
-        f"checkpoint_every must be a number of epochs or of seconds, such as 1, '5 epochs' or "
+        f"{name} must be a number of epochs or of seconds, such as 1, '5 epochs' or "
         f"'30 seconds', found {short_repr(value)}"
     )
 
