@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy
+
 from xpnet.accel.dispatch import accelerated
 from xpnet.backend import Array, Backend, HostArray, array_module
 from xpnet.utils.arguments import whole
@@ -16,6 +18,29 @@ from xpnet.workspace import Workspace
 
 MOST_CLASSES = 1024
 """Up to so many classes `evaluate()` counts all pairs of them; of more, only those that occur."""
+
+
+def argmax(rows: Array, out: Array | None = None, workspace: Workspace | None = None) -> Array:
+    """The column of the largest number of each row `(N, C)`: `(N,)` int64.
+
+    The first of several. A NaN counts as larger than any number, so that a row with some gives the
+    first NaN. CuPy's own `argmax` gives any of them: NumPy and CuPy differ here. With `out` and
+    `workspace` nothing is allocated in a steady state.
+    """
+    xp = array_module(rows)
+    if xp == numpy:
+        return xp.argmax(rows, axis=1, out=out)
+    if out is None or workspace is None:
+        out, workspace = xp.empty(len(rows), dtype=xp.int64), Workspace()
+    xp.argmax(rows, axis=1, out=out)
+    is_nan = workspace.array(xp, "is nan", rows.shape, bool)
+    has_nan = workspace.array(xp, "has nan", out.shape, bool)
+    first = workspace.array(xp, "first nan", out.shape, xp.int64)
+    xp.isnan(rows, out=is_nan)
+    xp.any(is_nan, axis=1, out=has_nan)
+    xp.argmax(is_nan, axis=1, out=first)
+    xp.copyto(out, first, where=has_nan)
+    return out
 
 
 class MeanLoss:
@@ -49,7 +74,7 @@ class MeanLoss:
 class Accuracy:
     """The fraction of samples whose true class is among the `top` largest logits.
 
-    For `top=1` the prediction is the first largest logit, as `argmax` has it. For more, a
+    For `top=1` the prediction is the first largest logit, as `argmax()` has it. For more, a
     sample is a hit when fewer than `top` logits are larger than that of its class.
     """
 
@@ -107,7 +132,7 @@ def count_hits(xp: Any, logits: Array, labels: Array, hits: Array, *, workspace:
     """`hits ← hits + Σ_n [argmax z_n = y_n]`."""
     hit = workspace.array(xp, "hit", labels.shape, bool)
     predicted = workspace.array(xp, "predicted", labels.shape, xp.int64)
-    xp.argmax(logits, axis=1, out=predicted)
+    argmax(logits, predicted, workspace)
     xp.equal(predicted, labels, out=hit)
     add_hits(xp, hit, hits, workspace)
 
@@ -142,7 +167,7 @@ class ConfusionMatrix:
         found = workspace.array(xp, "found", (classes, classes), xp.float32)
         whole = workspace.array(xp, "whole", (classes, classes), xp.int64)
         numbers = workspace.numbers(xp, classes, xp.int64).reshape(classes, 1)
-        xp.argmax(logits, axis=1, out=predicted)
+        argmax(logits, predicted, workspace)
         xp.equal(numbers, labels, out=is_class)
         xp.copyto(true, is_class)
         xp.equal(numbers, predicted, out=is_class)
@@ -187,7 +212,7 @@ class SparseConfusionMatrix:
         """Count one batch."""
         xp = array_module(logits, labels)
         predicted = self.workspace.array(xp, "predicted", (len(labels),), xp.int64)
-        xp.argmax(logits, axis=1, out=predicted)
+        argmax(logits, predicted, self.workspace)
         guesses, true = self.backend.to_host(predicted), self.backend.to_host(labels)
         pairs = true.astype("int64") * self.classes + guesses
         self._found.append(array_module(pairs).unique(pairs, return_counts=True))

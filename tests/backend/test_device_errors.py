@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import cupy
@@ -45,7 +46,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception | None, str], l
         def compute(*_: Any, **__: Any) -> Any:
             if error is not None:
                 raise error
-            return 2.0
+            return np.full((2, 2), 2.0)
 
         monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", lambda: 2)
         monkeypatch.setattr(cupy.cuda, "Device", Device)
@@ -150,13 +151,14 @@ class Failing(xn.ReLU):
 
 
 @pytest.fixture
-def memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int, int], None]:
-    """`memory(free, held, used)`: bytes of nobody, of CuPy's pool, and of the pool in use."""
+def memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int, int, int], None]:
+    """`memory(free, held, used, limit)`: bytes of nobody, of CuPy's pool, of it in use, at most."""
 
-    def say(free: int, held: int = 0, used: int = 0) -> None:
+    def say(free: int, held: int = 0, used: int = 0, limit: int = 0) -> None:
         runtime = types.SimpleNamespace(memGetInfo=lambda: (free, 80 * GIB))
         cuda = types.SimpleNamespace(runtime=runtime, **vars(strict_cupy.xp.cuda))
-        pool = types.SimpleNamespace(total_bytes=lambda: held, used_bytes=lambda: used)
+        sizes = {"total_bytes": held, "used_bytes": used, "get_limit": limit}
+        pool = types.SimpleNamespace(**{name: partial(int, size) for name, size in sizes.items()})
         monkeypatch.setattr(strict_cupy.xp, "cuda", cuda)
         monkeypatch.setattr(strict_cupy.xp, "get_default_memory_pool", lambda: pool, raising=False)
 

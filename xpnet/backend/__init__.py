@@ -311,6 +311,9 @@ def _be_exact() -> None:
 
 
 def _try_out(cupy: Any) -> None:
-    """A kernel and a product: what does not fit together shows here, not in a step."""
-    ones = cupy.ones(2, dtype="float32")
-    float(cupy.dot(ones, ones))
+    """A kernel and a product: what does not fit together shows here, not in a step.
+
+    Of matrices: CuPy computes the product of two vectors without cuBLAS.
+    """
+    ones = cupy.ones((2, 2), dtype="float32")
+    float(cupy.dot(ones, ones)[0, 0])

@@ -9,6 +9,7 @@ from xpnet.errors import ConfigError
 from xpnet.layers.activations import Sigmoid, Softmax, sigmoid, softmax
 from xpnet.layers.base import Layer
 from xpnet.layers.dropout import Dropout, GaussianNoise
+from xpnet.metrics import argmax
 
 
 class Predictions(Layer):
@@ -36,7 +37,7 @@ class Predictions(Layer):
         outputs, kind = self.forward(x), self._answers()
         xp = array_module(outputs)
         if kind == "class":
-            return outputs.argmax(axis=1)
+            return argmax(outputs)
         if kind == "labels":
             outputs = (outputs > 0).astype(xp.int64)
         if self.target_shape == () and self.out_features == 1:
