@@ -9,38 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import numpy
-
 from xpnet.accel.dispatch import accelerated
-from xpnet.backend import Array, Backend, HostArray, array_module
+from xpnet.backend import Array, Backend, HostArray, argmax, array_module
 from xpnet.utils.arguments import whole
 from xpnet.workspace import Workspace
 
 MOST_CLASSES = 1024
 """Up to so many classes `evaluate()` counts all pairs of them; of more, only those that occur."""
-
-
-def argmax(rows: Array, out: Array | None = None, workspace: Workspace | None = None) -> Array:
-    """The column of the largest number of each row `(N, C)`: `(N,)` int64.
-
-    The first of several. A NaN counts as larger than any number, so that a row with some gives the
-    first NaN. CuPy's own `argmax` gives any of them: NumPy and CuPy differ here. With `out` and
-    `workspace` nothing is allocated in a steady state.
-    """
-    xp = array_module(rows)
-    if xp == numpy:
-        return xp.argmax(rows, axis=1, out=out)
-    if out is None or workspace is None:
-        out, workspace = xp.empty(len(rows), dtype=xp.int64), Workspace()
-    xp.argmax(rows, axis=1, out=out)
-    is_nan = workspace.array(xp, "is nan", rows.shape, bool)
-    has_nan = workspace.array(xp, "has nan", out.shape, bool)
-    first = workspace.array(xp, "first nan", out.shape, xp.int64)
-    xp.isnan(rows, out=is_nan)
-    xp.any(is_nan, axis=1, out=has_nan)
-    xp.argmax(is_nan, axis=1, out=first)
-    xp.copyto(out, first, where=has_nan)
-    return out
 
 
 class MeanLoss:

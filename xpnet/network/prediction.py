@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from xpnet.backend import Array, array_module, on_its_device
+from xpnet.backend import Array, argmax, array_module, on_its_device
 from xpnet.errors import ConfigError
 from xpnet.layers.activations import Sigmoid, Softmax, sigmoid, softmax
 from xpnet.layers.base import Layer
 from xpnet.layers.dropout import Dropout, GaussianNoise
-from xpnet.metrics import argmax
 
 
 class Predictions(Layer):
