@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import textwrap
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import cuda_on_cpu
+import least_tests
 import missing
 import pytest
 import strict_cupy
@@ -26,6 +26,7 @@ BACKENDS = ("numpy", "numba", "double", "kernels", "cupy")
 
 _compared = pytest.StashKey[dict[str, set[str]]]()
 _running = pytest.StashKey[pytest.Item]()
+_too_few = pytest.StashKey[str]()
 
 # No test asserts a time, and the first call of a kernel waits for its compiler.
 settings.register_profile("untimed", deadline=None)
@@ -73,7 +74,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
     try:
         return (yield)
     except ModuleNotFoundError as error:
-        if pyfuncitem.config.getoption("--device") == "cuda" and missing.is_peer(error.name):
+        if pyfuncitem.config.getoption("--device") == "cuda" and missing.missing_peer(error.name):
             missing.skip(error.name)
         raise
 
@@ -84,7 +85,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         left_out = {"kernels", "cupy"} - {{"cuda": "cupy"}.get(device, device)}
         if metafunc.definition.get_closest_marker("without_kernels"):
             left_out.add("numba")
-        if device == "cuda" and importlib.util.find_spec("numba").origin is None:
+        if device == "cuda" and missing.missing_peer("numba"):
             left_out.add("numba")
         names = [name for name in BACKENDS if name not in left_out]
         metafunc.parametrize("backend", names, indirect=True)
@@ -175,6 +176,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     item.config.stash[_running] = item
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if exitstatus != pytest.ExitCode.OK or not least_tests.is_complete(session.config):
+        return
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    executed = [report.nodeid for report in reporter.stats.get("passed", ())]
+    complaint = least_tests.complaint(executed)
+    if complaint is not None:
+        session.config.stash[_too_few] = complaint
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
@@ -185,3 +198,5 @@ def pytest_terminal_summary(
         line = f"parity: {len(names)} operations compared on {', '.join(where)}: "
         for part in textwrap.wrap(line + ", ".join(sorted(names)), 100, subsequent_indent="  "):
             terminalreporter.write_line(part)
+    if _too_few in config.stash:
+        terminalreporter.write_line(config.stash[_too_few], red=True)

@@ -11,9 +11,17 @@ import strict_cupy
 from cases import place
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from xpnet.backend import Backend
+import xpnet as xn
+from xpnet.backend import Backend, argmax
 from xpnet.errors import ConfigError
-from xpnet.metrics import Accuracy, ConfusionMatrix, MeanLoss, class_scores
+from xpnet.metrics import (
+    Accuracy,
+    ConfusionMatrix,
+    MeanLoss,
+    SparseConfusionMatrix,
+    class_scores,
+)
+from xpnet.network import Sequential
 
 
 def draw(seed: int, rows: int, classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -52,6 +60,53 @@ def test_accuracy_of_equal_logits_takes_the_first(backend: Backend) -> None:
     assert metric.result() == 0.5
     with pytest.raises(ConfigError, match="top must be"):
         Accuracy(backend, top=0)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 33, 300])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_first_nan_is_the_largest(
+    classes: int, dtype: str, backend: Backend, compared: Callable[[str], None]
+) -> None:
+    """As NumPy's `argmax` has it, with several in a row too, and beside infinity."""
+    rng = np.random.default_rng(classes)
+    logits = rng.standard_normal((200, classes)).astype(dtype)
+    logits[rng.random(logits.shape) < 0.1] = np.inf
+    logits[rng.random(logits.shape) < 0.2] = np.nan
+    expected = logits.argmax(axis=1)
+    first_nan = np.isnan(logits).argmax(axis=1)
+    has_nan = np.isnan(logits).any(axis=1)
+    assert np.array_equal(expected[has_nan], first_nan[has_nan])
+    assert (np.isnan(logits).sum(axis=1) > 1).any()
+
+    given = place(backend, logits, dtype)
+    assert np.array_equal(backend.to_host(argmax(given)), expected)
+    accuracy, matrix = Accuracy(backend), ConfusionMatrix(backend, classes)
+    sparse = SparseConfusionMatrix(backend, classes)
+    for labels in (expected, (expected + 1) % classes):
+        for metric in (accuracy, matrix, sparse):
+            metric.update(given, place(backend, labels))
+    assert accuracy.result() == 0.5
+    counts = np.zeros((classes, classes), int)
+    for labels in (expected, (expected + 1) % classes):
+        np.add.at(counts, (labels, expected), 1)
+    assert np.array_equal(matrix.result(), counts)
+    pairs = sparse.result()
+    assert np.array_equal(counts[pairs.true, pairs.predicted], pairs.times)
+    assert pairs.times.sum() == counts.sum()
+    compared("argmax")
+
+
+def test_predictions_of_rows_with_nan(backend: Backend) -> None:
+    """The class of the first output that is NaN, as on the host."""
+    network = Sequential([xn.Linear(2, 4)], backend=backend, seed=1, dtype="float64")
+    weights = np.zeros((4, 2))
+    weights[1] = weights[3] = 1e308
+    network.load_state_dict({"0.weight": weights, "0.bias": np.zeros(4)})
+    # 1e308 · 100 is inf, and inf − inf is NaN, in two columns.
+    x = np.array([[100.0, -100.0], [1.0, 0.0]])
+    with np.errstate(all="ignore"):
+        predicted = backend.to_host(network.predict(place(backend, x)))
+    assert predicted.tolist() == [1, 1]
 
 
 def test_mean_loss_weighs_batches_by_their_size(

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import least_tests
 import missing
 import pytest
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_nothing_stands_in_where_ci_runs(request: pytest.FixtureRequest) -> None:
@@ -39,3 +47,96 @@ def test_a_file_is_collected_and_its_test_skipped(monkeypatch: pytest.MonkeyPatc
         list(inner.many)
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("nobody.inner")
+
+
+def test_a_module_that_an_installed_peer_lacks_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also of a peer that is a part of a package, as `cuda.bindings` is of `cuda`."""
+    for package in ("whole", "part/inner"):
+        (tmp_path / package).mkdir(parents=True)
+        (tmp_path / package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(missing, "PEERS", ("whole", "part.inner", "part.other", "no.inner"))
+    missing.begin()
+    try:
+        for name in ("whole.lost", "part.lost", "part.inner.lost"):
+            with pytest.raises(ModuleNotFoundError):
+                importlib.import_module(name)
+        for name in ("part.other", "part.other.deep", "no.inner"):
+            assert type(importlib.import_module(name)) is missing._Module
+        assert [missing.missing_peer(f"{peer}.x") for peer in missing.PEERS] == [
+            None,
+            None,
+            "part.other",
+            "no.inner",
+        ]
+    finally:
+        missing.end()
+    with pytest.raises(RuntimeError, match=r"whole\.lost was about to be skipped"):
+        missing.skip("whole.lost")
+
+
+def test_what_is_installed_can_be_imported_while_tests_are_collected() -> None:
+    """In a process of its own, where none of them is imported yet."""
+    names = ("torch", "sklearn", "onnx", "optuna", "numba")
+    script = (
+        "import missing; missing.begin(); "
+        f"import {', '.join(names)}; "
+        f"print([m.__file__ is not None for m in ({', '.join(names)})])"
+    )
+    path = os.pathsep.join([str(ROOT / "tests" / "support"), os.environ.get("PYTHONPATH", "")])
+    installed = [name for name in names if missing.missing_peer(name) is None]
+    if len(installed) < len(names):
+        missing.skip(next(name for name in names if name not in installed))
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": path},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == str([True] * len(names))
+
+
+def test_a_complete_run_that_executes_too_few_tests_says_so() -> None:
+    enough = ["test_a[cupy]"] * least_tests.LEAST_ON_CUPY
+    enough += ["test_a[numpy]"] * (least_tests.LEAST - len(enough))
+    assert least_tests.complaint(enough) is None
+    for few in (enough[1:], enough[:-1]):
+        complaint = least_tests.complaint(few)
+        assert complaint is not None
+        assert complaint.startswith(f"too few tests: {len(few)} executed")
+        assert "\n" not in complaint
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"args": ["."]}, True),
+        ({"args": ["tests/accel"]}, False),
+        ({"device": "cpu"}, False),
+        ({"keyword": "graph"}, False),
+        ({"markexpr": "slow"}, False),
+        ({"deselect": ["tests/test_losses.py"]}, False),
+        ({"ignore": ["tests/accel"]}, False),
+        ({"collectonly": True}, False),
+    ],
+)
+def test_which_runs_are_complete(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], expected: bool
+) -> None:
+    options = dict.fromkeys(("keyword", "markexpr", "deselect", "ignore", "collectonly"))
+    options |= {"device": "cuda"} | changes
+    config: Any = SimpleNamespace(
+        args=options.pop("args", ["tests"]),
+        rootpath=ROOT,
+        invocation_params=SimpleNamespace(dir=ROOT),
+        option=SimpleNamespace(**options),
+        getoption=lambda _: options["device"],
+    )
+    monkeypatch.setattr(missing, "_is_installed", lambda peer: peer not in least_tests.NOT_NEEDED)
+    assert least_tests.is_complete(config) is expected
+    monkeypatch.setattr(missing, "_is_installed", lambda peer: peer != "torch")
+    assert not least_tests.is_complete(config)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from xpnet.accel.dispatch import accelerated
-from xpnet.backend import Array, Backend, HostArray, array_module
+from xpnet.backend import Array, Backend, HostArray, argmax, array_module
 from xpnet.utils.arguments import whole
 from xpnet.workspace import Workspace
 
@@ -49,7 +49,7 @@ class MeanLoss:
 class Accuracy:
     """The fraction of samples whose true class is among the `top` largest logits.
 
-    For `top=1` the prediction is the first largest logit, as `argmax` has it. For more, a
+    For `top=1` the prediction is the first largest logit, as `argmax()` has it. For more, a
     sample is a hit when fewer than `top` logits are larger than that of its class.
     """
 
@@ -107,7 +107,7 @@ def count_hits(xp: Any, logits: Array, labels: Array, hits: Array, *, workspace:
     """`hits ← hits + Σ_n [argmax z_n = y_n]`."""
     hit = workspace.array(xp, "hit", labels.shape, bool)
     predicted = workspace.array(xp, "predicted", labels.shape, xp.int64)
-    xp.argmax(logits, axis=1, out=predicted)
+    argmax(logits, predicted, workspace)
     xp.equal(predicted, labels, out=hit)
     add_hits(xp, hit, hits, workspace)
 
@@ -142,7 +142,7 @@ class ConfusionMatrix:
         found = workspace.array(xp, "found", (classes, classes), xp.float32)
         whole = workspace.array(xp, "whole", (classes, classes), xp.int64)
         numbers = workspace.numbers(xp, classes, xp.int64).reshape(classes, 1)
-        xp.argmax(logits, axis=1, out=predicted)
+        argmax(logits, predicted, workspace)
         xp.equal(numbers, labels, out=is_class)
         xp.copyto(true, is_class)
         xp.equal(numbers, predicted, out=is_class)
@@ -187,7 +187,7 @@ class SparseConfusionMatrix:
         """Count one batch."""
         xp = array_module(logits, labels)
         predicted = self.workspace.array(xp, "predicted", (len(labels),), xp.int64)
-        xp.argmax(logits, axis=1, out=predicted)
+        argmax(logits, predicted, self.workspace)
         guesses, true = self.backend.to_host(predicted), self.backend.to_host(labels)
         pairs = true.astype("int64") * self.classes + guesses
         self._found.append(array_module(pairs).unique(pairs, return_counts=True))

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import types
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import cupy
 import numpy as np
 import pytest
 import strict_cupy
+from strict_graphs import graphs_on_the_double
 
 import xpnet as xn
+from xpnet.accel import cublas
+from xpnet.accel.cuda_graph import _GraphStream
 from xpnet.backend import Backend
+from xpnet.backend.context import changed
 from xpnet.cli import console
 from xpnet.data import Normalisation
 from xpnet.errors import BackendUnavailable, OutOfDeviceMemory, XpnetError
@@ -45,7 +51,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception | None, str], l
         def compute(*_: Any, **__: Any) -> Any:
             if error is not None:
                 raise error
-            return 2.0
+            return np.full((2, 2), 2.0)
 
         monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", lambda: 2)
         monkeypatch.setattr(cupy.cuda, "Device", Device)
@@ -104,6 +110,27 @@ def test_libraries_that_do_not_fit_together(card: Any, error: Exception) -> None
     assert "pip install 'cupy-cuda13x[ctk]'" in message
 
 
+def test_a_library_of_products_that_cannot_be_used(
+    card: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CuPy computes products of vectors without cuBLAS, so a device is tried out with matrices."""
+    card(None)
+
+    class CUBLASError(RuntimeError):
+        """As CuPy has it."""
+
+    def dot(a: Any, b: Any) -> Any:
+        if min(np.ndim(a), np.ndim(b)) > 1:
+            raise CUBLASError("CUBLAS_STATUS_NOT_INITIALIZED")
+        return np.dot(a, b)
+
+    monkeypatch.setattr(cupy, "ones", np.ones)
+    monkeypatch.setattr(cupy, "dot", dot)
+    message = complaint()
+    assert "(CUBLAS_STATUS_NOT_INITIALIZED)" in message
+    assert "do not fit together" in message
+
+
 def test_a_card_that_is_full(card: Any) -> None:
     card(OutOfMemoryError(512, 0, 0))
     message = complaint()
@@ -150,13 +177,14 @@ class Failing(xn.ReLU):
 
 
 @pytest.fixture
-def memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int, int], None]:
-    """`memory(free, held, used)`: bytes of nobody, of CuPy's pool, and of the pool in use."""
+def memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int, int, int], None]:
+    """`memory(free, held, used, limit)`: bytes of nobody, of CuPy's pool, of it in use, at most."""
 
-    def say(free: int, held: int = 0, used: int = 0) -> None:
+    def say(free: int, held: int = 0, used: int = 0, limit: int = 0) -> None:
         runtime = types.SimpleNamespace(memGetInfo=lambda: (free, 80 * GIB))
-        cuda = types.SimpleNamespace(runtime=runtime, **vars(strict_cupy.xp.cuda))
-        pool = types.SimpleNamespace(total_bytes=lambda: held, used_bytes=lambda: used)
+        cuda = types.SimpleNamespace(**vars(strict_cupy.xp.cuda) | {"runtime": runtime})
+        sizes = {"total_bytes": held, "used_bytes": used, "get_limit": limit}
+        pool = types.SimpleNamespace(**{name: partial(int, size) for name, size in sizes.items()})
         monkeypatch.setattr(strict_cupy.xp, "cuda", cuda)
         monkeypatch.setattr(strict_cupy.xp, "get_default_memory_pool", lambda: pool, raising=False)
 
@@ -183,10 +211,100 @@ def test_a_batch_that_does_not_fit_is_named_beside_one_that_does(
     assert "a batch of 32 does not fit into the 80.0 GiB of device cuda" in message
     assert "\n" not in message
     assert isinstance(caught.value, MemoryError)
-    fits = int(message.split("batch_size of about ")[1].split()[0].replace(",", ""))
+    fits = advised(caught.value)
     # 1.2 MB, by some 800 bytes for each sample: 12 pixels, 20 units in three layers, 3 logits.
     assert fits % 64 == 0
     assert 1000 < fits < 2000
+
+
+def advised(error: OutOfDeviceMemory) -> int:
+    return int(str(error).split("batch_size of about ")[1].split()[0].replace(",", ""))
+
+
+def test_the_advice_leaves_room_for_graphs(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their cuBLAS handle has a workspace of 32 MiB on this device, unless graphs are left out."""
+    failing(monkeypatch, OutOfMemoryError(24 * GIB, 60 * GIB, 0))
+    workspace = cublas.workspace_bytes(strict_cupy.xp)
+    assert workspace == 32 * 2**20
+    found = []
+    for graphs, free in ((False, 1_000_000), (True, 1_000_000 + workspace), (True, 1_000_000)):
+        memory(free)
+        runtime = strict_cupy.xp.cuda.runtime
+        with graphs_on_the_double(), changed(graphs_enabled=graphs):
+            strict_cupy.xp.cuda.runtime = runtime
+            with pytest.raises(OutOfDeviceMemory) as caught:
+                fit(batch_size=48)
+        found.append(str(caught.value))
+    assert found[0] == found[1]
+    assert "a batch_size of about " in found[0]
+    assert "not even one sample fits" in found[2]
+
+
+def test_the_advice_knows_the_limit_of_cupys_pool(
+    memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of `CUPY_GPU_MEMORY_LIMIT`, or `pool.set_limit()`."""
+    failing(monkeypatch, OutOfMemoryError(24 * GIB, 60 * GIB, 0))
+    found = []
+    for sizes in ((1_000_000, 0, 0, 0), (40 * GIB, 5_000_000, 4_000_000, 5_000_000)):
+        memory(*sizes)
+        with pytest.raises(OutOfDeviceMemory) as caught:
+            fit(batch_size=32)
+        found.append(caught.value)
+    assert advised(found[0]) == advised(found[1])
+    assert "into the 0.0 GiB that CuPy's memory pool may take of device cuda" in str(found[1])
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_the_advised_batch_is_trained_with_graphs(
+    request: pytest.FixtureRequest, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `--device cuda`: 128 MiB of a device are found too small, and then large enough.
+
+    A warning that graphs are left out would be an error. Without, on the double, memory has no
+    limit, and it is shown that the fitting batch has graphs.
+    """
+    launched: list[int] = []
+    captured = _GraphStream.capture
+
+    def capture(self: _GraphStream, calls: Any) -> Any:
+        graph = captured(self, calls)
+        launched.append(len(calls))
+        return graph
+
+    monkeypatch.setattr(_GraphStream, "capture", capture)
+
+    def train(backend: Backend, rows: int, batch_size: int) -> None:
+        x = backend.xp.zeros((rows, 12), dtype="float32")
+        labels = backend.xp.zeros(rows, dtype="int64")
+        network = Sequential(layers(300), backend=backend, seed=1)
+        data = xn.DeviceData(x, labels, backend=backend, dtype="float32")
+        options: dict[str, Any] = {"epochs": 4, "batch_size": batch_size, "precision": precision}
+        xn.fit(network, data, optimizer=xn.SGD(), **options)
+
+    if request.config.getoption("--device") != "cuda":
+        with graphs_on_the_double():
+            train(Backend.of(strict_cupy.xp), 200, 100)
+        assert len(launched) == 1
+        return
+    backend, pool = Backend("cuda"), cupy.get_default_memory_pool()
+    train(backend, 200, 100)
+    gc.collect()
+    pool.free_all_blocks()
+    pool.set_limit(pool.total_bytes() + 128 * 2**20)
+    rows = 30_000
+    try:
+        with pytest.raises(OutOfDeviceMemory) as caught:
+            train(backend, rows, rows)
+        batch_size = advised(caught.value)
+        del caught
+        assert 5_000 < batch_size < rows
+        launched.clear()
+        train(backend, rows, batch_size)
+    finally:
+        pool.set_limit(0)
+        pool.free_all_blocks()
+    assert len(launched) >= 1
 
 
 def test_what_fits_is_what_the_step_really_takes() -> None:

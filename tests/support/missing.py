@@ -2,11 +2,12 @@
 
 With `--device cuda`, and only then, a test that needs a peer (PyTorch, scikit-learn, ...) is
 skipped by name where the peer is missing, and all others run. Without it, as in CI, what is
-missing is an error.
+missing is an error. A peer that Python finds is never missing: nothing is skipped for it.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.abc import Loader, MetaPathFinder
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 PEERS = ("torch", "numba", "sklearn", "onnx", "onnxruntime", "playwright", "optuna", "scipy")
-PEERS += ("cuda", "nvmath", "coverage", "atheris", "jax", "keras", "thinc", "ziglang")
+PEERS += ("cuda.bindings", "nvmath", "coverage", "atheris", "jax", "keras", "thinc", "ziglang")
 PEERS += ("pip_audit", "nox", "joblib")
 
 
@@ -58,10 +59,19 @@ class _Module(ModuleType):
 
 
 class Finder(MetaPathFinder, Loader):
-    """Finds peers that nobody else has found."""
+    """Finds peers that nobody else has found, and modules inside of them.
+
+    Not the missing modules of an installed package: PyTorch, for one, tries to import
+    `torch._rocm_init`, which most of its wheels lack.
+    """
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> Any:
-        return ModuleSpec(name, self, is_package=True) if is_peer(name) else None
+        parent = sys.modules.get(name.rpartition(".")[0])
+        # `cuda` is a peer's parent: without it `cuda.bindings` would not even be looked for.
+        is_peer = any(peer == name or peer.startswith(f"{name}.") for peer in PEERS)
+        if is_peer or type(parent) is _Module:
+            return ModuleSpec(name, self, is_package=True)
+        return None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return _Module(spec.name)
@@ -70,14 +80,28 @@ class Finder(MetaPathFinder, Loader):
         """There is nothing to run."""
 
 
-def is_peer(name: str | None) -> bool:
-    return (name or "").partition(".")[0] in PEERS
+def missing_peer(name: str | None) -> str | None:
+    """The peer that the module `name` belongs to, if that peer is not installed; else None."""
+    for peer in PEERS:
+        if f"{name}.".startswith(f"{peer}."):
+            return None if _is_installed(peer) else peer
+    return None
+
+
+def _is_installed(peer: str) -> bool:
+    try:
+        spec = importlib.util.find_spec(peer)
+    except ModuleNotFoundError:  # its parent is missing
+        return False
+    return spec is not None and not isinstance(spec.loader, Finder)
 
 
 def skip(name: str) -> None:
-    """Leave this test, or this file, saying what it needs."""
-    package = name.partition(".")[0]
-    pytest.skip(f"needs {package}, which is not installed here", allow_module_level=True)
+    """Skip this test, or this file, and say what it needs."""
+    peer = missing_peer(name)
+    if peer is None:
+        raise RuntimeError(f"{name} was about to be skipped, but it belongs to no missing peer")
+    pytest.skip(f"needs {peer}, which is not installed here", allow_module_level=True)
 
 
 def begin() -> None:

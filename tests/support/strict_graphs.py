@@ -87,6 +87,10 @@ class Graph:
 
 
 class MemoryPool:
+    def free_all_blocks(self) -> None:
+        """As `cudaFree`."""
+        _wait_for_the_device()
+
     def malloc(self, size: int) -> Any:
         raise AssertionError("the double takes no memory from pools")
 
@@ -118,6 +122,7 @@ class Cublas(types.ModuleType):
         return handle
 
     def destroy(self, handle: int) -> None:
+        _wait_for_the_device()
         del self.handles[handle]
 
     def set_stream(self, handle: int, stream_id: int) -> None:
@@ -235,6 +240,12 @@ class Cublas(types.ModuleType):
         assert options.get("mode", 0) == mode, "results and factors on the wrong side"
         assert len(set(kinds)) == 1
         return (ctypes.c_float, ctypes.c_double)[kinds[0]]
+
+
+def _wait_for_the_device() -> None:
+    """What spoils a capture, in whichever thread and stream it runs."""
+    if capture.calls is not None:
+        capture.is_broken = True
 
 
 def _now_or_later(name: str, call: Callable[[], None], out: Any) -> None:

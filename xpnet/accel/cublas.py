@@ -16,7 +16,6 @@ Not yet run on a GPU.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +23,7 @@ from typing import Any, TypeAlias
 
 import numpy
 
+from xpnet.accel import capture
 from xpnet.backend import Array, Backend, substituted
 from xpnet.errors import BackendUnavailable, ConfigError, short_repr
 
@@ -157,6 +157,12 @@ def _is_reducible(a: Array, b: Array) -> bool:
     return bool(a.ndim == b.ndim == 2 and a.dtype == b.dtype == "float32")
 
 
+def workspace_bytes(xp: Any) -> int:
+    """Bytes of workspace of each handle on the current device."""
+    major = int(str(xp.cuda.Device().compute_capability)[:-1])
+    return _WORKSPACE[major >= 9]
+
+
 class Products:
     """Matrix products by a cuBLAS handle of its own, on `stream` alone.
 
@@ -172,9 +178,8 @@ class Products:
             ) from error
         self.xp, self.precision, self._cublas = xp, precision, cublas
         self._handle = cublas.create()
-        weakref.finalize(self, cublas.destroy, self._handle).atexit = False
-        major = int(str(xp.cuda.Device().compute_capability)[:-1])
-        self._workspace = xp.empty(_WORKSPACE[major >= 9], dtype=xp.uint8)
+        capture.free_with(self, cublas.destroy, self._handle)
+        self._workspace = xp.empty(workspace_bytes(xp), dtype=xp.uint8)
         # In this order: a new stream brings the workspace of all streams back.
         cublas.set_stream(self._handle, stream.ptr)
         cublas.set_workspace(self._handle, self._workspace.data.ptr, self._workspace.nbytes)

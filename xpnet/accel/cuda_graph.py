@@ -18,12 +18,25 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
+from xpnet.accel import capture, cublas
 from xpnet.accel.cublas import Products, precision_of
 from xpnet.backend.context import current
 
 Call: TypeAlias = Callable[[], Any]
+
+
+def are_possible(xp: Any) -> bool:
+    """Whether steps on `xp` may become graphs in this thread."""
+    return current().graphs_enabled and hasattr(getattr(xp, "cuda", None), "Stream")
+
+
+def workspace_bytes(xp: Any) -> int:
+    """Bytes of device memory that the graphs of a training take besides the arrays of its steps."""
+    are_made = current().recording_enabled and are_possible(xp)
+    return cublas.workspace_bytes(xp) if are_made else 0
 
 
 class Graphs:
@@ -31,7 +44,7 @@ class Graphs:
 
     def __init__(self, xp: Any) -> None:
         self.xp = xp
-        self.enabled = current().graphs_enabled and hasattr(getattr(xp, "cuda", None), "Stream")
+        self.enabled = are_possible(xp)
         self._stream: _GraphStream | None = None
 
     def of(self, calls: tuple[Call, ...]) -> tuple[Call, ...]:
@@ -69,6 +82,8 @@ class _GraphStream:
         self.xp = xp
         self.stream = xp.cuda.Stream(non_blocking=True)
         self.pool = xp.cuda.MemoryPool()
+        # The finaliser holds the pool, which gives its memory back when it is gone itself.
+        capture.free_with(self, self.pool.free_all_blocks)
         self.products = Products(xp, self.stream, precision_of(xp))
 
     @contextmanager
@@ -87,7 +102,7 @@ class _GraphStream:
 
     def capture(self, calls: tuple[Call, ...]) -> Any:
         """`calls` as a graph; none of them is run."""
-        with self.entered():
+        with capture.undisturbed(), self.entered():
             self.stream.begin_capture()
             try:
                 for call in calls:
@@ -122,17 +137,23 @@ class _Step:
             self.stream.warm_up(self.calls)
             self.is_warm = True
         else:
-            self.launch = self._captured() if self.graphs.enabled else self._call_by_call
+            # Not a method of its own, which would form a cycle.
+            call_by_call = partial(_run, self.recorded)
+            self.launch = self._captured() or call_by_call
             self.launch()
 
-    def _captured(self) -> Call:
+    def _captured(self) -> Call | None:
+        """The launch of a graph of this step, or None where there can be none."""
+        if not self.graphs.enabled:
+            return None
         try:
             launch: Call = self.stream.capture(self.calls).launch
         except Exception as error:
             self.graphs.refuse(error)
-            return self._call_by_call
+            return None
         return launch
 
-    def _call_by_call(self) -> None:
-        for call in self.recorded:
-            call()
+
+def _run(calls: tuple[Call, ...]) -> None:
+    for call in calls:
+        call()

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from operator import is_
-from types import ModuleType
-from typing import Any, TypeAlias
+from types import MethodType, ModuleType
+from typing import Any, ParamSpec, TypeAlias, TypeVar
+from weakref import WeakMethod
 
 import numpy
 
@@ -32,6 +33,8 @@ from xpnet.errors import ConfigError
 from xpnet.utils.introspection import is_own
 
 Call: TypeAlias = Callable[[], Any]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _REDUCTIONS = {"sum": numpy.add, "max": numpy.maximum, "min": numpy.minimum}
 _METHODS = {"argmax", "argmin", "clip", "dot", "mean", "take"}
@@ -184,6 +187,9 @@ class Replay:
     steps and change the parts; the caller sets `disturbed`. A size is then replayed only
     while every attribute of every part is the same object as after its own last step; else it is
     recorded again. `scope()`: a block in which steps run that are not replayed.
+
+    Methods of the object that has this `Replay` are referred to weakly: in a cycle graphs and their
+    memory would stay until Python's garbage collector finds it.
     """
 
     def __init__(
@@ -194,7 +200,8 @@ class Replay:
         watched: bool,
         scope: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        self.xp, self.parts, self.watched, self.scope = xp, parts, watched, scope
+        self.xp, self.watched = xp, watched
+        self.parts, self.scope = _weakly(parts), _weakly(scope)
         self.disturbed = False
         self._graphs = Graphs(xp)
         self._steps: dict[Hashable, _Step] = {}
@@ -235,6 +242,20 @@ class Replay:
             step(*arguments)
         if self._enabled:
             self._steps[size] = _Step(_Snapshot(self.parts()) if self.watched else None, calls)
+
+
+def _weakly(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`; of a method of an object, one that does not keep the object."""
+    if not isinstance(function, MethodType):
+        return function
+    method = WeakMethod(function)
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        found: Callable[P, R] | None = method()
+        assert found is not None
+        return found(*args, **kwargs)
+
+    return call
 
 
 def is_replayable(part: object) -> bool:

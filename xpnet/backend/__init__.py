@@ -269,6 +269,34 @@ def gather(source: Array, indices: Array, out: Array) -> Array:
     return host.take(source, indices, axis=0, out=out, mode="clip")
 
 
+def argmax(rows: Array, out: Array | None = None, workspace: Any = None) -> Array:
+    """The column of the largest number of each row `(N, C)`: `(N,)` int64.
+
+    The first of several. A NaN counts as larger than any number, so that a row with some gives the
+    first NaN. CuPy's own `argmax` gives any of them: NumPy and CuPy differ here. With `out` and a
+    `Workspace` nothing is allocated in a steady state.
+    """
+    xp = array_module(rows)
+    if isinstance(rows, numpy.ndarray):
+        return xp.argmax(rows, axis=1, out=out)
+
+    def array(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        if workspace is None:
+            return xp.empty(shape, dtype=dtype)
+        return workspace.array(xp, name, shape, dtype)
+
+    if out is None:
+        out = xp.empty(len(rows), dtype=xp.int64)
+    is_nan, has_nan = array("is nan", rows.shape, bool), array("has nan", out.shape, bool)
+    first = array("first nan", out.shape, xp.int64)
+    xp.isnan(rows, out=is_nan)
+    xp.any(is_nan, axis=1, out=has_nan)
+    xp.argmax(is_nan, axis=1, out=first)
+    xp.argmax(rows, axis=1, out=out)
+    xp.copyto(out, first, where=has_nan)
+    return out
+
+
 def _import_cupy(number: int) -> Any:
     try:
         import cupy
@@ -311,6 +339,9 @@ def _be_exact() -> None:
 
 
 def _try_out(cupy: Any) -> None:
-    """A kernel and a product: what does not fit together shows here, not in a step."""
-    ones = cupy.ones(2, dtype="float32")
-    float(cupy.dot(ones, ones))
+    """A kernel and a product: what does not fit together shows here, not in a step.
+
+    Of matrices: CuPy computes the product of two vectors without cuBLAS.
+    """
+    ones = cupy.ones((2, 2), dtype="float32")
+    float(cupy.dot(ones, ones)[0, 0])

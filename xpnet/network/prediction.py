@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from xpnet.backend import Array, array_module, on_its_device
+from xpnet.backend import Array, argmax, array_module, on_its_device
 from xpnet.errors import ConfigError
 from xpnet.layers.activations import Sigmoid, Softmax, sigmoid, softmax
 from xpnet.layers.base import Layer
@@ -36,7 +36,7 @@ class Predictions(Layer):
         outputs, kind = self.forward(x), self._answers()
         xp = array_module(outputs)
         if kind == "class":
-            return outputs.argmax(axis=1)
+            return argmax(outputs)
         if kind == "labels":
             outputs = (outputs > 0).astype(xp.int64)
         if self.target_shape == () and self.out_features == 1:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from xpnet.accel import cuda_graph
 from xpnet.backend.device_errors import explained, first_line
 from xpnet.errors import OutOfDeviceMemory
 from xpnet.layers.base import walk
@@ -37,9 +38,14 @@ def in_training(
             raise
         raise _too_large(network, loss, data, batch_size, error) from error
     except Exception as error:
-        if (plain := explained(error, network.backend.device)) is None:
+        plain = explained(error, network.backend.device)
+        if plain is None:
             raise
-        raise plain from error
+        try:
+            raise plain from error
+        finally:
+            # Its traceback has this frame: in a cycle the arrays of the training would stay.
+            del plain
 
 
 def _too_large(
@@ -48,7 +54,8 @@ def _too_large(
     xp, device = network.backend.xp, network.backend.device
     try:
         fits = _fitting(network, loss, data)
-        total = xp.cuda.runtime.memGetInfo()[1] / 2**30
+        limit = xp.get_default_memory_pool().get_limit()
+        total = xp.cuda.runtime.memGetInfo()[1]
     # An estimate that fails must not hide the error itself.
     except Exception:
         return OutOfDeviceMemory(
@@ -57,9 +64,12 @@ def _too_large(
         )
     advice = f"a batch_size of about {fits:,} fits" if fits else "not even one sample fits"
     remedy = "" if fits else ": use smaller layers or less data, or --device cpu"
+    where = f"the {total / 2**30:.1f} GiB of device {device}"
+    if 0 < limit < total:
+        where = f"the {limit / 2**30:.1f} GiB that CuPy's memory pool may take of device {device}"
     return OutOfDeviceMemory(
-        f"a batch of {batch_size:,} does not fit into the {total:.1f} GiB of device {device} "
-        f"beside the data and the network: {advice}{remedy}"
+        f"a batch of {batch_size:,} does not fit into {where} beside the data and the network: "
+        f"{advice}{remedy}"
     )
 
 
@@ -67,8 +77,12 @@ def _fitting(network: Sequential, loss: Loss, data: DeviceData) -> int:
     """About how many samples a batch can have, by what is free beside data and network."""
     xp = network.backend.xp
     pool = xp.get_default_memory_pool()
-    of_steps = _held(network, loss, data)
-    free = xp.cuda.runtime.memGetInfo()[0] + pool.total_bytes() - pool.used_bytes() + of_steps
+    free = xp.cuda.runtime.memGetInfo()[0] + pool.total_bytes() - pool.used_bytes()
+    if pool.get_limit():
+        free = min(free, pool.get_limit() - pool.used_bytes())
+    free += _held(network, loss, data) - cuda_graph.workspace_bytes(xp)
+    if free <= 0:
+        return 0
     fits = int(_SPARE * free / bytes_per_sample(network, loss, data))
     return fits - fits % 64 if fits > 64 else fits
 
