@@ -38,9 +38,12 @@ TYPES = {
     "Label": ("int", "long long", "signed char", "unsigned char", "unsigned short"),
     "Index": ("int", "long long"),
     "Pixel": ("unsigned char", "float", "double"),
+    "Target": ("unsigned char", "unsigned short", "unsigned int", "unsigned long long"),
 }
 _DTYPES = {name: dtype for dtype, name in cuda_kernels._TYPES.items()}
 _DTYPES |= {"Size": "i8", "Word": "u4", "Long": "u8"}
+# What only a kernel with barriers has in its text.
+_WAITING = ("of_block(", "add_hits(", "__syncthreads")
 # Of 65,536 registers a block has; no kernel uses more than 255. More threads need a promise.
 _ALWAYS_POSSIBLE = 256
 
@@ -87,7 +90,7 @@ def declared() -> dict[str, Declared]:
             name,
             tuple(re.findall(r"typename (\w+)", templates or "")),
             tuple(tuple(part.strip().rsplit(" ", 1)) for part in parameters.split(",")),
-            "of_block(" in body or "__syncthreads" in body,
+            any(word in body for word in _WAITING),
             max(int(bounds or 0), _ALWAYS_POSSIBLE),
         )
     return made

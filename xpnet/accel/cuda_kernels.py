@@ -35,9 +35,11 @@ KERNELS: dict[str, Any] = {}
 
 _WARP = 32
 _THREADS = 256
-_MOST_THREADS = 512
 _MOST_BLOCKS = 2048
 """Enough to fill any card; beyond them each thread does more."""
+
+_ROWS_OF_ONE_BLOCK = 512
+"""Of up to so many rows one block computes the loss, and no second launch adds up the blocks."""
 
 _TYPES = {
     "b1": "bool",
@@ -130,20 +132,28 @@ def _each_row(count: int) -> tuple[int, int]:
 
 
 def _one_each(count: int, width: int) -> tuple[int, int]:
-    """The same, where the threads of a block wait for each other: few for short rows."""
+    """The same, with few threads for short rows: a power of two, as `sum_of_block` needs."""
     threads = 1 << (width - 1).bit_length()
     return min(count, _MOST_BLOCKS), max(_WARP, min(threads, _THREADS))
 
 
-def _one_block(count: int) -> tuple[int, int]:
-    """A power of two of threads, at most a block, for `count` rows."""
-    return 1, min(1 << (count - 1).bit_length(), _MOST_THREADS)
+def _rows_in_blocks(count: int, blocks: int) -> tuple[int, int]:
+    """A thread for each of `count` rows, whose sums a block adds up: few rows in one block."""
+    if count <= _ROWS_OF_ONE_BLOCK:
+        return 1, max(_WARP, min(1 << (count - 1).bit_length(), _THREADS))
+    return blocks, _THREADS
 
 
 @_kernel
 def relu(x: Alike, y: Alike) -> Iterator[Launch]:
     """`ReLU.forward`."""
     yield _launch("relu", (y,), _each(y.size), x, y, y.size)
+
+
+@_kernel
+def add_relu(y: Alike, bias: Real, r: Alike) -> Iterator[Launch]:
+    """The end of `Linear.forward` and the `ReLU.forward` after it: `y += b`, `r = max(y, 0)`."""
+    yield _launch("add_relu", (y,), _one_each(*y.shape), y, bias, r, *y.shape)
 
 
 @_kernel
@@ -252,11 +262,18 @@ def layer_norm_backward(
 
 @_kernel
 def cross_entropy(
-    logits: Real, labels: Array, smoothing: float, p: Real, value: Real
+    logits: Real, labels: Array, smoothing: float, sums: Array, p: Real, value: Real
 ) -> Iterator[Launch]:
-    """`SoftmaxCrossEntropy.forward`: `p` `(C, N)` and the mean loss, summed in one fixed order."""
-    arguments = (logits, labels, smoothing, p, value, *logits.shape)
-    yield _launch("cross_entropy", (logits, labels), _one_block(len(logits)), *arguments)
+    """`SoftmaxCrossEntropy.forward`: `p` `(C, N)` and the mean loss, summed in one fixed order.
+
+    Several blocks leave their sums in `sums`, which a second launch adds up.
+    """
+    count, classes = logits.shape
+    blocks, threads = _rows_in_blocks(count, sums.size)
+    arguments = (logits, labels, smoothing, sums, p, value, count, classes)
+    yield _launch("cross_entropy", (logits, labels), (blocks, threads), *arguments)
+    if blocks > 1:
+        yield _launch("mean_of_sums", (value,), (1, _THREADS), sums, value, blocks, count)
 
 
 @_kernel
@@ -280,6 +297,15 @@ def count_hits(logits: Real, labels: Array, hits: Array) -> Iterator[Launch]:
     """`Accuracy.update`, for the largest logit."""
     arguments = (logits, labels, hits, *logits.shape)
     yield _launch("count_hits", (logits, labels), _each(len(logits)), *arguments)
+
+
+@_kernel
+def add_loss_and_hits(
+    loss: Real, logits: Real, labels: Array, total: Array, hits: Array
+) -> Iterator[Launch]:
+    """`RunningMetrics.update` of a classifier."""
+    arguments = (loss, logits, labels, total, hits, *logits.shape)
+    yield _launch("add_loss_and_hits", (logits, labels), _each(len(logits)), *arguments)
 
 
 @_kernel
@@ -375,9 +401,19 @@ def gaussian_noise(
 
 
 @_kernel
-def gather_scaled(
-    source: Array, indices: Array, scale: float, shift: float, x: Real
+def gather_batch(
+    source: Array,
+    targets: Array,
+    indices: Array,
+    scale: float,
+    shift: float,
+    target: Array,
+    x: Real,
 ) -> Iterator[Launch]:
-    """`DeviceData.batch`: rows `indices` of `source`, times `scale`, plus `shift`."""
-    arguments = (source, indices, scale, shift, x, *x.shape)
-    yield _launch("gather_scaled", (source, indices, x), _each_row(len(x)), *arguments)
+    """`DeviceData.batch`: rows `indices` of `source`, times `scale`, plus `shift`; and targets."""
+    # Targets are only copied: by their size, so that not each dtype needs a kernel of its own.
+    targets, target = (array.view(f"u{array.itemsize}") for array in (targets, target))
+    arguments = (source, targets, indices, scale, shift, target, x)
+    sizes = (*x.shape, target.size // len(x))
+    types = (source, indices, x, target)
+    yield _launch("gather_batch", types, _each_row(len(x)), *arguments, *sizes)

@@ -23,7 +23,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, partial, wraps
+from functools import cache, wraps
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -95,7 +95,9 @@ def run_kernel(name: str, arguments: tuple[Any, ...]) -> bool:
         if record_call is None:
             kernel(*arguments)
         else:
-            record_call(module.bind(name, arguments))
+            call: Any = module.bind(name, arguments)
+            call.kernel = name, arguments  # by which `fuse` knows it
+            record_call(call)
     except KernelDeclined:
         return False
     return True
@@ -126,24 +128,26 @@ def fuse(calls: Sequence[Call]) -> tuple[Call, ...]:
     in_use, fused = current().kernels, list(calls[:1])
     if in_use is None or "add_relu" not in in_use[1].KERNELS:
         return tuple(calls)
+    xp, module = in_use
     for call in calls[1:]:
-        arrays = _of_bias_and_relu(fused[-1], call)
+        arrays = _of_bias_and_relu(xp, fused[-1], call)
         if arrays is None:
             fused.append(call)
         else:
-            fused[-1] = in_use[1].bind("add_relu", arrays)
+            fused[-1] = module.bind("add_relu", arrays)
     return tuple(fused)
 
 
-def _of_bias_and_relu(first: Any, second: Any) -> tuple[Any, ...] | None:
-    """`(y, bias, r)` where the calls are `add(y, bias, y)` and the kernel `relu(y, r)`."""
-    if not (isinstance(first, partial) and isinstance(second, partial)):
+def _of_bias_and_relu(xp: Any, first: Any, second: Any) -> tuple[Any, ...] | None:
+    """`(y, bias, r)` where the calls are `add(y, bias, out=y)` and the kernel `relu(y, r)`."""
+    kernel = getattr(second, "kernel", None)
+    if kernel is None or kernel[0] != "relu" or getattr(first, "func", None) is not xp.add:
         return None
-    is_relu = getattr(second.func, "__name__", None) == "relu"
-    if not is_relu or first.func is not numpy.add or len(first.args) != 3:
+    if not first.keywords.keys() <= {"out"}:
         return None
-    (y, bias, out), (x, r) = first.args, second.args
-    if not (x is y is out and y.ndim == 2 and isinstance(bias, numpy.ndarray)):
+    (y, bias, *given), (x, r) = first.args, kernel[1]
+    out = first.keywords.get("out", *given)
+    if not (x is y is out and y.ndim == 2 and isinstance(bias, xp.ndarray)):
         return None
     is_bias = bias.shape == y.shape[1:] and bias.dtype == y.dtype and bias.flags.c_contiguous
     return (y, bias, r) if is_bias else None
