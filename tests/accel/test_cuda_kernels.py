@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 from thread_settings import SETTINGS
 
 import xpnet as xn
-from xpnet.accel import cuda_kernels, dispatch, recording
+from xpnet.accel import cuda_kernels, cuda_launch, dispatch, recording
 from xpnet.backend import Backend, array_module
 from xpnet.data import Normalisation
 from xpnet.layers.base import Layer, walk
@@ -490,7 +490,7 @@ def test_a_large_batch_is_spread_over_blocks_and_a_small_one_is_one_launch(rows:
 
     logits = DOUBLE.xp.zeros((rows, 10), "float32")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda_kernels, "_launch", note)
+        patch.setattr(cuda_kernels, "launch", note)
         with in_use(DOUBLE):
             SoftmaxCrossEntropy().forward(logits, DOUBLE.xp.zeros(rows, "int64"))
     (name, (blocks, threads)), *rest = launches
@@ -563,6 +563,59 @@ def test_a_bias_and_the_relu_after_it_are_one_launch_to_the_same_bits(
     assert list(map(bits, found)) == list(map(bits, expected))
 
 
+@dtypes
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(("rows", "width"), [(1, 1), (9, 5), (40, 100), (600, 10)])
+@pytest.mark.parametrize("falling", [False, True])
+def test_a_loss_and_its_gradient_are_one_launch_to_the_bits_of_two(
+    gpu: Backend, dtype: str, smoothing: float, rows: int, width: int, falling: bool
+) -> None:
+    draw = Draw(gpu, dtype, 4, rows, width, specials=rows == 40)
+    logits, labels, made = draw.reals(), draw.labels("int32"), SoftmaxCrossEntropy(smoothing)
+
+    def step() -> None:
+        value = made.forward(logits, labels)
+        found[:] = [value, made.p, made.backward(0.3)]
+
+    found: list[Any] = []
+    with in_use(gpu, falling=falling):
+        step()
+        expected = host(found)
+        calls, launches = recorded(gpu, step)
+    assert len(calls) == 1
+    if gpu is DOUBLE:
+        assert launches == ["cross_entropy_and_gradient"] + ["mean_of_sums"] * (rows > 512)
+    assert list(map(bits, host(found))) == list(map(bits, expected))
+
+
+def test_a_gradient_of_another_loss_is_not_fused(gpu: Backend) -> None:
+    draw = Draw(gpu, "float32")
+    logits, labels, other = draw.reals(), draw.labels(), draw.labels()
+    one, two = SoftmaxCrossEntropy(), SoftmaxCrossEntropy()
+    for made in (one, two):
+        made.forward(logits, labels)
+        made.backward()
+
+    def of_another_loss() -> None:
+        one.forward(logits, labels)
+        two.backward()
+
+    def of_other_labels() -> None:
+        one.forward(logits, labels)
+        one.labels = other
+        one.backward()
+
+    def of_another_smoothing() -> None:
+        one.forward(logits, labels)
+        one.label_smoothing = 0.5
+        one.backward()
+
+    with in_use(gpu):
+        for step in (of_another_loss, of_other_labels, of_another_smoothing):
+            one.label_smoothing = 0.0
+            assert len(recorded(gpu, step)[0]) == 2
+
+
 def test_what_is_no_bias_with_its_relu_is_not_fused(gpu: Backend) -> None:
     xp, reals = gpu.xp, Draw(gpu, "float32").reals
     y, r, other, bias = reals(), reals(), reals(), reals(5)
@@ -596,7 +649,7 @@ def test_what_is_no_bias_with_its_relu_is_not_fused(gpu: Backend) -> None:
 # ---- nothing goes untested ----
 
 
-FUSED = {"add_relu"}
+FUSED = {"add_relu", "cross_entropy_and_gradient"}
 """The kernels of two calls of a recorded step, which have tests of their own below."""
 
 
@@ -630,8 +683,8 @@ def test_every_kernel_is_launched_by_a_case() -> None:
 
 
 def test_a_kernel_without_a_formula_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = cuda_kernels.source() + "\n__global__ void stray(Size* x) { x[0] = 1; }\n"
-    monkeypatch.setattr(cuda_kernels, "source", lambda: text)
+    text = cuda_launch.source() + "\n__global__ void stray(Size* x) { x[0] = 1; }\n"
+    monkeypatch.setattr(cuda_launch, "source", lambda: text)
     found = cuda_on_cpu.declared.__wrapped__()
     assert set(found) - set().union(*map(launched, CASES)) - FUSED == {"stray"}
 
@@ -652,9 +705,9 @@ def build(tmp_path: Path) -> Callable[[str], cuda_on_cpu.Kernel]:
 
     def make(body: str) -> cuda_on_cpu.Kernel:
         head = "template <typename T>\n__global__ void probe(Size* x, const T* y, Size size)"
-        source = f"{cuda_kernels.source()}\n{head} {{ {body} }}\n"
+        source = f"{cuda_launch.source()}\n{head} {{ {body} }}\n"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cuda_kernels, "source", lambda: source)
+            patch.setattr(cuda_launch, "source", lambda: source)
             found = {"probe": cuda_on_cpu.declared.__wrapped__()["probe"]}
             patch.setattr(cuda_on_cpu, "declared", lambda: found)
             library = cuda_on_cpu.build(tmp_path, cuda_on_cpu.compiler(), cuda_on_cpu.program())
@@ -760,7 +813,7 @@ def test_without_a_compiler_it_is_said_plainly(monkeypatch: pytest.MonkeyPatch) 
 def test_every_kernel_compiles_for(architecture: str) -> None:
     wanted = cuda_on_cpu.expressions()
     assert len(wanted) > 50
-    made = compile_kernels.compile_for(architecture, cuda_kernels.source(), wanted)
+    made = compile_kernels.compile_for(architecture, cuda_launch.source(), wanted)
     assert made.succeeded, made.log
     assert made.log == ""
     assert list(made.expressions) == wanted
@@ -812,17 +865,17 @@ def test_a_kernel_is_built_once_for_its_types_with_cupy(monkeypatch: pytest.Monk
             return f"the kernel {name}"
 
     monkeypatch.setattr(cupy, "RawModule", RawModule)
-    cuda_kernels.kernel.cache_clear()
+    cuda_launch.kernel.cache_clear()
     try:
         for _ in range(2):
-            assert cuda_kernels.kernel("adam<float>") == "the kernel adam<float>"
-        assert cuda_kernels.kernel("adam<double>") == "the kernel adam<double>"
+            assert cuda_launch.kernel("adam<float>") == "the kernel adam<float>"
+        assert cuda_launch.kernel("adam<double>") == "the kernel adam<double>"
     finally:
-        cuda_kernels.kernel.cache_clear()
+        cuda_launch.kernel.cache_clear()
     names = [options["name_expressions"] for options in built]
     assert names == [("adam<float>",), ("adam<double>",)]
     assert all(
-        o["options"] == cuda_kernels.OPTIONS and o["code"] == cuda_kernels.source() for o in built
+        o["options"] == cuda_launch.OPTIONS and o["code"] == cuda_launch.source() for o in built
     )
 
 
@@ -891,7 +944,7 @@ def test_a_gradient_of_another_shape_is_refused(gpu: Backend, kind: Callable[[],
 
 MOST_FOR_A_LAYER = 3
 MOST_FOR_AN_UPDATE = 2
-FOR_THE_LOSS = {"cross_entropy": 1, "softmax_cross_entropy_backward": 1}
+FOR_THE_LOSS = {"cross_entropy_and_gradient": 1}
 FOR_THE_MEANS = {"add_loss_and_hits": 1}
 FOR_THE_BATCH = {"copyto": 2, "gather_batch": 1}
 PRODUCTS = {"dot"}
@@ -1005,17 +1058,18 @@ def test_a_step_of_fit_launches_no_more_than_its_budget(make: Any, of_update: An
     # its record. Of the others one is recorded, as the layers launch it, and one replayed.
     steady = [steps.found[n] for n in (9, 10, 13, 14)]
     assert [found.get("asarray", 0) for found in steps.found[4:12]] == [2, 0, 0, 0] * 2
-    of_linear_and_relu = [{"add": 3, "relu": 2}, {"add": 1, "add_relu": 2}] * 2
-    for found, of_linear in zip(steady, of_linear_and_relu, strict=True):
-        within: dict[str, int] = of_linear | {"relu_backward": 2}
+    single = {"add": 3, "relu": 2, "cross_entropy": 1, "softmax_cross_entropy_backward": 1}
+    fused = {"add": 1, "add_relu": 2} | FOR_THE_LOSS
+    for found, pairs in zip(steady, [single, fused] * 2, strict=True):
+        within: dict[str, int] = pairs | {"relu_backward": 2}
         within |= {"dropout": 1, "advance": 1, "multiply": 1}
-        for part in (FOR_THE_LOSS, FOR_THE_MEANS, FOR_THE_BATCH, of_update):
+        for part in (FOR_THE_MEANS, FOR_THE_BATCH, of_update):
             for name, count in part.items():
                 within[name] = within.get(name, 0) + count
         others = {name: count for name, count in found.items() if name not in PRODUCTS}
         assert others == within
         of_layers = sum(within.values()) - sum(
-            sum(part.values()) for part in (FOR_THE_LOSS, FOR_THE_MEANS, FOR_THE_BATCH, of_update)
+            sum(part.values()) for part in (FOR_THE_MEANS, FOR_THE_BATCH, of_update)
         )
         assert of_layers <= MOST_FOR_A_LAYER * len(layers())
 

@@ -276,15 +276,36 @@ __device__ void load_tile(
     __syncthreads();
 }
 
+// The same, from the tile into memory.
+template <typename T>
+__device__ void store_tile(
+    T* logits, Size classes, Size first, Size width, Size rows, T (*tile)[TILE_CLASSES + 1]
+) {
+    __syncthreads();  // all have filled their row of the tile
+    for (int i = threadIdx.x; i < int(rows * width); i += blockDim.x) {
+        int row = i / int(width), column = i % int(width);
+        logits[row * classes + first + column] = tile[row][column];
+    }
+    __syncthreads();
+}
+
+// What the gradient of a logit is.
+template <typename T>
+__device__ T softmax_slope(T p, bool is_label, T smoothing, T scale, Size classes) {
+    T uniform = smoothing / classes;
+    T q = is_label ? uniform + (1 - smoothing) : uniform;
+    return (p - q) * scale;
+}
+
 // A block adds up the losses of its rows. Only one block has the sum of all; of several each leaves
-// its own in `sums`, from where `mean_of_sums` takes them.
+// its own in `sums`, from where `mean_of_sums` takes them. No gradient where `dlogits` is null.
 template <typename T, typename Label>
-__global__ void cross_entropy(
-    const T* logits, const Label* labels, T smoothing, double* sums, T* p, T* value, Size count,
-    Size classes
+__device__ void cross_entropy_of_block(
+    const T* logits, const Label* labels, T smoothing, T scale, double* sums, T* p, T* value,
+    T* dlogits, Size count, Size classes
 ) {
     __shared__ T tile[TILE_ROWS][TILE_CLASSES + 1];
-    const T* own = tile[threadIdx.x];
+    T* own = tile[threadIdx.x];
     double mine = 0;
     Size stride = (Size)gridDim.x * blockDim.x;
     for (Size begin = (Size)blockIdx.x * blockDim.x; begin < count; begin += stride) {
@@ -313,10 +334,21 @@ __global__ void cross_entropy(
                 if (first + j == (Size)labels[n]) of_label = shifted;
             }
         }
-        if (n >= count) continue;
-        for (Size k = 0; k < classes; k++) p[k * count + n] /= total;
-        expected += (1 - smoothing) * of_label;
-        mine += log(total) - expected;
+        if (n < count) {
+            for (Size k = 0; k < classes; k++) p[k * count + n] /= total;
+            expected += (1 - smoothing) * of_label;
+            mine += log(total) - expected;
+        }
+        if (!dlogits) continue;
+        for (Size first = 0; first < classes; first += TILE_CLASSES) {
+            Size width = smaller(TILE_CLASSES, classes - first);
+            for (Size j = 0; j < width && n < count; j++) {
+                bool is_label = first + j == (Size)labels[n];
+                T of_class = p[(first + j) * count + n];
+                own[j] = softmax_slope(of_class, is_label, smoothing, scale, classes);
+            }
+            store_tile(dlogits + begin * classes, classes, first, width, rows, tile);
+        }
     }
     double summed = sum_of_block(mine);
     if (threadIdx.x != 0) return;
@@ -325,6 +357,27 @@ __global__ void cross_entropy(
     } else {
         sums[blockIdx.x] = summed;
     }
+}
+
+template <typename T, typename Label>
+__global__ void cross_entropy(
+    const T* logits, const Label* labels, T smoothing, double* sums, T* p, T* value, Size count,
+    Size classes
+) {
+    T* none = nullptr;
+    cross_entropy_of_block(
+        logits, labels, smoothing, (T)0, sums, p, value, none, count, classes
+    );
+}
+
+template <typename T, typename Label>
+__global__ void cross_entropy_and_gradient(
+    const T* logits, const Label* labels, T smoothing, T scale, double* sums, T* p, T* value,
+    T* dlogits, Size count, Size classes
+) {
+    cross_entropy_of_block(
+        logits, labels, smoothing, scale, sums, p, value, dlogits, count, classes
+    );
 }
 
 template <typename T>
@@ -339,11 +392,10 @@ template <typename T, typename Label>
 __global__ void softmax_cross_entropy_backward(
     const T* p, const Label* labels, T smoothing, T scale, T* dlogits, Size count, Size classes
 ) {
-    T uniform = smoothing / classes;
     EACH(i, count * classes) {
         Size n = i / classes, k = i % classes;
-        T q = k == (Size)labels[n] ? uniform + (1 - smoothing) : uniform;
-        dlogits[i] = (p[k * count + n] - q) * scale;
+        bool is_label = k == (Size)labels[n];
+        dlogits[i] = softmax_slope(p[k * count + n], is_label, smoothing, scale, classes);
     }
 }
 

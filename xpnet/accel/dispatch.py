@@ -124,28 +124,48 @@ def use_kernels(steps: int = sys.maxsize, xp: Any = numpy) -> Iterator[None]:
 
 
 def fuse(calls: Sequence[Call]) -> tuple[Call, ...]:
-    """The calls of a recorded step, with one kernel for adding a bias and the ReLU after it."""
+    """The calls of a recorded step, with one kernel for two calls that have one together."""
     in_use, fused = current().kernels, list(calls[:1])
-    if in_use is None or "add_relu" not in in_use[1].KERNELS:
+    if in_use is None:
         return tuple(calls)
     xp, module = in_use
+    pairs = {"add_relu": _of_bias_and_relu, "cross_entropy_and_gradient": _of_loss_and_gradient}
     for call in calls[1:]:
-        arrays = _of_bias_and_relu(xp, fused[-1], call)
-        if arrays is None:
-            fused.append(call)
+        for name in pairs.keys() & module.KERNELS.keys():
+            arguments = pairs[name](xp, fused[-1], call)
+            if arguments is not None:
+                fused[-1] = module.bind(name, arguments)
+                break
         else:
-            fused[-1] = module.bind("add_relu", arrays)
+            fused.append(call)
     return tuple(fused)
+
+
+def _kernel_of(call: Any) -> tuple[str, tuple[Any, ...]]:
+    """Name and arguments of the kernel that `call` was bound to by `run_kernel`, if it was."""
+    return getattr(call, "kernel", ("", ()))
+
+
+def _of_loss_and_gradient(xp: Any, first: Any, second: Any) -> tuple[Any, ...] | None:
+    """The arguments of both, for `cross_entropy` and its `softmax_cross_entropy_backward`."""
+    (name, of_loss), (next_name, of_gradient) = _kernel_of(first), _kernel_of(second)
+    if (name, next_name) != ("cross_entropy", "softmax_cross_entropy_backward"):
+        return None
+    logits, labels, smoothing, sums, p, value = of_loss
+    own_p, own_labels, own_smoothing, scale, dlogits = of_gradient
+    if not (own_p is p and own_labels is labels and own_smoothing == smoothing):
+        return None
+    return logits, labels, smoothing, scale, sums, p, value, dlogits
 
 
 def _of_bias_and_relu(xp: Any, first: Any, second: Any) -> tuple[Any, ...] | None:
     """`(y, bias, r)` where the calls are `add(y, bias, out=y)` and the kernel `relu(y, r)`."""
-    kernel = getattr(second, "kernel", None)
-    if kernel is None or kernel[0] != "relu" or getattr(first, "func", None) is not xp.add:
+    name, of_relu = _kernel_of(second)
+    if name != "relu" or getattr(first, "func", None) is not xp.add:
         return None
     if not first.keywords.keys() <= {"out"}:
         return None
-    (y, bias, *given), (x, r) = first.args, kernel[1]
+    (y, bias, *given), (x, r) = first.args, of_relu
     out = first.keywords.get("out", *given)
     if not (x is y is out and y.ndim == 2 and isinstance(bias, xp.ndarray)):
         return None
