@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import cuda_on_cpu
 from cuda.bindings import nvrtc
 
-from xpnet.accel import cuda_kernels
+from xpnet.accel import cuda_launch
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100")
 
 # What CuPy adds to our own options.
-_OPTIONS = (*cuda_kernels.OPTIONS, "-ftz=true", "--device-as-default-execution-space")
+_OPTIONS = (*cuda_launch.OPTIONS, "-ftz=true", "--device-as-default-execution-space")
 _SPILLS = "--ptxas-options=--warn-on-spills"
 
 
@@ -74,7 +74,7 @@ def main() -> int:
     wanted = cuda_on_cpu.expressions()
     version = ".".join(map(str, nvrtc.nvrtcVersion()[1:]))
     print(f"NVRTC {version}, {' '.join(_OPTIONS)}")
-    done = {name: compile_for(name, cuda_kernels.source(), wanted) for name in ARCHITECTURES}
+    done = {name: compile_for(name, cuda_launch.source(), wanted) for name in ARCHITECTURES}
     print(f"{'kernel × types':<34}" + "".join(f"{name:>8}" for name in done))
     for name, kernel in cuda_on_cpu.declared().items():
         own = kernel.expressions()

@@ -30,7 +30,7 @@ import pytest
 import strict_cupy
 from thread_settings import SETTINGS
 
-from xpnet.accel import cuda_kernels, dispatch
+from xpnet.accel import cuda_launch, dispatch
 
 # What stands for each template parameter: float types, and what labels, indices and samples are.
 TYPES = {
@@ -38,9 +38,12 @@ TYPES = {
     "Label": ("int", "long long", "signed char", "unsigned char", "unsigned short"),
     "Index": ("int", "long long"),
     "Pixel": ("unsigned char", "float", "double"),
+    "Target": ("unsigned char", "unsigned short", "unsigned int", "unsigned long long"),
 }
-_DTYPES = {name: dtype for dtype, name in cuda_kernels._TYPES.items()}
+_DTYPES = {name: dtype for dtype, name in cuda_launch.TYPES.items()}
 _DTYPES |= {"Size": "i8", "Word": "u4", "Long": "u8"}
+# What only a kernel with barriers has in its text.
+_WAITING = ("of_block(", "add_hits(", "__syncthreads")
 # Of 65,536 registers a block has; no kernel uses more than 255. More threads need a promise.
 _ALWAYS_POSSIBLE = 256
 
@@ -74,7 +77,7 @@ class Declared:
 @cache
 def declared() -> dict[str, Declared]:
     """All kernels in `kernels.cu`, by name."""
-    text = re.sub(r"//.*", "", cuda_kernels.source())
+    text = re.sub(r"//.*", "", cuda_launch.source())
     head = r"(?:template <([^>]*)>\s*)?__global__ void (?:__launch_bounds__\((\d+), 1\) )?"
     head += r"(\w+)\(([^)]*)\)"
     found = list(re.finditer(head, text))
@@ -87,7 +90,7 @@ def declared() -> dict[str, Declared]:
             name,
             tuple(re.findall(r"typename (\w+)", templates or "")),
             tuple(tuple(part.strip().rsplit(" ", 1)) for part in parameters.split(",")),
-            "of_block(" in body or "__syncthreads" in body,
+            any(word in body for word in _WAITING),
             max(int(bounds or 0), _ALWAYS_POSSIBLE),
         )
     return made
@@ -123,7 +126,7 @@ def program() -> str:
         for kernel in declared().values()
         for expression in kernel.expressions()
     ]
-    return "\n".join([_HEAD, cuda_kernels.source(), *entries])
+    return "\n".join([_HEAD, cuda_launch.source(), *entries])
 
 
 def build(folder: Path, command: list[str], text: str) -> ctypes.CDLL:
@@ -247,7 +250,7 @@ kernel = cache(Kernel)
 def kernels_on_the_double() -> Iterator[None]:
     """Within the block the CUDA kernels compute on the double's arrays, run on the CPU."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda_kernels, "kernel", kernel)
+        patch.setattr(cuda_launch, "kernel", kernel)
         patch.setattr(SETTINGS, "kernels_enabled", True)
         patch.setattr(dispatch, "_CUDA_MODULES", {strict_cupy.xp.__name__})
         with dispatch.use_kernels(xp=strict_cupy.xp):

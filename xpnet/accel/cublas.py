@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 import numpy
 
 from xpnet.accel import capture
+from xpnet.accel.cublas_bindings import cublas_bindings
 from xpnet.backend import Array, Backend, substituted
 from xpnet.errors import BackendUnavailable, ConfigError, short_repr
 
@@ -171,7 +172,7 @@ class Products:
 
     def __init__(self, xp: Any, stream: Any, precision: str = "float32") -> None:
         try:
-            from nvmath.bindings import cublas
+            cublas = cublas_bindings()
         except ImportError as error:
             raise RuntimeError(
                 f"the cuBLAS bindings cannot be imported ({error}): pip install nvmath-python"

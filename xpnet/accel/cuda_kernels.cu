@@ -19,8 +19,8 @@ typedef unsigned long long Long;
 #define EACH_ROW(n, count) for (Size n = blockIdx.x; n < (count); n += gridDim.x)
 #define EACH_COLUMN(j, width) for (Size j = threadIdx.x; j < (width); j += blockDim.x)
 
-// The sum over the threads of a block, a power of two up to 512. The order of the additions
-// depends on nothing but their number, so the bits are the same every time.
+// The sum over the threads of a block, a power of two up to 512, for all of them. The order of the
+// additions depends on nothing but their number, so the bits are the same every time.
 template <typename T>
 __device__ T sum_of_block(T mine) {
     __shared__ T part[512];
@@ -29,19 +29,14 @@ __device__ T sum_of_block(T mine) {
         __syncthreads();
         if (threadIdx.x < half) part[threadIdx.x] += part[threadIdx.x + half];
     }
-    return part[0];  // whole in thread 0, where it was added up
+    __syncthreads();  // thread 0 has written the sum before the others read it
+    T summed = part[0];
+    __syncthreads();  // and all have read it before the next call writes
+    return summed;
 }
 
-// The same, for all threads of the block, who may call it again.
-template <typename T>
-__device__ T whole_of_block(T mine) {
-    __shared__ T whole;
-    T summed = sum_of_block(mine);
-    if (threadIdx.x == 0) whole = summed;
-    __syncthreads();
-    summed = whole;
-    __syncthreads();
-    return summed;
+__device__ Size smaller(Size one, Size other) {
+    return one < other ? one : other;
 }
 
 // What is not a number spreads, as in `max`.
@@ -66,9 +61,27 @@ __device__ T largest_of_block(T mine) {
 
 // ---- activations ----
 
+// What is not a number stays, and -0 becomes 0, as in `maximum`.
+template <typename T>
+__device__ T rectified(T x) {
+    return x > 0 || x != x ? x : 0;
+}
+
 template <typename T>
 __global__ void relu(const T* x, T* y, Size size) {
-    EACH(i, size) y[i] = x[i] > 0 || x[i] != x[i] ? x[i] : 0;
+    EACH(i, size) y[i] = rectified(x[i]);
+}
+
+// The end of a Linear layer and the ReLU after it.
+template <typename T>
+__global__ void add_relu(T* y, const T* bias, T* r, Size count, Size features) {
+    EACH_ROW(n, count) {
+        EACH_COLUMN(j, features) {
+            T sum = y[n * features + j] + bias[j];
+            y[n * features + j] = sum;
+            r[n * features + j] = rectified(sum);
+        }
+    }
 }
 
 template <typename T>
@@ -126,7 +139,7 @@ __global__ void softmax(const T* x, T* y, Size count, Size features) {
         EACH_COLUMN(j, features) largest = larger(largest, from[j]);
         largest = largest_of_block(largest);
         EACH_COLUMN(j, features) total += to[j] = exp(from[j] - largest);
-        total = whole_of_block(total);
+        total = sum_of_block(total);
         EACH_COLUMN(j, features) to[j] /= total;
     }
 }
@@ -137,7 +150,7 @@ __global__ void softmax_backward(const T* dy, const T* y, T* dx, Size count, Siz
         Size row = n * features;
         T total = 0;
         EACH_COLUMN(j, features) total += dy[row + j] * y[row + j];
-        total = whole_of_block(total);
+        total = sum_of_block(total);
         EACH_COLUMN(j, features) dx[row + j] = (dy[row + j] - total) * y[row + j];
     }
 }
@@ -152,12 +165,12 @@ __global__ void batch_norm(
     EACH_ROW(j, features) {
         T mean = 0, variance = 0;
         EACH_COLUMN(n, count) mean += x[n * features + j];
-        mean = whole_of_block(mean) / count;
+        mean = sum_of_block(mean) / count;
         EACH_COLUMN(n, count) {
             T centred = x[n * features + j] - mean;
             variance += centred * centred;
         }
-        variance = whole_of_block(variance) / count;
+        variance = sum_of_block(variance) / count;
         T s = 1 / sqrt(variance + epsilon);
         EACH_COLUMN(n, count) {
             T centred = (x[n * features + j] - mean) * s;
@@ -184,8 +197,8 @@ __global__ void batch_norm_backward(
             along += dy[n * features + j] * normal[n * features + j];
             summed += dy[n * features + j];
         }
-        along = whole_of_block(along);
-        summed = whole_of_block(summed);
+        along = sum_of_block(along);
+        summed = sum_of_block(summed);
         if (threadIdx.x == 0) {
             dweight[j] = along;
             dbias[j] = summed;
@@ -207,9 +220,9 @@ __global__ void layer_norm(
         Size row = n * features;
         T mean = 0, variance = 0;
         EACH_COLUMN(j, features) mean += x[row + j];
-        mean = whole_of_block(mean) / features;
+        mean = sum_of_block(mean) / features;
         EACH_COLUMN(j, features) variance += (x[row + j] - mean) * (x[row + j] - mean);
-        variance = whole_of_block(variance) / features;
+        variance = sum_of_block(variance) / features;
         T s = 1 / sqrt(variance + epsilon);
         EACH_COLUMN(j, features) {
             T centred = (x[row + j] - mean) * s;
@@ -233,8 +246,8 @@ __global__ void layer_norm_backward(
             along += g * normal[row + j];
             summed += g;
         }
-        along = whole_of_block(along) / features;
-        summed = whole_of_block(summed) / features;
+        along = sum_of_block(along) / features;
+        summed = sum_of_block(summed) / features;
         EACH_COLUMN(j, features) {
             T g = dy[row + j] * weight[j];
             dx[row + j] = (g - summed - normal[row + j] * along) * scale[n];
@@ -244,28 +257,133 @@ __global__ void layer_norm_backward(
 
 // ---- the loss and what is counted ----
 
-// One block: the mean is a sum over all rows.
-template <typename T, typename Label>
-__global__ void __launch_bounds__(512, 1) cross_entropy(
-    const T* logits, const Label* labels, T smoothing, T* p, T* value, Size count, Size classes
+// A thread for each row. Logits lie row by row, so a block reads those of a few classes at a time
+// into shared memory, neighbouring threads neighbouring numbers; p lies class by class.
+const int TILE_ROWS = 256;
+const int TILE_CLASSES = 16;
+
+// Classes [first, first + width) of `rows` rows, which begin at `logits`. One more number for each
+// row of a tile, so that a column of it lies in all banks of shared memory.
+template <typename T>
+__device__ void load_tile(
+    const T* logits, Size classes, Size first, Size width, Size rows, T (*tile)[TILE_CLASSES + 1]
 ) {
-    double mine = 0;
-    EACH(n, count) {
-        const T* row = logits + n * classes;
-        T largest = row[0];
-        for (Size k = 1; k < classes; k++) largest = larger(largest, row[k]);
-        T total = 0, expected = 0;
-        for (Size k = 0; k < classes; k++) {
-            T shifted = row[k] - largest;
-            T power = exp(shifted);
-            p[k * count + n] = power;
-            total += power;
-            if (smoothing > 0) expected += smoothing / classes * shifted;
-        }
-        for (Size k = 0; k < classes; k++) p[k * count + n] /= total;
-        expected += (1 - smoothing) * (row[labels[n]] - largest);
-        mine += log(total) - expected;
+    __syncthreads();  // all have read the tile before
+    for (int i = threadIdx.x; i < int(rows * width); i += blockDim.x) {
+        int row = i / int(width), column = i % int(width);
+        tile[row][column] = logits[row * classes + first + column];
     }
+    __syncthreads();
+}
+
+// The same, from the tile into memory.
+template <typename T>
+__device__ void store_tile(
+    T* logits, Size classes, Size first, Size width, Size rows, T (*tile)[TILE_CLASSES + 1]
+) {
+    __syncthreads();  // all have filled their row of the tile
+    for (int i = threadIdx.x; i < int(rows * width); i += blockDim.x) {
+        int row = i / int(width), column = i % int(width);
+        logits[row * classes + first + column] = tile[row][column];
+    }
+    __syncthreads();
+}
+
+// What the gradient of a logit is.
+template <typename T>
+__device__ T softmax_slope(T p, bool is_label, T smoothing, T scale, Size classes) {
+    T uniform = smoothing / classes;
+    T q = is_label ? uniform + (1 - smoothing) : uniform;
+    return (p - q) * scale;
+}
+
+// A block adds up the losses of its rows. Only one block has the sum of all; of several each leaves
+// its own in `sums`, from where `mean_of_sums` takes them. No gradient where `dlogits` is null.
+template <typename T, typename Label>
+__device__ void cross_entropy_of_block(
+    const T* logits, const Label* labels, T smoothing, T scale, double* sums, T* p, T* value,
+    T* dlogits, Size count, Size classes
+) {
+    __shared__ T tile[TILE_ROWS][TILE_CLASSES + 1];
+    T* own = tile[threadIdx.x];
+    double mine = 0;
+    Size stride = (Size)gridDim.x * blockDim.x;
+    for (Size begin = (Size)blockIdx.x * blockDim.x; begin < count; begin += stride) {
+        Size n = begin + threadIdx.x;
+        Size rows = smaller(blockDim.x, count - begin);
+        T largest = 0, total = 0, expected = 0, of_label = 0;
+        for (Size first = 0; first < classes; first += TILE_CLASSES) {
+            Size width = smaller(TILE_CLASSES, classes - first);
+            load_tile(logits + begin * classes, classes, first, width, rows, tile);
+            if (n >= count) continue;
+            if (first == 0) largest = own[0];
+            for (Size j = 0; j < width; j++) largest = larger(largest, own[j]);
+        }
+        for (Size first = 0; first < classes; first += TILE_CLASSES) {
+            Size width = smaller(TILE_CLASSES, classes - first);
+            if (classes > TILE_CLASSES) {
+                load_tile(logits + begin * classes, classes, first, width, rows, tile);
+            }
+            if (n >= count) continue;
+            for (Size j = 0; j < width; j++) {
+                T shifted = own[j] - largest;
+                T power = exp(shifted);
+                p[(first + j) * count + n] = power;
+                total += power;
+                if (smoothing > 0) expected += smoothing / classes * shifted;
+                if (first + j == (Size)labels[n]) of_label = shifted;
+            }
+        }
+        if (n < count) {
+            for (Size k = 0; k < classes; k++) p[k * count + n] /= total;
+            expected += (1 - smoothing) * of_label;
+            mine += log(total) - expected;
+        }
+        if (!dlogits) continue;
+        for (Size first = 0; first < classes; first += TILE_CLASSES) {
+            Size width = smaller(TILE_CLASSES, classes - first);
+            for (Size j = 0; j < width && n < count; j++) {
+                bool is_label = first + j == (Size)labels[n];
+                T of_class = p[(first + j) * count + n];
+                own[j] = softmax_slope(of_class, is_label, smoothing, scale, classes);
+            }
+            store_tile(dlogits + begin * classes, classes, first, width, rows, tile);
+        }
+    }
+    double summed = sum_of_block(mine);
+    if (threadIdx.x != 0) return;
+    if (gridDim.x == 1) {
+        value[0] = (T)(summed / count);
+    } else {
+        sums[blockIdx.x] = summed;
+    }
+}
+
+template <typename T, typename Label>
+__global__ void cross_entropy(
+    const T* logits, const Label* labels, T smoothing, double* sums, T* p, T* value, Size count,
+    Size classes
+) {
+    T* none = nullptr;
+    cross_entropy_of_block(
+        logits, labels, smoothing, (T)0, sums, p, value, none, count, classes
+    );
+}
+
+template <typename T, typename Label>
+__global__ void cross_entropy_and_gradient(
+    const T* logits, const Label* labels, T smoothing, T scale, double* sums, T* p, T* value,
+    T* dlogits, Size count, Size classes
+) {
+    cross_entropy_of_block(
+        logits, labels, smoothing, scale, sums, p, value, dlogits, count, classes
+    );
+}
+
+template <typename T>
+__global__ void mean_of_sums(const double* sums, T* value, Size blocks, Size count) {
+    double mine = 0;
+    EACH_COLUMN(i, blocks) mine += sums[i];
     double summed = sum_of_block(mine);
     if (threadIdx.x == 0) value[0] = (T)(summed / count);
 }
@@ -274,11 +392,10 @@ template <typename T, typename Label>
 __global__ void softmax_cross_entropy_backward(
     const T* p, const Label* labels, T smoothing, T scale, T* dlogits, Size count, Size classes
 ) {
-    T uniform = smoothing / classes;
     EACH(i, count * classes) {
         Size n = i / classes, k = i % classes;
-        T q = k == (Size)labels[n] ? uniform + (1 - smoothing) : uniform;
-        dlogits[i] = (p[k * count + n] - q) * scale;
+        bool is_label = k == (Size)labels[n];
+        dlogits[i] = softmax_slope(p[k * count + n], is_label, smoothing, scale, classes);
     }
 }
 
@@ -289,7 +406,7 @@ __global__ void add_loss(const T* loss, Size samples, double* total) {
 
 // Blocks add to `hits` in any order: of whole numbers the sum is the same.
 template <typename T, typename Label>
-__global__ void count_hits(
+__device__ void add_hits(
     const T* logits, const Label* labels, Size* hits, Size count, Size classes
 ) {
     Size mine = 0;
@@ -304,6 +421,22 @@ __global__ void count_hits(
     }
     Size found = sum_of_block(mine);
     if (threadIdx.x == 0) atomicAdd((Long*)hits, (Long)found);
+}
+
+template <typename T, typename Label>
+__global__ void count_hits(
+    const T* logits, const Label* labels, Size* hits, Size count, Size classes
+) {
+    add_hits(logits, labels, hits, count, classes);
+}
+
+template <typename T, typename Label>
+__global__ void add_loss_and_hits(
+    const T* loss, const T* logits, const Label* labels, double* total, Size* hits, Size count,
+    Size classes
+) {
+    EACH(i, 1) total[0] += (double)loss[0] * count;
+    add_hits(logits, labels, hits, count, classes);
 }
 
 // ---- the update: one pass over the whole store ----
@@ -428,12 +561,16 @@ __global__ void advance(Long* counter, Size count) {
     EACH(i, 1) counter[0] += (Long)count;
 }
 
-template <typename Pixel, typename Index, typename T>
-__global__ void gather_scaled(
-    const Pixel* source, const Index* indices, T scale, T shift, T* x, Size count, Size features
+// The samples of a batch with their targets, `width` numbers each.
+template <typename Pixel, typename Index, typename T, typename Target>
+__global__ void gather_batch(
+    const Pixel* source, const Target* targets, const Index* indices, T scale, T shift,
+    Target* target, T* x, Size count, Size features, Size width
 ) {
     EACH_ROW(n, count) {
-        const Pixel* row = source + (Size)indices[n] * features;
+        Size index = (Size)indices[n];
+        const Pixel* row = source + index * features;
         EACH_COLUMN(j, features) x[n * features + j] = (T)row[j] * scale + shift;
+        EACH_COLUMN(j, width) target[n * width + j] = targets[index * width + j];
     }
 }

@@ -1,8 +1,7 @@
-"""The CUDA kernels: how those of `cuda_kernels.cu` are built, and over what each is launched.
+"""The CUDA kernels: over what each of those of `cuda_kernels.cu` is launched.
 
 A function here has the name and the arguments of a formula marked `@accelerated`, and computes
-on CuPy's arrays what the formula does. A kernel is compiled by NVRTC when it is first needed for
-its types, and cached. Nothing here waits for the device or allocates on it.
+on CuPy's arrays what the formula does. Nothing here waits for the device or allocates on it.
 
 Not yet run on a GPU. Tested without one: NVRTC compiles each kernel for all architectures that
 xpnet names, and the tests run the source of each kernel on the CPU.
@@ -10,200 +9,97 @@ xpnet names, and the tests run the source of each kernel on the CPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import cache, partial, wraps
-from importlib.resources import files
-from inspect import signature
-from typing import Any, TypeAlias
+from collections.abc import Iterator
 
+from xpnet.accel.cuda_launch import (
+    KERNELS,
+    THREADS,
+    Alike,
+    Launch,
+    Real,
+    bind,
+    each,
+    each_row,
+    launch,
+    launches_of,
+    one_each,
+    rows_in_blocks,
+)
 from xpnet.backend import Array
-from xpnet.errors import KernelDeclined
 
-Launch: TypeAlias = Callable[[], Any]
-
-Real: TypeAlias = Array
-"""An array of the dtype in which a kernel computes."""
-
-Alike: TypeAlias = Array
-"""The same, and all arrays that are `Alike` have one shape."""
-
-OPTIONS = ("-std=c++17", "--fmad=false")
-"""For NVRTC. A fused multiply-add would round once where the formula rounds twice."""
-
-KERNELS: dict[str, Any] = {}
-"""All kernels, by the names of their formulas."""
-
-_WARP = 32
-_THREADS = 256
-_MOST_THREADS = 512
-_MOST_BLOCKS = 2048
-"""Enough to fill any card; beyond them each thread does more."""
-
-_TYPES = {
-    "b1": "bool",
-    "i1": "signed char",
-    "u1": "unsigned char",
-    "i2": "short",
-    "u2": "unsigned short",
-    "i4": "int",
-    "u4": "unsigned int",
-    "i8": "long long",
-    "u8": "unsigned long long",
-    "f4": "float",
-    "f8": "double",
-}
-"""What a dtype is called in CUDA, by its kind and bytes."""
+__all__ = ["KERNELS", "bind"]
 
 
-@cache
-def source() -> str:
-    """The text of `cuda_kernels.cu`."""
-    return (files("xpnet.accel") / "cuda_kernels.cu").read_text("ascii")
-
-
-@cache
-def kernel(expression: str) -> Any:
-    """A kernel for its types, as `relu_backward<float>`: called with grid, block, arguments.
-
-    CuPy loads it again on each device that is the current one when it is called.
-    """
-    import cupy
-
-    module = cupy.RawModule(code=source(), options=OPTIONS, name_expressions=(expression,))
-    return module.get_function(expression)
-
-
-def bind(name: str, arguments: tuple[Any, ...]) -> Launch:
-    """The kernel `name` on these arguments: a call without arguments, which only launches."""
-    launches = tuple(KERNELS[name].launches(*arguments))
-    return launches[0] if len(launches) == 1 else partial(_run, launches)
-
-
-def _run(launches: tuple[Launch, ...]) -> None:
-    for launch in launches:
-        launch()
-
-
-def _kernel(launches: Callable[..., Iterator[Launch]]) -> Any:
-    """A function that does the launches of `launches`, registered; it checks its arguments.
-
-    CUDA checks nothing. So arrays annotated `Real` or `Alike` must be of one dtype, those
-    annotated `Alike` of one shape too, and numbers annotated `float`, whole ones as well, are
-    given to the kernel in that dtype. Raises `KernelDeclined` for other arrays.
-    """
-    kinds = [parameter.annotation for parameter in signature(launches).parameters.values()]
-
-    def checked(*arguments: Any) -> Iterator[Launch]:
-        pairs = list(zip(arguments, kinds, strict=True))
-        dtypes = {array.dtype for array, kind in pairs if kind in ("Real", "Alike")}
-        shapes = {array.shape for array, kind in pairs if kind == "Alike"}
-        if len(dtypes) > 1 or len(shapes) > 1:
-            raise KernelDeclined
-        number = dtypes.pop().type
-        return launches(*(number(a) if kind == "float" else a for a, kind in pairs))
-
-    @wraps(launches)
-    def launch(*arguments: Any) -> None:
-        _run(tuple(checked(*arguments)))
-
-    launch.launches = checked  # type: ignore[attr-defined]
-    KERNELS[launches.__name__] = launch
-    return launch
-
-
-def _launch(name: str, types: tuple[Array, ...], over: tuple[int, int], *arguments: Any) -> Launch:
-    """One launch of `name` for the dtypes of `types`, `over` so many blocks and threads."""
-    inside = ", ".join(_TYPES[array.dtype.str[1:]] for array in types)
-    blocks, threads = over
-    function = kernel(f"{name}<{inside}>" if types else name)
-    return partial(function, (blocks,), (threads,), arguments)
-
-
-def _each(size: int) -> tuple[int, int]:
-    """A thread for each of `size` elements, or for several."""
-    return min(-(-size // _THREADS), _MOST_BLOCKS), _THREADS
-
-
-def _each_row(count: int) -> tuple[int, int]:
-    """A block for each of `count` rows, or for several."""
-    return min(count, _MOST_BLOCKS), _THREADS
-
-
-def _one_each(count: int, width: int) -> tuple[int, int]:
-    """The same, where the threads of a block wait for each other: few for short rows."""
-    threads = 1 << (width - 1).bit_length()
-    return min(count, _MOST_BLOCKS), max(_WARP, min(threads, _THREADS))
-
-
-def _one_block(count: int) -> tuple[int, int]:
-    """A power of two of threads, at most a block, for `count` rows."""
-    return 1, min(1 << (count - 1).bit_length(), _MOST_THREADS)
-
-
-@_kernel
+@launches_of
 def relu(x: Alike, y: Alike) -> Iterator[Launch]:
     """`ReLU.forward`."""
-    yield _launch("relu", (y,), _each(y.size), x, y, y.size)
+    yield launch("relu", (y,), each(y.size), x, y, y.size)
 
 
-@_kernel
+@launches_of
+def add_relu(y: Alike, bias: Real, r: Alike) -> Iterator[Launch]:
+    """The end of `Linear.forward` and the `ReLU.forward` after it: `y += b`, `r = max(y, 0)`."""
+    yield launch("add_relu", (y,), one_each(*y.shape), y, bias, r, *y.shape)
+
+
+@launches_of
 def relu_backward(dy: Alike, x: Alike, dx: Alike) -> Iterator[Launch]:
     """`ReLU.backward`."""
-    yield _launch("relu_backward", (dx,), _each(dx.size), dy, x, dx, dx.size)
+    yield launch("relu_backward", (dx,), each(dx.size), dy, x, dx, dx.size)
 
 
-@_kernel
+@launches_of
 def leaky_relu_backward(dy: Alike, x: Alike, slope: float, dx: Alike) -> Iterator[Launch]:
     """`LeakyReLU.backward`."""
-    yield _launch("leaky_relu_backward", (dx,), _each(dx.size), dy, x, slope, dx, dx.size)
+    yield launch("leaky_relu_backward", (dx,), each(dx.size), dy, x, slope, dx, dx.size)
 
 
-@_kernel
+@launches_of
 def tanh_backward(dy: Alike, y: Alike, dx: Alike) -> Iterator[Launch]:
     """`Tanh.backward`."""
-    yield _launch("tanh_backward", (dx,), _each(dx.size), dy, y, dx, dx.size)
+    yield launch("tanh_backward", (dx,), each(dx.size), dy, y, dx, dx.size)
 
 
-@_kernel
+@launches_of
 def sigmoid_forward(x: Alike, y: Alike) -> Iterator[Launch]:
     """`Sigmoid.forward`."""
-    yield _launch("sigmoid", (y,), _each(y.size), x, y, y.size)
+    yield launch("sigmoid", (y,), each(y.size), x, y, y.size)
 
 
-@_kernel
+@launches_of
 def sigmoid_backward(dy: Alike, y: Alike, dx: Alike) -> Iterator[Launch]:
     """`Sigmoid.backward`."""
-    yield _launch("sigmoid_backward", (dx,), _each(dx.size), dy, y, dx, dx.size)
+    yield launch("sigmoid_backward", (dx,), each(dx.size), dy, y, dx, dx.size)
 
 
-@_kernel
+@launches_of
 def gelu(x: Alike, cubic: float, scale: float, t: Alike, y: Alike) -> Iterator[Launch]:
     """`GELU.forward`; `t` is kept for the backward pass."""
-    yield _launch("gelu", (y,), _each(y.size), x, cubic, scale, t, y, y.size)
+    yield launch("gelu", (y,), each(y.size), x, cubic, scale, t, y, y.size)
 
 
-@_kernel
+@launches_of
 def gelu_backward(
     dy: Alike, x: Alike, t: Alike, cubic: float, scale: float, dx: Alike
 ) -> Iterator[Launch]:
     """`GELU.backward`; `cubic` is three times that of the forward pass."""
-    over = _each(dx.size)
-    yield _launch("gelu_backward", (dx,), over, dy, x, t, cubic, scale, dx, dx.size)
+    over = each(dx.size)
+    yield launch("gelu_backward", (dx,), over, dy, x, t, cubic, scale, dx, dx.size)
 
 
-@_kernel
+@launches_of
 def softmax_forward(x: Alike, y: Alike) -> Iterator[Launch]:
     """`Softmax.forward`."""
-    yield _launch("softmax", (y,), _one_each(*y.shape), x, y, *y.shape)
+    yield launch("softmax", (y,), one_each(*y.shape), x, y, *y.shape)
 
 
-@_kernel
+@launches_of
 def softmax_backward(dy: Alike, y: Alike, dx: Alike) -> Iterator[Launch]:
     """`Softmax.backward`."""
-    yield _launch("softmax_backward", (dx,), _one_each(*dx.shape), dy, y, dx, *dx.shape)
+    yield launch("softmax_backward", (dx,), one_each(*dx.shape), dy, y, dx, *dx.shape)
 
 
-@_kernel
+@launches_of
 def batch_norm(
     x: Alike,
     weight: Real,
@@ -217,79 +113,117 @@ def batch_norm(
     y: Alike,
 ) -> Iterator[Launch]:
     """`BatchNorm.forward` in training; moves the running statistics."""
-    over = _one_each(*y.shape[::-1])
+    over = one_each(*y.shape[::-1])
     statistics = (epsilon, momentum, running_mean, running_var)
     arguments = (x, weight, bias, *statistics, normal, scale, y, *y.shape)
-    yield _launch("batch_norm", (y,), over, *arguments)
+    yield launch("batch_norm", (y,), over, *arguments)
 
 
-@_kernel
+@launches_of
 def batch_norm_backward(
     dy: Alike, normal: Alike, scale: Real, weight: Real, dweight: Real, dbias: Real, dx: Alike
 ) -> Iterator[Launch]:
     """`BatchNorm.backward`, with the gradients of its parameters."""
     arguments = (dy, normal, scale, weight, dweight, dbias, dx, *dx.shape)
-    yield _launch("batch_norm_backward", (dx,), _one_each(*dx.shape[::-1]), *arguments)
+    yield launch("batch_norm_backward", (dx,), one_each(*dx.shape[::-1]), *arguments)
 
 
-@_kernel
+@launches_of
 def layer_norm(
     x: Alike, weight: Real, bias: Real, epsilon: float, normal: Alike, scale: Real, y: Alike
 ) -> Iterator[Launch]:
     """`LayerNorm.forward`."""
     arguments = (x, weight, bias, epsilon, normal, scale, y, *y.shape)
-    yield _launch("layer_norm", (y,), _one_each(*y.shape), *arguments)
+    yield launch("layer_norm", (y,), one_each(*y.shape), *arguments)
 
 
-@_kernel
+@launches_of
 def layer_norm_backward(
     dy: Alike, normal: Alike, scale: Real, weight: Real, dx: Alike
 ) -> Iterator[Launch]:
     """`LayerNorm.backward`, without the gradients of its parameters."""
     arguments = (dy, normal, scale, weight, dx, *dx.shape)
-    yield _launch("layer_norm_backward", (dx,), _one_each(*dx.shape), *arguments)
+    yield launch("layer_norm_backward", (dx,), one_each(*dx.shape), *arguments)
 
 
-@_kernel
+@launches_of
 def cross_entropy(
-    logits: Real, labels: Array, smoothing: float, p: Real, value: Real
+    logits: Real, labels: Array, smoothing: float, sums: Array, p: Real, value: Real
 ) -> Iterator[Launch]:
-    """`SoftmaxCrossEntropy.forward`: `p` `(C, N)` and the mean loss, summed in one fixed order."""
-    arguments = (logits, labels, smoothing, p, value, *logits.shape)
-    yield _launch("cross_entropy", (logits, labels), _one_block(len(logits)), *arguments)
+    """`SoftmaxCrossEntropy.forward`: `p` `(C, N)` and the mean loss, summed in one fixed order.
+
+    Several blocks leave their sums in `sums`, which a second launch adds up.
+    """
+    arguments = (logits, labels, smoothing, sums, p, value, *logits.shape)
+    over = rows_in_blocks(len(logits), sums.size)
+    yield launch("cross_entropy", (logits, labels), over, *arguments)
+    yield from _mean_of_sums(sums, value, over[0], len(logits))
 
 
-@_kernel
+@launches_of
+def cross_entropy_and_gradient(
+    logits: Real,
+    labels: Array,
+    smoothing: float,
+    scale: float,
+    sums: Array,
+    p: Real,
+    value: Real,
+    dlogits: Real,
+) -> Iterator[Launch]:
+    """`SoftmaxCrossEntropy.forward` and the `backward` after it."""
+    arguments = (logits, labels, smoothing, scale, sums, p, value, dlogits, *logits.shape)
+    over = rows_in_blocks(len(logits), sums.size)
+    yield launch("cross_entropy_and_gradient", (logits, labels), over, *arguments)
+    yield from _mean_of_sums(sums, value, over[0], len(logits))
+
+
+def _mean_of_sums(sums: Array, value: Array, blocks: int, count: int) -> Iterator[Launch]:
+    """Where several blocks have left their sums."""
+    if blocks > 1:
+        yield launch("mean_of_sums", (value,), (1, THREADS), sums, value, blocks, count)
+
+
+@launches_of
 def softmax_cross_entropy_backward(
     p: Real, labels: Array, smoothing: float, scale: float, dlogits: Real
 ) -> Iterator[Launch]:
     """`SoftmaxCrossEntropy.backward`; `scale` holds `1 / N` already."""
     arguments = (p, labels, smoothing, scale, dlogits, *dlogits.shape)
-    over = _each(dlogits.size)
-    yield _launch("softmax_cross_entropy_backward", (p, labels), over, *arguments)
+    over = each(dlogits.size)
+    yield launch("softmax_cross_entropy_backward", (p, labels), over, *arguments)
 
 
-@_kernel
+@launches_of
 def add_loss(loss: Real, samples: int, total: Array) -> Iterator[Launch]:
     """`MeanLoss.update`."""
-    yield _launch("add_loss", (loss,), (1, 1), loss, samples, total)
+    yield launch("add_loss", (loss,), (1, 1), loss, samples, total)
 
 
-@_kernel
+@launches_of
 def count_hits(logits: Real, labels: Array, hits: Array) -> Iterator[Launch]:
     """`Accuracy.update`, for the largest logit."""
     arguments = (logits, labels, hits, *logits.shape)
-    yield _launch("count_hits", (logits, labels), _each(len(logits)), *arguments)
+    yield launch("count_hits", (logits, labels), each(len(logits)), *arguments)
 
 
-@_kernel
+@launches_of
+def add_loss_and_hits(
+    loss: Real, logits: Real, labels: Array, total: Array, hits: Array
+) -> Iterator[Launch]:
+    """`RunningMetrics.update` of a classifier."""
+    arguments = (loss, logits, labels, total, hits, *logits.shape)
+    yield launch("add_loss_and_hits", (logits, labels), each(len(logits)), *arguments)
+
+
+@launches_of
 def descend(values: Alike, gradients: Alike, scalars: Real) -> Iterator[Launch]:
     """`SGD.update` without momentum."""
     size = values.size
-    yield _launch("descend", (values,), _each(size), values, gradients, scalars, size)
+    yield launch("descend", (values,), each(size), values, gradients, scalars, size)
 
 
-@_kernel
+@launches_of
 def descend_with_momentum(
     values: Alike,
     gradients: Alike,
@@ -301,10 +235,10 @@ def descend_with_momentum(
     """`SGD.update` with momentum."""
     size = values.size
     arguments = (values, gradients, velocity, scalars, momentum, nesterov, size)
-    yield _launch("descend_with_momentum", (values,), _each(size), *arguments)
+    yield launch("descend_with_momentum", (values,), each(size), *arguments)
 
 
-@_kernel
+@launches_of
 def rmsprop(
     values: Alike,
     gradients: Alike,
@@ -317,10 +251,10 @@ def rmsprop(
     """`RMSprop.update` without momentum."""
     size = values.size
     arguments = (values, gradients, square, scalars, decay_rate, rest, epsilon, size)
-    yield _launch("rmsprop", (values,), _each(size), *arguments)
+    yield launch("rmsprop", (values,), each(size), *arguments)
 
 
-@_kernel
+@launches_of
 def rmsprop_with_momentum(
     values: Alike,
     gradients: Alike,
@@ -335,10 +269,10 @@ def rmsprop_with_momentum(
     """`RMSprop.update` with momentum."""
     size, factors = values.size, (decay_rate, rest, epsilon, momentum)
     arguments = (values, gradients, square, velocity, scalars, *factors, size)
-    yield _launch("rmsprop_with_momentum", (values,), _each(size), *arguments)
+    yield launch("rmsprop_with_momentum", (values,), each(size), *arguments)
 
 
-@_kernel
+@launches_of
 def adam(
     values: Alike,
     gradients: Alike,
@@ -351,33 +285,43 @@ def adam(
     """`Adam.update`."""
     size = values.size
     arguments = (values, gradients, first, second, scalars, beta1, beta2, size)
-    yield _launch("adam", (values,), _each(size), *arguments)
+    yield launch("adam", (values,), each(size), *arguments)
 
 
-@_kernel
+@launches_of
 def dropout(
     x: Alike, counter: Array, units: Array, threshold: int, scale: float, mask: Alike, y: Alike
 ) -> Iterator[Launch]:
     """`Dropout.forward`; a second launch advances the counter, when all have read it."""
     arguments = (x, counter, units, threshold, scale, mask, y, *x.shape)
-    yield _launch("dropout", (x,), _each_row(len(x)), *arguments)
-    yield _launch("advance", (), (1, 1), counter, len(x))
+    yield launch("dropout", (x,), each_row(len(x)), *arguments)
+    yield launch("advance", (), (1, 1), counter, len(x))
 
 
-@_kernel
+@launches_of
 def gaussian_noise(
     x: Alike, counter: Array, units: Array, factor: float, y: Alike
 ) -> Iterator[Launch]:
     """`GaussianNoise.forward`; the counter advances as in `dropout`."""
     arguments = (x, counter, units, factor, y, *x.shape)
-    yield _launch("gaussian_noise", (x,), _each_row(len(x)), *arguments)
-    yield _launch("advance", (), (1, 1), counter, len(x))
+    yield launch("gaussian_noise", (x,), each_row(len(x)), *arguments)
+    yield launch("advance", (), (1, 1), counter, len(x))
 
 
-@_kernel
-def gather_scaled(
-    source: Array, indices: Array, scale: float, shift: float, x: Real
+@launches_of
+def gather_batch(
+    source: Array,
+    targets: Array,
+    indices: Array,
+    scale: float,
+    shift: float,
+    target: Array,
+    x: Real,
 ) -> Iterator[Launch]:
-    """`DeviceData.batch`: rows `indices` of `source`, times `scale`, plus `shift`."""
-    arguments = (source, indices, scale, shift, x, *x.shape)
-    yield _launch("gather_scaled", (source, indices, x), _each_row(len(x)), *arguments)
+    """`DeviceData.batch`: rows `indices` of `source`, times `scale`, plus `shift`; and targets."""
+    # Targets are only copied: by their size, so that not each dtype needs a kernel of its own.
+    targets, target = (array.view(f"u{array.itemsize}") for array in (targets, target))
+    arguments = (source, targets, indices, scale, shift, target, x)
+    sizes = (*x.shape, target.size // len(x))
+    types = (source, indices, x, target)
+    yield launch("gather_batch", types, each_row(len(x)), *arguments, *sizes)

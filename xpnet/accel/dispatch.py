@@ -23,7 +23,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, partial, wraps
+from functools import cache, wraps
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -95,7 +95,9 @@ def run_kernel(name: str, arguments: tuple[Any, ...]) -> bool:
         if record_call is None:
             kernel(*arguments)
         else:
-            record_call(module.bind(name, arguments))
+            call: Any = module.bind(name, arguments)
+            call.kernel = name, arguments  # by which `fuse` knows it
+            record_call(call)
     except KernelDeclined:
         return False
     return True
@@ -122,28 +124,50 @@ def use_kernels(steps: int = sys.maxsize, xp: Any = numpy) -> Iterator[None]:
 
 
 def fuse(calls: Sequence[Call]) -> tuple[Call, ...]:
-    """The calls of a recorded step, with one kernel for adding a bias and the ReLU after it."""
+    """The calls of a recorded step, with one kernel for two calls that have one together."""
     in_use, fused = current().kernels, list(calls[:1])
-    if in_use is None or "add_relu" not in in_use[1].KERNELS:
+    if in_use is None:
         return tuple(calls)
+    xp, module = in_use
+    pairs = {"add_relu": _of_bias_and_relu, "cross_entropy_and_gradient": _of_loss_and_gradient}
     for call in calls[1:]:
-        arrays = _of_bias_and_relu(fused[-1], call)
-        if arrays is None:
-            fused.append(call)
+        for name in pairs.keys() & module.KERNELS.keys():
+            arguments = pairs[name](xp, fused[-1], call)
+            if arguments is not None:
+                fused[-1] = module.bind(name, arguments)
+                break
         else:
-            fused[-1] = in_use[1].bind("add_relu", arrays)
+            fused.append(call)
     return tuple(fused)
 
 
-def _of_bias_and_relu(first: Any, second: Any) -> tuple[Any, ...] | None:
-    """`(y, bias, r)` where the calls are `add(y, bias, y)` and the kernel `relu(y, r)`."""
-    if not (isinstance(first, partial) and isinstance(second, partial)):
+def _kernel_of(call: Any) -> tuple[str, tuple[Any, ...]]:
+    """Name and arguments of the kernel that `call` was bound to by `run_kernel`, if it was."""
+    return getattr(call, "kernel", ("", ()))
+
+
+def _of_loss_and_gradient(xp: Any, first: Any, second: Any) -> tuple[Any, ...] | None:
+    """The arguments of both, for `cross_entropy` and its `softmax_cross_entropy_backward`."""
+    (name, of_loss), (next_name, of_gradient) = _kernel_of(first), _kernel_of(second)
+    if (name, next_name) != ("cross_entropy", "softmax_cross_entropy_backward"):
         return None
-    is_relu = getattr(second.func, "__name__", None) == "relu"
-    if not is_relu or first.func is not numpy.add or len(first.args) != 3:
+    logits, labels, smoothing, sums, p, value = of_loss
+    own_p, own_labels, own_smoothing, scale, dlogits = of_gradient
+    if not (own_p is p and own_labels is labels and own_smoothing == smoothing):
         return None
-    (y, bias, out), (x, r) = first.args, second.args
-    if not (x is y is out and y.ndim == 2 and isinstance(bias, numpy.ndarray)):
+    return logits, labels, smoothing, scale, sums, p, value, dlogits
+
+
+def _of_bias_and_relu(xp: Any, first: Any, second: Any) -> tuple[Any, ...] | None:
+    """`(y, bias, r)` where the calls are `add(y, bias, out=y)` and the kernel `relu(y, r)`."""
+    name, of_relu = _kernel_of(second)
+    if name != "relu" or getattr(first, "func", None) is not xp.add:
+        return None
+    if not first.keywords.keys() <= {"out"}:
+        return None
+    (y, bias, *given), (x, r) = first.args, of_relu
+    out = first.keywords.get("out", *given)
+    if not (x is y is out and y.ndim == 2 and isinstance(bias, xp.ndarray)):
         return None
     is_bias = bias.shape == y.shape[1:] and bias.dtype == y.dtype and bias.flags.c_contiguous
     return (y, bias, r) if is_bias else None

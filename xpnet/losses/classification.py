@@ -21,6 +21,9 @@ from xpnet.losses.base import (
 from xpnet.utils.arguments import real
 from xpnet.workspace import Workspace
 
+_ROWS_OF_A_SUM = 256
+"""Rows whose losses one block of the CUDA kernel adds up."""
+
 
 class SoftmaxCrossEntropy(Loss):
     """Cross-entropy of the softmax of the logits with the true class.
@@ -76,7 +79,8 @@ class SoftmaxCrossEntropy(Loss):
         self.labels, self.weights, self._expected = target, None, None
         if weights is None:
             value = workspace.array(xp, "value", (), dtype)
-            arguments = logits, target, float(self.label_smoothing), self.p, value
+            sums = workspace.array(xp, "sums", (-(-count // _ROWS_OF_A_SUM),), xp.float64)
+            arguments = logits, target, float(self.label_smoothing), sums, self.p, value
             cross_entropy(xp, *arguments, expected=self._targets, workspace=workspace)
             return value
         shifted = workspace.array(xp, "shifted", (classes, count), dtype)
@@ -203,13 +207,17 @@ def cross_entropy(
     logits: Array,
     labels: Array,
     smoothing: float,
+    sums: Array,
     p: Array,
     value: Array,
     *,
     expected: Callable[[], Array],
     workspace: Workspace,
 ) -> None:
-    """`p = softmax(z)`, `(C, N)`, and the mean loss `value`, from `logits` `(N, C)`."""
+    """`p = softmax(z)`, `(C, N)`, and the mean loss `value`, from `logits` `(N, C)`.
+
+    `sums`: memory where a kernel may put the sums of `_ROWS_OF_A_SUM` losses each, in float64.
+    """
     shifted = workspace.array(xp, "shifted", p.shape, p.dtype)
     shift_logits(xp, logits, shifted, workspace=workspace)
     xp.exp(shifted, out=p)

@@ -147,11 +147,17 @@ class DeviceData:
         rows = self.workspace.array(xp, "rows", (count, self.x.shape[1]), self.x.dtype)
         shape = (count, *self.target.shape[1:])
         target = self.workspace.array(xp, "target", shape, self.target.dtype)
+        is_scaled = augmentation is None and not self.is_ready and not self.normalisation.by_feature
+        if is_scaled and self.rows is None:
+            x = self.workspace.array(xp, "x", rows.shape, self.dtype)
+            arguments = self.x, self.target, indices, self.scale, self.shift, target, x
+            gather_batch(xp, *arguments, rows=rows)
+            return x, target
         gather(self.target, indices, out=target)
         if self.rows is not None:
             stored = self.workspace.array(xp, "stored", indices.shape, self.rows.dtype)
             indices = gather(self.rows, indices, out=stored)
-        if augmentation is None and not self.is_ready and not self.normalisation.by_feature:
+        if is_scaled:
             x = self.workspace.array(xp, "x", rows.shape, self.dtype)
             gather_scaled(xp, self.x, indices, self.scale, self.shift, x, rows=rows)
             return x, target
@@ -197,6 +203,24 @@ class DeviceData:
         shift = None if not self.normalisation.by_feature and not self.shift else self.shift
         scale_rows(xp, rows, self.scale, shift, x)
         return x
+
+
+@accelerated
+def gather_batch(
+    xp: Any,
+    source: Array,
+    targets: Array,
+    indices: Array,
+    scale: float,
+    shift: float,
+    target: Array,
+    x: Array,
+    *,
+    rows: Array,
+) -> None:
+    """`x = scale · source[indices] + shift` and `target = targets[indices]`."""
+    gather(targets, indices, out=target)
+    gather_scaled(xp, source, indices, scale, shift, x, rows=rows)
 
 
 @accelerated

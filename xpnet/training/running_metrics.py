@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy
 
-from xpnet.backend import Array
+from xpnet.accel.dispatch import accelerated
+from xpnet.backend import Array, array_module
 from xpnet.errors import DivergenceError
 from xpnet.losses import L2Penalty, Loss, SoftmaxCrossEntropy
-from xpnet.metrics import Accuracy, MeanLoss
+from xpnet.metrics import Accuracy, MeanLoss, add_loss, count_hits
 from xpnet.network import Sequential
 from xpnet.training.callbacks import TrainingState
 from xpnet.training.device_data import DeviceData
 from xpnet.training.history import Record
+from xpnet.workspace import Workspace
 
 
 class RunningMetrics:
@@ -45,9 +47,13 @@ class RunningMetrics:
 
     def update(self, value: Array, logits: Array, target: Array) -> None:
         """Add the loss and the hits of one batch."""
-        self.mean.update(value, len(target))
-        if self.counts:
-            self.accuracy.update(logits, target)
+        if not self.counts:
+            self.mean.update(value, len(target))
+            return
+        xp, workspace = array_module(value, logits, target), self.accuracy.workspace
+        total, hits = self.mean.total, self.accuracy.hits
+        add_loss_and_hits(xp, value, logits, target, total, hits, workspace=workspace)
+        self.count(len(target))
 
     def count(self, samples: int) -> None:
         """`update()` was replayed, on the device: count the samples here."""
@@ -138,6 +144,22 @@ class RunningMetrics:
             f"{self._rate():g}, and the largest gradient is that of {_largest(run.network)}: use a "
             f"smaller learning_rate, or clip_norm"
         )
+
+
+@accelerated
+def add_loss_and_hits(
+    xp: Any,
+    loss: Array,
+    logits: Array,
+    labels: Array,
+    total: Array,
+    hits: Array,
+    *,
+    workspace: Workspace,
+) -> None:
+    """`total ← total + N · loss`, `hits ← hits + Σ_n [argmax z_n = y_n]`."""
+    add_loss(xp, loss, len(labels), total, workspace=workspace)
+    count_hits(xp, logits, labels, hits, workspace=workspace)
 
 
 def _largest(network: Sequential) -> str:
