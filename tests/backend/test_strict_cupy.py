@@ -143,7 +143,10 @@ EVENTS = {
     "if": (lambda x: 1 if x[0, 0] else 0, {"sync"}),
     "synchronize": (lambda x: Backend.of(x).synchronize(), {"sync"}),
     "mask": (lambda x: x[x > 1], {"sync", "alloc"}),
-    "assignment of a number through a mask": (lambda x: x.__setitem__(x > 1, 0.0), {"alloc"}),
+    "assignment of a number through a mask": (
+        lambda x: x.__setitem__(x > 1, 0.0),
+        {"alloc", "sync"},
+    ),
     "assignment of an array through a mask": (
         lambda x: x.__setitem__(x > 9, x[0, :0]),
         {"alloc", "sync"},

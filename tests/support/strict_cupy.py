@@ -161,14 +161,14 @@ class ndarray:
         ledger.record_all("get", "d2h", "sync")
         return self._host.copy()
 
-    def set(self, host: Any) -> None:
+    def set(self, arr: Any) -> None:
         """Overwrite with a NumPy array of the same shape and dtype."""
-        if not isinstance(host, numpy.ndarray):
-            raise TypeError(f"set() takes a NumPy array, found {type(host).__name__}")
-        if host.shape != self.shape or host.dtype != self.dtype:
-            raise ValueError(f"set(): {host.dtype}{host.shape} into {self.dtype}{self.shape}")
+        if not isinstance(arr, numpy.ndarray):
+            raise TypeError(f"set() takes a NumPy array, found {type(arr).__name__}")
+        if arr.shape != self.shape or arr.dtype != self.dtype:
+            raise ValueError(f"set(): {arr.dtype}{arr.shape} into {self.dtype}{self.shape}")
         ledger.record_all("set", "h2d")
-        self._host[...] = host
+        self._host[...] = arr
 
     def item(self, *index: int) -> Any:
         ledger.record_all("item", "sync")
@@ -254,8 +254,7 @@ class ndarray:
         parts = key if isinstance(key, tuple) else (key,)
         index = _index(self, parts)
         ledger.record("op", "setitem")
-        # One mask and one number are a single kernel; anything else needs the mask's count.
-        if any(map(_is_mask, parts)) and (len(parts) > 1 or isinstance(value, ndarray)):
+        if any(map(_is_mask, parts)):
             ledger.record("sync", "assignment through a mask")
         if any(isinstance(part, ndarray) and not _is_mask(part) for part in parts):
             hits = numpy.zeros(self.shape, dtype=numpy.int64)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import xpnet as xn
+from xpnet.backend import Backend
 from xpnet.errors import DataError, ShapeError
 from xpnet.losses import Loss, MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
 
@@ -101,3 +102,15 @@ def test_fit_asks_the_loss_before_training() -> None:
             epochs=1,
         )
     assert np.array_equal(network.flat_parameters, before)
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_labels_on_a_device_are_checked_too(backend: Backend, label: int) -> None:
+    """A kernel would read beyond the logits, and say nothing."""
+    network = xn.Sequential(4, 3, backend=backend, seed=0)
+    x, y = np.zeros((6, 4), "float32"), np.array([0, 1, 2, 0, label, 1])
+    given = backend.asarray(x), backend.asarray(y)
+    with pytest.raises(DataError, match=rf"label {label} is in row 4"):
+        xn.fit(network, given, optimizer=xn.SGD(), epochs=1)
+    with pytest.raises(DataError, match=rf"label {label} is in row 4"):
+        xn.TrainStep(network, "cross_entropy", xn.SGD())(*given)
