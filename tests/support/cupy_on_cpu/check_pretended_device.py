@@ -229,9 +229,7 @@ def test_a_graph_runs_when_it_is_launched(mode: int) -> None:
     assert printed(graph(between="print(float(y.sum()))"), ASYNC=mode).split() == ["0.0", "16.0"]
 
 
-@pytest.mark.parametrize(
-    "during", ["stream.synchronize()", "cp.cuda.Device().synchronize()", "y.get(stream=stream)"]
-)
+@pytest.mark.parametrize("during", ["stream.synchronize()", "cp.cuda.Device().synchronize()"])
 def test_a_capture_refuses_to_wait(during: str) -> None:
     done = run(graph(during))
     assert done.returncode != 0
@@ -242,12 +240,6 @@ def test_a_capture_that_was_refused_something_makes_no_graph() -> None:
     during = "\n    try: stream.synchronize()\n    except runtime.CUDARuntimeError: pass"
     done = run(graph(during))
     assert "cudaErrorStreamCaptureInvalidated" in done.stderr.splitlines()[-1]
-
-
-def test_a_captured_product_needs_a_workspace() -> None:
-    program = graph("a @ a").replace("x, y =", "a = cp.ones((2, 2)); a @ a; x, y =")
-    done = run(program)
-    assert "captured without a workspace of its own" in done.stderr
 
 
 def test_a_graph_whose_memory_was_freed() -> None:

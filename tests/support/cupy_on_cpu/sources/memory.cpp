@@ -1,4 +1,4 @@
-// Device memory: pages of the host between pages that nobody may touch.
+// Device memory: pages of the host between gaps that nobody may touch.
 #include "internal.h"
 #include <algorithm>
 #include <cstdint>
@@ -8,6 +8,8 @@
 #include <sys/mman.h>
 
 static const size_t PAGE = 4096;
+// Nobody may touch so many bytes before and behind the pages of an allocation.
+static const size_t GAP = 1 << 20;
 static const size_t ALIGNMENT = 256;
 // What is fresh, freed or outside of an allocation: NaN as a float, -1 as an integer.
 static const unsigned char FILLED = 0xff;
@@ -21,8 +23,8 @@ struct Allocation {
   char* mapped;
   size_t mapped_bytes;
 
-  char* first_page() const { return mapped + PAGE; }
-  char* guard_page() const { return mapped + mapped_bytes - PAGE; }
+  char* first_page() const { return mapped + GAP; }
+  char* end_of_pages() const { return mapped + mapped_bytes - GAP; }
 };
 
 static std::map<const char*, Allocation> live;
@@ -80,7 +82,7 @@ static void check_guard(const Allocation& one) {
     return std::any_of(from, to, [](char byte) { return (unsigned char)byte != FILLED; });
   };
   const char* end = one.start + one.bytes;
-  if (!is_damaged(one.first_page(), one.start) && !is_damaged(end, one.guard_page())) return;
+  if (!is_damaged(one.first_page(), one.start) && !is_damaged(end, one.end_of_pages())) return;
   fail_context(cudaErrorIllegalAddress,
                "something wrote beyond the ends of an allocation of " + std::to_string(one.bytes) +
                    " bytes");
@@ -90,7 +92,7 @@ void check_guards() {
   for (auto& entry : live) check_guard(entry.second);
 }
 
-// The end lies as near as the alignment allows to a page that nobody may touch.
+// The end lies as near as the alignment allows to the gap behind it.
 static cudaError_t allocate(void** address, size_t bytes) {
   pretended_device_counters[ALLOCATIONS]++;
   bytes = std::max<size_t>(bytes, 1);
@@ -99,11 +101,11 @@ static cudaError_t allocate(void** address, size_t bytes) {
     return cudaErrorMemoryAllocation;
   }
   size_t inside = rounded_up(bytes, PAGE);
-  size_t mapped_bytes = inside + 2 * PAGE;
+  size_t mapped_bytes = inside + 2 * GAP;
   int kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
   char* mapped = (char*)mmap(nullptr, mapped_bytes, PROT_NONE, kind, -1, 0);
   if (mapped == MAP_FAILED) return cudaErrorMemoryAllocation;
-  char* first = mapped + PAGE;
+  char* first = mapped + GAP;
   if (mprotect(first, inside, PROT_READ | PROT_WRITE)) return cudaErrorMemoryAllocation;
   char* start = first + inside - rounded_up(bytes, ALIGNMENT);
   if (bytes <= FILLED_AT_MOST) {
