@@ -194,7 +194,6 @@ static cudaError_t finish(cudaStream_t handle) {
     return cudaErrorStreamCaptureUnsupported;
   }
   wait_for(enqueue(stream, nullptr, "synchronization"));
-  check_guards();
   return sticky_error;
 }
 
