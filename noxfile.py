@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import tempfile
 from pathlib import Path
@@ -19,6 +20,10 @@ PARITY += ["training/test_augmentation", "accel/test_recording", "serialization/
 PARITY += ["training/test_checkpoints", "backend/test_backend"]
 OF_KERNELS = ["accel/test_cuda_kernels", "accel/test_cuda_graph", "accel/test_cublas"]
 OF_KERNELS += ["backend/test_second_device"]
+
+# On the pretended device, in less than 10 minutes; how many tests must execute on it.
+ON_CUPY = [*PARITY, *OF_KERNELS]
+LEAST_ON_CUPY = {"part": 800, "all": 900}
 
 # The modules that users import, also to write their own layer, loss or callback.
 MODULES = ["data", "estimator", "gradcheck", "initializers", "metrics", "schedules"]
@@ -89,6 +94,29 @@ def kernels(session: nox.Session) -> None:
     others = {"training/test_checkpoints", "backend/test_backend", "test_initializers"}
     files = [f"tests/{name}.py" for name in PARITY if name not in others]
     session.run("python", "-m", "pytest", *files, "--device", "kernels", "-k", "kernels")
+
+
+@nox.session
+def cupy(session: nox.Session) -> None:
+    """The stock CuPy wheel on a CPU, on a pretended CUDA device; needs no GPU.
+
+    `nox -s cupy -- --all` runs the whole suite on it; without `--all` it is the tests that use
+    CuPy in the parity suite and of the kernels.
+    """
+    found = f"{platform.system()} {platform.machine()}"
+    if found != "Linux x86_64":
+        session.skip(f"the pretended device needs Linux on x86-64, found {found}")
+    install(session, "test,cupy-on-cpu")
+    on_device = ["python", "tests/support/cupy_on_cpu", "python", "-m", "pytest"]
+    on_device += ["-p", "cupy_on_cpu.pytest_plugin", "--device", "cuda"]
+    others = [argument for argument in session.posargs if argument != "--all"]
+    if "--all" in session.posargs:
+        chosen = ["tests", "--at-least", str(LEAST_ON_CUPY["all"])]
+    else:
+        chosen = [f"tests/{name}.py" for name in ON_CUPY]
+        chosen += ["--only-cupy", "--at-least", str(LEAST_ON_CUPY["part"])]
+    own = "tests/support/cupy_on_cpu/check_pretended_device.py"
+    session.run(*on_device, *chosen, own, *others)
 
 
 @nox.session
