@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import strict_cupy
 from cases import place
+from thread_settings import SETTINGS
 
 import xpnet as xn
 from xpnet.accel import recording
 from xpnet.backend import Array, Backend
 from xpnet.errors import CheckpointError, ConfigError, DataError, ShapeError
+from xpnet.training.step import MOST_SIZES
 
 ROWS = 12
 
@@ -391,3 +393,103 @@ def test_a_checkpoint_knows_the_trainer(tmp_path: Path) -> None:
     for kind, options in ((xn.Trainer, {}), (Mixed, {"strength": 0.25})):
         with pytest.raises(CheckpointError, match=r"trainer is Mixed\(strength=0\.5\) there and"):
             run(kind, **options)
+
+
+class Times(xn.Layer):
+    """`y = steps · x`, and then what `inner` makes of it."""
+
+    replayable = True
+
+    def __init__(self, steps: float) -> None:
+        self.steps = steps
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        y = xn.array_module(x).multiply(x, self.steps, out=self.like(x, "y"))
+        inner = vars(self).get("inner")
+        return y if inner is None else inner.forward(y, training=training)
+
+    def backward(self, dy: Array) -> Array:
+        inner = vars(self).get("inner")
+        dy = dy if inner is None else inner.backward(dy)
+        return xn.array_module(dy).multiply(dy, self.steps, out=self.like(dy, "dx"))
+
+
+class Wrapped(xn.Loss):
+    replayable = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = xn.SoftmaxCrossEntropy()
+
+    def forward(self, logits: Array, target: Array, weights: Array | None = None) -> Array:
+        return self.inner.forward(logits, target, weights)
+
+    def backward(self, scale: float = 1.0) -> Array:
+        return self.inner.backward(scale)
+
+
+@pytest.mark.parametrize("changed", ["steps", "inner loss", "inner layer", "its slope", "rate"])
+def test_what_changes_between_two_steps_is_seen(
+    changed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attribute called as the optimizer's count, a loss within a loss, a layer added later."""
+
+    def losses() -> list[float]:
+        times, loss = Times(1.0), Wrapped()
+        made = xn.Sequential(5, 4, times, 3, dtype="float64", seed=2)
+        step = xn.TrainStep(made, loss, xn.Adam(0.1))
+        found = []
+        for number, (x, y) in enumerate(batches(12)):
+            if number == 4 and changed in ("inner layer", "its slope"):
+                times.inner = xn.LeakyReLU(0.5)  # type: ignore[attr-defined]
+            if number in (4, 8):
+                if changed == "steps":
+                    times.steps = float(number)
+                elif changed == "inner loss":
+                    loss.inner.label_smoothing = number / 10
+                elif changed == "rate":
+                    step.optimizer.learning_rate = 1 / number  # type: ignore[assignment]
+                elif changed == "its slope" and number == 8:
+                    times.inner.slope = 0.1  # type: ignore[attr-defined]
+            found.append(float(step(x, y)))
+        return found
+
+    replayed = losses()
+    monkeypatch.setattr(SETTINGS, "recording_enabled", False)
+    assert replayed == losses()
+
+
+def test_what_a_trainer_changes_in_its_evaluation_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Softer(xn.Trainer):
+        replayable = True
+
+        def evaluate(self, data: Any, loss: Any) -> Any:
+            self.loss.label_smoothing += 0.1  # type: ignore[attr-defined]
+            return super().evaluate(data, loss)
+
+    def weights() -> bytes:
+        made, part = network(), batches(1)[0]
+        Softer(made, optimizer=xn.Adam(0.1)).fit(part, part, epochs=5, batch_size=4)
+        return made.flat_parameters.tobytes()
+
+    replayed = weights()
+    monkeypatch.setattr(SETTINGS, "recording_enabled", False)
+    assert replayed == weights()
+
+
+def test_the_memory_of_a_step_does_not_grow_with_the_sizes_of_its_batches() -> None:
+    x, y = np.ones((400, 5)), np.zeros(400, int)
+    made, other = network(), network()
+    step, other_step = (xn.TrainStep(n, None, xn.SGD(0.1)) for n in (made, other))
+    sizes = [*range(1, 60), *range(1, 60), 7, 7, 7, 1, 1, 59]
+    for size in sizes:
+        value = step(x[:size], y[:size])
+        if size == sizes[-1]:
+            fresh = xn.TrainStep(other, None, other_step.optimizer)
+            assert value == fresh(x[:size], y[:size])
+        else:
+            xn.TrainStep(other, None, other_step.optimizer)(x[:size], y[:size])
+    assert len(step._buffers) == len(step._replay._steps) == MOST_SIZES
+    assert made.flat_parameters.tobytes() == other.flat_parameters.tobytes()

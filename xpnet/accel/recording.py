@@ -141,30 +141,41 @@ def _as_arrays(operands: tuple[Any, ...], dtype: Any = None) -> tuple[Any, ...]:
 
 
 class _Snapshot:
-    """Which objects the attributes of all parts are, one level into dicts; counts of steps apart.
+    """Which objects the attributes of all parts are, one level into dicts.
 
-    Compared before each step of a training loop of the user's own, so by functions in C.
+    Those attributes of `optimizer` are left out that reach a step by its scalars. Compared before
+    each step of a training loop of the user's own, so by functions in C.
     """
 
-    def __init__(self, parts: Iterable[Any]) -> None:
+    def __init__(self, parts: Iterable[Any], optimizer: object) -> None:
         self.of_parts: list[dict[str, Any]] = list(map(vars, parts))
         inside = [value for one in self.of_parts for value in one.values() if type(value) is dict]
         self.dicts = [one for one in (*self.of_parts, *inside) if one]
         self.empty = [one for one in inside if not one]
-        items = [(one, *item) for one in self.dicts for item in one.items()]
-        self.values = [value for _, _, value in items]
-        self.counts = [(i, one) for i, (one, name, _) in enumerate(items) if name == "steps"]
+        items = [item for one in self.dicts for item in one.items()]
+        self.values = [value for _, value in items]
+        start = sum(map(len, self.dicts[: _place(self.dicts, vars(optimizer))]))
+        own = enumerate(vars(optimizer), start)
+        self.left_out = [(i, name) for i, name in own if name in _SCALARS]
+        self.optimizer = vars(optimizer)
 
     def still_holds(self, parts: Iterable[Any]) -> bool:
         """Whether they are the same objects."""
-        for i, one in self.counts:
-            self.values[i] = one.get("steps")
+        for i, name in self.left_out:
+            self.values[i] = self.optimizer.get(name)
         return (
             _are_same(self.of_parts, list(map(vars, parts)))
             and not any(self.empty)
             and sum(map(len, self.dicts)) == len(self.values)
             and all(map(is_, self.values, chain.from_iterable(map(dict.values, self.dicts))))
         )
+
+
+_SCALARS = ("steps", "learning_rate")
+
+
+def _place(dicts: Sequence[Any], wanted: object) -> int:
+    return next(place for place, one in enumerate(dicts) if one is wanted)
 
 
 def _are_same(one: Sequence[Any], other: Sequence[Any]) -> bool:
@@ -186,7 +197,8 @@ class Replay:
     is not `is_replayable`, every step runs as written. `watched`: other code may run between two
     steps and change the parts; the caller sets `disturbed`. A size is then replayed only
     while every attribute of every part is the same object as after its own last step; else it is
-    recorded again. `scope()`: a block in which steps run that are not replayed.
+    recorded again. `optimizer`: the part whose count of steps and learning rate reach a step by
+    its arguments. `scope()`: a block in which steps run that are not replayed.
 
     Methods of the object that has this `Replay` are referred to weakly: in a cycle graphs and their
     memory would stay until Python's garbage collector finds it.
@@ -197,10 +209,11 @@ class Replay:
         xp: Any,
         parts: Callable[[], Iterable[Any]],
         *,
+        optimizer: object,
         watched: bool,
         scope: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        self.xp, self.watched = xp, watched
+        self.xp, self.optimizer, self.watched = xp, optimizer, watched
         self.parts, self.scope = _weakly(parts), _weakly(scope)
         self.disturbed = False
         self._graphs = Graphs(xp)
@@ -241,7 +254,12 @@ class Replay:
             self._enabled = self._enabled and all(map(is_replayable, self.parts()))
             step(*arguments)
         if self._enabled:
-            self._steps[size] = _Step(_Snapshot(self.parts()) if self.watched else None, calls)
+            snapshot = _Snapshot(self.parts(), self.optimizer) if self.watched else None
+            self._steps[size] = _Step(snapshot, calls)
+
+    def forget(self, size: Hashable) -> None:
+        """Keep nothing of the steps of this size."""
+        self._steps.pop(size, None)
 
 
 def _weakly(function: Callable[P, R]) -> Callable[P, R]:

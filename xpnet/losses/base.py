@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from xpnet.backend import Array, Backend, HostArray, array_module
 from xpnet.errors import ConfigError, DataError, ShapeError, short_repr
-from xpnet.utils.introspection import config_of
+from xpnet.utils.introspection import config_of, is_own
 from xpnet.workspace import Workspace
 
 
@@ -101,6 +101,13 @@ class Loss:
         xp.divide(weights, value, out=self.weights)
         xp.dot(self.weights, losses, out=value)
         return value
+
+
+def with_inner(loss: Loss) -> list[Loss]:
+    """`loss`, and the losses among its attributes if its class is not xpnet's."""
+    if is_own(type(loss)):
+        return [loss]
+    return [loss, *(inner for inner in vars(loss).values() if isinstance(inner, Loss))]
 
 
 def mean(xp: Any, losses: Array, value: Array, workspace: Workspace) -> None:

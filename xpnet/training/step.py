@@ -13,6 +13,7 @@ from xpnet.accel.recording import Replay
 from xpnet.backend import Array, array_module
 from xpnet.layers.base import Layer, walk
 from xpnet.losses import L2Penalty, Loss
+from xpnet.losses.base import with_inner
 from xpnet.network import Sequential
 from xpnet.optimizers import Optimizer
 from xpnet.optimizers.clipping import ClipNorm
@@ -61,6 +62,10 @@ def train_step(
     return value, logits
 
 
+MOST_SIZES = 16
+"""Of how many sizes of batches a `TrainStep` keeps the recorded steps: the last ones."""
+
+
 class TrainStep:
     """A training step for a training loop of your own: `value = step(x, y)`.
 
@@ -93,7 +98,13 @@ class TrainStep:
         self._loss, self._optimizer = options.loss_of(loss), options.optimizer_of(optimizer)
         options.require_trainable(network, self.optimizer, self.loss)
         self._used = {"network": network, "loss": self._loss, "optimizer": self._optimizer}
-        self._replay = Replay(network.backend.xp, self._parts, watched=True, scope=self._scope)
+        self._replay = Replay(
+            network.backend.xp,
+            self._parts,
+            optimizer=self._optimizer,
+            watched=True,
+            scope=self._scope,
+        )
         self._buffers: dict[Any, tuple[Array, Array, Array]] = {}
         self._checked: set[Any] = set()
         self._value: Array | None = None
@@ -135,6 +146,10 @@ class TrainStep:
             key = len(x), y.shape[1:], y.dtype
             if key not in self._buffers:
                 self._buffers[key] = x.copy(), y.copy(), given[2].copy()
+                if len(self._buffers) > MOST_SIZES:
+                    oldest = next(iter(self._buffers))
+                    del self._buffers[oldest]
+                    self._replay.forget(oldest)
             buffers = self._buffers[key]
             for buffer, new in zip(buffers, given, strict=True):
                 backend.xp.copyto(buffer, new)
@@ -149,6 +164,7 @@ class TrainStep:
     def _scope(self) -> AbstractContextManager[Any]:
         """For a step that is not replayed: something may have changed since the last one."""
         options.require_trainable(self.network, self.optimizer, self.loss)
+        self._layers = ()
         return dispatch.use_kernels(sys.maxsize, self.network.backend.xp)
 
     def _batch(self, x: Any, y: Any) -> tuple[Array, Array]:
@@ -181,7 +197,7 @@ class TrainStep:
     def _parts(self) -> list[Any]:
         layers = self.network.layers
         if layers is not self._layers:
-            # Which layers a layer contains may change at any time; most contain none.
+            # Most layers contain none; one that gets one has another attribute then.
             self._layers, self._contain = layers, any(layer.sublayers() for layer in layers)
         inside = walk(layers) if self._contain else layers
-        return [self.network, *inside, self.loss, self.optimizer]
+        return [self.network, *inside, *with_inner(self.loss), self.optimizer]

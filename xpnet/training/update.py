@@ -8,6 +8,7 @@ from xpnet.accel.recording import Replay
 from xpnet.backend import Array
 from xpnet.errors import ConfigError, short_repr
 from xpnet.layers.base import walk
+from xpnet.losses.base import with_inner
 from xpnet.training.callbacks import CallbackList, TrainingState
 from xpnet.training.device_data import DeviceData
 from xpnet.training.running_metrics import RunningMetrics
@@ -47,10 +48,16 @@ class Update:
         # Nothing of a full batch changes from one epoch to the next, unless it is distorted.
         self.is_fixed = run.steps_per_epoch == 1 and trainer.augmentation is None
         self.batch: tuple[Array, Array] | None = None
+        self.is_own = is_own(type(trainer))
         # Of another dtype, each batch is converted into an array of its own.
         self.replay: Replay | None = None
         if data.dtype == trainer.network.dtype:
-            self.replay = Replay(xp, self._parts, watched=hooks.has_others)
+            self.replay = Replay(
+                xp,
+                self._parts,
+                optimizer=trainer.optimizer,
+                watched=hooks.has_others or not self.is_own,
+            )
         self.placed: dict[int, tuple[Array, Array]] = {}
         self.copyto = data.backend.xp.copyto
 
@@ -68,7 +75,8 @@ class Update:
         if replay is None:
             self._as_written(own_rows, own_scalars)
             return
-        if self.hooks.disturbed:
+        # The methods of a subclass of `Trainer` may have changed something as well.
+        if self.hooks.disturbed or not self.is_own:
             replay.disturbed, self.hooks.disturbed = True, False
         if replay.run(size, self._as_written, own_rows, own_scalars):
             self.trainer.optimizer.steps += 1
@@ -82,7 +90,7 @@ class Update:
             weights = self.weights.whole if self.is_fixed else self.weights.batch(rows)
         made = trainer.train_step(x, target, weights=weights, scalars=scalars)
         value, outputs = require_pair(made, trainer, "train_step", "(loss, outputs)")
-        if not is_own(type(trainer)):
+        if not self.is_own:
             value = self._checked(value, outputs, len(target))
         self.metrics.update(value, outputs, target)
 
@@ -107,5 +115,5 @@ class Update:
     def _parts(self) -> list[Any]:
         trainer = self.trainer
         parts: list[Any] = [trainer.network, *walk(trainer.network.layers)]
-        parts += [trainer, trainer.loss, trainer.optimizer, self.data]
+        parts += [trainer, *with_inner(trainer.loss), trainer.optimizer, self.data]
         return parts if trainer.augmentation is None else [*parts, trainer.augmentation]
