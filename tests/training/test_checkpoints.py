@@ -249,11 +249,20 @@ def test_kernels_are_used_as_the_whole_training_asks(
     assert asked == [16, 16]
 
 
-@pytest.mark.parametrize("make", [plain, everything])
+# The gradient of a bias before `BatchNorm` is 0 but for rounding, about 1e-17. Adam divides it by
+# its epsilon: with 1e-8 rounding alone would move the bias by 1e-9 of the rate in each step.
+@pytest.mark.parametrize(
+    ("make", "optimizer"), [(plain, xn.Adam), (everything, lambda: xn.Adam(epsilon=1e-3))]
+)
 def test_a_checkpoint_goes_on_where_another_backend_left_it(
-    make: Any, backend: Backend, tmp_path: Path, compared: Callable[[str], None]
+    make: Any, optimizer: Any, backend: Backend, tmp_path: Path, compared: Callable[[str], None]
 ) -> None:
-    options = {"make": make, "dtype": "float64", "patience": 9, "augmentation": {"shift": 1.0}}
+    options: dict[str, Any] = {"make": make, "optimizer": optimizer, "dtype": "float64"}
+    options |= {"patience": 9, "augmentation": {"shift": 1.0}}
+    # 16 steps, in each of which a weight goes through sums of at most 12 + 9 + 8 + 16 terms, forth
+    # and back. A sum of n terms is off by n units of rounding (1.1e-16), and as many again are for
+    # exp, tanh and the divisions: 16 · 4 · 45 · 1.1e-16 = 3.2e-13.
+    tolerance = 3.2e-13
     expected = trained(Backend("cpu"), **options)
     here = Backend("cpu")
     ended(here, tmp_path, 3, **options)
@@ -261,9 +270,9 @@ def test_a_checkpoint_goes_on_where_another_backend_left_it(
     ended(here, tmp_path, 13, **options)
     found = trained(backend, tmp_path, **options)
     for there, array in zip(expected.arrays(), found.arrays(), strict=True):
-        assert error(array, there) <= 1e-11
+        assert error(array, there) <= tolerance
     losses = expected.history.column("val_loss")
-    assert found.history.column("val_loss") == pytest.approx(losses, rel=1e-11)
+    assert found.history.column("val_loss") == pytest.approx(losses, rel=tolerance)
     assert found.history.column("accuracy") == expected.history.column("accuracy")
     compared("checkpoint of another backend")
 
