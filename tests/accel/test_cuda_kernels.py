@@ -725,6 +725,7 @@ def numba_names() -> set[str]:
 def test_every_kernel_has_a_formula_and_a_case() -> None:
     launching = {name for name, item in vars(cuda_kernels).items() if hasattr(item, "launches")}
     assert launching == own() | FUSED
+    assert set(dispatch.PAIRS) == FUSED
     assert own() <= set(dispatch.FORMULAS), "no formula has the name"
     assert own() == set().union(*(case.kernels for case in CASES)), "add a case to CASES"
 

@@ -88,7 +88,7 @@ def test_every_kernel_has_a_formula_and_a_case_and_is_used_by_fit() -> None:
 
 
 def test_every_formula_has_a_kernel() -> None:
-    assert set(dispatch.FORMULAS) == kernels() | set(cuda_kernels.KERNELS) - FUSED
+    assert set(dispatch.FORMULAS) == kernels() | set(cuda_kernels.KERNELS) - set(dispatch.PAIRS)
 
 
 def test_kernel_and_formula_take_the_same_arguments() -> None:

@@ -129,10 +129,10 @@ def fuse(calls: Sequence[Call]) -> tuple[Call, ...]:
     if in_use is None:
         return tuple(calls)
     xp, module = in_use
-    pairs = {"add_relu": _of_bias_and_relu, "cross_entropy_and_gradient": _of_loss_and_gradient}
+    pairs = [pair for pair in PAIRS.items() if pair[0] in module.KERNELS]
     for call in calls[1:]:
-        for name in pairs.keys() & module.KERNELS.keys():
-            arguments = pairs[name](xp, fused[-1], call)
+        for name, arguments_of in pairs:
+            arguments = arguments_of(xp, fused[-1], call)
             if arguments is not None:
                 fused[-1] = module.bind(name, arguments)
                 break
@@ -171,6 +171,13 @@ def _of_bias_and_relu(xp: Any, first: Any, second: Any) -> tuple[Any, ...] | Non
         return None
     is_bias = bias.shape == y.shape[1:] and bias.dtype == y.dtype and bias.flags.c_contiguous
     return (y, bias, r) if is_bias else None
+
+
+PAIRS: dict[str, Callable[[Any, Any, Any], tuple[Any, ...] | None]] = {
+    "add_relu": _of_bias_and_relu,
+    "cross_entropy_and_gradient": _of_loss_and_gradient,
+}
+"""The kernels of two calls, and what finds their arguments, or None for calls that are others."""
 
 
 @cache
