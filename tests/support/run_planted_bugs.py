@@ -7,8 +7,8 @@ CuPy wheel on the pretended device, there in several modes. The first failure en
 writes the table `tests/PLANTED.md`, and exits with 1 if the pretended device notices fewer than
 36 bugs.
 
-Results are kept in `tests/PLANTED.json`: an interrupted run goes on where it stopped, `--only` adds
-one bug, `--again` begins anew. A test that fails on the pretended device without any bug as well
+Results are kept in `tests/PLANTED.json`: an interrupted run continues where it stopped, `--only` adds
+one bug, `--again` starts from nothing. A test that fails on the pretended device without any bug as well
 does not count.
 """
 
@@ -223,7 +223,7 @@ def cell(test: str | None) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Which detectors notice the planted bugs?")
     parser.add_argument("--only", metavar="NAME", help="one bug, tried again")
-    parser.add_argument("--again", action="store_true", help="begin anew, without kept results")
+    parser.add_argument("--again", action="store_true", help="start from nothing")
     options = parser.parse_args()
     kept: dict[str, Any] = {"red": {}, "green": {}, "device": {}, "cpu": {}}
     if RESULTS.exists() and not options.again:
