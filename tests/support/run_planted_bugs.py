@@ -7,9 +7,9 @@ CuPy wheel on the pretended device, there in several modes. The first failure en
 writes the table `tests/PLANTED.md`, and exits with 1 if the pretended device notices fewer than
 36 bugs.
 
-Results are kept in `tests/PLANTED.json`: an interrupted run continues where it stopped, `--only` adds
-one bug, `--again` starts from nothing. A test that fails on the pretended device without any bug as well
-does not count.
+Results are kept in `tests/PLANTED.json`: an interrupted run continues where it stopped, `--only`
+adds one bug, `--again` starts from nothing. A test that fails on the pretended device without any
+bug as well does not count.
 """
 
 from __future__ import annotations
