@@ -50,6 +50,7 @@ TESTS = {
     "accel/cuda_graph.py": ("accel/test_cuda_graph.py", "accel/test_recording.py"),
     "accel/cublas.py": ("accel/test_cuda_graph.py", "accel/test_cublas.py"),
     "accel/cuda_kernels.py": ("accel/test_cuda_kernels.py", "accel/test_cuda_graph.py"),
+    "accel/cuda_launch.py": ("accel/test_cuda_graph.py", "accel/test_cuda_kernels.py"),
     "accel/cuda_kernels.cu": ("accel/test_cuda_kernels.py", "accel/test_cuda_graph.py"),
     "backend/__init__.py": ("backend/test_backend.py", "layers/test_layers.py"),
     "losses/base.py": ("test_losses.py", "training/test_steps.py"),
