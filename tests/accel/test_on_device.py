@@ -10,6 +10,7 @@ import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,9 @@ from thread_settings import SETTINGS
 import xpnet as xn
 from xpnet.accel import dispatch
 from xpnet.accel.cublas import Products, chosen
-from xpnet.backend import Backend
+from xpnet.accel.cuda_graph import Graphs
+from xpnet.accel.recording import record
+from xpnet.backend import Array, Backend, array_module
 from xpnet.data import Normalisation
 from xpnet.training.step import train_step
 
@@ -286,6 +289,26 @@ def test_a_graph_of_few_rows_after_one_of_many(
 
     found, expected = run(), without_graphs(monkeypatch, run)
     assert np.linalg.norm(found - expected) <= 1e-4 * np.linalg.norm(expected)
+
+
+def test_a_graph_keeps_the_arrays_of_its_calls(device: Backend) -> None:
+    xp = device.xp
+    factors = [xp.full((64, 64), value, "float32") for value in (2, 3)]
+    out = xp.zeros((64, 64), dtype="float32")
+
+    def product(a: Array, b: Array) -> None:
+        array_module(a).dot(a, b, out=out)
+
+    (step,) = Graphs(xp).of(record(xp, partial(product, *factors)))
+    factors.clear()
+    for _ in range(3):  # warmed up, captured, launched
+        step()
+    gc.collect()
+    filled = fill_free_memory(device)
+    out.fill(0)
+    step()
+    assert (device.to_host(out) == 64 * 2 * 3).all()
+    del filled
 
 
 @pytest.mark.parametrize("loss", [xn.MeanSquaredError, xn.SigmoidBinaryCrossEntropy])

@@ -173,10 +173,8 @@ FREED_BUFFERS = (
         "a captured step lets its calls go",
         "freed buffer",
         "accel/cuda_graph.py",
-        "            return self._call_by_call\n        return launch\n",
-        "            return self._call_by_call\n"
-        "        self.recorded = self.calls = ()\n"
-        "        return launch\n",
+        "            return None\n        return launch\n",
+        "            return None\n        self.recorded = self.calls = ()\n        return launch\n",
         "a graph holds addresses alone: buffers that a workspace replaces by larger ones are freed",
     ),
     PlantedBug(
@@ -191,12 +189,12 @@ FREED_BUFFERS = (
         "the workspace of cuBLAS is local",
         "freed buffer",
         "accel/cublas.py",
-        "        self._workspace = xp.empty(_WORKSPACE[major >= 9], dtype=xp.uint8)\n"
+        "        self._workspace = xp.empty(workspace_bytes(xp), dtype=xp.uint8)\n"
         "        # In this order: a new stream brings the workspace of all streams back.\n"
         "        cublas.set_stream(self._handle, stream.ptr)\n"
         "        cublas.set_workspace(self._handle, self._workspace.data.ptr,"
         " self._workspace.nbytes)\n",
-        "        workspace = xp.empty(_WORKSPACE[major >= 9], dtype=xp.uint8)\n"
+        "        workspace = xp.empty(workspace_bytes(xp), dtype=xp.uint8)\n"
         "        # In this order: a new stream brings the workspace of all streams back.\n"
         "        cublas.set_stream(self._handle, stream.ptr)\n"
         "        cublas.set_workspace(self._handle, workspace.data.ptr, workspace.nbytes)\n",

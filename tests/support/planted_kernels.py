@@ -18,8 +18,8 @@ OUT_OF_RANGE = (
         "gather over the rows of the source",
         "out of range",
         "accel/cuda_kernels.py",
-        "    arguments = (source, indices, scale, shift, x, *x.shape)\n",
-        "    arguments = (source, indices, scale, shift, x, *source.shape)\n",
+        "    sizes = (*x.shape, target.size // len(x))\n",
+        "    sizes = (*source.shape, target.size // len(x))\n",
         "the kernel reads indices and writes rows of the batch beyond their arrays",
     ),
     PlantedBug(
@@ -33,7 +33,7 @@ OUT_OF_RANGE = (
     PlantedBug(
         "uint8 taken for char",
         "out of range",
-        "accel/cuda_kernels.py",
+        "accel/cuda_launch.py",
         '    "u1": "unsigned char",\n',
         '    "u1": "char",\n',
         "`char` is signed: labels and pixels from 128 on are negative, and so are indices by them",
@@ -60,7 +60,7 @@ PROMOTIONS = (
     PlantedBug(
         "numbers are not converted to the dtype of a kernel",
         "promotion",
-        "accel/cuda_kernels.py",
+        "accel/cuda_launch.py",
         "        number = dtypes.pop().type\n"
         '        return launches(*(number(a) if kind == "float" else a for a, kind in pairs))\n',
         "        return launches(*arguments)\n",
@@ -129,9 +129,10 @@ RACES = (
         "the sum is read before it is there",
         "race",
         "accel/cuda_kernels.cu",
-        "    if (threadIdx.x == 0) whole = summed;\n    __syncthreads();\n",
-        "    if (threadIdx.x == 0) whole = summed;\n",
-        "threads of other warps read `whole` before thread 0 has written it",
+        "    __syncthreads();  // thread 0 has written the sum before the others read it\n"
+        "    T summed = part[0];\n",
+        "    T summed = part[0];\n",
+        "threads of other warps read `part[0]` before thread 0 has written the sum",
     ),
     PlantedBug(
         "hits added without an atomic operation",

@@ -7,9 +7,9 @@ CuPy wheel on the pretended device, there in several modes. The first failure en
 writes the table `tests/PLANTED.md`, and exits with 1 if the pretended device notices fewer than
 36 bugs.
 
-Results are kept in `tests/PLANTED.json`: an interrupted run goes on where it stopped, `--only` adds
-one bug, `--again` begins anew. A test that fails on the pretended device without any bug as well
-does not count.
+Results are kept in `tests/PLANTED.json`: an interrupted run continues where it stopped, `--only`
+adds one bug, `--again` starts from nothing. A test that fails on the pretended device without any
+bug as well does not count.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TABLE, RESULTS = ROOT / "tests" / "PLANTED.md", ROOT / "tests" / "PLANTED.json"
 SECONDS = 300
 ENOUGH = 36
+NOT_TRIED = "not tried"
 
 MODES: dict[str, dict[str, str]] = {
     "default": {},
@@ -50,6 +51,7 @@ TESTS = {
     "accel/cuda_graph.py": ("accel/test_cuda_graph.py", "accel/test_recording.py"),
     "accel/cublas.py": ("accel/test_cuda_graph.py", "accel/test_cublas.py"),
     "accel/cuda_kernels.py": ("accel/test_cuda_kernels.py", "accel/test_cuda_graph.py"),
+    "accel/cuda_launch.py": ("accel/test_cuda_graph.py", "accel/test_cuda_kernels.py"),
     "accel/cuda_kernels.cu": ("accel/test_cuda_kernels.py", "accel/test_cuda_graph.py"),
     "backend/__init__.py": ("backend/test_backend.py", "layers/test_layers.py"),
     "losses/base.py": ("test_losses.py", "training/test_steps.py"),
@@ -194,12 +196,15 @@ def without_device(bug: PlantedBug, kept: dict[str, Any]) -> dict[str, str]:
 def table(kept: dict[str, Any]) -> str:
     """The page `PLANTED.md`."""
     rows = [
-        (bug, kept["cpu"].get(bug.name, dict.fromkeys((NUMPY, DOUBLE), "not tried")) | device)
+        (bug, kept["cpu"].get(bug.name, dict.fromkeys((NUMPY, DOUBLE), NOT_TRIED)) | device)
         for bug in PLANTED_BUGS
         if (device := kept["device"].get(bug.name)) is not None
     ]
-    lines = [HEAD, f"| of {len(rows)} bugs | noticed |", "|---|---|"]
-    lines += [f"| {d} | {sum(d in caught for _, caught in rows)} |" for d in DETECTORS]
+    tried = {DEVICE: len(rows)} | dict.fromkeys((NUMPY, DOUBLE), len(kept["cpu"]))
+    lines = [HEAD, f"| of {len(PLANTED_BUGS)} bugs | tried | noticed |", "|---|---|---|"]
+    for one in DETECTORS:
+        noticed = sum(caught.get(one, NOT_TRIED) != NOT_TRIED for _, caught in rows)
+        lines.append(f"| {one} | {tried[one]} | {noticed} |")
     for kind, what in KINDS.items():
         lines += ["", f"## {kind}: {what}", "", f"| bug | {' | '.join(DETECTORS)} |"]
         lines.append("|---|---|---|---|")
@@ -223,7 +228,7 @@ def cell(test: str | None) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Which detectors notice the planted bugs?")
     parser.add_argument("--only", metavar="NAME", help="one bug, tried again")
-    parser.add_argument("--again", action="store_true", help="begin anew, without kept results")
+    parser.add_argument("--again", action="store_true", help="start from nothing")
     options = parser.parse_args()
     kept: dict[str, Any] = {"red": {}, "green": {}, "device": {}, "cpu": {}}
     if RESULTS.exists() and not options.again:
