@@ -32,6 +32,9 @@ SOURCES = HERE / "sources"
 CUPY = "14.2.0"
 """The version whose modules are rebuilt; another one may call other functions."""
 
+NEEDED = ("cupy-cuda13x", "Cython", "setuptools", "nvidia-cuda-cccl", "nvidia-cuda-crt")
+NEEDED += ("nvidia-cuda-profiler-api", "nvidia-cuda-runtime")
+
 MODULES = {
     "cupy_backends.cuda.api.runtime": (),
     "cupy.cuda.cub": ("cub.cpp",),
@@ -99,7 +102,7 @@ def check_packages() -> None:
         raise BuildError(f"CuPy is missing: pip install cupy-cuda13x=={CUPY}") from None
     if found != CUPY:
         raise BuildError(f"CuPy {CUPY} is needed, found {found}: pip install cupy-cuda13x=={CUPY}")
-    for package in ("Cython", "setuptools"):
+    for package in NEEDED:
         try:
             importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -108,7 +111,8 @@ def check_packages() -> None:
 
 def key() -> str:
     """Whatever the build depends on, as a name."""
-    parts = [CUPY, sysconfig.get_config_var("EXT_SUFFIX"), compiler_version(), *cuda_includes()]
+    parts = [sysconfig.get_config_var("EXT_SUFFIX"), compiler_version()]
+    parts += [f"{package} {importlib.metadata.version(package)}" for package in NEEDED]
     files = sorted([*SOURCES.iterdir(), *(HERE / "include").rglob("*.*h")])
     files += [HERE / "build.py", HERE / "kernels.py"]
     digest = hashlib.sha256("\n".join(parts).encode())
