@@ -55,7 +55,9 @@ FUNCTIONS = {
 }
 """The functions that CuPy looks up in each library, and the error of those not pretended."""
 
-EXPORTS = "cu*; pretended_device_*; __syncthreads; threadIdx; blockIdx; blockDim; gridDim;"
+EXPORTS = "cu*; pretended_device_*;"
+OF_KERNELS = " __syncthreads; threadIdx; blockIdx; blockDim; gridDim;"
+"""What libcuda.so.1 exports beside them; lld refuses a name that a library does not define."""
 
 CYTHONIZE = """
 import sys
@@ -182,7 +184,8 @@ def link_library(library: str, temporary: Path) -> None:
     exported = temporary / f"{library}.map"
     # No symbol of C++ must be visible: NVRTC would take it for its own. Nor cuInit, since NVRTC
     # would then ask for more of a driver.
-    exported.write_text("{ global: " + EXPORTS + " local: *; };\n")
+    names = EXPORTS + (OF_KERNELS if library == "libcuda.so.1" else "")
+    exported.write_text("{ global: " + names + " local: *; };\n")
     objects = [str(temporary / object_of(path)) for path in sources]
     objects += [str(stubs.with_suffix(".o")), f"-Wl,--version-script,{exported}"]
     objects += [f"-Wl,-soname,{library}"]
