@@ -32,6 +32,9 @@ SOURCES = HERE / "sources"
 CUPY = "14.2.0"
 """The version whose modules are rebuilt; another one may call other functions."""
 
+NEEDED = ("cupy-cuda13x", "Cython", "setuptools", "nvidia-cuda-cccl", "nvidia-cuda-crt")
+NEEDED += ("nvidia-cuda-profiler-api", "nvidia-cuda-runtime")
+
 MODULES = {
     "cupy_backends.cuda.api.runtime": (),
     "cupy.cuda.cub": ("cub.cpp",),
@@ -52,7 +55,9 @@ FUNCTIONS = {
 }
 """The functions that CuPy looks up in each library, and the error of those not pretended."""
 
-EXPORTS = "cu*; pretended_device_*; __syncthreads; threadIdx; blockIdx; blockDim; gridDim;"
+EXPORTS = "cu*; pretended_device_*;"
+OF_KERNELS = " __syncthreads; threadIdx; blockIdx; blockDim; gridDim;"
+"""What libcuda.so.1 exports beside them; lld refuses a name that a library does not define."""
 
 CYTHONIZE = """
 import sys
@@ -99,7 +104,7 @@ def check_packages() -> None:
         raise BuildError(f"CuPy is missing: pip install cupy-cuda13x=={CUPY}") from None
     if found != CUPY:
         raise BuildError(f"CuPy {CUPY} is needed, found {found}: pip install cupy-cuda13x=={CUPY}")
-    for package in ("Cython", "setuptools"):
+    for package in NEEDED:
         try:
             importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -108,7 +113,8 @@ def check_packages() -> None:
 
 def key() -> str:
     """Whatever the build depends on, as a name."""
-    parts = [CUPY, sysconfig.get_config_var("EXT_SUFFIX"), compiler_version(), *cuda_includes()]
+    parts = [sysconfig.get_config_var("EXT_SUFFIX"), compiler_version()]
+    parts += [f"{package} {importlib.metadata.version(package)}" for package in NEEDED]
     files = sorted([*SOURCES.iterdir(), *(HERE / "include").rglob("*.*h")])
     files += [HERE / "build.py", HERE / "kernels.py"]
     digest = hashlib.sha256("\n".join(parts).encode())
@@ -178,7 +184,8 @@ def link_library(library: str, temporary: Path) -> None:
     exported = temporary / f"{library}.map"
     # No symbol of C++ must be visible: NVRTC would take it for its own. Nor cuInit, since NVRTC
     # would then ask for more of a driver.
-    exported.write_text("{ global: " + EXPORTS + " local: *; };\n")
+    names = EXPORTS + (OF_KERNELS if library == "libcuda.so.1" else "")
+    exported.write_text("{ global: " + names + " local: *; };\n")
     objects = [str(temporary / object_of(path)) for path in sources]
     objects += [str(stubs.with_suffix(".o")), f"-Wl,--version-script,{exported}"]
     objects += [f"-Wl,-soname,{library}"]

@@ -9,6 +9,7 @@ import hashlib
 import inspect
 import os
 import re
+import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -90,7 +91,9 @@ def compiled_library(
     """The library of a text, from the cache if there."""
     ulp = setting("ULP")
     given = [option for option in options if option.startswith("-D") or is_include(option)]
-    checked = [*options, f"NVRTC={setting('NVRTC', '1')}"]
+    installed = sysconfig.get_paths()["purelib"]  # CuPy's version is in the name of the build
+    checked = [option.replace(installed, "") for option in options]
+    checked.append(f"NVRTC={setting('NVRTC', '1')}")
     digest = hashlib.sha256("\0".join([text, ulp, *checked]).encode()).hexdigest()[:32]
     library = folder / f"{digest}.so"
     used.add(digest)
