@@ -121,7 +121,7 @@ def test_a_program_sees_the_warnings_that_are_about_it(tmp_path: Path) -> None:
         "network.values\n"
         "xn.AdamW(0.1, weight_decay=0).step(network.flat_parameters, network.flat_gradients,"
         " decays=3)\n"
-        "from xpnet.twins import ENOUGH_STEPS\n"
+        "from xpnet.layer import Layer\n"
     )
     done = subprocess.run(
         [sys.executable, program], capture_output=True, text=True, check=True, cwd=tmp_path

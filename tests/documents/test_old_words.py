@@ -21,7 +21,8 @@ FOLDERS = ["xpnet", "tests", "bench", "examples", "docs"]
 NOT_SEARCHED = {"CHANGELOG.md", "xpnet/_moved.py", "tests/documents/test_old_words.py"}
 GENERATED = ["bench/results/", "tests/FUZZ.md"]
 ALIASES = {"deprecated", "former_name", "take_former_names", "warns", "deprecated_call"}
-"""Functions that call one of these define a deprecated name, or test one."""
+ALIASES |= {"FormerAttribute"}
+"""Functions and assignments that call one of these define a deprecated name, or test one."""
 FORMER = re.compile(r"version[ _]0\.?1")
 """A function with this in its text supports what was written for that version."""
 
@@ -79,16 +80,17 @@ def in_backquotes(text: str, first: int = 1) -> Iterator[Place]:
 
 
 def aliases(text: str) -> set[int]:
-    """The lines of functions that define or test deprecated names."""
+    """The lines of functions and assignments that define or test deprecated names."""
     lines: set[int] = set()
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef) and is_alias(node, text):
-            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+        if isinstance(node, ast.FunctionDef | ast.Assign) and is_alias(node, text):
+            decorators = getattr(node, "decorator_list", [])
+            first = min([node.lineno, *(d.lineno for d in decorators)])
             lines.update(range(first, (node.end_lineno or first) + 1))
     return lines
 
 
-def is_alias(function: ast.FunctionDef, text: str) -> bool:
+def is_alias(function: ast.FunctionDef | ast.Assign, text: str) -> bool:
     calls = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
     names = {getattr(call, "attr", getattr(call, "id", "")) for call in calls}
     return bool(names & ALIASES) or bool(
