@@ -17,16 +17,15 @@ Train on the digits that come with xpnet, test, and keep the network:
   networks, or your own `Layer`.
 - Losses: `SoftmaxCrossEntropy`, `SigmoidBinaryCrossEntropy`, `MeanSquaredError`, or your own
   `Loss`.
-- Optimizers: `SGD`, `RMSprop`, `Adam`, `AdamW`; their rates over time: `xpnet.schedules`.
+- Optimizers: `SGD`, `RMSprop`, `Adam`, `AdamW`; learning rate schedules: `xpnet.schedules`.
 - Training: `fit`, `evaluate`, `History`, `DeviceData`, `Augmentation`, `Checkpoints`, and
-  the callbacks `EarlyStopping`, `Progress`, or your own `Callback`. For training in another
-  way: `Trainer`, `TrainStep`, your own `Optimizer`.
-- Out and in: `save`, `load`, `export_onnx`, `to_torch`, `from_torch`, `from_sklearn`.
+  the callbacks `EarlyStopping`, `Progress`, or your own `Callback`. For custom training: `Trainer`,
+  `TrainStep`, your own `Optimizer`.
+- Files and conversion: `save`, `load`, `export_onnx`, `to_torch`, `from_torch`, `from_sklearn`.
 - Devices: `Backend`, `array_module`. Errors: all are kinds of `XpnetError`.
 
-More: `xpnet.data`, `xpnet.initializers`, `xpnet.metrics`, `xpnet.gradcheck` (is a layer
-of your own right?), `xpnet.estimator` (scikit-learn). From a shell:
-`python -m xpnet.train --help`.
+More: `xpnet.data`, `xpnet.initializers`, `xpnet.metrics`, `xpnet.gradcheck` (check the gradients of
+your own layer), `xpnet.estimator` (scikit-learn). From a shell: `python -m xpnet.train --help`.
 """
 
 from __future__ import annotations

@@ -96,9 +96,9 @@ def _sync_folder(folder: Path) -> None:
 def lock(folder: Path, setting: str = "run", holder: str = "process") -> Iterator[None]:
     """Lock `folder` for this thread during the block; the folder is made if it does not exist.
 
-    It is the operating system's lock on the file `.lock`, which ends with the process however
-    that ends: a lock file left behind locks nobody out. The same thread may lock the folder again
-    within the block. Temporary files of killed processes are removed.
+    It is an operating system lock on the file `.lock`, released when the process ends in any way: a
+    lock file that is left behind does not block. The same thread may lock the folder again within
+    the block. Temporary files of killed processes are removed.
 
     `setting` is the setting that names the folder, and `holder` what else may hold the lock, for
     messages. Raises `ConfigError` while another process or thread holds the lock, and for a folder

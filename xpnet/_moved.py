@@ -1,4 +1,4 @@
-"""Modules of version 0.1 under their former names: importing one warns, and gives what it had."""
+"""Deprecated module names of version 0.1: importing one warns and returns the new module."""
 
 from __future__ import annotations
 
@@ -106,6 +106,6 @@ def former_module(name: str) -> ModuleType:
 
 
 def install() -> None:
-    """Let Python ask for them, once."""
+    """Install the import hook, once."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())

@@ -1,4 +1,4 @@
-"""`python -m xpnet.compare`: the command, as `xpnet.cli.compare` has it."""
+"""`python -m xpnet.compare`: runs the command in `xpnet.cli.compare`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Every setting of a training run, declared once for flags, TOML keys and checks.
 
-pydantic validates settings by the declaration below; `xpnet.cli.options` makes command-line flags
-of it. Values from a TOML file or Python must be of the declared type: `true`, `"5"` and `20.0` are
-no whole numbers. Flags are text, which is converted.
+pydantic validates settings by the declaration below; `xpnet.cli.options` derives the command-line
+flags from it. Values from a TOML file or Python must be of the declared type: `true`, `"5"` and
+`20.0` are not integers. Flags are text, which is converted.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _ONLY_WITH = {
 
 
 class TrainConfig(BaseModel):
-    """All settings of a training run of a classifier; the demessages train on the digits."""
+    """All settings of a training run of a classifier; the defaults train on the digits."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -73,15 +73,15 @@ class TrainConfig(BaseModel):
     or its number (default: the column named label, or the first without a header)"""
     normalise: Literal["unit", "standard"] = "unit"
     """the scaling of the values: unit (pixels / 255, other numbers unchanged) or standard (mean 0
-    and standard deviation 1 over the training part; for each feature of a table)"""
+    and standard deviation 1 over the training set; for each feature of a table)"""
     validation: float | None = Field(None, ge=0)
-    """the size of the validation part, a fraction or a number of samples; 0 for none (default:
-    that of the test part)"""
+    """the size of the validation set, a fraction or a number of samples; 0 for none (default:
+    that of the test set)"""
     test: float | None = Field(None, gt=0)
-    """the size of the test part, a fraction or a number of samples, drawn from all samples of the
-    data (default: the data's own test part, else a fifth)"""
+    """the size of the test set, a fraction or a number of samples, drawn from all samples of the
+    data (default: the data's own test set, else a fifth)"""
     split_seed: int | None = Field(None, ge=0, lt=INTEGER_LIMIT)
-    """the seed of the division into training, validation and test part; runs with the same split
+    """the seed of the division into training, validation and test set; runs with the same split
     seed are tested on the same samples (default: that of the run of the initial model, else the
     seed)"""
 
@@ -162,9 +162,9 @@ class TrainConfig(BaseModel):
     """the largest norm of the gradient of all parameters; a larger gradient is scaled down
     (default: no limit)"""
     epochs: int = Field(20, ge=1, lt=INTEGER_LIMIT)
-    """the number of passes over the training part"""
+    """the number of passes over the training set"""
     batch_size: int | Literal["full"] = 64
-    """the number of samples per update, or full for the whole training part"""
+    """the number of samples per update, or full for the whole training set"""
     patience: int | None = Field(None, ge=1, lt=INTEGER_LIMIT)
     """the number of records without a lower validation loss after which training stops early; the
     weights of the lowest validation loss are then kept, else those of the last epoch (default: no
@@ -179,7 +179,7 @@ class TrainConfig(BaseModel):
     """the interval between two records, in epochs or iterations: '10 epochs', '500 iterations'"""
     train_metrics: Literal["running", "evaluated"] = "running"
     """how training loss and accuracy are measured: running (means over the batches of the epoch)
-    or evaluated (over the training part at each record)"""
+    or evaluated (over the training set at each record)"""
     checkpoint_every: str = "60 seconds"
     """the interval between two checkpoints in the run folder: '2 epochs', '30 seconds'"""
     resume: Path | None = None

@@ -1,4 +1,4 @@
-"""Every error that xpnet raises on purpose, and text for messages.
+"""The exceptions of xpnet, and helpers for error messages.
 
 Each message is one line that names the argument, file or field, what was found and what to do.
 The commands print that line and exit with `exit_code`; users of the library catch `XpnetError`.
@@ -13,7 +13,7 @@ from types import FrameType
 
 
 class XpnetError(Exception):
-    """Base of all errors that xpnet raises on purpose."""
+    """Base class of all exceptions of xpnet."""
 
     exit_code = 2
 
@@ -27,7 +27,7 @@ class OutOfDeviceMemory(XpnetError, MemoryError):
 
 
 class DeviceMismatch(XpnetError):
-    """One operation was given arrays of two backends."""
+    """Arrays on different devices were used in one operation."""
 
 
 class ShapeError(XpnetError, ValueError):
@@ -81,7 +81,7 @@ def one_line(found: object, longest: int = 200) -> str:
 
 
 def truncate(text: str, longest: int) -> str:
-    """`text`, or its beginning and dots, `longest` characters in all."""
+    """`text`, shortened to `longest` characters with `...` at the end."""
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
@@ -101,7 +101,7 @@ def printable(text: object) -> str:
     """`text` as one line that is safe for a terminal: other characters become escapes.
 
     The name of a file, and names in a file, may contain line breaks, control sequences of the
-    terminal, or bytes that are no text.
+    terminal, or bytes that are not text.
     """
     line = str(text)
     if line.isprintable():

@@ -1,4 +1,4 @@
-"""`python -m xpnet.export`: the command, as `xpnet.cli.export` has it."""
+"""`python -m xpnet.export`: runs the command in `xpnet.cli.export`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Central differences in float64: the judge of every hand-derived gradient.
+"""Gradient checks: hand-derived gradients compared with central differences in float64.
 
-`(f(x + h) − f(x − h)) / 2h = f′(x) + O(h²)`: with `h = 10⁻⁶` the truncation is about 10⁻¹² and
-the rounding about 10⁻¹⁰, so a right gradient agrees to better than 10⁻⁷ of its norm.
+`(f(x + h) − f(x − h)) / 2h = f′(x) + O(h²)`: with `h = 10⁻⁶` the truncation error is about 10⁻¹²
+and the rounding error about 10⁻¹⁰, so a correct gradient has a relative error below 10⁻⁷.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ STEP = 1e-6
 def numerical_gradient(f: Callable[[], float], array: Array, step: float = STEP) -> Array:
     """`∂f/∂array` by central differences: an array of the same shape.
 
-    `f` takes no argument and reads `array`, which is changed entry by entry and put back.
-    Costs two calls of `f` per entry.
+    `f` takes no argument and reads `array`, which is changed entry by entry and restored. Costs two
+    calls of `f` per entry.
     """
     xp = array_module(array)
     if array.dtype != xp.float64:
@@ -58,7 +58,8 @@ def check_network(
     Parameters that are not trained have none.
 
     `network` must be float64; `x: (N, in)` float64, `target` and `weights` as `loss`
-    takes them. Every value should be below 1e-7, away from kinks.
+    takes them. Every error should be below 1e-7, except near points where the loss is not
+    differentiable.
     """
     backend = network.backend
 

@@ -1,4 +1,4 @@
-"""Initial weights: drawn on the host from a generator, placed on the device by the network.
+"""Weight initializers: random values are drawn on the host and copied to the device by the network.
 
 Each initializer is called with a NumPy `Generator` and a shape `(fan_out, fan_in)` (or
 `(features,)` for a bias or gain) and returns float64 draws of that shape. They are cast to the
@@ -33,10 +33,10 @@ def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 class HeNormal(Initializer):
-    """Normal with variance `2 / fan_in`: half of a ReLU's inputs are cut off, hence the 2.
+    """Normal with variance `2 / fan_in`: the 2 because ReLU sets half of its inputs to 0.
 
     He, Zhang, Ren, Sun, "Delving deep into rectifiers", ICCV 2015, eq. 10. The deviation is
-    `√(2 / fan_in)`; a common slip takes that root for the variance.
+    `√(2 / fan_in)`; a common mistake is to use it as the variance.
     """
 
     def __call__(self, generator: Any, shape: tuple[int, ...]) -> Any:

@@ -1,7 +1,7 @@
-"""How good predictions are, counted on the device and read when somebody asks.
+"""Metrics, accumulated on the device and transferred only by `result()`.
 
-`logits: (N, C)`, `labels: (N,)` integers. `update()` neither allocates in a steady state nor
-waits; `result()` transfers a few numbers from device to host.
+`logits: (N, C)`, `labels: (N,)` integers. `update()` does not allocate memory (after the first
+call) or synchronise; `result()` transfers a few numbers from device to host.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from xpnet.utils.arguments import whole
 from xpnet.workspace import Workspace
 
 MOST_CLASSES = 1024
-"""Up to so many classes `evaluate()` counts all pairs of them; of more, only those that occur."""
+"""Up to this number of classes `evaluate()` counts all pairs; above it, only pairs that occur."""
 
 
 class MeanLoss:
@@ -41,7 +41,7 @@ class MeanLoss:
         return float(self.backend.to_host(self.total)[0]) / self.samples
 
     def reset(self) -> None:
-        """Begin again."""
+        """Reset to zero."""
         self.total.fill(0)
         self.samples = 0
 
@@ -89,7 +89,7 @@ class Accuracy:
         return int(self.backend.to_host(self.hits)[0]) / self.samples
 
     def reset(self) -> None:
-        """Begin again."""
+        """Reset to zero."""
         self.hits.fill(0)
         self.samples = 0
 
@@ -120,7 +120,7 @@ def add_hits(xp: Any, hit: Array, hits: Array, workspace: Workspace) -> None:
 
 
 class ConfusionMatrix:
-    """How often class `i` was taken for class `j`: `(C, C)`, row = true, column = predicted.
+    """How often class `i` was predicted as class `j`: `(C, C)`, row = true, column = predicted.
 
     A batch adds `onehot(true)ᵀ onehot(predicted)`: one small product, nothing scattered. It takes
     memory for C² pairs; for many classes there is `SparseConfusionMatrix`.
@@ -203,7 +203,7 @@ class SparseConfusionMatrix:
 
 
 def confusion_counter(backend: Backend, classes: int) -> ConfusionMatrix | SparseConfusionMatrix:
-    """What counts all pairs of `classes` or, of more than `MOST_CLASSES`, those that occur."""
+    """A counter of all pairs of classes, or, above `MOST_CLASSES`, of those that occur."""
     kind = ConfusionMatrix if classes <= MOST_CLASSES else SparseConfusionMatrix
     return kind(backend, classes)
 
@@ -214,7 +214,7 @@ Confusion: TypeAlias = HostArray | ConfusedPairs
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """Of each class: hits, samples predicted as it, samples of it; `(C,)` int64 on the host."""
+    """For each class: correct predictions, predictions, samples; `(C,)` int64 on the host."""
 
     hits: HostArray
     predicted: HostArray
@@ -244,9 +244,9 @@ class ClassScores:
     """Precision, recall, F1 and number of samples of one class.
 
     Precision is the hits over all predicted as this class, recall the hits over all of this
-    class, F1 their harmonic mean, `2 · hits / (predicted + support)`. What would be 0/0 is not
-    defined, and None: the precision of a class that was never predicted, the recall of one
-    without samples, the F1 of one that has neither (scikit-learn's `zero_division=nan`).
+    class, F1 their harmonic mean, `2 · hits / (predicted + support)`. A value of 0/0 is None: the
+    precision of a class that was never predicted, the recall of one without samples, the F1 of one
+    that has neither (scikit-learn's `zero_division=nan`).
     """
 
     precision: float | None

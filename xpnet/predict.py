@@ -1,4 +1,4 @@
-"""`python -m xpnet.predict`: the command, as `xpnet.cli.predict` has it."""
+"""`python -m xpnet.predict`: runs the command in `xpnet.cli.predict`."""
 
 from __future__ import annotations
 

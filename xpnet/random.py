@@ -1,4 +1,4 @@
-"""Randomness as a pure function of `(seed, purpose, counter)`; nothing holds a generator.
+"""Random numbers as a pure function of `(seed, purpose, counter)`, without generator state.
 
 Initial weights and the order of samples are drawn on the host by Philox, a counter-based
 generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). Dropout
@@ -29,7 +29,7 @@ def generator(seed: int, purpose: str, counter: int = 0) -> numpy.random.Generat
 
 
 def permutation(seed: int, epoch: int, size: int) -> HostArray:
-    """The order in which epoch `epoch` visits `size` samples: `(size,)` int64."""
+    """The shuffled order of `size` samples in epoch `epoch`: `(size,)` int64."""
     order: HostArray = generator(seed, "order of samples", epoch).permutation(size)
     return order
 
@@ -69,14 +69,14 @@ def hash_bits(rows: Array, units: Array, out: Array, scratch: Array) -> Array:
 
 
 def first_counter(seed: int, purpose: str, samples: int) -> int:
-    """Where the 64-bit counter of training samples stands at number `samples`."""
+    """The 64-bit counter for training sample number `samples`."""
     return (key(seed, purpose) + samples) % 2**64
 
 
 def sample_words(workspace: Workspace, counter: Array, count: int) -> Array:
     """A well-mixed word for each of the next `count` training samples: `(count,)` uint32.
 
-    `counter`: `(1,)` uint64, begun at `first_counter`, moved on by `count`. The result is a
+    `counter`: `(1,)` uint64, initialised by `first_counter`, advanced by `count`. The result is a
     buffer of `workspace`.
     """
     xp = array_module(counter)

@@ -79,7 +79,7 @@ class Cosine(Schedule):
 class OneCycle(Schedule):
     """Up from `rate / divisor` to `rate` in the first `rise` of `steps`, then down to almost 0.
 
-    Both ways along half a cosine; the last step has `rate / (divisor · final_divisor)`. Smith,
+    Both parts are half a cosine; the last step has `rate / (divisor · final_divisor)`. Smith,
     Topin, "Super-convergence", 2018; defaults and end points as PyTorch's `OneCycleLR`.
     """
 
@@ -107,10 +107,11 @@ class OneCycle(Schedule):
 
 @dataclass(frozen=True)
 class WarmUp(Schedule):
-    """Linear rise to `then(0)` over `steps` steps, and `then` from its own step 0 after that.
+    """Linear warm-up to `then(0)` over `steps` steps, followed by the schedule `then` from its step
+    0.
 
-    Step `t < steps` has `then(0) · (t + 1) / (steps + 1)`: never 0, and no plateau at the top.
-    Goyal et al., "Accurate, large minibatch SGD", 2017, section 2.2.
+    Step `t < steps` has `then(0) · (t + 1) / (steps + 1)`: so it is never 0 and the full rate is
+    not used twice. Goyal et al., "Accurate, large minibatch SGD", 2017, section 2.2.
     """
 
     then: Schedule | float

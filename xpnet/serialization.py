@@ -1,4 +1,4 @@
-"""Saving and loading networks as safetensors files, which hold numbers and run no code.
+"""Saving and loading networks as safetensors files, which contain no code.
 
 `model.safetensors` holds the parameters and running statistics of a network under PyTorch's names
 and shapes. Everything else (architecture, normalisation, class names) is one JSON string with
@@ -30,11 +30,11 @@ _FORMAT = 1
 
 
 def save(network: Sequential, path: str | Path) -> None:
-    """Write `network` to `path` atomically: the complete file, or none.
+    """Write `network` to `path` atomically.
 
     The file also holds `network.metadata` (JSON values), the seed, which layers are frozen, and
-    what the network predicts. Your own layers are written by their `get_config()`; `load()` then
-    needs their classes. Raises `ConfigError` for a layer or metadata that no file can hold, and
+    what the network predicts. Your own layers are saved with their `get_config()`; `load()` then
+    needs their classes. Raises `ConfigError` for a layer or metadata that is not plain data, and
     `CheckpointError` where the file cannot be written.
     """
     if not isinstance(network, Sequential):
@@ -45,7 +45,7 @@ def save(network: Sequential, path: str | Path) -> None:
 
 
 def describe(network: Sequential) -> dict[str, Any]:
-    """The description of `network` in a file, which is everything but its tensors."""
+    """The description of `network` in a file: everything except its tensors."""
     if not isinstance(network.metadata, dict):
         raise ConfigError(f"metadata of a network is a dict, found {short_repr(network.metadata)}")
     about = {

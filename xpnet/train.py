@@ -1,4 +1,4 @@
-"""`python -m xpnet.train`: the command, as `xpnet.cli.train` has it."""
+"""`python -m xpnet.train`: runs the command in `xpnet.cli.train`."""
 
 from __future__ import annotations
 

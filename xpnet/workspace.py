@@ -1,4 +1,4 @@
-"""Arrays that are made on the first batch of a shape and used again for every later one."""
+"""Buffers that are allocated once and reused for later batches."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from xpnet.backend import Array, zeros
 class Workspace:
     """Named scratch arrays of one owner (a layer, a loss, an optimizer).
 
-    An array is made when its name is first asked for, and made again only when it must grow or
-    change its dtype. A smaller shape gets a view of the same memory, so a short last batch
-    costs no allocation and memory never grows with the number of batch sizes.
+    An array is allocated when its name is first requested, and again only if it must grow or change
+    its dtype. A smaller shape gets a view of the same memory, so a short last batch costs no
+    allocation and memory never grows with the number of batch sizes.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Workspace:
         self._views: dict[tuple[Any, str], Array] = {}
 
     def array(self, xp: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """The contiguous array called `name`; it holds whatever was last written to it."""
+        """The contiguous array called `name`; its content is undefined."""
         key = (xp, name)
         view = self._views.get(key)
         if view is not None and view.shape == shape and view.dtype == dtype:
@@ -56,8 +56,8 @@ class Workspace:
     def classes(self, xp: Any, count: int, labels: Array) -> Array:
         """The class numbers `0, 1, …, count − 1`, to be compared with integer `labels`.
 
-        In the dtype of the labels where it holds all of them, else in int64: 256 made in uint8
-        would be a second 0, and neither NumPy nor CuPy would say so.
+        In the dtype of the labels where it holds all of them, else in int64: 256 would silently
+        become 0 in uint8.
         """
         bits = 8 * labels.dtype.itemsize - (labels.dtype.kind == "i")
         return self.numbers(xp, count, labels.dtype if count <= 2**bits else xp.int64)
@@ -68,5 +68,5 @@ class Workspace:
         return sum(memory.nbytes for memory in self._memory.values())
 
     def __reduce__(self) -> tuple[type[Workspace], tuple[()]]:
-        """A copy or a pickle begins empty: what is in here can always be made again."""
+        """A copy or a pickle is empty, since the content is only scratch."""
         return Workspace, ()

@@ -1,1 +1,1 @@
-"""How a step is made fast: kernels, recording, CUDA graphs. Imports no network."""
+"""Faster training steps: kernels, recording, CUDA graphs. Does not import `xpnet.network`."""

@@ -1,15 +1,15 @@
-"""Matrix products by a cuBLAS handle of xpnet's own, and their precision.
+"""Matrix products with xpnet's own cuBLAS handle, and their precision.
 
-CuPy computes its products with a handle that cannot be captured; it can use TF32, but not
-bfloat16. So the products in a CUDA graph (`xpnet.accel.cuda_graph`), and all products of a
-training with `fit(precision=)`, are computed here, with NVIDIA's cuBLAS bindings
-(`nvmath-python`, in the extras `cuda12` and `cuda13`), in a graph and outside of it alike.
+CuPy's own cuBLAS handle cannot be captured in a CUDA graph; it can use TF32, but not bfloat16. So
+the products in a CUDA graph (`xpnet.accel.cuda_graph`), and all products of a training with
+`fit(precision=)`, are computed here, with NVIDIA's cuBLAS bindings (`nvmath-python`, in the extras
+`cuda12` and `cuda13`), in a graph and outside of it alike.
 
 A precision applies to the product of two matrices, which in xpnet are those of `Linear`. cuBLAS
-rounds the factors to 10 (`tf32`) or 7 (`bfloat16`) bits after the point, multiplies, and sums in
+rounds the factors to 10 (`tf32`) or 7 (`bfloat16`) bits of mantissa, multiplies, and accumulates in
 float32. Weights, gradients, activations, the optimizer's state, sums over a batch (which are
-products with a vector of ones) and every other formula stay float32. So there is no second copy
-of the weights, and the loss needs no scaling.
+products with a vector of ones) and every other formula stay float32. So there is no second copy of
+the weights, and no loss scaling is needed.
 
 Not yet run on a GPU.
 """
@@ -44,7 +44,7 @@ _KINDS = {"float32": (0, PRECISIONS["float32"]), "float64": (1, 70)}
 
 
 def require(precision: str, backend: Backend, dtype: object) -> None:
-    """Raises `ConfigError` where products on `backend` cannot have this `precision`."""
+    """Raise `ConfigError` if products on `backend` cannot have this `precision`."""
     if not isinstance(precision, str) or precision not in PRECISIONS:
         raise ConfigError(
             f"precision must be one of {', '.join(PRECISIONS)}, found {short_repr(precision)}"
@@ -71,8 +71,8 @@ def require(precision: str, backend: Backend, dtype: object) -> None:
 def chosen(precision: str, backend: Backend, dtype: object) -> Any:
     """The array module that computes with `precision`: the backend's, or a `Reduced` of it.
 
-    The one place where it is chosen. Raises `ConfigError` where it cannot be, and
-    `BackendUnavailable` where the bindings are missing.
+    Raises `ConfigError` if the precision is not supported, and `BackendUnavailable` if the cuBLAS
+    bindings are missing.
     """
     require(precision, backend, dtype)
     if precision == "float32":
@@ -102,7 +102,7 @@ def precision_of(module: Any) -> str:
 
 
 class Reduced:
-    """The array module `xp`, but that products of two float32 matrices have another precision.
+    """The array module `xp` with another precision for products of two float32 matrices.
 
     It equals `xp`, so that a `Workspace` finds the arrays it made with `xp`; those that were made
     with this one keep it, so it lets go of its handle when it is closed, and is `xp` from then on.
@@ -154,7 +154,7 @@ class Reduced:
 
 
 def _is_reducible(a: Array, b: Array) -> bool:
-    """Whether a precision applies to their product."""
+    """Whether the precision applies to the product of these arrays."""
     return bool(a.ndim == b.ndim == 2 and a.dtype == b.dtype == "float32")
 
 
@@ -197,7 +197,7 @@ class Products:
     def product(self, a: Array, b: Array, out: Array) -> Call:
         """`out = a b`, of vectors, matrices or stacks of matrices: a call without arguments.
 
-        Raises `TypeError` for other dtypes and for arrays that lie neither by rows nor by columns.
+        Raises `TypeError` for other dtypes and for arrays that are neither C- nor F-contiguous.
         """
         cublas, dtype = self._cublas, str(out.dtype)
         if not (a.dtype == b.dtype == out.dtype and dtype in _KINDS):
@@ -212,7 +212,7 @@ class Products:
         kind, compute = _KINDS[dtype]
         if _is_reducible(a, b):
             compute = PRECISIONS[self.precision]
-        # cuBLAS counts by columns: to it `out` is `outᵀ = bᵀ aᵀ`.
+        # cuBLAS is column-major: for it, `out` is `outᵀ = bᵀ aᵀ`.
         (turn_b, step_b), (turn_a, step_a) = _lies(b, inner, columns), _lies(a, rows, inner)
         one = self._factors[dtype].ctypes.data
         zero = one + out.itemsize

@@ -6,11 +6,11 @@ arrays on the device, so a graph stays valid as long as the recording does. A sh
 a recording, and so a graph, of its own.
 
 CuPy refuses its own matrix products while a stream is captured (its issue 6290). In a graph they
-are made by a cuBLAS handle of our own: `xpnet.accel.cublas`. Where its bindings are missing, or a
-call cannot be captured, steps are replayed call by call, and one warning says why.
+use xpnet's own cuBLAS handle: `xpnet.accel.cublas`. Where its bindings are missing, or a call
+cannot be captured, steps are replayed call by call, and one warning says why.
 
-Not yet run on a GPU. What is shown without one: who is called when, with what, and what becomes
-of a step when something fails, on the test double with a pretended capture.
+Not yet run on a GPU. Tested without one, on the test double with a simulated capture: the order and
+arguments of calls, and the behaviour after a failure.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Graphs:
         self._stream: _GraphStream | None = None
 
     def of(self, calls: tuple[Call, ...]) -> tuple[Call, ...]:
-        """One call in place of `calls`, or `calls` themselves where no graph is possible."""
+        """One call that replaces `calls`, or `calls` themselves if no graph is possible."""
         if not self.enabled:
             return calls
         try:
@@ -72,7 +72,7 @@ class Graphs:
 
 
 class _GraphStream:
-    """What the graphs of one training share: a stream, memory and matrix products.
+    """Shared by the graphs of one training: a stream, a memory pool and matrix products.
 
     Memory that a call allocates and frees while it is captured stays with the graph, so it comes
     from a memory pool of its own.

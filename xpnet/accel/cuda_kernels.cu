@@ -2,15 +2,15 @@
 //
 // The formula and its derivation are in Python; a kernel does the same operations on one element,
 // in the same order. With --fmad=false (see cuda_kernels.py) results are therefore those of the
-// formula to the bit, except for exp, log, tanh and sums. Over how many threads a kernel is
-// launched is in cuda_kernels.py. The tests also compile this text with a C++ compiler and run it
-// on the CPU. ASCII only.
+// formula to the bit, except for exp, log, tanh and sums. The number of threads of each launch is
+// in cuda_kernels.py. The tests also compile this text with a C++ compiler and run it on the CPU.
+// ASCII only.
 
 typedef long long Size;
 typedef unsigned int Word;
 typedef unsigned long long Long;
 
-// The elements of `size` that one thread sees to; any number of threads does them all.
+// Loop over the elements of `size` that one thread computes (grid-stride loop).
 #define EACH(i, size)                                                      \
     for (Size i = (Size)blockIdx.x * blockDim.x + threadIdx.x; i < (size); \
          i += (Size)gridDim.x * blockDim.x)
@@ -39,7 +39,7 @@ __device__ Size smaller(Size one, Size other) {
     return one < other ? one : other;
 }
 
-// What is not a number spreads, as in `max`.
+// NaN propagates, as in `max`.
 template <typename T>
 __device__ T larger(T one, T other) {
     return other > one || other != other ? other : one;
@@ -155,7 +155,7 @@ __global__ void softmax_backward(const T* dy, const T* y, T* dx, Size count, Siz
     }
 }
 
-// ---- normalising: of a column by its block, of a row by its block ----
+// ---- normalisation: one block per column (BatchNorm) or per row (LayerNorm) ----
 
 template <typename T>
 __global__ void batch_norm(
@@ -414,7 +414,7 @@ __device__ void add_hits(
         const T* row = logits + n * classes;
         Size best = 0;
         for (Size k = 1; k < classes; k++) {
-            // As argmax has it, the first that is not a number counts as the largest.
+            // As argmax has it, the first NaN counts as the largest.
             if (row[k] > row[best] || (row[k] != row[k] && row[best] == row[best])) best = k;
         }
         mine += best == (Size)labels[n];

@@ -6,15 +6,15 @@ A formula is written once, on `xp`. One that has kernels is a function with a de
     def relu_backward(xp: Any, dy: Array, x: Array, dx: Array, *, workspace: Workspace) -> None:
         ...
 
-Its body is the formula. A kernel, one pass over memory in place of several, has the same name
-and takes the same positional arguments but `xp`; keyword arguments are for the formula only,
-such as where it finds scratch arrays.
+The body is the formula. A kernel does the same in one pass over memory. It has the same name and
+takes the same positional arguments except `xp`; keyword arguments, such as the workspace for
+scratch arrays, are for the formula only.
 
 For NumPy's arrays kernels are compiled by numba, in `xpnet.accel.numba_kernels` (extra `fast`);
-`fit()` uses them where training is long enough to pay for loading numba. For CuPy's arrays they
-are CUDA kernels, in `xpnet.accel.cuda_kernels`; `fit()` always uses them. `XPNET_KERNELS=0` in the
-environment leaves both out. A test compares each kernel with its formula: they differ in speed, and
-in the last digit where a sum, `exp` or `log` is involved.
+`fit()` uses them if training is long enough to make up for the time of loading numba. For CuPy's
+arrays they are CUDA kernels, in `xpnet.accel.cuda_kernels`; `fit()` always uses them.
+`XPNET_KERNELS=0` in the environment turns both off. A test compares each kernel with its formula:
+results may differ only by rounding, if a sum, `exp` or `log` is involved.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ P = ParamSpec("P")
 Formula: TypeAlias = Callable[Concatenate[Any, P], None]
 
 ENOUGH_STEPS = 1500
-"""Steps, of a network like 784-512-256-10, that win back the half second of loading numba."""
+"""The number of steps (for a network like 784-512-256-10) that make up for loading numba."""
 
 FORMULAS: dict[str, Callable[..., None]] = {}
 """The formulas that may have kernels, by name."""
@@ -50,7 +50,7 @@ _CUDA_MODULES = {"cupy"}
 
 
 def accelerated(formula: Formula[P]) -> Formula[P]:
-    """`formula`, computed by the kernel of its name where one is in use and takes the arguments."""
+    """Decorator: run the kernel of the same name, if there is one that takes the arguments."""
     name = formula.__name__
     if name in FORMULAS:
         raise TypeError(f"two accelerated formulas are called {name}")
@@ -65,12 +65,11 @@ def accelerated(formula: Formula[P]) -> Formula[P]:
 
 
 def run_kernel(name: str, arguments: tuple[Any, ...]) -> bool:
-    """Compute by the kernel `name`, if it takes `arguments`; returns whether it did.
+    """Run the kernel `name`, if it takes `arguments`; returns whether it ran.
 
-    It does not where kernels are not in use or there is no such kernel, for arrays of another
-    module, that are not contiguous or of a dtype that kernels do not know, and for numbers that
-    are not Python's own. Numbers are converted to the dtype of the last array of floats: results
-    are the last arguments.
+    It does not run if kernels are off, if there is no such kernel, for arrays of another module,
+    non-contiguous arrays or unsupported dtypes, and for numbers that are not Python numbers.
+    Numbers are converted to the dtype of the last array of floats: results are the last arguments.
     """
     in_use = current().kernels
     if in_use is None:
@@ -188,7 +187,7 @@ def numba_kernels() -> ModuleType | None:
     try:
         return import_module("xpnet.accel.numba_kernels")
     except Exception as error:
-        # numba refuses a NumPy newer than it knows, and a disk on which it can keep nothing.
+        # numba fails with a NumPy that is too new, and if its cache folder is not writable.
         warnings.warn(
             f"numba is installed but cannot be used ({error}): xpnet runs without it, slower; "
             f"set XPNET_KERNELS=0 in the environment to leave it out without this warning",

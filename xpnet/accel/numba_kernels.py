@@ -1,9 +1,9 @@
-"""The CPU's kernels, compiled by numba: each is a loop that computes what a formula on `xp` does.
+"""CPU kernels, compiled by numba: each is a loop that computes the same as a formula on `xp`.
 
 The formula and its derivation are where the decorator `@accelerated` marks it, under the same
-name. Additions and products are done in the order and the dtype of the formula, so that results
-are the same to the bit, except for `exp`, `log`, sums and smoothed labels. Numbers are therefore
-converted to that dtype: numba would compute `1 - y` of a float32 in float64.
+name. Operations are done in the same order and dtype as in the formula, so that results are
+bit-identical, except for `exp`, `log`, sums and smoothed labels. Numbers are therefore converted to
+that dtype: numba would compute `1 - y` of a float32 in float64.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""A training step recorded once through the `xp` dispatch, and replayed without its layers.
+"""Records the `xp` calls of a training step once, and replays them without the layers.
 
-A steady step is a fixed sequence of `xp` calls on fixed arrays. While one is recorded,
-`array_module` returns a `Recorder`, which runs each call and appends it to a list; the calls of
-the list, run again in order, are the next step, to the bit. A recording knows nothing of layers:
-they stay the only statement of the mathematics.
+After the first steps, every step is the same sequence of `xp` calls on the same arrays. While one
+is recorded, `array_module` returns a `Recorder`, which runs each call and appends it to a list;
+running the calls of the list again in order performs the next step, with bit-identical results. So
+the formulas are written only in the layers.
 
 This is correct because of a rule in `CONTRIBUTING.md`: inside a step every array result is an
-`xp` call with `out=` into an array made earlier. The recorder refuses any other call by name. It
-cannot see work outside `xp` (`y *= 2`, a count in Python), so only xpnet's own classes are
-recorded, and others whose class says `replayable = True` in its own body.
+`xp` call with `out=` into an array made earlier. The recorder raises an error for any other call.
+It cannot detect operations outside `xp` (`y *= 2`, a count in Python), so only xpnet's own classes
+are recorded, and classes that set `replayable = True` in their own body.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _OUT_BY_NAME = (numpy.maximum, numpy.minimum)
 
 
 class Recorder:
-    """The array module `xp`, but that each call is run and appended to `calls`.
+    """The array module `xp`, where each call is run and also appended to `calls`.
 
     It equals `xp`, so that a `Workspace` finds the arrays it made with `xp`. Raises
     `ConfigError`, naming the function, for a call whose result is not written to an `out=`.
@@ -98,7 +98,7 @@ def record(xp: Any, step: Call) -> tuple[Call, ...]:
 def _bound(
     xp: Any, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Call:
-    """The call with its arguments; NumPy's is the same C function, reached in less time."""
+    """The call bound to its arguments; for NumPy, the C function itself, which is faster."""
     out = kwargs.get("out")
     if xp is not numpy or not args or not isinstance(out, numpy.ndarray):
         return partial(function, *args, **kwargs)
@@ -160,7 +160,7 @@ class _Snapshot:
         self.optimizer = vars(optimizer)
 
     def still_holds(self, parts: Iterable[Any]) -> bool:
-        """Whether they are the same objects."""
+        """Whether all attributes are still the same objects."""
         for i, name in self.left_out:
             self.values[i] = self.optimizer.get(name)
         return (
@@ -191,7 +191,8 @@ class _Step:
 
 
 class Replay:
-    """Runs steps: the first of a size as written, the second recorded, all later ones replayed.
+    """Runs steps: for each batch size, the first normally, the second recorded, later ones
+    replayed.
 
     `parts()`: the objects that take part in a step (network, layers, loss, ...); once one of them
     is not `is_replayable`, every step runs as written. `watched`: other code may run between two
@@ -277,7 +278,7 @@ def _weakly(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def is_replayable(part: object) -> bool:
-    """Whether all that `part` does in a step goes through `xp`.
+    """Whether everything that `part` does in a step goes through `xp`.
 
     True for xpnet's own classes and those that say so themselves. A subclass of either does not
     inherit it, and an object with a method replaced is not replayable.

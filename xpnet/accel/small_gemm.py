@@ -1,14 +1,14 @@
-"""Small batches: one BLAS thread, and products small enough that OpenBLAS packs nothing.
+"""Small batches: one BLAS thread, and products small enough that OpenBLAS does not pack matrices.
 
-A product on two cores leaves half of the weights in the other core's cache, and the update,
-which runs on one core, has to fetch them back. With few rows that costs more than the second core
-saves: a step of 784-128-64-10 in batches of 16 takes 166 µs on two cores, 137 on one, and when
-data pass slowly from core to core 396 and 139 (`bench/NOTES.md`).
+After a product on two cores, half of the weights are in the other core's cache, and the update,
+which runs on one core, has to load them again. With few rows that costs more than the second core
+saves: a step of 784-128-64-10 in batches of 16 takes 166 µs on two cores, 137 on one, and when data
+pass slowly from core to core 396 and 139 (`bench/NOTES.md`).
 
 OpenBLAS copies both matrices of a product into an order of its own before it multiplies them;
 for 16 rows that is a quarter of the time. It leaves that out for a product of at most a million
 multiplications (on x86-64 with AVX-512: `kernel/x86_64/sgemm_small_kernel_permit_skylakex.c`),
-so a larger one is cut into pieces. To another BLAS a product in pieces is one like any other.
+so a larger one is cut into pieces. Other BLAS libraries compute the pieces like any product.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def kept() -> Iterator[None]:
 
 @contextmanager
 def if_few(x: Array, weights: Array) -> Iterator[None]:
-    """Within the block a forward and backward pass of `x` `(N, F)` uses one core if that is faster.
+    """In the block, a forward and backward pass of `x` `(N, F)` uses one core if that is faster.
 
     `weights`: `(P,)`, all parameters of the network; their number decides.
     """

@@ -1,8 +1,7 @@
 """The `xp` dispatch: `array_module`, and the few functions in which NumPy and CuPy differ.
 
 Every formula in xpnet is written once on a module called `xp`. On the CPU `xp` is NumPy, on
-an NVIDIA GPU it is CuPy. CuPy is looked for only when a device is asked for by name, so a
-NumPy user never imports it.
+an NVIDIA GPU it is CuPy. CuPy is imported only if a CUDA device is requested.
 """
 
 from __future__ import annotations
@@ -37,15 +36,15 @@ _modules: dict[type, Any] = {numpy.ndarray: numpy}
 
 
 def add_array_module(array_type: type, module: Any) -> None:
-    """Let `array_module` answer `module` for arrays of `array_type`."""
+    """Register `module` as the array module of `array_type`."""
     _modules[array_type] = module
 
 
 def array_module(*arrays: Array) -> Any:
     """The module (NumPy or CuPy) that all `arrays` belong to.
 
-    Raises `DeviceMismatch`, naming both, when they belong to two, and `TypeError` when one
-    of them is no array.
+    Raises `DeviceMismatch`, naming both, if they belong to different modules, and `TypeError` if
+    one of them is not an array.
     """
     module = _modules.get(type(arrays[0])) or _module_of(arrays[0])
     for array in arrays[1:]:
@@ -60,12 +59,12 @@ def array_module(*arrays: Array) -> Any:
 
 
 def shared(array: Any, xp: Any = numpy) -> Any:
-    """`array` of another library (PyTorch, JAX, ...) over the same memory as one of ours.
+    """An array of another library (PyTorch, JAX, ...) as a NumPy or CuPy array of the same memory.
 
-    DLPack lends it: what lies in the host's memory comes back as a NumPy array, what lies on a
-    GPU as one of `xp`, and nothing is copied. What offers no DLPack, or is one of our arrays
-    already, comes back as it is. Raises `DeviceMismatch` for memory that `xp` cannot read, and
-    `DataError` for what its library does not lend, such as a tensor that requires a gradient.
+    It uses DLPack: an array in host memory becomes a NumPy array, one on a GPU an array of `xp`,
+    without a copy. Objects without DLPack, and NumPy and CuPy arrays, are returned unchanged.
+    Raises `DeviceMismatch` for memory that `xp` cannot read, and `DataError` for arrays that cannot
+    be exported, such as a tensor that requires a gradient.
     """
     if type(array) in _modules or not hasattr(array, "__dlpack__"):
         return array
@@ -92,7 +91,7 @@ def shared(array: Any, xp: Any = numpy) -> Any:
 
 
 def substitute_of(module: Any) -> Any:
-    """What stands in for `module` in this thread, such as a recorder, or None."""
+    """The replacement for `module` in this thread, such as a recorder, or None."""
     substitute = current().substitute
     return substitute if substitute == module else None
 
@@ -122,12 +121,11 @@ def _module_of(array: Array) -> Any:
 
 
 class Backend:
-    """A place to compute: `"cpu"`, `"cuda"`, `"cuda:1"`, or `"auto"`.
+    """A device: `"cpu"`, `"cuda"`, `"cuda:1"`, or `"auto"`.
 
-    `auto` is the only word that may choose: the first CUDA device that works, else the CPU;
-    `device` then says which. `.xp` is the array module. Raises `BackendUnavailable` where
-    CUDA was asked for and CuPy, the driver or the device is missing, and `ConfigError` for
-    any other word.
+    `auto` chooses the first CUDA device that works, else the CPU; the attribute `device` names the
+    choice. `.xp` is the array module. Raises `BackendUnavailable` where CUDA was asked for and
+    CuPy, the driver or the device is missing, and `ConfigError` for any other word.
     """
 
     def __init__(self, device: str = "cpu") -> None:
@@ -169,7 +167,8 @@ class Backend:
     def asarray(self, array: Any, dtype: Any = None) -> Array:
         """`array` (host array, sequence or number) on this device: the transfer host → device.
 
-        Of what lies here already nothing is copied, nor of another library's: see `shared`.
+        Arrays that are already on this device are not copied, nor those of other libraries: see
+        `shared`.
         """
         with self.current():
             return self.xp.asarray(shared(array, self.xp), dtype=dtype)
@@ -186,8 +185,8 @@ class Backend:
     def current(self) -> AbstractContextManager[Any]:
         """Within the block this thread computes on this device.
 
-        CUDA keeps one current device for each thread, the first one until it is changed, and
-        takes memory and launches kernels there, wherever their arrays lie.
+        CUDA has one current device per thread (at first device 0); memory is allocated and kernels
+        are launched there, even if the arrays are on another device.
         """
         if self.xp is numpy:
             return _HERE
@@ -196,11 +195,11 @@ class Backend:
 
     @property
     def number(self) -> int:
-        """Of the GPU, by CUDA's count; 0 for the CPU."""
+        """The CUDA device number; 0 for the CPU."""
         return int(self.device.partition(":")[2] or 0)
 
     def synchronize(self) -> None:
-        """Wait until the device has done all that it was given."""
+        """Wait until the device has finished all work."""
         if self.xp is not numpy:
             with self.current():
                 self.xp.cuda.get_current_stream().synchronize()
@@ -245,8 +244,8 @@ def _address(array: Array) -> int:
 def zeros(xp: Any, size: int, dtype: Any) -> Array:
     """A vector of `size` zeros that begins at an address divisible by 64.
 
-    NumPy alone would begin it anywhere; a pass over memory with wide registers, which then cross
-    the cache's lines, takes up to twice as long.
+    NumPy does not align to 64 bytes; vector instructions that cross cache lines take up to twice as
+    long.
     """
     if xp != numpy:  # a substitute of NumPy equals it
         return xp.zeros(size, dtype=dtype)
@@ -260,7 +259,7 @@ def gather(source: Array, indices: Array, out: Array) -> Array:
     """Rows `source[indices]` written into `out`: NumPy and CuPy differ here.
 
     NumPy's default mode copies `out` to be able to undo an error; `clip` does not. CuPy has
-    no modes. Neither reports an index that is out of range, so indices are made by us.
+    no modes. Neither reports an index that is out of range, so indices must be valid.
     """
     xp = array_module(source, indices, out)
     if not isinstance(out, numpy.ndarray):
@@ -339,7 +338,7 @@ def _be_exact() -> None:
 
 
 def _try_out(cupy: Any) -> None:
-    """A kernel and a product: what does not fit together shows here, not in a step.
+    """Run a kernel and a product, so that an incompatible installation fails here, not in training.
 
     Of matrices: CuPy computes the product of two vectors without cuBLAS.
     """

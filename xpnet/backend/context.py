@@ -1,4 +1,4 @@
-"""How the current thread computes: with which kernels, and whether its calls are recorded.
+"""Settings of the current thread: whether kernels, recording and CUDA graphs are used.
 
 One `ContextVar` holds it. A new thread starts with the defaults.
 """
@@ -32,7 +32,7 @@ class Context:
 
 
 def from_environment() -> Context:
-    """The defaults: `XPNET_KERNELS=0` leaves kernels out."""
+    """The defaults: `XPNET_KERNELS=0` turns kernels off."""
     return Context(kernels_enabled=os.environ.get("XPNET_KERNELS", "1") != "0")
 
 
@@ -44,7 +44,7 @@ current = _context.get
 
 
 def change(**settings: Any) -> None:
-    """Change settings of this thread, for good."""
+    """Change settings of this thread permanently."""
     _context.set(replace(current(), **settings))
 
 

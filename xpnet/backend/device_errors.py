@@ -1,4 +1,4 @@
-"""Errors of a GPU explained in one line: not usable, or lost.
+"""One-line explanations of GPU errors.
 
 CuPy and CUDA raise a dozen kinds of error; they are distinguished here by their names and status
 numbers, so that nothing is imported on a machine that computes on the CPU.
@@ -61,6 +61,6 @@ def _current_device() -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what `error` says, without the dot at its end."""
+    """The first line of what `error` says, without a final full stop."""
     text = str(error).strip() or type(error).__name__
     return truncate(text.splitlines()[0].rstrip("."), 200)

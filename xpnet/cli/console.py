@@ -1,4 +1,4 @@
-"""How commands run: what they print, and how they end after an error."""
+"""Common behaviour of the commands: output, error messages and exit codes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def run(action: Callable[[], int]) -> int:
     """The exit code of `action()`, or of its error.
 
     An `XpnetError` is printed as one line on stderr and gives its own code (2, or 3 for
-    divergence); a lack of memory and errors of the operating system are one line and 2; Ctrl-C is
-    130; a closed pipe (`| head`) is 141 without a message.
-    Characters that the encoding of the terminal lacks are printed as escapes. NumPy's overflow
-    warnings are silenced: the results are checked where it matters.
+    divergence); out of memory and operating system errors give one line and exit code 2; Ctrl-C is
+    130; a closed pipe (`| head`) is 141 without a message. Characters that the encoding of the
+    terminal lacks are printed as escapes. NumPy's overflow warnings are silenced: the results are
+    checked where it matters.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

@@ -91,7 +91,8 @@ class _Formatter(argparse.HelpFormatter):
 
 
 def from_command_line(argv: list[str], command: str, also: Iterable[str] = ()) -> TrainConfig:
-    """The settings of flags, over the TOML file of `--config` or `--resume`, over the defaults.
+    """The settings: flags override the TOML file of `--config` or `--resume`, which overrides
+    defaults.
 
     `command` is the name of the program, for its help and messages; `also` are flags of another
     parser, to suggest for a misspelt flag. `--help` prints and exits. Raises `ConfigError` in one

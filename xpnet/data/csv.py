@@ -55,7 +55,7 @@ def read_csv(
     Samples become uint8 if they are pixels: if the columns are named as pixels or there is no
     header, and all values are written as integers, which must then be in 0..255. Other samples
     become float32, which rounds integers above 2**24. Labels that are integers are numbered up to
-    the largest (see `numbered_classes`); if any label is no number, the classes are the sorted
+    the largest (see `numbered_classes`); if any label is not a number, the classes are the sorted
     names, numbers first.
 
     For samples of a known network: `classes` are its classes, or their number, `features` the
@@ -70,7 +70,7 @@ def read_csv(
 
 
 def read_csv_source(path: str | Path, *, target: str | None = None) -> Source:
-    """`read_csv` as a `Source` with no test part; `sha256` is of the decompressed bytes.
+    """`read_csv` as a `Source` with no test set; `sha256` is of the decompressed bytes.
 
     Raises `DataError`, also where the label column was guessed, because the file has no header,
     and has one class in all rows.
@@ -200,7 +200,7 @@ def _numbers(frame: pandas.DataFrame) -> HostArray | None:
 
 
 def _outside(block: HostArray, rows: int, label: int | None) -> tuple[int, int] | None:
-    """Row and column of the first value that is no pixel."""
+    """Row and column of the first value that is not a pixel."""
     wrong = (block < 0) | (block > 255)
     if not wrong.any():
         return None

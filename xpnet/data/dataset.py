@@ -1,4 +1,4 @@
-"""What every reader returns: samples and labels in host memory, checked once, here."""
+"""`Dataset`: the result of every reader, samples and labels in host memory, checked on creation."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _DTYPES = (numpy.uint8, numpy.float32, numpy.float64)
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Samples, one a row, and their labels.
+    """Samples, one per row, and their labels.
 
     `x`: `(N, features)`, uint8 (pixels) or float32 / float64, finite; N and features are at
     least 1. A memory map, also `(N, height, width)`, stays in its file, as `MappedRows`.
     `labels`: `(N,)` integers in `0..len(classes) - 1`, kept as int64, or None for unlabelled
     data. `classes`: the name of each label. `image_shape`: `(height, width)` with
-    `height * width == features`, or None where a row is no picture.
+    `height * width == features`, or None where a row is not a picture.
 
     Raises `DataError`, naming the field, for anything else.
     """
@@ -97,9 +97,9 @@ class Dataset:
 class Source:
     """A data set as its files define it.
 
-    `name`: its name in the catalogue, or the name of the file or folder. `test`: the test part
-    of the files, or None. `sha256`: a hex digest of the decompressed content; for samples that
-    stay in their file a digest of some rows, evenly spaced, and of the labels, which begins with
+    `name`: its name in the catalogue, or the name of the file or folder. `test`: the test set of
+    the files, or None. `sha256`: a hex digest of the decompressed content; for samples that stay in
+    their file a digest of some rows, evenly spaced, and of the labels, which begins with
     `sampled:`. `label`: the label column of a table, to be printed; `hint`: what to do about a
     table without labels. Raises `DataError` when the two parts differ in features, in the shape of
     their pictures or in classes, or when only one of them is labelled.

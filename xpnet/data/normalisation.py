@@ -1,4 +1,4 @@
-"""Normalisation of the stored values: fitted on the training part, saved with the network."""
+"""Normalisation of the stored values: fitted on the training set, saved with the network."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Normalisation:
 
     @classmethod
     def standard(cls, dataset: Dataset) -> Normalisation:
-        """Mean 0 and standard deviation 1 over `dataset`, the training part, in float64.
+        """Mean 0 and standard deviation 1 over `dataset`, the training set, in float64.
 
         Pictures (`image_shape` is not None) have one `scale` and `shift` for all pixels; a table
         has one for each feature, and a constant feature becomes 0, as with scikit-learn's

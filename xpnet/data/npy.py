@@ -54,7 +54,7 @@ def read_npy_folder(folder: str | Path) -> Source:
 def read_npy(path: str | Path) -> Source:
     """The samples in `NAME.npy`, mapped, and their labels in `NAME_labels.npy` in the same folder.
 
-    As `read_npy_folder`, without a test part. Raises `DataError`, naming the file.
+    As `read_npy_folder`, without a test set. Raises `DataError`, naming the file.
     """
     path = Path(path)
     if not path.exists():

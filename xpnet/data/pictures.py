@@ -1,4 +1,4 @@
-"""Converts a picture of one digit, of any size and colour, to an input like those of MNIST.
+"""Converts a picture of a digit, of any size and colour, to the format of MNIST.
 
 In MNIST each digit was scaled, with its proportions, into a box of 20 x 20 pixels and placed in
 a field of 28 x 28 with its centre of mass in the middle (Y. LeCun, C. Cortes, C. Burges, "The
@@ -149,7 +149,7 @@ def is_centred(picture: HostArray) -> bool:
         for lines, side in zip((rows, columns), picture.shape, strict=True)
     )
     size = max(shares)
-    # Half a pixel of tolerance, for fields of which 20/28 is no whole number.
+    # Half a pixel of tolerance, for fields of which 20/28 is not a whole number.
     if not size + 0.5 / min(picture.shape) >= _SMALLEST or size > _BOX + 0.5 / min(picture.shape):
         return False
     return all(

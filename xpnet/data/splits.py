@@ -1,4 +1,4 @@
-"""Stratified training, validation and test parts of exact sizes, determined by a seed."""
+"""Stratified training, validation and test sets of exact sizes, determined by a seed."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def split(
 ) -> Splits:
     """Divide `source` into parts, stratified by class, the same way for the same seed.
 
-    `test`: None keeps the test part of the source, or draws a fifth of the data if it has none.
-    A number pools all samples of the source and draws the test part from them. `validation`: is
-    drawn from the other samples: None draws as many as the test part has, 0 none. A number
-    between 0 and 1 is a fraction of the samples to draw from (rounded to the nearest count, at
-    least 1), any other a count.
+    `test`: None keeps the test set of the source, or draws a fifth of the data if it has none. A
+    number pools all samples of the source and draws the test set from them. `validation`: is drawn
+    from the other samples: None draws as many as the test set has, 0 none. A number between 0 and 1
+    is a fraction of the samples to draw from (rounded to the nearest count, at least 1), any other
+    a count.
 
     Sizes are exact; each class has its proportional share to within one sample (largest
     remainder; for equal remainders the lower label). Every part keeps the order of the files;
@@ -42,7 +42,7 @@ def split(
     `in_place`: the parts may use the memory of the source, which reorders its training samples,
     instead of copies. Mapped samples stay in their file in any case.
 
-    Raises `ConfigError`, naming the argument and its value, when `seed` is no whole number of 64
+    Raises `ConfigError`, naming the argument and its value, when `seed` is not a whole number of 64
     bits, or when a number is negative, is neither a count nor a fraction, exceeds the number of
     samples, leaves no training sample, or when `test` is 0 or would pool two mapped files.
     """

@@ -44,10 +44,10 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     """A feed-forward network as a scikit-learn classifier.
 
     Hidden layers `Linear`, activation and, if asked for, `Dropout`; then a `Linear` of one logit
-    a class, whose softmax gives the probabilities. The loss is the mean cross-entropy of a batch
-    plus `alpha / (2 B) · Σ W²`, `B` being the size of a batch (times the mean of all weights,
-    where samples have weights).
-    Data is trained on as it is (scale it first), float32 as float32 and all else as float64.
+    per class, with softmax for the probabilities. The loss is the mean cross-entropy of a batch
+    plus `alpha / (2 B) · Σ W²`, `B` being the size of a batch (times the mean of all weights, where
+    samples have weights). Data is trained on as it is (scale it first), float32 as float32 and all
+    else as float64.
 
     **Parameters** as in `MLPClassifier`: `hidden_layer_sizes`, units of each hidden layer (a
     number, several, or none); `activation`, one of `relu`, `tanh`, `logistic`, `identity`, and
@@ -56,11 +56,12 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     `"auto"` for `min(200, n)`; `learning_rate_init`; `max_iter`, the most epochs to train;
     `random_state`, of weights, order, dropout and split; `warm_start`; `verbose`, a line an
     epoch. Training ends when the loss has not fallen by `tol` for more than `n_iter_no_change`
-    epochs in a row (`inf`: never) or, with `early_stopping`, when the score of
-    `validation_fraction` of the samples (or of `X_val`, `y_val`) has not risen so, and the
-    weights of the best score are kept; a class of a single sample is trained on, and if the
-    held-out samples are too few for every class, some classes are missing there. Also: `dropout`,
-    the rate after each hidden layer, and `device`, `"cpu"`, `"cuda"`, `"cuda:1"` or `"auto"`.
+    consecutive epochs (`inf`: never) or, with `early_stopping`, when the score of
+    `validation_fraction` of the samples (or of `X_val`, `y_val`) has not improved in the same way;
+    then the weights with the best score are kept; a class of a single sample is trained on, and if
+    the held-out samples are too few for every class, some classes are missing there. Also:
+    `dropout`, the rate after each hidden layer, and `device`, `"cpu"`, `"cuda"`, `"cuda:1"` or
+    `"auto"`.
 
     **Attributes**: `classes_`; `network_`, the `Sequential` (which `xpnet.save` takes); `n_iter_`,
     epochs of the last call; `t_`, samples seen in all calls; `loss_curve_`, `loss_`, `best_loss_`,
@@ -83,7 +84,7 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     def partial_fit(
         self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None
     ) -> XpnetClassifier:
-        """One more epoch on `X`, `y`; a new network on the first call, which needs `classes`.
+        """Train one more epoch on `X`, `y`; the first call creates the network and needs `classes`.
 
         `classes`: all that will ever be in `y`. Also continues after `fit`. Raises as `fit`
         does, and for `early_stopping=True`.
@@ -181,8 +182,8 @@ class XpnetRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
 
     Parameters and attributes are those of `XpnetClassifier`, without `classes_`; scores are R².
     The loss is the mean of `(prediction − y)²` over samples and outputs, plus
-    `alpha / (2 B) · Σ W²`. `MLPRegressor` halves the first: for one output, its `alpha` is worth
-    two here, its rate of `sgd` half.
+    `alpha / (2 B) · Σ W²`. `MLPRegressor` uses half of the squared error: for one output, use twice
+    its `alpha` and half its learning rate for `sgd` to get the same result.
 
     `y`: `(n,)` or `(n, outputs)`; predictions are shaped like it.
 

@@ -144,8 +144,8 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
     ) -> Any:
         """Train on `X (n, features)` and `y`, and return the estimator itself.
 
-        `sample_weight`: `(n,)` numbers of 0 or more; a sample of weight 2 is worth two, one of
-        weight 0 none. `X_val`, `y_val`, `sample_weight_val`: held-out samples, which take the
+        `sample_weight`: `(n,)` numbers of 0 or more; a sample of weight 2 counts twice, one of
+        weight 0 is ignored. `X_val`, `y_val`, `sample_weight_val`: held-out samples, which take the
         place of `validation_fraction`; without `early_stopping` they are measured only. With
         `warm_start` training continues where the last call ended.
 

@@ -56,14 +56,14 @@ def blaming(call: Callable[[], T], *looked_at: Callable[[], Any]) -> T:
 
 
 def look_at_samples(X: Any) -> None:
-    """Raise `DataError` for the first value of `X` that is no finite number."""
+    """Raise `DataError` for the first value of `X` that is not a finite number."""
     if _is_for_scikit_learn(X):
         return
     as_samples(X, backend=_HOST, name="X")
 
 
 def look_at_numbers(y: Any, name: str) -> None:
-    """Raise `DataError` for the first value of `y` that is no finite number."""
+    """Raise `DataError` for the first value of `y` that is not a finite number."""
     if y is None or _is_for_scikit_learn(y):
         return
     for where, value in numpy.ndenumerate(numpy.asarray(y, dtype=object)):

@@ -1,4 +1,4 @@
-"""The split of samples into a training part and a held-out part for early stopping."""
+"""The split of samples into a training set and a held-out part for early stopping."""
 
 from __future__ import annotations
 

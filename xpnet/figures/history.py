@@ -1,4 +1,4 @@
-"""What figures need of a training history."""
+"""The interface of a training history that the figures use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 
 class History(Protocol):
-    """The part of `xpnet.History` that is drawn."""
+    """The part of `xpnet.History` that the figures use (a protocol)."""
 
     @property
     def records(self) -> Sequence[Any]:

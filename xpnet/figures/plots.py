@@ -59,7 +59,7 @@ def training_metrics(history: History, path: str | Path) -> None:
 
 
 def training_metrics_png(history: History) -> bytes:
-    """The picture of `training_metrics` as the bytes of a small PNG file, of 64 colours."""
+    """The figure of `training_metrics` as a small PNG file (bytes, 64 colours)."""
     return png(_training_figure(history), colours=64)
 
 

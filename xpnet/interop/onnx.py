@@ -30,7 +30,7 @@ _MOST_BYTES = 2**31 - 2**20  # protobuf's limit, minus the little that is not we
 
 
 def export_onnx(network: Sequential, path: str | Path, *, normalise: bool = False) -> None:
-    """Write `network`, as it predicts, to the ONNX file `path`: whole, or not at all.
+    """Write `network`, as it predicts, to the ONNX file `path`, atomically.
 
     The file takes `x`: `(N, in_features)`, any `N`, and gives `y`: `(N, out_features)`, what
     `network.forward(x)` gives: logits, where a classifier was trained. `x`, `y` and the weights

@@ -22,18 +22,18 @@ _ACTIVATIONS: dict[str, type[Layer] | None] = {
 }
 
 _METHODS = ("predict", "predict_proba", "_predict", "_forward_pass", "_forward_pass_fast")
-"""What a model's outputs come from."""
+"""The output functions of a model that are known."""
 
 
 def from_sklearn(model: Any, *, device: str | Backend = "cpu") -> Sequential:
     """A fitted `MLPClassifier` or `MLPRegressor` as a network of its dtype on `device`.
 
-    Of a classifier, `predict_proba(x)`: `(N, C)` is the model's `predict_proba(x)`, and
-    `metadata["classes"]` holds the names of its `classes_`, in order. The network ends, as all
-    of xpnet's do, in logits. A model of two classes has one output `z` and the probability
-    `σ(z)`; its network has the outputs `(0, z)`, of which the softmax is `(1 − σ(z), σ(z))`. Of
-    a regressor, `forward(x)`: `(N, outputs)` is the model's `predict(x)`, with the axis of
-    outputs kept where there is one; `predict(x)` leaves it out as the model does.
+    For a classifier, `predict_proba(x)`: `(N, C)` equals the model's `predict_proba(x)`, and
+    `metadata["classes"]` holds the names of its `classes_`, in order. The network ends, as all of
+    xpnet's do, in logits. A model of two classes has one output `z` and the probability `σ(z)`; its
+    network has the outputs `(0, z)`, of which the softmax is `(1 − σ(z), σ(z))`. For a regressor,
+    `forward(x)`: `(N, outputs)` equals the model's `predict(x)`, with an axis for the outputs even
+    if there is only one; `predict(x)` leaves it out as the model does.
 
     Raises `ConfigError` for a model that is not fitted, is something else (such as a subclass
     that computes its outputs in its own way), decides on several labels at once, or ends in

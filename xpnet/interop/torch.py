@@ -134,11 +134,11 @@ def from_torch(sequential: nn.Sequential, *, device: str | Backend = "cpu") -> S
     nothing, 0 and 1, which train from then on; one without parameters may occur several times.
     A module none of whose parameters requires a gradient becomes a frozen layer.
 
-    Raises `ConfigError` without PyTorch, and for a module that is no layer of xpnet's, or whose
-    settings mean none, by its name and position. So it does for what would be left out in
-    silence: hooks, a replaced `forward`, parametrizations, `weight_norm`, `spectral_norm` and
-    pruning, parameters that two modules share; and for a module without values (lazy, or on the
-    meta device).
+    Raises `ConfigError` without PyTorch, and for a module that is not a layer of xpnet's, or whose
+    settings mean none, by its name and position. Also for anything that would be silently ignored:
+    hooks, a replaced `forward`, parametrizations, `weight_norm`, `spectral_norm` and pruning,
+    parameters that two modules share; and for a module without values (lazy, or on the meta
+    device).
 
         module = nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
         network = xn.from_torch(module)

@@ -1,4 +1,4 @@
-"""The layers: each a forward and a backward pass, derived by hand, on `xp`."""
+"""The layers. Forward and backward passes are derived by hand and written with `xp`."""
 
 from xpnet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
 from xpnet.layers.base import Layer, Parameter

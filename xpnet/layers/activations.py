@@ -1,8 +1,8 @@
 """Activations: elementwise layers without parameters, and the softmax.
 
-For an elementwise `y = f(x)` the chain rule is `dx = dy · f′(x)`; each class derives its `f′`
-from what it kept of the forward pass. `x`, `y`, `dy`, `dx`: `(N, features)`, float32 or
-float64, on one backend. See `Layer` for how long returned arrays live.
+For an elementwise `y = f(x)` the chain rule is `dx = dy · f′(x)`; each class computes `f′` from
+arrays stored in the forward pass. `x`, `y`, `dy`, `dx`: `(N, features)`, float32 or float64, all on
+the same device. See `Layer` for how long returned arrays stay valid.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from xpnet.workspace import Workspace
 class ReLU(Layer):
     """Rectifier: `y = max(x, 0)`.
 
-    `f′(x) = 1` for `x > 0`, else 0 (at the kink itself 0, as everybody chooses), so
-    `dx = dy · [x > 0]`. Nair, Hinton, "Rectified linear units improve restricted Boltzmann
-    machines", ICML 2010.
+    `f′(x) = 1` for `x > 0`, else 0 (0 at `x = 0`, the usual convention), so `dx = dy · [x > 0]`.
+    Nair, Hinton, "Rectified linear units improve restricted Boltzmann machines", ICML 2010.
     """
 
     def forward(self, x: Array, *, training: bool) -> Array:
@@ -46,9 +45,9 @@ class ReLU(Layer):
 class LeakyReLU(Layer):
     """Leaky rectifier: `y = x` for `x > 0`, else `slope · x`, with `0 ≤ slope < 1`.
 
-    Because `slope < 1`, `y = max(x, slope · x)`. `f′(x) = 1` for `x > 0`, else `slope`; the two
-    steps are one line as `max([x > 0], slope)`. Maas, Hannun, Ng, "Rectifier nonlinearities
-    improve neural network acoustic models", ICML 2013. Default slope 0.01, as in PyTorch.
+    Because `slope < 1`, `y = max(x, slope · x)`. `f′(x) = 1` for `x > 0`, else `slope`; this is
+    `max([x > 0], slope)`. Maas, Hannun, Ng, "Rectifier nonlinearities improve neural network
+    acoustic models", ICML 2013. Default slope 0.01, as in PyTorch.
     """
 
     slope: float = 0.01
@@ -76,9 +75,9 @@ class LeakyReLU(Layer):
 class Sigmoid(Layer):
     """Logistic function: `y = σ(x) = 1 / (1 + exp(−x))`.
 
-    Written as `exp(min(x, 0)) / (1 + exp(−|x|))`, which is the same number and cannot overflow:
-    for `x < 0` numerator and denominator are multiplied by `exp(x)`. From
-    `σ′ = exp(−x) / (1 + exp(−x))² = σ (1 − σ)`: `dx = dy · y · (1 − y)`.
+    Written as `exp(min(x, 0)) / (1 + exp(−|x|))`, which has the same value and cannot overflow: for
+    `x < 0` numerator and denominator are multiplied by `exp(x)`. From `σ′ = exp(−x) / (1 +
+    exp(−x))² = σ (1 − σ)`: `dx = dy · y · (1 − y)`.
     """
 
     def forward(self, x: Array, *, training: bool) -> Array:
@@ -179,7 +178,7 @@ ACTIVATIONS: dict[str, type[Layer]] = {
     "tanh": Tanh,
     "gelu": GELU,
 }
-"""The activations of hidden layers by the names that settings and `Sequential` know."""
+"""The activations of hidden layers, by their names in settings and in `Sequential`."""
 
 
 @accelerated
@@ -295,10 +294,10 @@ def softmax_backward(xp: Any, dy: Array, y: Array, dx: Array, *, workspace: Work
 def softmax(xp: Any, x: Array, *, axis: int, shifted: Array, total: Array, out: Array) -> Array:
     """Stable softmax along `axis`; returns `out`.
 
-    `exp(x_j) / Σ exp(x_k)` does not change when a constant is added to all `x`; with the
-    maximum subtracted the largest exponential is 1, so nothing overflows at any input.
-    On return `shifted = x − max x`, `total = Σ exp(shifted)` (with `axis` kept, length 1) and
-    `out = exp(shifted) / total`; `out` may be `shifted`, which is then lost.
+    `exp(x_j) / Σ exp(x_k)` does not change when a constant is added to all `x`; after subtracting
+    the maximum, the largest exponential is 1, so nothing overflows. On return `shifted = x − max
+    x`, `total = Σ exp(shifted)` (with `axis` kept, length 1) and `out = exp(shifted) / total`;
+    `out` may be `shifted`, which is then overwritten.
     """
     shift(xp, x, axis=axis, shifted=shifted, largest=total)
     xp.exp(shifted, out=out)
@@ -313,7 +312,8 @@ def shift(xp: Any, x: Array, *, axis: int, shifted: Array, largest: Array) -> No
 
 
 def sigmoid(xp: Any, x: Array, *, out: Array, scratch: Array) -> Array:
-    """`σ(x) = exp(min(x, 0)) / (1 + exp(−|x|))`, exact in relative terms at both ends.
+    """`σ(x) = exp(min(x, 0)) / (1 + exp(−|x|))`, with a small relative error for large positive and
+    negative `x`.
 
     On return `scratch = 1 + exp(−|x|)`.
     """

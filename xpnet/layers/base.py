@@ -1,4 +1,4 @@
-"""What every layer is: a forward and a backward pass over parameters that the network holds."""
+"""`Layer`, the base class of all layers. Parameters are stored by the network."""
 
 from __future__ import annotations
 
@@ -27,11 +27,10 @@ DEEPEST = 20
 
 @dataclass(frozen=True)
 class Parameter:
-    """What a layer asks the network to hold for it.
+    """The specification of one parameter, which the network allocates for a layer.
 
-    `decays` is True for matrices, which L2 and weight decay shrink, and False for biases,
-    gains and running statistics. `order` is that of the array in memory: `"C"`, row after row,
-    or `"F"`, column after column.
+    `decays`: whether L2 and weight decay apply: True for weight matrices, False for biases, gains
+    and running statistics. `order`: the memory layout, `"C"` (row-major) or `"F"` (column-major).
     """
 
     shape: tuple[int, ...]
@@ -46,32 +45,33 @@ class Layer:
 
     `forward(x, training=...) -> y` and, after a forward pass with `training=True`,
     `backward(dy) -> dx`, where `dy = ∂L/∂y` and `dx = ∂L/∂x` for the loss `L`. `backward` also
-    writes `∂L/∂p` of each parameter `p` into the gradients it was bound to.
+    writes `∂L/∂p` of each parameter `p` into `self.gradients`.
 
-    **Life of arrays.** What `forward` and `backward` return is a buffer of the layer, made on
-    the first batch and written over by the next one: copy what must last. Inside a step every
-    result is written into such a buffer by an `xp` call with `out=`, so a step allocates
-    nothing. `Sequential.forward(..., training=False)` returns an array of its own. A layer of
-    your own that keeps to this, and whose step changes nothing in Python, may say so by
-    `replayable: ClassVar[bool] = True` in its class: `fit()` then records and replays it too.
+    **Lifetime of arrays.** `forward` and `backward` return a buffer of the layer, allocated for the
+    first batch and overwritten by the next one: copy it to keep it. In a training step every result
+    is written into such a buffer by an `xp` call with `out=`, so a step does not allocate memory.
+    `Sequential.forward(..., training=False)` returns a new array. A layer of your own that follows
+    this rule, and whose step does not change Python state, may set `replayable: ClassVar[bool] =
+    True` in its class: `fit()` then records and replays it. If it does not follow the rule, the
+    replay gives wrong results without an error.
 
     **Threads.** A prediction runs on copies of the layers, one set for each thread, which share
     parameters and hyperparameters with the layers and have a `workspace` of their own. So take
     buffers from `self.workspace` (or `self.like`), and assign to attributes instead of writing
     into arrays that they hold.
 
-    **Parameters.** A layer names them in `parameters()` and, where it has statistics that
-    no gradient moves, `buffers()`; the network allots and initialises them and calls `bind()`.
-    A layer belongs to one network; `copy()` gives one that may join another, with the values
-    that it has now.
+    **Parameters.** A layer declares them in `parameters()`, and arrays without a gradient (such as
+    running statistics) in `buffers()`; the network allocates and initialises them and calls
+    `bind()`. Then `self.values` and `self.gradients` hold them by name. A layer belongs to one
+    network; `copy()` returns a copy for another network, with the current values.
 
     **Layers within a layer** are found among its attributes, and in lists, tuples and dicts
-    there. Without methods of its own for them, a composite has their parameters and buffers
-    under `attribute.name`, and they draw random numbers by their place in it.
+    there. Unless a composite layer overrides `parameters()`, it has their parameters and buffers as
+    `attribute.name`. Their random numbers depend on their position in it.
 
-    **Files.** `get_config()` gives what the class has to be called with to make such a layer
-    again: the fields of a dataclass, or the parameters of `__init__`, each kept under its own
-    name. `xpnet.load(path, custom_objects={"Scale": Scale})` makes layers of your own by it.
+    **Files.** `get_config()` returns the constructor arguments: the fields of a dataclass, or the
+    parameters of `__init__`, each stored as an attribute of the same name. `xpnet.load(path,
+    custom_objects={"Scale": Scale})` creates your own layers from it.
     """
 
     batch_dependent: ClassVar[bool] = False
@@ -95,7 +95,7 @@ class Layer:
         return made
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Let a class written for version 0.1 keep the former names of what it overrides."""
+        """Support subclasses that override methods by their deprecated names."""
         super().__init_subclass__(**options)
         take_former_names(cls, {"seek": "set_sample_counter", "seed": "set_seed"})
         if "mixes_rows" in vars(cls):
@@ -109,12 +109,12 @@ class Layer:
     def trainable(self) -> bool:
         """Whether training changes the layer's parameters; True unless set to False.
 
-        The parameters of a layer that is not trainable (a frozen layer) get no update, have no
-        part in L2, weight decay and the norm that gradients are clipped to, and take no place
-        in the state of an optimizer. A frozen `BatchNorm` normalises by its running statistics
-        and leaves them as they are. Set for a layer made of layers, it is set for all of these;
-        each of them may also be set alone. It is set between two calls of `fit()`; an optimizer
-        that has made updates cannot be used for the network any more.
+        The parameters of a layer that is not trainable (a frozen layer) are not updated, are
+        excluded from L2, weight decay and gradient clipping, and have no optimizer state. A frozen
+        `BatchNorm` normalises by its running statistics and leaves them as they are. Set for a
+        layer made of layers, it is set for all of these; each of them may also be set alone. It is
+        set between two calls of `fit()`; an optimizer that has made updates cannot be used for the
+        network any more.
         """
         return self._trainable
 
@@ -131,15 +131,15 @@ class Layer:
 
     @property
     def is_bound(self) -> bool:
-        """Whether the layer belongs to a network, which need not exist any longer."""
+        """Whether the layer has been added to a network (even if the network was deleted since)."""
         return self._network is not None
 
     def parameters(self) -> dict[str, Parameter]:
-        """The parameters to be trained, by name."""
+        """The trainable parameters, by name."""
         return _prefixed({n: layer._parameter_specs() for n, layer in self.sublayers().items()})
 
     def buffers(self) -> dict[str, Parameter]:
-        """The arrays that belong to the layer's state and get no gradient, by name."""
+        """The arrays of the layer's state that have no gradient, by name."""
         return _prefixed({n: layer._buffer_specs() for n, layer in self.sublayers().items()})
 
     def _parameter_specs(self) -> dict[str, Parameter]:
@@ -160,7 +160,7 @@ class Layer:
         gradients: dict[str, Array],
         statistics: dict[str, Array],
     ) -> None:
-        """Take views of the network's store; called by `Sequential`."""
+        """Store views of the network's arrays; called by `Sequential`."""
         self.values, self.gradients, self.statistics = values, gradients, statistics
         for name, layer in self.sublayers().items():
             layer.bind(*(below(name, views) for views in (values, gradients, statistics)))
@@ -178,14 +178,15 @@ class Layer:
         }
 
     def set_seed(self, seed: int, position: int | str) -> None:
-        """Take the network's seed and this layer's position in it (layers that draw use them).
+        """Set the network's seed and this layer's position in it; used by layers with random
+        numbers.
 
         `position`: its number in the network or, within another layer, that layer's position
         and its own number there, as in `"3/0"`.
         """
 
     def set_sample_counter(self, samples: int) -> None:
-        """Draw next what belongs to training sample number `samples` (layers that draw)."""
+        """Continue random numbers at training sample number `samples`."""
 
     def seed(self, seed: int, position: int | str) -> None:
         """The former name of `set_seed()`, deprecated."""
@@ -208,17 +209,17 @@ class Layer:
         raise TypeError(f"{type(self).__name__} defines no backward pass")
 
     def backward_parameters(self, dy: Array) -> None:
-        """Only the parameters' gradients: the first layer is not asked for `dx`."""
+        """Compute only the parameters' gradients, not `dx`; used for the first layer."""
         self.backward(dy)
 
     def like(self, array: Array, name: str) -> Array:
-        """This layer's buffer called `name`, with the shape and dtype of `array`."""
+        """A buffer of this layer with the given name, and with the shape and dtype of `array`."""
         return self.workspace.array(array_module(array), name, array.shape, array.dtype)
 
     def copy(self) -> Layer:
         """A layer with the same hyperparameters and values, which belongs to no network.
 
-        The network that it joins begins with these values instead of drawing new ones.
+        A network that it is added to starts from these values instead of new random ones.
         """
         return copy.deepcopy(self)
 
@@ -233,10 +234,10 @@ class Layer:
         vars(self).update(values={}, statistics={}, _network=None)
 
     def get_config(self) -> dict[str, Any]:
-        """What the class is to be called with, for `summary()` and for files: plain values.
+        """The constructor arguments as plain values, for `summary()` and for files.
 
         Initializers that have a default are left out: a file has the values themselves. Raises
-        `ConfigError` for a parameter of `__init__` that is no attribute.
+        `ConfigError` for a parameter of `__init__` that is not stored as an attribute.
         """
         if type(self).hyperparameters is not Layer.hyperparameters:
             return self.hyperparameters()  # a class written for version 0.1
@@ -258,7 +259,7 @@ class Layer:
         return self._found_config() if is_overridden else self.get_config()
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy, by whatever way, belongs to no network.
+        # A copy belongs to no network, however it is made.
         state = vars(self) | {"_network": None, "gradients": {}, "workspace": Workspace()}
         if not is_own(type(self)):
             return state
@@ -287,7 +288,7 @@ def require_features(layer: Layer, expected: int, found: int | None) -> None:
 
 
 def walk(layers: Iterable[Layer]) -> Iterator[Layer]:
-    """`layers`, and all that are within them, each once: those of a layer right after it."""
+    """`layers` and all their sublayers, depth first, each once."""
     for layer, _ in walk_positions(layers):
         yield layer
 

@@ -14,17 +14,17 @@ class Residual(Layer):
     """A residual block: `y = x + f(x)`, where `f` is the given layers one after the other.
 
     `layers`: as `Sequential` takes them, `Residual(Linear(64, 64), ReLU(), Linear(64, 64))` or
-    in short notation `Residual(64, 64, "relu", 64)`. `f` gives as many features as it takes:
-    `x`, `y`: `(N, F)`.
+    in short notation `Residual(64, 64, "relu", 64)`. The number of output features of `f` equals
+    that of its inputs: `x`, `y`: `(N, F)`.
 
-    `x` reaches the loss on two ways, so its gradient is a sum: `dx = dy + f′(x)ᵀ dy`, the second
-    term being what the layers' backward pass gives for `dy`. He, Zhang, Ren, Sun, "Deep residual
-    learning for image recognition", CVPR 2016, eq. 1.
+    `x` affects the loss along two paths, so its gradient is a sum: `dx = dy + f′(x)ᵀ dy`, where the
+    second term is the result of the layers' backward pass for `dy`. He, Zhang, Ren, Sun, "Deep
+    residual learning for image recognition", CVPR 2016, eq. 1.
 
     Parameters are called by the number of their layer in the block: `0.weight`, `2.bias`.
 
-    Raises `ConfigError` without layers and for what is no layer; `ShapeError` where the layers
-    do not fit one another, or give another number of features than they take.
+    Raises `ConfigError` if there are no layers or one is not a layer; `ShapeError` if the layers do
+    not fit together, or if the numbers of input and output features differ.
     """
 
     def __init__(self, *layers: Layer | int | str) -> None:
@@ -42,7 +42,7 @@ class Residual(Layer):
         return {str(number): layer for number, layer in enumerate(self.layers)}
 
     def output_features(self, features: int | None) -> int | None:
-        """As many as come in. Raises `ShapeError`."""
+        """The number of input features. Raises `ShapeError`."""
         after = features
         for number, layer in enumerate(self.layers):
             before, after = after, features_after(layer, number, after)

@@ -1,7 +1,5 @@
-"""Layers that draw random numbers in training: `Dropout` and `GaussianNoise`.
-
-Shapes: `x`, `dx`: `(N, in)`; `y`, `dy`: `(N, out)`; float32 or float64. `1` is a vector of
-ones, so `1ᵀ A` sums the rows of `A` and is one matrix-vector product.
+"""Layers with random numbers in training: `Dropout` and `GaussianNoise`. Shapes: `x`, `y`, `dx`,
+`dy`: `(N, F)`; float32 or float64.
 """
 
 from __future__ import annotations
@@ -20,11 +18,10 @@ from xpnet.workspace import Workspace
 
 @dataclass(eq=False)
 class _Drawing(Layer):
-    """What `Dropout` and `GaussianNoise` share: random bits for each training sample and unit.
+    """Common base of `Dropout` and `GaussianNoise`: random bits for each training sample and unit.
 
     They are a pure function of (seed, layer, number of the training sample, unit): see
-    `xpnet.random`. So they are the same on every backend, and however samples are cut into
-    batches.
+    `xpnet.random`. So they do not depend on the device or on the batch size.
     """
 
     purpose: ClassVar[str]
@@ -34,7 +31,7 @@ class _Drawing(Layer):
         self.set_seed(0, 0)
 
     def set_seed(self, seed: int, position: int | str) -> None:
-        """Draws follow from the network's seed and the layer's position in it."""
+        """Random numbers are determined by the network's seed and the layer's position in it."""
         self._seed, self._purpose = seed, f"{self.purpose} {position}"
         self.set_sample_counter(0)
 
@@ -93,17 +90,17 @@ class Dropout(_Drawing):
 
 @dataclass(eq=False)
 class GaussianNoise(_Drawing):
-    """In training adds to each value a normal draw: `y = x + σ n`, `n ~ N(0, 1)`; `dx = dy`.
+    """Adds Gaussian noise to each value in training: `y = x + σ n`, `n ~ N(0, 1)`; `dx = dy`.
 
-    At the input and after each `BatchNorm`, whose outputs have deviation 1 to begin with, a
-    `std` σ of 0.1 to 0.3 takes the place of dropout: Rasmus, Valpola, Honkala, Berglund,
-    Raiko, "Semi-supervised learning with ladder networks", NeurIPS 2015, table 1, the baseline.
+    At the input and after each `BatchNorm`, whose outputs initially have standard deviation 1, a
+    `std` σ of 0.1 to 0.3 can replace dropout: Rasmus, Valpola, Honkala, Berglund, Raiko,
+    "Semi-supervised learning with ladder networks", NeurIPS 2015, table 1, the baseline.
 
-    Two draws from one 32-bit word, by Box and Muller ("A note on the generation of random normal
-    deviates", 1958): its upper half gives `u` in (0, 1], its lower half an angle `a`, and
+    Each 32-bit word gives two values by the Box-Muller method ("A note on the generation of random
+    normal deviates", 1958): its upper half gives `u` in (0, 1], its lower half an angle `a`, and
     `√(−2 log u) cos a` and `√(−2 log u) sin a` are independent and normal (none beyond 4.7).
 
-    Raises `ConfigError` for a `std` below 0, or of 1e19 or more.
+    Raises `ConfigError` unless `0 <= std < 1e19`.
     """
 
     std: float = 0.1

@@ -20,11 +20,11 @@ from xpnet.utils.arguments import whole
 class Linear(Layer):
     """Affine map `Y = X Wᵀ + 1 bᵀ`, with `W: (out, in)` and `b: (out,)`.
 
-    In components `y_nj = Σ_i x_ni w_ji + b_j`. The loss sees `w_ji` through `y_nj` of every
-    sample, so `∂L/∂w_ji = Σ_n dy_nj x_ni`, that is `dW = dYᵀ X`, or `dWᵀ = Xᵀ dY`; likewise
-    `db = 1ᵀ dY`, and `dx_ni = Σ_j dy_nj w_ji`, that is `dX = dY W`. With `dY` of the mean loss,
-    the sums over `n` are means already. Rumelhart, Hinton, Williams, "Learning representations
-    by back-propagating errors", Nature 1986.
+    In components `y_nj = Σ_i x_ni w_ji + b_j`. The loss depends on `w_ji` through `y_nj` of every
+    sample, so `∂L/∂w_ji = Σ_n dy_nj x_ni`, that is `dW = dYᵀ X`, or `dWᵀ = Xᵀ dY`; likewise `db =
+    1ᵀ dY`, and `dx_ni = Σ_j dy_nj w_ji`, that is `dX = dY W`. If `dY` is the gradient of the mean
+    loss, it already contains the factor `1/N`. Rumelhart, Hinton, Williams, "Learning
+    representations by back-propagating errors", Nature 1986.
 
     Raises `ConfigError` for sizes below 1.
     """
@@ -49,7 +49,8 @@ class Linear(Layer):
     def parameters(self) -> dict[str, Parameter]:
         """`weight: (out, in)` and `bias: (out,)`."""
         shape = (self.out_features, self.in_features)
-        # With `Wᵀ` lying row by row, the products of a small step take 15 to 25 % less.
+        # With `Wᵀ` in row-major order, the matrix products of a small step take 15 to 25 % less
+        # time.
         weight = Parameter(shape, self.weight_initializer, decays=True, order="F")
         return {"weight": weight, "bias": Parameter((self.out_features,), self.bias_initializer)}
 
@@ -78,7 +79,7 @@ class Linear(Layer):
         return xp.dot(dy, self.values["weight"], out=self.like(self.x, "dx"))
 
     def backward_parameters(self, dy: Array) -> None:
-        """Only `dW` and `db`: saves the largest product of the first layer."""
+        """Compute only `dW` and `db`: for the first layer, `dX` would be the largest product."""
         xp = array_module(dy, self.x)
         xp.dot(self.x.T, dy, out=self.gradients["weight"].T)
         ones = self.workspace.ones(xp, len(dy), dy.dtype)

@@ -1,7 +1,7 @@
 """Normalisation over the batch or over the features: `BatchNorm` and `LayerNorm`.
 
-Shapes: `x`, `dx`: `(N, in)`; `y`, `dy`: `(N, out)`; float32 or float64. `1` is a vector of
-ones, so `1ᵀ A` sums the rows of `A` and is one matrix-vector product.
+Shapes: `x`, `y`, `dx`, `dy`: `(N, F)`; float32 or float64. `1` is a vector of ones, so `1ᵀ A` sums
+the rows of `A` and is one matrix-vector product.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from xpnet.workspace import Workspace
 
 @dataclass(eq=False)
 class _Normalising(Layer):
-    """What `BatchNorm` and `LayerNorm` share: the parameters γ and β."""
+    """Common base of `BatchNorm` and `LayerNorm`: the parameters γ and β."""
 
     features: int
 
@@ -30,7 +30,7 @@ class _Normalising(Layer):
         self.features = whole(f"features of {type(self).__name__}", self.features)
 
     def parameters(self) -> dict[str, Parameter]:
-        """`weight` (γ) and `bias` (β): `(features,)`, begun at 1 and 0."""
+        """`weight` (γ) and `bias` (β): `(features,)`, initialised to 1 and 0."""
         shape = (self.features,)
         return {"weight": Parameter(shape, Ones()), "bias": Parameter(shape, Zeros())}
 
@@ -45,22 +45,22 @@ class BatchNorm(_Normalising):
     """Normalises each feature over the batch: `y = γ x̂ + β`, `x̂ = (x − μ) / √(σ² + ε)`.
 
     In training `μ_j`, `σ²_j` are the mean and the (biased) variance of feature `j` over the `N`
-    rows; the running statistics used in prediction move towards them,
-    `running ← (1 − momentum) · running + momentum · batch`, the variance there unbiased
-    (`N / (N − 1)`), as in PyTorch. Ioffe, Szegedy, "Batch normalization", ICML 2015, algorithm 1.
+    rows; the running statistics used in prediction are updated by `running ← (1 − momentum) ·
+    running + momentum · batch`, where the batch variance is the unbiased one (factor `N / (N −
+    1)`), as in PyTorch. Ioffe, Szegedy, "Batch normalization", ICML 2015, algorithm 1.
 
     Gradient, per feature, with `s = 1 / √(σ² + ε)` and `g = dy · γ`:
     `dγ = Σ_n dy_n x̂_n`, `dβ = Σ_n dy_n`. `x̂_n` depends on `x_m` directly (`s [n = m]`), through
     `μ` (`−s / N`) and through `σ²` (`−s x̂_n x̂_m / N`, as `∂σ²/∂x_m = 2 (x_m − μ) / N`). Summing
     over `n`: `dx_m = s (g_m − mean(g) − x̂_m mean(g x̂))`, the means over the batch. As
-    `mean(g) = γ dβ / N` and `mean(g x̂) = γ dγ / N`, γ leaves the bracket:
-    `dx = γ s (dy − dβ / N − x̂ dγ / N)`.
+    `mean(g) = γ dβ / N` and `mean(g x̂) = γ dγ / N`, γ can be factored out: `dx = γ s (dy − dβ / N
+    − x̂ dγ / N)`.
 
-    **Frozen** (`trainable = False`), it takes the running statistics in training as well and does
-    not move them: `μ` and `s` are constants, and `dx = γ s dy`.
+    **Frozen** (`trainable = False`), it uses the running statistics in training too and does not
+    update them: `μ` and `s` are constants, and `dx = γ s dy`.
 
-    Raises `ConfigError` at construction, and for a training batch of one row, whose variance
-    is no estimate of anything.
+    Raises `ConfigError` at construction, and for a training batch of one row, for which the
+    variance is meaningless.
     """
 
     momentum: float = 0.1
@@ -75,14 +75,15 @@ class BatchNorm(_Normalising):
         self.epsilon = real("epsilon of BatchNorm", self.epsilon, low_is_allowed=False)
 
     def buffers(self) -> dict[str, Parameter]:
-        """`running_mean` and `running_var`: `(features,)`, begun at 0 and 1."""
+        """`running_mean` and `running_var`: `(features,)`, initialised to 0 and 1."""
         shape = (self.features,)
         return {"running_mean": Parameter(shape, Zeros()), "running_var": Parameter(shape, Ones())}
 
     def forward(self, x: Array, *, training: bool) -> Array:
-        """`(N, F) -> (N, F)`, by the batch's statistics in training, else by the running ones.
+        """`(N, F) -> (N, F)`, with the batch statistics in training, else with the running
+        statistics.
 
-        By the running ones in training as well where the layer is frozen.
+        A frozen layer uses the running statistics in training too.
         """
         values = self.values["weight"], self.values["bias"]
         running = self.statistics["running_mean"], self.statistics["running_var"]
@@ -206,7 +207,7 @@ def batch_norm(
     *,
     workspace: Workspace,
 ) -> None:
-    """`x̂` in `normal`, `s` in `scale`, `y = γ x̂ + β`; moves the running statistics.
+    """Compute `x̂` in `normal`, `s` in `scale` and `y = γ x̂ + β`; update the running statistics.
 
     Mean and variance in two passes, for exactness.
     """

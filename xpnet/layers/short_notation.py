@@ -17,7 +17,7 @@ def layers_from(
     features: int | None = None,
     first: int = 0,
 ) -> list[Layer]:
-    """The layers that `Sequential(*parts)` has: those of one list, or those written in brief.
+    """The layers for `Sequential(*parts)`: a list of layers, or short notation.
 
     `features`: what the layers before give, None at the beginning of a network, where layer
     number `first` stands at number 0.
@@ -74,7 +74,7 @@ def _activation(name: str) -> Layer:
 
 
 def features_after(layer: Layer, position: int, features: int | None) -> int | None:
-    """What layer number `position` makes of `features`. Raises `ShapeError`."""
+    """The outputs of layer number `position` for `features` inputs. Raises `ShapeError`."""
     try:
         return layer.output_features(features)
     except ShapeError as error:
@@ -82,7 +82,7 @@ def features_after(layer: Layer, position: int, features: int | None) -> int | N
 
 
 def features_of_chain(layers: list[Layer]) -> tuple[int, int]:
-    """How many features come in and go out. Raises `ConfigError` and `ShapeError`."""
+    """The numbers of input and output features. Raises `ConfigError` and `ShapeError`."""
     if not layers:
         raise ConfigError("a network needs at least one layer: Sequential(784, 10) has one")
     require_distinct(layers, "the network")
@@ -91,7 +91,7 @@ def features_of_chain(layers: list[Layer]) -> tuple[int, int]:
     for position, layer in enumerate(layers):
         after = features_after(layer, position, features)
         if features is None and after is not None:
-            # Of a layer made of layers the first that says so, which is likely to be the first.
+            # For a composite layer, use its first sublayer that knows the number.
             known = (getattr(inside, "in_features", None) for inside in walk([layer]))
             entrance = next((number for number in known if number is not None), after)
         features = after

@@ -1,10 +1,10 @@
-"""Losses: take the network's last linear outputs (logits), return the mean over the batch.
+"""Losses: computed from the outputs of the last linear layer (logits), averaged over the batch.
 
 Each loss is fused with the output activation it belongs to, so that its gradient is a
 difference of two probabilities and nothing is divided by something that may be 0.
 
-`forward(...)` returns a 0-d array on the device (no transfer, no wait); `backward()` returns
-`∂L/∂logits` of that *mean* loss. Both are buffers, written over by the next call.
+`forward(...)` returns a 0-d array on the device (without synchronisation); `backward()` returns
+`∂L/∂logits` of that *mean* loss. Both are buffers, which the next call overwrites.
 """
 
 from xpnet.losses.base import Loss

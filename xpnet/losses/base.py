@@ -1,4 +1,4 @@
-"""`Loss`, the base of all losses, and what they share."""
+"""`Loss`, the base class of all losses, and common helpers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from xpnet.workspace import Workspace
 class Loss:
     """Base of all losses: `forward(logits, target[, weights]) -> ()`, `backward() -> dlogits`.
 
-    What they return are buffers of the loss, written over by its next call: keep
-    `float(loss.forward(...))`, or call the loss itself, `loss(logits, target)`, which gives a
-    number of Python's and makes the device wait.
+    Both return buffers, which the next call overwrites: keep `float(loss.forward(...))`, or call
+    the loss itself, `loss(logits, target)`, which returns a Python float and synchronises with the
+    device.
 
-    A loss of your own keeps each parameter of its `__init__` under the same name, or defines
-    `get_config()`: what is found there tells trainings apart when one is resumed.
+    A loss of your own stores each parameter of its `__init__` under the same name, or defines
+    `get_config()`: a checkpoint contains it, to detect changed settings on resuming.
     """
 
     prediction: ClassVar[str | None] = None
@@ -33,7 +33,7 @@ class Loss:
         self.workspace = Workspace()
 
     def __call__(self, logits: Array, target: Array, weights: Array | None = None) -> float:
-        """The mean loss of the batch as a number, which makes the device wait.
+        """The mean loss of the batch as a Python float; synchronises with the device.
 
         Raises `DataError` and `ShapeError` for targets that the loss cannot be computed for, and
         for what is no array, or no batch.
@@ -54,7 +54,7 @@ class Loss:
         return float(to_host(self.forward(logits, target, weights)))
 
     def get_config(self) -> dict[str, Any]:
-        """What the class is to be called with to make such a loss, by name."""
+        """The constructor arguments of the loss, by name."""
         return config_of(self)
 
     def forward(self, logits: Array, target: Array, weights: Array | None = None) -> Array:
@@ -66,7 +66,7 @@ class Loss:
         raise TypeError(f"{type(self).__name__} defines no backward pass")
 
     def for_evaluation(self) -> Loss:
-        """The loss as held-out data is measured: with buffers of its own, without smoothing."""
+        """The loss for evaluation: with its own buffers, and without label smoothing."""
         return copy.deepcopy(self)
 
     def _require_forward(self, kept: str) -> None:
@@ -75,12 +75,11 @@ class Loss:
             raise ConfigError(f"{type(self).__name__}: backward() needs forward() first")
 
     def require_targets(self, target: HostArray, outputs: int, name: str) -> None:
-        """Refuse targets on the host that this loss cannot be computed for, before training.
+        """Check the targets (on the host) before training.
 
         `target`: those of all samples, `(N, ...)`; `outputs`: of the network; `name`: of the data,
         such as `train`, for the message. Raises `ShapeError` for a shape or dtype and `DataError`
-        for a value, naming its row (counted from 0). A loss of your own that says nothing about
-        its targets takes all of them.
+        for a value, naming its row (counted from 0). The default accepts all targets.
         """
 
     def _mean(self, losses: Array, weights: Array | None) -> Array:

@@ -1,4 +1,4 @@
-"""`L2Penalty`: weight decay as a part of the loss."""
+"""`L2Penalty`: L2 regularisation as a term of the loss."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from xpnet.workspace import Workspace
 class L2Penalty:
     """`P = λ / (2 N) · Σ W²` over the matrices of a network, `N` the number of training samples.
 
-    `∂P/∂W = λ / N · W`, which `backward` adds to the gradients that are already there. Biases
-    are left alone. `values`, `gradients`: the flat matrices, `(P,)`. This is the classic weight
-    decay of the loss; the decoupled one is the optimizers' `weight_decay`.
+    `∂P/∂W = λ / N · W`, which `backward` adds to the gradients that are already there. Biases are
+    not included. `values`, `gradients`: the flat matrices, `(P,)`. This is L2 regularisation in the
+    loss; for decoupled weight decay see `weight_decay` of the optimizers.
     """
 
     def __init__(self, strength: float, samples: int) -> None:

@@ -20,11 +20,11 @@ class MeanSquaredError(Loss):
 
     `logits` (here simply the network's outputs), `target`: `(N, K)` or `(N,)` float;
     `weights: (N,)` or None. `ℓ_n = (1/K) Σ_k (z_nk − t_nk)²`, so
-    `∂ℓ_n/∂z_nk = 2 (z_nk − t_nk) / K`, and of the mean `2 (z − t) / (N K)`. Worked, for two
-    samples of one output: `z = (1, 3)`, `t = (0, 1)` gives 2.5, gradient `(1, 2)`.
+    `∂ℓ_n/∂z_nk = 2 (z_nk − t_nk) / K`, and of the mean `2 (z − t) / (N K)`. Example with two
+    samples and one output: `z = (1, 3)`, `t = (0, 1)` gives 2.5, gradient `(1, 2)`.
 
-    Raises `ShapeError` when outputs and target differ in shape (NumPy would broadcast
-    `(N, 1)` against `(N,)` to `(N, N)` without a word).
+    Raises `ShapeError` when outputs and target differ in shape (NumPy would silently broadcast `(N,
+    1)` and `(N,)` to `(N, N)`).
     """
 
     prediction: ClassVar[str | None] = "values"

@@ -1,4 +1,4 @@
-"""The names that version 0.1 had for parts of a network: they warn, and go in version 0.3."""
+"""Deprecated names of version 0.1, which warn; to be removed in version 0.3."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from xpnet.errors import deprecated
 
 
 class FormerNames:
-    """Mixed into `Sequential`."""
+    """The deprecated attributes of `Sequential` (a mixin)."""
 
     flat_parameters: Any
     flat_gradients: Any

@@ -1,4 +1,4 @@
-"""Layers as plain data, for files: their description, and the layers made from one."""
+"""Layers to and from plain data (JSON), for files."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Nest = Callable[[list[Layer]], Layer]
 
 
 def described(made: Sequence[Layer], within: str = "") -> list[dict[str, Any]]:
-    """The layers as plain data, which `layers_of` takes.
+    """The layers as plain data; the inverse is `layers_of`.
 
     A class of xpnet's own is named by its name, another one by its module and name. A container
     (`Residual`, or a network within the network) has the description of its layers as `layers`.
-    Raises `ConfigError` for a layer whose configuration no file can hold.
+    Raises `ConfigError` for a layer whose configuration is not plain data.
     """
     found = []
     for number, layer in enumerate(made):
@@ -70,8 +70,8 @@ def layers_of(
 ) -> list[Layer]:
     """The layers that `described` gives as plain data.
 
-    `nest` makes the layer that a network within the network is. Raises `CheckpointError`, and
-    `ConfigError` for `custom_objects` that are no dict of classes.
+    `nest` creates the layer for a nested network. Raises `CheckpointError`, and `ConfigError` if
+    `custom_objects` is not a dict of classes.
     """
     require_classes(custom_objects)
     if within.count(".") > DEEPEST:

@@ -1,4 +1,4 @@
-"""A network as a layer of another one."""
+"""A network used as a layer of another network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xpnet.network.parameters import FlatParameters
 
 
 class NetworkAsLayer(FlatParameters):
-    """The part of `Sequential` that makes it a layer: what an outer network calls."""
+    """The layer interface of `Sequential`, called by an outer network (a mixin)."""
 
     in_features: int
     out_features: int
@@ -45,7 +45,7 @@ class NetworkAsLayer(FlatParameters):
         }
 
     def output_features(self, features: int | None) -> int:
-        """`out_features`. Raises `ShapeError` where another number comes in."""
+        """`out_features`. Raises `ShapeError` unless `features` is `in_features`."""
         require_features(self, self.in_features, features)
         return self.out_features
 

@@ -30,7 +30,7 @@ class FlatParameters(FormerNames, Layer):
 
     @property
     def flat_parameters(self) -> Array:
-        """The parameters that are trained, `(P,)`; what is assigned is copied in."""
+        """The trainable parameters, `(P,)`; assigning copies the values in place."""
         return self._store.trained.flat
 
     @flat_parameters.setter
@@ -39,7 +39,7 @@ class FlatParameters(FormerNames, Layer):
 
     @property
     def flat_gradients(self) -> Array:
-        """The gradients of `flat_parameters`, `(P,)`; what is assigned is copied in."""
+        """The gradients of `flat_parameters`, `(P,)`; assigning copies the values in place."""
         return self._store.gradients.flat
 
     @flat_gradients.setter
@@ -48,7 +48,7 @@ class FlatParameters(FormerNames, Layer):
 
     @property
     def flat_buffers(self) -> Array:
-        """The statistics that no gradient changes; what is assigned is copied in."""
+        """The running statistics; assigning copies the values in place."""
         return self._store.statistics.flat
 
     @flat_buffers.setter
@@ -57,11 +57,11 @@ class FlatParameters(FormerNames, Layer):
 
     @property
     def decay_size(self) -> int:
-        """How many of `flat_parameters`, from the first, weight decay and L2 shrink."""
+        """Weight decay and L2 apply to `flat_parameters[:decay_size]`."""
         return self._store.decay_size
 
     def count_parameters(self) -> int:
-        """How many numbers all parameters have, those of frozen layers included."""
+        """The number of parameters, including those of frozen layers."""
         return sum(int(view.size) for view in self._store.parameters.values())
 
     def parameters(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from xpnet.layers.dropout import Dropout, GaussianNoise
 
 
 class Predictions(Layer):
-    """The part of `Sequential` that turns outputs into answers."""
+    """The prediction methods of `Sequential` (a mixin)."""
 
     metadata: dict[str, Any]
     prediction: str | None
@@ -26,12 +26,13 @@ class Predictions(Layer):
 
     @on_its_device
     def predict(self, x: Any) -> Array:
-        """What the network answers for each row of `x`: `(N, in_features)`.
+        """The prediction for each row of `x`: `(N, in_features)`.
 
-        By the loss it was trained with. `SoftmaxCrossEntropy`: the most likely class, `(N,)`
-        int64; `SigmoidBinaryCrossEntropy`: 1 where the probability is above a half, else 0,
-        int64; any other: the outputs. Labels and values are shaped as the targets were, `(N,)`
-        or `(N, out_features)`. Before any training: the class or, of one output, the value.
+        It depends on the training loss. `SoftmaxCrossEntropy`: the most likely class, `(N,)` int64;
+        `SigmoidBinaryCrossEntropy`: 1 where the probability is above a half, else 0, int64; any
+        other loss: the outputs. Labels and values have the shape of the training targets, `(N,)` or
+        `(N, out_features)`. An untrained network predicts the class, or the value if it has one
+        output.
         """
         outputs, kind = self.forward(x), self._answers()
         xp = array_module(outputs)
@@ -47,10 +48,10 @@ class Predictions(Layer):
     def predict_proba(self, x: Any) -> Array:
         """The probability of each class or label: `(N, in_features) -> (N, out_features)`.
 
-        The softmax of the logits, so that rows sum to 1; of a network trained with
-        `SigmoidBinaryCrossEntropy` the sigmoid of each. Of a network that ends in `Softmax` or
-        `Sigmoid` the outputs as they are. Raises `ConfigError` for a network without
-        probabilities: one trained on values, or of a single output.
+        The softmax of the logits, so that rows sum to 1; for a network trained with
+        `SigmoidBinaryCrossEntropy`, the sigmoid of each. For a network that ends in `Softmax` or
+        `Sigmoid`, the outputs unchanged. Raises `ConfigError` for a network without probabilities:
+        one trained on values, or of a single output.
         """
         makes = self.probabilities_by()
         p = self.forward(x)
@@ -63,7 +64,7 @@ class Predictions(Layer):
         return p
 
     def probabilities_by(self) -> str:
-        """What makes probabilities of the outputs: `"softmax"`, `"sigmoid"` or `"identity"`.
+        """The function from outputs to probabilities: `"softmax"`, `"sigmoid"` or `"identity"`.
 
         Raises `ConfigError` for a network without probabilities, as `predict_proba` does.
         """
@@ -81,7 +82,7 @@ class Predictions(Layer):
         return last.output_layer() if isinstance(last, Predictions) else last
 
     def last_active(self) -> int:
-        """The position of the last layer that does something in prediction."""
+        """The position of the last layer that is not the identity in prediction."""
         active = [p for p, x in enumerate(self._layers) if type(x) not in (Dropout, GaussianNoise)]
         return active[-1] if active else 0
 

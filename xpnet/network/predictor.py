@@ -17,7 +17,7 @@ from xpnet.utils.introspection import is_own
 from xpnet.workspace import Workspace
 
 PREDICTION_ROWS = 768
-"""Rows that a prediction takes at a time: enough for a product, few enough for the cache."""
+"""Rows per block of a prediction: enough for a fast matrix product, few enough for the cache."""
 
 _FIXED = {"in_features", "out_features", "features", "layers"}
 
@@ -25,9 +25,9 @@ _FIXED = {"in_features", "out_features", "features", "layers"}
 class LayersForPrediction:
     """The layers of a network as one thread predicts with them.
 
-    A forward pass writes into buffers and into attributes of a layer. So a prediction makes it
-    with copies, which share the values and settings of the layers and have workspaces of the
-    thread's own: it disturbs no other thread, and no training step under way.
+    A forward pass writes into buffers and into attributes of a layer. So each thread predicts with
+    copies of the layers, which share their values and settings but have their own workspaces; other
+    threads and a running training step are not affected.
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
@@ -59,9 +59,8 @@ class LayersForPrediction:
     def forward(self, x: Array, look: bool = False) -> Array | None:
         """`y` of the last layer, `(N, out)`: a buffer of this thread.
 
-        Or, where it is to `look`, None for `x` of which some value may not be finite. Of each row
-        every output of the first `Linear` is a sum over all features, and what is not finite
-        stays so in a normalisation before it: there one output tells about the row.
+        With `look`, returns None if some value of `x` may not be finite. Each output of the first
+        `Linear` is a sum over all features of a row, so checking one output per row is enough.
         """
         for layer, copy, names in self.settings:
             for name in names:
@@ -70,7 +69,7 @@ class LayersForPrediction:
         if shows is None and not is_finite(x):
             return None
         for position, (layer, step) in enumerate(self.steps):
-            # Somebody may have put another function in its place.
+            # The method may have been replaced on the object.
             step = layer.__dict__.get("forward", step)
             x = step(x, training=False)
             if position == shows and not _is_sound(x):
@@ -104,7 +103,7 @@ class LayersForPrediction:
 
 def _is_sound(y: Array) -> bool:
     """Whether the first output of every row of `y` `(N, out)`, on the host, is finite."""
-    # Of one row this is a number, which takes less time.
+    # For a single row, checking one number is faster.
     return math.isfinite(y.item(0)) if len(y) == 1 else is_finite(y[:, :1])
 
 
@@ -130,7 +129,7 @@ class Predictor:
             return self._outputs(network, network._taken(x, check=True), look=False)
 
     def _outputs(self, network: Any, x: Array, *, look: bool) -> Array:
-        """If it is to `look`, every value of `x` must be finite; else it is known to be."""
+        """`look`: whether to check that every value of `x` is finite."""
         if len(x) <= PREDICTION_ROWS:
             logits = self._copies().forward(x, look)
             return logits.copy() if logits is not None else self._checked(network, x)

@@ -1,4 +1,4 @@
-"""`Sequential`: layers one after the other, over one flat array of all their parameters."""
+"""`Sequential`: a network of layers, whose parameters are stored in one flat array."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ from xpnet.utils.inputs import as_samples
 class Sequential(Predictions, NetworkAsLayer):
     """A feed-forward network: each layer's output is the next one's input.
 
-    `layers`: a list of at least one. `backend`: the device (`"cpu"`, `"cuda"`, ..., or a
-    `Backend`). `dtype`: float32 or float64. `seed`: of the initial weights and the dropout masks.
+    `layers`: a list of one or more layers. `backend`: the device (`"cpu"`, `"cuda"`, ..., or a
+    `Backend`). `dtype`: float32 or float64. `seed`: for initial weights and dropout masks.
 
     **Short notation.** `Sequential(784, 128, "relu", 10)` is the same as
     `Sequential([Linear(784, 128), ReLU(), Linear(128, 10)])`: the first number is the number of
-    input features, each further one is a `Linear` with so many outputs, a name is an activation
-    (`relu`, `leaky_relu`, `sigmoid`, `tanh`, `gelu`), and layers may stand between them.
+    input features, each further number is a `Linear` with that many outputs, a name is an
+    activation (`relu`, `leaky_relu`, `sigmoid`, `tanh`, `gelu`), and layer objects may be mixed in.
 
     **Calls.** `network(x)` predicts: the outputs of the last layer. `predict` and `predict_proba`
     turn them into classes and probabilities. A training step is `forward(x, training=True)`,
-    `backward(...)` and `optimizer.step(network)`; `TrainStep` does all three, `fit` a whole
-    training.
+    `backward(...)` and `optimizer.step(network)`; `TrainStep` does all three, and `fit` runs the
+    whole training.
 
-    **Layers** belong to one network. `network.layers` is a tuple; `network[i]` is one of them,
+    A layer belongs to one network only. `network.layers` is a tuple; `network[i]` is one of them,
     `network[:-1]` a new network of copies with the current values, `layer.copy()` a copy for
-    another network, and `network.append(...)` adds one at the end. A trained network gets a new
-    last layer by
+    another network, and `network.append(...)` adds one at the end. To replace the last layer of a
+    trained network:
 
         network = trained[:-1]
         for layer in network.layers:
             layer.trainable = False     # or leave them to be trained further
         network.append(5)               # Linear(network.out_features, 5)
 
-    A network is itself a layer. Within another network it keeps its values, and its parameters
-    are called `0.1.weight`, as in PyTorch; it is then the outer one that is trained and saved.
+    A network is itself a layer. Inside another network it keeps its values, and its parameters are
+    called `0.1.weight`, as in PyTorch; train and save the outer network then.
 
     **Parameters.** `flat_parameters`, `flat_gradients`: `(P,)`, contiguous and 64-byte-aligned;
     matrices come first (`flat_parameters[:decay_size]`), biases and gains after them. They hold
@@ -60,16 +60,16 @@ class Sequential(Predictions, NetworkAsLayer):
     `torch.nn.Sequential`.
 
     **Threads.** Any number of threads may predict with one network at a time (`predict`,
-    `predict_proba`, `forward` without `training`), also between a forward and a backward pass of
-    training; each has buffers of its own. Only one thread at a time may train a network.
+    `predict_proba`, `forward` without `training`), even between a forward and a backward pass of
+    training; each thread has its own buffers. Only one thread at a time may train a network.
 
-    **Predictions.** `predict` answers as the loss that `fit()` trained the network with asks for:
-    `prediction`, which is saved with it, is `"class"`, `"labels"`, `"values"`, or None before any
-    training.
+    **Predictions.** The result of `predict` depends on the loss used in training. The attribute
+    `prediction`, which is saved with the network, is `"class"`, `"labels"`, `"values"`, or None
+    before training.
 
     Raises `ShapeError` when one layer does not fit the one before; `ConfigError` if there are no
     layers, if one of them is not a layer or already belongs to another network, or if `dtype` is
-    neither float32 nor float64; `BackendUnavailable` for a device that is not there.
+    neither float32 nor float64; `BackendUnavailable` if the device is not available.
     """
 
     seed: int = 0  # type: ignore[assignment]
@@ -94,7 +94,7 @@ class Sequential(Predictions, NetworkAsLayer):
         self._take(layers_from(layers), {})
 
     def _take(self, layers: list[Layer], state: Mapping[str, Array]) -> None:
-        """Have these layers; begin with the values of `state`, as far as it has them."""
+        """Set the layers; their initial values are those of `state`, if it has them."""
         features, inside = features_of_chain(layers), list(walk(layers))
         owners = [self, *(layer for layer in inside if isinstance(layer, Sequential))]
         for layer in inside:
@@ -114,7 +114,7 @@ class Sequential(Predictions, NetworkAsLayer):
             layer._network = own
 
     def _store_in(self, store: Store, layers: Sequence[Layer]) -> None:
-        """Have the parameters of `layers` in `store`."""
+        """Store the parameters of `layers` in `store`."""
         self._own_store: Store | None = store
         store.bind(layers)
         self._has_forward = False
@@ -127,7 +127,7 @@ class Sequential(Predictions, NetworkAsLayer):
 
     @property
     def trainable(self) -> bool:
-        """Whether any layer is trained; set, it is set for all layers."""
+        """Whether any layer is trainable; assigning sets it for all layers."""
         return any(layer.trainable for layer in self._layers)
 
     @trainable.setter
@@ -146,10 +146,10 @@ class Sequential(Predictions, NetworkAsLayer):
     def append(self, layer: Layer | int | str) -> Self:
         """Add a layer at the end, as `Sequential(...)` takes one; returns the network.
 
-        All other parameters keep their values. What is known of the outputs no longer holds:
-        `prediction`, and the names of classes in `metadata` where their number is another. An
-        optimizer that has made updates cannot be used for the network any more. Raises
-        `ShapeError` and `ConfigError`, and then leaves the network as it was.
+        All other parameters keep their values. Resets what was known about the outputs:
+        `prediction`, and the class names in `metadata` if the number of outputs changes. An
+        optimizer that has made updates cannot be used for the network any more. Raises `ShapeError`
+        and `ConfigError`, and then leaves the network as it was.
         """
         require_free(self, "no layer can be appended")
         if is_list(layer):
@@ -164,7 +164,7 @@ class Sequential(Predictions, NetworkAsLayer):
         return self
 
     def _set_trainable(self, layer: Layer, trainable: bool) -> None:
-        """What `layer.trainable = trainable` does for a layer of this network."""
+        """Implements `layer.trainable = trainable` for a layer of this network."""
         inside = list(walk([layer]))
         if trainable:  # so are then the layers that it lies within
             inside += [one for one in walk(self._layers) if layer in walk(one.sublayers().values())]
@@ -196,7 +196,7 @@ class Sequential(Predictions, NetworkAsLayer):
     def __getitem__(self, index: int | slice) -> Layer | Sequential:
         """`network[i]`: that layer; `network[i:j]`: a network of copies, with the current values.
 
-        What is known of inputs or outputs is kept where the first or the last layer is.
+        Metadata about inputs (outputs) is kept if the first (last) layer is included.
         """
         if not isinstance(index, slice):
             return self._layers[index]
@@ -226,13 +226,13 @@ class Sequential(Predictions, NetworkAsLayer):
     def forward(self, x: Any, *, training: bool = False) -> Array:
         """Logits for `x`: `(N, in_features) -> (N, out_features)`.
 
-        `x`: an array, rows of numbers, a DataFrame, pictures, or an array of another library,
-        such as a tensor of PyTorch's; see `inputs.as_samples`. Another dtype is converted.
+        `x`: an array, rows of numbers, a DataFrame, pictures, or an array of another library such
+        as a PyTorch tensor; see `inputs.as_samples`. Another dtype is converted.
 
-        In prediction the result is an array of the caller's own, any number of rows is computed
-        in blocks, and a value on the host that is not finite is refused. In training the result
-        is a buffer that the next call writes over (copy it to keep it), and values are not
-        checked. Raises `ShapeError`, `DeviceMismatch` and `DataError`.
+        In prediction the result is a new array, rows are computed in blocks, and host values that
+        are not finite are an error. In training the result is a buffer that the next call
+        overwrites (copy it to keep it), and values are not checked. Raises `ShapeError`,
+        `DeviceMismatch` and `DataError`.
         """
         # As a layer, of a network in training or among the copies that a prediction uses.
         if self._own_store is None and (training or self._network is None):
@@ -264,9 +264,9 @@ class Sequential(Predictions, NetworkAsLayer):
     def backward(self, dlogits: Array, *, input_gradient: bool = False) -> Array | None:
         """Write all gradients, given `∂L/∂logits` of the last training forward pass.
 
-        Goes back no further than the first layer with parameters to be trained, whose `dx` is
-        not computed, unless `input_gradient` asks for `∂L/∂x`: `(N, in_features)`; within
-        another network it always does. Raises `ConfigError` where there was no such forward pass.
+        Stops at the first layer with trainable parameters, whose `dx` is not computed. With
+        `input_gradient=True` (always inside another network) it continues to the input and returns
+        `∂L/∂x`: `(N, in_features)`. Raises `ConfigError` without such a forward pass.
         """
         gradient = dlogits
         if self._own_store is None:
@@ -285,7 +285,7 @@ class Sequential(Predictions, NetworkAsLayer):
         return gradient if input_gradient else None
 
     def set_sample_counter(self, samples: int) -> None:
-        """Let layers that draw continue at training sample number `samples`."""
+        """Set the sample counter of layers with random numbers to `samples`."""
         for layer in walk(self._layers):
             layer.set_sample_counter(samples)
 
@@ -305,8 +305,8 @@ class Sequential(Predictions, NetworkAsLayer):
         """A network of the layers in `architecture`; `options` as for `Sequential`.
 
         `state`, as `load_state_dict` takes it, is compared with the layers before any memory is
-        allocated for them: raises `CheckpointError` unless it fits. Without it the network is a
-        fresh one. `custom_objects`: layer classes that are not xpnet's own, by name.
+        allocated for them: raises `CheckpointError` unless it fits. Without it the weights are
+        newly initialised. `custom_objects`: layer classes that are not xpnet's own, by name.
         """
         made = layers_of(architecture, custom_objects, cls._part)
         if state is None:
@@ -323,7 +323,7 @@ class Sequential(Predictions, NetworkAsLayer):
 
     @classmethod
     def _part(cls, layers: list[Layer]) -> Sequential:
-        """A layer of another network, made of `layers`, without any memory of its own."""
+        """A nested network of `layers` without its own storage."""
         made = cls.__new__(cls)
         made._layers, made._own_store, made.seed = tuple(layers), None, 0
         made.metadata, made.prediction, made.target_shape = {}, None, None
@@ -333,7 +333,7 @@ class Sequential(Predictions, NetworkAsLayer):
     def summary(self) -> str:
         """A table of layers, output shapes and parameter counts; layers not trained are marked.
 
-        In ASCII where the encoding of the standard output has no characters to draw a line with.
+        ASCII only if the encoding of standard output has no line-drawing characters.
         """
         return as_text(table_of(self._layers, self.in_features))
 

@@ -37,10 +37,10 @@ class Store:
     """All arrays of a network, each kind in one block.
 
     `trained`, `gradients`: the parameters that are trained, matrices first, of which the first
-    `decay_size` entries decay. `frozen`, `unused`: the others, and the arrays that layers write
-    their gradients into and nothing reads. `statistics`: what no gradient changes. `parameters`:
-    views of all parameters, in the order of the layers. `first_trained`: the first layer with
-    parameters that are trained.
+    `decay_size` entries decay. `frozen`: the parameters of frozen layers; `unused`: arrays for
+    their gradients, which are never read. `statistics`: the running statistics. `parameters`: views
+    of all parameters, in the order of the layers. `first_trained`: the first layer with parameters
+    that are trained.
     """
 
     trained: Block
@@ -61,7 +61,7 @@ class Store:
         dtype: Any,
         seed: int,
     ) -> Store:
-        """The store of `layers`.
+        """Allocate the storage for `layers`.
 
         Each parameter begins with its value in `state` or, of a layer that belongs to no network
         and has values, with that; else with new draws. Raises `ConfigError` for a value of another
@@ -113,7 +113,7 @@ class Store:
         )
 
     def bind(self, layers: Sequence[Layer]) -> None:
-        """Let `layers` read and write here."""
+        """Bind `layers` to these arrays."""
         gradients = self.gradients.views | self.unused.views
         kinds = (self.parameters, gradients, self.statistics.views)
         views = [by_layer(kind) for kind in kinds]
@@ -126,7 +126,7 @@ def _position(name: str) -> int:
 
 
 def views_of(flat: Array, layout: dict[str, Parameter]) -> dict[str, Array]:
-    """Views of `flat` `(P,)` by name, one behind the other in the order of `layout`."""
+    """Views of `flat` `(P,)` by name, consecutive, in the order of `layout`."""
     views, start = {}, 0
     for name, parameter in layout.items():
         end = start + math.prod(parameter.shape)
@@ -151,7 +151,7 @@ def by_layer(views: Mapping[str, Array]) -> dict[int, dict[str, Array]]:
 
 
 def require_fit(shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Any]) -> None:
-    """Raise `CheckpointError` unless `state` holds arrays of these names and shapes alone."""
+    """Raise `CheckpointError` unless `state` has exactly these names and shapes."""
     if shapes.keys() != state.keys():
         missing, extra = sorted(shapes.keys() - state.keys()), sorted(state.keys() - shapes.keys())
         raise CheckpointError(

@@ -12,7 +12,7 @@ Row = tuple[str, str, str]
 
 
 def table_of(layers: Sequence[Layer], in_features: int) -> list[Row]:
-    """A head, a row for each layer, and a foot; layers that are not trained are marked."""
+    """The rows of the table: header, one row per layer, footer; frozen layers are marked."""
     rows = [("layer", "output shape", "parameters")]
     features, total, frozen = in_features, 0, 0
     for position, layer in enumerate(layers):
@@ -30,7 +30,7 @@ def table_of(layers: Sequence[Layer], in_features: int) -> list[Row]:
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    """The table with lines under its head and above its foot.
+    """The table as text, with lines below the header and above the footer.
 
     The lines are ASCII where the standard output has no characters to draw with.
     """

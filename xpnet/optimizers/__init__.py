@@ -1,14 +1,14 @@
-"""Optimizers: whole-array updates of a network's flat store.
+"""Optimizers: each updates all parameters of a network as one flat array.
 
 `values`, `gradients` and all state: `(P,)`, one dtype, one backend; there is no loop over
-parameters. Updates are written with `out=` and read what changes from step to step (rate,
-bias correction) from one small array on the device, `scalars`, so a step allocates nothing,
-waits for nothing, and can be recorded.
+parameters. Updates use `out=` and read the values that change from step to step (learning rate,
+bias correction) from one small array on the device, `scalars`, so a step does not allocate memory
+or synchronise, and can be recorded.
 
-Rates and defaults follow PyTorch, with one exception that holds throughout: `weight_decay` is
+Formulas and defaults follow PyTorch, with one exception: in every optimizer `weight_decay` is
 decoupled, `W ← W − rate · weight_decay · W` before the update (Loshchilov, Hutter, "Decoupled
-weight decay regularization", ICLR 2019), and touches only matrices. The decay that goes
-through the gradient is `losses.L2Penalty`.
+weight decay regularization", ICLR 2019), and applies only to weight matrices; see `Optimizer.step`.
+For L2 regularisation, which is added to the gradient, see `losses.L2Penalty`.
 """
 
 from xpnet.optimizers.adam import Adam, AdamW

@@ -13,16 +13,16 @@ from xpnet.utils.arguments import real
 
 
 class Adam(Optimizer):
-    """RMSprop with momentum and without the bias of moments that start at 0.
+    """RMSprop with momentum and bias correction.
 
     `m ← β₁ m + (1 − β₁) g`, `v ← β₂ v + (1 − β₂) g²`, and in step `t = 1, 2, …`
-    `w ← w − rate · m̂ / (√v̂ + ε)` with `m̂ = m / (1 − β₁ᵗ)`, `v̂ = v / (1 − β₂ᵗ)`: a moment that
-    started at 0 has weights that sum to `1 − βᵗ` only. Kingma, Ba, "Adam", ICLR 2015, algorithm 1.
+    `w ← w − rate · m̂ / (√v̂ + ε)` with `m̂ = m / (1 − β₁ᵗ)`, `v̂ = v / (1 − β₂ᵗ)`: the weights of
+    a moving average that starts at 0 sum to `1 − βᵗ`. Kingma, Ba, "Adam", ICLR 2015, algorithm 1.
 
-    Held are the sums without their factors, `M = m / (1 − β₁)` and `V = v / (1 − β₂)`, which saves
-    two passes over memory: `M ← β₁ M + g`, `V ← β₂ V + g²`. With `c = √((1 − β₂ᵗ) / (1 − β₂))`,
-    `√v̂ = √V / c`, so `w ← w − a M / (√V + ε c)`, `a = rate · c (1 − β₁) / (1 − β₁ᵗ)`; `a` and
-    `ε c` are the step's scalars.
+    The state holds the moments without their factors, `M = m / (1 − β₁)` and `V = v / (1 − β₂)`,
+    which saves two passes over memory: `M ← β₁ M + g`, `V ← β₂ V + g²`. With `c = √((1 − β₂ᵗ) / (1
+    − β₂))`, `√v̂ = √V / c`, so `w ← w − a M / (√V + ε c)`, `a = rate · c (1 − β₁) / (1 − β₁ᵗ)`; `a`
+    and `ε c` are the step's scalars.
     """
 
     state_names = ("first", "second")
@@ -58,7 +58,8 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam whose decoupled weight decay is on by default: `weight_decay = 0.01`.
+    """Adam with decoupled weight decay, by default `weight_decay = 0.01`. `w ← w − rate ·
+    weight_decay · w` (weight matrices only, in `Optimizer.step`), then Adam's update.
 
     Loshchilov, Hutter, "Decoupled weight decay regularization", ICLR 2019, algorithm 2.
     """

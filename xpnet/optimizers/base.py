@@ -1,4 +1,4 @@
-"""`Optimizer`, the base of all optimizers."""
+"""`Optimizer`, the base class of all optimizers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Optimizer:
     """Base of all optimizers: `step(network)` changes the network's values in place.
 
     `learning_rate`: a number or a `Schedule`. `steps` counts the updates made; `state` holds
-    arrays shaped like `values`, by name. One optimizer serves one network, whose moments and
-    count of updates it has; for another network make another optimizer. Raises `ConfigError` for
-    a hyperparameter out of its range, and when a later step brings another network's values;
+    arrays shaped like `values`, by name. An optimizer belongs to one network, since it holds the
+    moments and the number of updates; create a new one for another network. Raises `ConfigError`
+    for a hyperparameter out of its range, and when a later step brings another network's values;
     `ShapeError` unless values and gradients are flat and of one size.
 
-    An optimizer of your own keeps each parameter of its `__init__` under the same name, or
-    defines `get_config()`: what is found there tells trainings apart when one is resumed.
+    An optimizer of your own stores each parameter of its `__init__` under the same name, or defines
+    `get_config()`: a checkpoint contains it, to detect changed settings on resuming.
     """
 
     state_names: tuple[str, ...] = ()
@@ -46,11 +46,11 @@ class Optimizer:
             object.__setattr__(self, name, value)
 
     def get_config(self) -> dict[str, Any]:
-        """What the class is to be called with to make such an optimizer, by name."""
+        """The constructor arguments of the optimizer, by name."""
         return config_of(self)
 
     def scalars(self, step: int) -> tuple[float, ...]:
-        """What update number `step` (from 0) multiplies by, in float64: rate, decay, ...
+        """The numbers that update number `step` (from 0) uses, in float64: rate, decay, ...
 
         The first is the rate as `update` uses it, the second `1 − rate · weight_decay`.
         """
@@ -58,7 +58,7 @@ class Optimizer:
         return rate, 1 - rate * self.weight_decay
 
     def update(self, values: Array, gradients: Array, scalars: Array) -> None:
-        """The formula itself: change `values` and the state, reading `scalars` on the device."""
+        """Apply the formula: update `values` and the state in place; `scalars` is on the device."""
         raise TypeError(f"{type(self).__name__} defines no update")
 
     def step(
@@ -72,11 +72,11 @@ class Optimizer:
     ) -> None:
         """One update: `step(network)`, or of `values` by `gradients`, both `(P,)`.
 
-        `decay_size`: only the first so many values shrink by `weight_decay`; a network has its
-        matrices there, and biases and gains, which are to stay as they are, behind them. It is
-        taken from the network, or has to be given where `weight_decay` is not 0. `scalars`: this
-        step's `self.scalars(self.steps)` if it is on the device already. `decays`: the former name
-        of `decay_size`, deprecated.
+        `decay_size`: `weight_decay` applies to the first `decay_size` values only; in a network
+        these are the weight matrices, followed by biases and gains. It is taken from the network,
+        or has to be given where `weight_decay` is not 0. `scalars`: this step's
+        `self.scalars(self.steps)` if it is on the device already. `decays`: the former name of
+        `decay_size`, deprecated.
         """
         if decays is not None:
             deprecated("step(decays=)", "decay_size")
@@ -119,7 +119,7 @@ class Optimizer:
         self._values = values
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy serves the network that it is given first, such as a copy of this one's.
+        # A copy may be used for another network, such as a copy of this one's.
         own = {name: array.copy() for name, array in self.state.items()}
         return vars(self) | {"_values": None, "state": own, "workspace": Workspace()}
 

@@ -1,4 +1,4 @@
-"""Clipping: a gradient that is too long is shortened, and keeps its direction."""
+"""Gradient clipping by the global norm."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ EPSILON = 1e-6
 class ClipNorm:
     """`g ← g · min(1, C / (‖g‖₂ + 1e-6))`, the norm over all parameters of a network together.
 
-    `limit`: `C`, above 0. `gradients`: the flat store, `(P,)`, changed in place; one product
-    gives the norm, one multiplication does the rest, and the factor never leaves the device. A
-    gradient that is not finite stays so. Pascanu, Mikolov, Bengio, "On the difficulty of
-    training recurrent neural networks", ICML 2013, algorithm 1; the 1e-6 is PyTorch's.
+    `limit`: `C`, above 0. `gradients`: the flat store, `(P,)`, changed in place; the factor is
+    computed and applied on the device, without synchronisation. A gradient that is not finite is
+    not changed to a finite one. Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent
+    neural networks", ICML 2013, algorithm 1; the 1e-6 is PyTorch's.
 
     Raises `ConfigError` for another `limit`.
     """
@@ -26,7 +26,7 @@ class ClipNorm:
         self.workspace = Workspace()
 
     def __call__(self, gradients: Array) -> None:
-        """Shorten `gradients` `(P,)` if they are longer than `limit`."""
+        """Scale `gradients` `(P,)` down if their norm is larger than `limit`."""
         xp = array_module(gradients)
         factor = self.workspace.array(xp, "factor", (), gradients.dtype)
         xp.dot(gradients, gradients, out=factor)

@@ -17,8 +17,8 @@ class SGD(Optimizer):
 
     `v ← μ v + g`, `w ← w − rate · v` (Polyak, 1964, with the rate outside, as in PyTorch); with
     `nesterov`, `w ← w − rate · (g + μ v)` (Sutskever, Martens, Dahl, Hinton, "On the importance of
-    initialization and momentum", ICML 2013). `μ = 0`: `w ← w − rate · g`. Whether a step is
-    stochastic, mini-batch or full-batch is the caller's choice of batch.
+    initialization and momentum", ICML 2013). `μ = 0`: `w ← w − rate · g`. The batch size decides
+    whether it is stochastic, mini-batch or full-batch gradient descent.
     """
 
     def __init__(
@@ -50,8 +50,8 @@ class RMSprop(Optimizer):
     """Gradient descent divided by a running root mean square of the gradient.
 
     `s ← ρ s + (1 − ρ) g²`, `d = g / (√s + ε)`; then `w ← w − rate · d`, or with momentum
-    `v ← μ v + d`, `w ← w − rate · v`. ε lies outside the root, as in PyTorch (TensorFlow has it
-    inside). `ρ` is `decay_rate`. Tieleman, Hinton, "Lecture 6.5: RMSProp", Coursera, 2012.
+    `v ← μ v + d`, `w ← w − rate · v`. ε is added outside the root, as in PyTorch (in TensorFlow it
+    is inside). `ρ` is `decay_rate`. Tieleman, Hinton, "Lecture 6.5: RMSProp", Coursera, 2012.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Runs side by side: the rows of the table, and the page with table and curves.
+"""Comparison of runs: the table, and the page with table and curves.
 
 The table is printed; a page of one file has it too, with the curves over one another. All that is
 read are the `config.toml`, `history.csv` and `metrics.json` of each folder.
@@ -163,7 +163,7 @@ def _by_settings(run: RunRecord) -> dict[str, Any]:
     assert run.metrics is not None
     counts, config, seed = run.metrics.samples, run.config, run.config.seed_of_split
     total = counts.train + counts.validation + counts.test
-    # With its own test part, the seed divides only the rest.
+    # With its own test set, the seed divides only the rest.
     is_drawn = config.test is not None or counts.test == max(1, round(total / 5))
     target = getattr(config, "target", None)
     test = (run.metrics.dataset.sha256, target, counts.test, seed if is_drawn else None)

@@ -79,7 +79,7 @@ def _check_range(config: TrainConfig, data: Dataset) -> None:
 def fit_normalisation(
     config: TrainConfig, data: Dataset, initial: InitialModel | None = None
 ) -> Normalisation:
-    """The normalisation of `config`, fitted on the training part `data`.
+    """The normalisation of `config`, fitted on the training set `data`.
 
     With an initial model it is that of the model; `initial`: the model, if it was read already.
     """
@@ -160,7 +160,7 @@ def build_schedule(config: TrainConfig, steps_per_epoch: int) -> schedules.Sched
 def build_augmentation(config: TrainConfig, data: Dataset) -> Augmentation | None:
     """The augmentation of training pictures, None where no strength is above 0.
 
-    Raises `ConfigError` where the rows of `data` are no pictures.
+    Raises `ConfigError` where the rows of `data` are not pictures.
     """
     asked = [name for name in AUGMENTATIONS if getattr(config, name)]
     if not asked:

@@ -1,4 +1,4 @@
-"""Random distortions of training pictures, whole batches at a time, where the batches are."""
+"""Data augmentation: random distortions of batches of training pictures, on their device."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from xpnet.utils.arguments import as_float, picture_shape
 from xpnet.workspace import Workspace
 
 _TRUNCATE = 4.0
-# More would be no picture, and could overflow.
+# Larger values make no sense for a picture, and could overflow.
 _MOST_PIXELS = 10_000
-# A float32 counts so many pixels without a gap.
+# float32 represents all integers up to this number exactly.
 _LARGEST_PICTURE = 2**24
 # Pixels at a time. On the CPU a block's arrays stay in the cache; a GPU wants few and large
 # kernels, but indices in 32 bits.
@@ -31,7 +31,7 @@ _PURPOSE = "augmentation"
 class Augmentation:
     """Random shift, rotation, scale, shear and elastic distortion of whole batches of pictures.
 
-    Five strengths, each 0 (off) or above; of every picture's own draw, uniform and independent:
+    Five strengths, 0 (off) or above. The random values of each picture are uniform and independent:
 
     - `shift`: pixels, `t_r` and `t_c` in ±shift;
     - `rotation`: degrees, `θ` in ±rotation; positive turns the picture anticlockwise as seen;
@@ -41,10 +41,9 @@ class Augmentation:
     - `elastic`: pixels, the α of Simard, Steinkraus, Platt, "Best practices for convolutional
       neural networks applied to visual document analysis", ICDAR 2003. Noise in [-1, 1) for
       each pixel and axis, smoothed by a Gaussian of `elastic_sigma` pixels that ends after
-      4 of them (nothing but zeros lies outside), times α: the displacement `d` of each pixel.
+      4 of them (zeros outside), times α: the displacement `d` of each pixel.
 
-    `probability` is that of a picture being changed at all; the others stay as they are,
-    to the bit.
+    `probability`: the probability that a picture is changed; the others stay exactly as they are.
 
     Formula. Output pixel `p = (r, c)`, rows counted downwards, centre
     `m = ((H − 1) / 2, (W − 1) / 2)`, takes its value from the point
@@ -57,9 +56,9 @@ class Augmentation:
     `scipy.ndimage.map_coordinates(order=1, mode="grid-constant", cval=0)`. The background must
     therefore be 0: distort before a normalisation that shifts.
 
-    What is drawn is a pure function of (seed, number of the training sample, kind): see
-    `xpnet.random`. It is the same on every backend and for float32 and float64, however
-    samples are cut into batches, and whichever other kinds are on.
+    The random values are a pure function of (seed, number of the training sample, kind): see
+    `xpnet.random`. They do not depend on the device, the dtype, the batch size, or the other kinds
+    of distortion.
 
     Raises `ConfigError` for a setting out of its range.
     """
@@ -94,7 +93,8 @@ class Augmentation:
             setattr(self, name, number)
 
     def begin(self, image_shape: tuple[int, int], seed: int) -> None:
-        """Pictures are `image_shape = (H, W)`, draws follow from `seed`; `set_sample_counter(0)`.
+        """Pictures are `image_shape = (H, W)`, random values are determined by `seed`; calls
+        `set_sample_counter(0)`.
 
         Raises `ConfigError` unless `image_shape` is two whole numbers above 0, and for pictures
         of more than 2^24 pixels.
@@ -123,8 +123,8 @@ class Augmentation:
         """Distorted `images` in `out`; moves on to the next `N` samples.
 
         `images`, `out`: `(N, H·W)`, both float32 or both float64, `out` contiguous; they may be
-        the same array. Raises `ConfigError` before `begin()`, `ShapeError` for arrays that are
-        not as said, `DeviceMismatch` for arrays of two backends.
+        the same array. Raises `ConfigError` before `begin()`, `ShapeError` for arrays of other
+        shapes or dtypes, `DeviceMismatch` for arrays of two backends.
         """
         xp = array_module(images, out)
         height, width = self._checked_shape(images, out)
@@ -198,7 +198,7 @@ class Augmentation:
         )
 
     def _draw(self, xp: Any, count: int) -> _Draw:
-        """What the next `count` samples get; moves on."""
+        """The random values for the next `count` samples; advances the counter."""
         constants, workspace = self._constants, self.workspace
         assert constants is not None
         assert self._counter is not None
@@ -307,7 +307,7 @@ class Augmentation:
         return field.reshape(count, height, 2, width)
 
     def _sample(self, images: Array, row: Array, column: Array, out: Array) -> None:
-        """Bilinear values of `images`, in a border of zeros, at `(row, column)`: spoils these."""
+        """Bilinear values of `images`, padded with zeros, at `(row, column)`; overwrites both."""
         xp, dtype, workspace = array_module(images), images.dtype, self.workspace
         count, height, width = images.shape
         stride, area = width + 2, (height + 2) * (width + 2)
@@ -322,7 +322,7 @@ class Augmentation:
         for place, whole in ((row, whole_row), (column, whole_column)):
             xp.floor(place, out=whole)
             xp.subtract(place, whole, out=place)
-        # NumPy takes by int64, but converts floats to int32 so much faster that both pay.
+        # NumPy indexes with int64, but converting floats to int32 first is faster overall.
         first = workspace.array(xp, "first", (count, 1, 1), xp.int32)
         narrow = workspace.array(xp, "narrow index", images.shape, xp.int32)
         index = workspace.array(xp, "index", images.shape, xp.int64)
@@ -353,7 +353,7 @@ class Augmentation:
 
 
 class _Constants(NamedTuple):
-    """What lies on the device from batch to batch."""
+    """Constant arrays on the device."""
 
     kinds: Array
     pixels: Array
@@ -379,7 +379,7 @@ def _gaussian(size: int, sigma: float) -> HostArray:
     """`G @ a` smooths the columns of `a` `(size, …)`, with zeros outside: symmetric, float64."""
     radius = int(_TRUNCATE * sigma + 0.5)
     weights = numpy.exp(-0.5 * (numpy.arange(radius + 1) / sigma) ** 2)
-    # The middle one is 1, each other stands on both sides.
+    # The middle weight is 1; each other weight occurs on both sides.
     weights /= 2 * weights.sum() - 1
     apart = numpy.abs(numpy.subtract.outer(numpy.arange(size), numpy.arange(size)))
     near = numpy.minimum(apart, radius)

@@ -1,4 +1,4 @@
-"""What may be hooked into `fit()`: progress, early stopping, and whatever a user writes."""
+"""Callbacks of `fit()`: progress, early stopping, and the base class for your own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from xpnet.utils.introspection import is_own
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was asked to end by the signal `number`, and did so after a whole update."""
+    """Training was interrupted by the signal `number`; the last update was completed."""
 
     def __init__(self, number: int) -> None:
         super().__init__("terminated" if number == signal.SIGTERM else "interrupted")
@@ -31,7 +31,7 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass
 class TrainingState:
-    """What a callback may look at, and `stop`, which it may set.
+    """The state of a training, which a callback may read; it may also set `stop`.
 
     `interrupted`: the number of the signal that asks training to end after this update, or 0.
     """
@@ -48,10 +48,10 @@ class TrainingState:
 
 
 class Callback:
-    """Five hooks, each of which does nothing. `run.stop = True` ends training after the step.
+    """Base class of callbacks: five hooks, which do nothing. `run.stop = True` stops training.
 
-    A callback whose memory decides how training continues gives it to checkpoints by `state`, and
-    takes it back by `restore`.
+    A callback whose state affects training saves it to checkpoints in `state` and restores it in
+    `restore`.
     """
 
     def on_train_begin(self, run: TrainingState) -> None:
@@ -61,7 +61,7 @@ class Callback:
         """Before the first batch of an epoch."""
 
     def on_step_end(self, run: TrainingState) -> None:
-        """After each update; reading an array here makes the device wait."""
+        """After each update; reading an array here synchronises with the device."""
 
     def on_log(self, run: TrainingState, record: Record) -> None:
         """After each new record of the history."""
@@ -71,14 +71,14 @@ class Callback:
         former_name(Callback, self, "on_record", "on_log")(run, record)
 
     def on_train_end(self, run: TrainingState) -> None:
-        """After training, also when it ended early or by an exception."""
+        """After training, even if it ended early or with an exception."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         take_former_names(cls, {"on_record": "on_log"})
 
     def state(self, run: TrainingState) -> dict[str, Any]:
-        """What to remember, by name: what JSON can hold, and arrays."""
+        """The state to save in a checkpoint, by name: JSON values and arrays."""
         return {}
 
     def restore(self, run: TrainingState, state: dict[str, Any]) -> None:
@@ -88,9 +88,9 @@ class Callback:
 class Progress(Callback):
     """One line for each record; on a terminal and in a notebook also a live bar for each epoch.
 
-    In a notebook the bar is one line that is written over, and there is none where no epoch
-    takes a second. `stream`: where lines go, `sys.stdout` if None; `ConfigError` for what is no
-    stream of text.
+    In a notebook the bar is one line that is replaced, shown only if an epoch takes longer than a
+    second. `stream`: the text stream to print to, `sys.stdout` if None; `ConfigError` for anything
+    else.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -104,7 +104,7 @@ class Progress(Callback):
         self.bar: Any = None
 
     def on_train_begin(self, run: TrainingState) -> None:
-        """Look where the output goes, and say where a checkpoint lets training resume."""
+        """Detect the kind of output, and print at which step training resumes."""
         self.out = sys.stdout if self.stream is None else self.stream
         self.live = self.out.isatty()
         shows = self.stream is None and not self.live and notebook.is_kernel()
@@ -114,7 +114,7 @@ class Progress(Callback):
             print(f"resumes after iteration {run.step}/{all_steps}", file=self.out, flush=True)
 
     def on_epoch_begin(self, run: TrainingState) -> None:
-        """Begin a bar, unless the epoch is a single step."""
+        """Start a progress bar, unless the epoch has only one step."""
         self._clear()
         if run.steps_per_epoch == 1:
             return
@@ -136,7 +136,7 @@ class Progress(Callback):
             )
 
     def on_step_end(self, run: TrainingState) -> None:
-        """Move the bar on."""
+        """Update the bar."""
         if self.bar is not None:
             self.bar.update()
 
@@ -149,7 +149,7 @@ class Progress(Callback):
         print(format_record(run, record), file=self.out, flush=True)
 
     def on_train_end(self, run: TrainingState) -> None:
-        """Leave no bar behind."""
+        """Remove the bar."""
         self._clear()
         if self.line is not None:
             self.line.close()
@@ -170,12 +170,13 @@ def format_record(run: TrainingState, record: Record) -> str:
 
 
 class EarlyStopping(Callback):
-    """Stop when the validation loss has not fallen for `patience` records; keep the best weights.
+    """Stop when the validation loss has not improved for `patience` records; restore the best
+    weights.
 
     The best values and running statistics are copied on the device whenever the validation
-    loss falls, and put back at the end, however training ends. `best`: that record, or None.
-    Prechelt, "Early stopping — but when?", 1998. Raises `ConfigError` for a `patience` that is no
-    whole number above 0; `fit()` does, before it trains, where there is no validation part.
+    loss falls, and restored at the end, even after an error. `best`: that record, or None.
+    Prechelt, "Early stopping — but when?", 1998. Raises `ConfigError` unless `patience` is a
+    positive integer; `fit()` raises it before training if there is no validation set.
     """
 
     NEEDS: ClassVar[str] = "early stopping (patience) needs a validation part: set validation"
@@ -185,7 +186,7 @@ class EarlyStopping(Callback):
         self.best: Record | None = None
 
     def on_train_begin(self, run: TrainingState) -> None:
-        """Forget an earlier training."""
+        """Reset the state of an earlier training."""
         self.best, self.waited = None, 0
         self._kept: dict[str, Array] = {}
 
@@ -208,14 +209,14 @@ class EarlyStopping(Callback):
                 array[...] = self._kept[name]
 
     def state(self, run: TrainingState) -> dict[str, Any]:
-        """The best record, the best weights, and how long none was better."""
+        """The best record, the best weights, and the number of records since then."""
         if self.best is None:
             return {"best": None, "waited": self.waited}
         best = next(n for n, record in enumerate(run.history.records) if record is self.best)
         return {"best": best, "waited": self.waited, **self._kept}
 
     def restore(self, run: TrainingState, state: dict[str, Any]) -> None:
-        """Continue waiting."""
+        """Restore the state."""
         best, self.waited = state["best"], int(state["waited"])
         if best is not None:
             self.best = run.history.records[best]
@@ -223,12 +224,11 @@ class EarlyStopping(Callback):
 
 
 class StopAtInterrupt(Callback):
-    """Let Ctrl-C (SIGINT) and SIGTERM wait until the update under way is whole.
+    """Delay Ctrl-C (SIGINT) and SIGTERM until the current update is complete.
 
-    `fit()` then leaves a checkpoint, if it leaves any, and raises `Interrupted`. Without this,
-    Python raises `KeyboardInterrupt` between any two lines, and the weights could be half of one
-    update and half of the next; SIGTERM would end the process on the spot. So does a second
-    signal.
+    `fit()` then writes a checkpoint (if checkpoints are enabled) and raises `Interrupted`. Without
+    this callback, Python may raise `KeyboardInterrupt` in the middle of an update, with part of the
+    weights updated, and SIGTERM ends the process immediately, as a second signal does.
     """
 
     def on_train_begin(self, run: TrainingState) -> None:
@@ -248,7 +248,7 @@ class StopAtInterrupt(Callback):
         self.run.interrupted = number
 
     def on_train_end(self, run: TrainingState) -> None:
-        """Listen no longer."""
+        """Restore the previous signal handlers."""
         for number, before in self.before.items():
             signal.signal(number, before)
         self.before = {}
@@ -270,11 +270,11 @@ class CallbackList:
             method = getattr(callback, hook)
             if getattr(method, "__func__", None) is not nothing:
                 self.disturbed = self.disturbed or is_other
-                # It may look at another device, and leave that the current one.
+                # A callback may change the current device.
                 with self.backend.current():
                     method(*arguments)
 
 
 def _is_other(callback: Callback) -> bool:
-    """Whether somebody else's code runs in it: by its class, or by a hook put into it."""
+    """Whether it runs code that is not xpnet's: its class, or a replaced hook."""
     return not is_own(type(callback)) or any(hasattr(Callback, name) for name in vars(callback))

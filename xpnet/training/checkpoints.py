@@ -1,13 +1,13 @@
-"""Checkpoints: all that decides how a training continues, in one file, and the way back from it.
+"""Checkpoints: writing the full state of a training to a file, and resuming from it.
 
-An update follows from the weights and running statistics, the optimizer's state and count, and
-the number of the training sample it begins with: from the last follow the order of samples,
-masks, noise and distortions (`xpnet.random`), from the count the rate. A checkpoint holds these,
-the sums since the last record, the history, and what callbacks remember. So training that ended
-anywhere resumes in mid-epoch, on the same kind of device to the same bits.
+An update is determined by the weights and running statistics, the optimizer's state and step count,
+and the number of the first training sample. The sample number determines the order of samples,
+masks, noise and distortions (`xpnet.random`); the step count determines the rate. A checkpoint
+holds these, the sums since the last record, the history, and the state of callbacks. So training
+resumes at any step, also within an epoch, bit-identical on the same kind of device.
 
-The file is a model file with more in it (`xpnet.serialization`): `xpnet.load()` reads the network
-as it was at that moment. Nothing in it can run code.
+The file is a model file with additional entries (`xpnet.serialization`): `xpnet.load()` also loads
+the network from a checkpoint. The file contains no code.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from xpnet.utils.intervals import parse_checkpoint_every
 from xpnet.utils.introspection import as_json
 
 KEPT = 2
-"""Checkpoints that stay: the last, and the one before, should the disk have damaged the last."""
+"""The number of checkpoints to keep: the last, and one more in case the last is damaged."""
 
 _NAME = re.compile(r"checkpoint-(\d+)\.safetensors")
 _HASHED_BYTES = 2**28
@@ -50,11 +50,11 @@ _REMEDY = "remove it, and training resumes from the one before"
 
 
 class Checkpoints:
-    """A folder where `fit()` leaves checkpoints, and from whose last one it resumes.
+    """The folder to which `fit()` writes checkpoints, and from whose last one it resumes.
 
-    `folder`: of one training alone, made if need be; `fit()` lets nobody else in meanwhile.
-    `every`: `2` or `"2 epochs"`, or `"30 seconds"`; a training that `StopAtInterrupt` ends leaves
-    one more. The last `KEPT` of them stay. Raises `ConfigError` for another `folder` or `every`.
+    `folder`: for one training only; created if it does not exist, and locked during `fit()`.
+    `every`: `2` or `"2 epochs"`, or `"30 seconds"`; `StopAtInterrupt` causes one more at the end.
+    The last `KEPT` are kept. Raises `ConfigError` for an invalid `folder` or `every`.
     """
 
     def __init__(self, folder: str | Path, every: int | str = "60 seconds") -> None:
@@ -62,13 +62,13 @@ class Checkpoints:
         self.every, self.by_seconds = parse_checkpoint_every(every, "every")
 
     def paths(self) -> list[Path]:
-        """All there are, the last one last."""
+        """The existing checkpoints, oldest first."""
         found = [(_NAME.fullmatch(path.name), path) for path in self.folder.glob("*.safetensors")]
         return [path for _, path in sorted((int(name[1]), path) for name, path in found if name)]
 
 
 class CheckpointManager:
-    """What `fit()` has to do with its checkpoints; where it has none, nothing.
+    """Writes and restores the checkpoints of a `fit()`; does nothing if there are none.
 
     `fingerprint()`: what is trained, and how, as `training_fingerprint` describes it.
     """
@@ -89,10 +89,10 @@ class CheckpointManager:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """For the time of the block the folder is this training's; goes back to the last one.
+        """Lock the folder during the block, and restore the last checkpoint.
 
         Raises `CheckpointError`, before anything is changed, for a checkpoint of another
-        training, saying what differs, or for one that is damaged.
+        training, naming the differences, or for a damaged one.
         """
         if self.checkpoints is None:
             yield
@@ -106,16 +106,16 @@ class CheckpointManager:
             yield
 
     def restore_callbacks(self) -> None:
-        """Give them back what they remembered, once they know that training begins."""
+        """Restore the state of the callbacks, after `on_train_begin`."""
         if self._saved is not None:
             self._saved.restore_callbacks(self.run, self.callbacks)
             self._saved = None
 
     def after_step(self) -> None:
-        """Leave a checkpoint if it is time, or training is about to end.
+        """Write a checkpoint if one is due, or if training is about to end.
 
-        Raises `DivergenceError` rather than let numbers that are not finite take the place of
-        others, `CheckpointError` where the file cannot be written.
+        Raises `DivergenceError` instead of overwriting a good checkpoint with values that are not
+        finite, `CheckpointError` where the file cannot be written.
         """
         if self.checkpoints is not None and (self.run.interrupted or self._is_due()):
             self._write(self.checkpoints)
@@ -163,7 +163,7 @@ class CheckpointManager:
 
 @dataclass(frozen=True)
 class _Saved:
-    """A checkpoint that was read, and found undamaged."""
+    """A checkpoint that was read and verified."""
 
     path: Path
     training: dict[str, Any]
@@ -204,7 +204,7 @@ class _Saved:
             )
 
     def restore(self, run: TrainingState, metrics: RunningMetrics) -> None:
-        """Put back all but what callbacks remember; what is not there is an error first."""
+        """Restore everything except the callbacks' state; check for missing entries first."""
         training, network, backend = self.training, run.network, run.network.backend
         try:
             own = {name: self.tensors[name] for name in network.state_dict()}
@@ -255,7 +255,7 @@ def training_fingerprint(
     trainer: dict[str, Any] | None,
     **settings: object,
 ) -> dict[str, str]:
-    """All that decides what is learnt, a line each: two trainings are one if these are equal.
+    """Everything that determines the result of a training, as text; equal for equal trainings.
 
     Data counts by its content: a digest of all of it, or of rows at equal distances where it is
     larger than 256 MiB. `trainer`: the name and the attributes of a subclass of `Trainer`, if it
@@ -289,7 +289,7 @@ def _text(name: str, settings: dict[str, Any], config: dict[str, Any] | None = N
     And all of `config`, which is to be plain too: what is not has to be said by `get_config()`.
     """
     plain = (bool, int, float, str, tuple, Schedule)
-    # How many updates were made is no setting.
+    # The number of updates is not a setting.
     kept = {k: v for k, v in settings.items() if isinstance(v, plain) and k != "steps"}
     for key, value in (config or {}).items():
         kept[key] = value if isinstance(value, Schedule) else as_json(name, {key: value})[key]
@@ -313,7 +313,7 @@ def _describe_data(data: DeviceData) -> str:
 
 
 def _named(callbacks: Sequence[Callback]) -> Iterator[tuple[str, Callback]]:
-    """Those that remember something, each under a name of its own."""
+    """The callbacks with a state, each under a unique name."""
     seen: dict[str, int] = {}
     for callback in callbacks:
         name = type(callback).__name__

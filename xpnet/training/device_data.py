@@ -1,4 +1,4 @@
-"""Samples on the device: their only transfer host → device, and the batches gathered there."""
+"""`DeviceData`: samples copied to the device once; batches are gathered there."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ class DeviceData:
     """A dataset on a device, kept in the dtype it came in (pixels stay uint8).
 
     `x`: `(N, features)` or pictures `(N, height, width)`; `target`: `(N,)` labels (or any targets,
-    one row a sample); both an array, lists, a DataFrame or Series: see `xpnet.utils.inputs`, which
-    also says what is refused. `backend`: a `Backend` or a device name, such as `"cpu"`; `dtype`: of
-    the batches, float32 or float64; `image_shape`: `(height, width)` where a row is a picture,
-    unless `x` says so or it is a square. `name`: of this part of the data, for messages. A batch is
-    a gather and one multiplication, `x · scale + shift`, into buffers that the next batch writes
-    over.
+    one row per sample); each an array, lists, a DataFrame or Series: see `xpnet.utils.inputs`,
+    which also lists what is not accepted. `backend`: a `Backend` or a device name, such as `"cpu"`;
+    `dtype`: of the batches, float32 or float64; `image_shape`: `(height, width)` where a row is a
+    picture, unless `x` says so or it is a square. `name`: of this part of the data, for messages. A
+    batch is gathered and normalised, `x · scale + shift`, in buffers that the next batch
+    overwrites.
 
-    On the CPU `x` is not copied where its rows are in one piece: of a memory map only the rows of a
-    batch get into memory, once all of it was looked through. Nor are such arrays of other
-    libraries, on the host or on this device: see `backend.shared`. What lies on a GPU already is
-    not looked at, since that would make it wait: a NaN there shows as divergence.
+    On the CPU `x` is not copied if its rows are contiguous: of a memory map, only the rows of the
+    current batch are read into memory, after one check of all values. Contiguous arrays of other
+    libraries, on the host or on this device, are not copied either: see `backend.shared`. Values
+    that are already on a GPU are not checked, to avoid synchronisation: a NaN there shows up as
+    divergence.
 
     Raises `DataError` and `ShapeError` as `xpnet.utils.inputs` does, and unless there is one target
     a row; `ConfigError` for the other arguments.
@@ -115,7 +116,7 @@ class DeviceData:
         return rows
 
     def view(self) -> DeviceData:
-        """The same samples, on the same arrays, with buffers of their own: for one training."""
+        """A view of the same samples with its own buffers, for one training."""
         return with_own_buffers(self)
 
     @classmethod
@@ -170,11 +171,11 @@ class DeviceData:
         return self._normalised(rows, "x"), target
 
     def whole(self) -> tuple[Array, Array]:
-        """All samples as one batch; what need not be normalised is not copied."""
+        """All samples as one batch; not copied if there is no normalisation."""
         return self._normalised(self._in_order(slice(0, len(self))), "x"), self.target
 
     def begin(self, augmentation: Augmentation, seed: int) -> None:
-        """Tell `augmentation` what is to come. Raises `ConfigError` where rows are no pictures."""
+        """Initialise `augmentation`. Raises `ConfigError` if rows are not pictures."""
         if self.image_shape is None:
             raise ConfigError(
                 f"augmentation needs pictures, and {self.x.shape[1]} features are no square: "

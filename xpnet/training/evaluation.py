@@ -1,4 +1,4 @@
-"""Loss and accuracy of a network on data, as it predicts."""
+"""Loss and accuracy of a network in prediction mode."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from xpnet.utils.arguments import instance
 class Evaluation:
     """Mean loss, accuracy and confusion counts of a network on labelled data.
 
-    `confusion`: `(C, C)` int64, row = true, column = predicted; of more than
-    `metrics.MOST_CLASSES` classes the `ConfusedPairs`, which take no memory for C² pairs.
+    `confusion`: `(C, C)` int64, row = true, column = predicted; for more than
+    `metrics.MOST_CLASSES` classes, `ConfusedPairs`, which do not need memory for C² pairs.
     `metrics.class_scores` takes both.
     """
 
@@ -63,7 +63,7 @@ def evaluate(network: Sequential, data: Part) -> Evaluation:
 
 
 def mean_loss(network: Sequential, data: DeviceData, loss: Loss) -> tuple[float, float | None]:
-    """Mean loss and, of classes, accuracy of `network` on `data`, as it predicts."""
+    """The mean loss of `network` on `data`, and the accuracy for a classifier."""
     counts = isinstance(loss, SoftmaxCrossEntropy)
     mean, accuracy = MeanLoss(network.backend), Accuracy(network.backend)
     for x, target in data.blocks(microbatch.prediction_rows(network.out_features)):

@@ -19,7 +19,7 @@ _KINDS = "the pair (x, y), a DeviceData or a Dataset"
 
 
 def on_device(network: Sequential, data: Part, name: str) -> DeviceData:
-    """`data` on the network's device; a `DeviceData` is what it was.
+    """`data` as `DeviceData` on the network's device; a `DeviceData` is returned unchanged.
 
     `name`: of the part, for messages. The values of a pair or a `Dataset` are taken as they are.
     Raises `ConfigError` for what is no such part, `DataError`, `ShapeError` and `DeviceMismatch`
@@ -93,8 +93,8 @@ def fitted(data: DeviceData, network: Sequential, loss: Loss, name: str) -> Devi
 def require_targets(target: HostArray, network: Sequential, loss: Loss, name: str) -> None:
     """Raise `ShapeError` or `DataError` for targets that `loss` cannot be computed for.
 
-    What a loss of the user's own takes is not known, but whole numbers `(N,)` for several outputs
-    are held to be labels.
+    The targets of a user-defined loss are not checked, except that integers `(N,)` for several
+    outputs are treated as labels.
     """
     if loss.prediction is None and prediction_of(loss, target, network) == "class":
         SoftmaxCrossEntropy().require_targets(target, network.out_features, name)
@@ -120,7 +120,7 @@ def prediction_of(loss: Loss, target: Array, network: Sequential) -> str:
 
 
 def are_labels(target: Array) -> bool:
-    """Whether `target` has whole numbers, one a sample."""
+    """Whether `target` has whole numbers, one per sample."""
     return bool(target.dtype.kind in "iu" and target.ndim == 1)
 
 

@@ -1,4 +1,4 @@
-"""What a training run measured: a `Record` a line, a `History` of them."""
+"""The metrics of a training run: a `History` of `Record`s."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ _MOST_ROWS = 10
 
 @dataclass(frozen=True)
 class Record:
-    """One line of the history.
+    """One entry of the history, usually one epoch.
 
-    `loss` (L2 included) and `accuracy` are of the training part: running means over the batches
-    since the line before (each measured before its own update, dropout on), or, as
-    `train_metrics` asks, evaluated at this moment. `val_loss` and `val_accuracy` are of the whole
-    validation part at this moment, None without one. What is evaluated is measured without label
-    smoothing.
+    `loss` (L2 included) and `accuracy` are of the training part: means over the batches since the
+    previous record (each measured before its update, with dropout), or, with
+    `train_metrics="evaluated"`, evaluated at this point. `val_loss` and `val_accuracy` are of the
+    whole validation set at this point, None without one. Evaluation does not use label smoothing.
     `learning_rate` is that of the last step; `seconds` is the time since the line before.
     """
 
@@ -63,14 +62,14 @@ class History:
         return len(self.records)
 
     def column(self, name: str) -> list[Any]:
-        """One field of all records. Raises `ConfigError` for a name that is none."""
+        """One field of all records. Raises `ConfigError` for an unknown name."""
         names = [item.name for item in fields(Record)]
         if not isinstance(name, str) or name not in names:
             raise ConfigError(f"a record has no {short_repr(name)}: it has {', '.join(names)}")
         return [getattr(record, name) for record in self.records]
 
     def best(self) -> Record:
-        """The record of the lowest validation loss, or without validation of the lowest loss.
+        """The record with the lowest validation loss, or, without validation, with the lowest loss.
 
         The first, if there are several. Raises `ConfigError` where there is no record.
         """
@@ -113,7 +112,7 @@ class History:
         return notebook.table(rows, left=0, note=note)
 
     def to_csv(self, path: str | Path) -> None:
-        """Write one line a record, full precision, empty where there is no value."""
+        """Write one line per record, full precision, empty where there is no value."""
         target = checked_path("path", path)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""Checks the arguments of `fit()` other than the data, and replaces names by objects."""
+"""Checks the arguments of `fit()` except the data, and replaces names with objects."""
 
 from __future__ import annotations
 
@@ -122,10 +122,10 @@ def exclusive_parts(
     callbacks: Sequence[Callback],
     history: History,
 ) -> dict[str, object]:
-    """Of the arguments of a `fit()` those that no other may use at the same time, by name.
+    """The arguments of a `fit()` that no other `fit()` may use at the same time, by name.
 
-    A loss or augmentation of xpnet's is not among them: of these a copy is as good. What somebody
-    else has written may keep what it likes.
+    Losses and augmentations of xpnet are not included, since they can be copied. User-defined ones
+    may have state of their own.
     """
     parts: dict[str, object] = {"network": network, "optimizer": optimizer, "history": history}
     if not is_copied(loss):
@@ -142,7 +142,7 @@ def is_copied(thing: object) -> bool:
 
 
 def require_validation(callbacks: Iterable[Callback], has_validation: bool) -> None:
-    """Raise `ConfigError` for early stopping that has nothing to go by."""
+    """Raise `ConfigError` for early stopping without a validation set."""
     for callback in callbacks:
         decides = getattr(type(callback), "on_log", None) is EarlyStopping.on_log
         if decides and not has_validation:
@@ -150,10 +150,10 @@ def require_validation(callbacks: Iterable[Callback], has_validation: bool) -> N
 
 
 def require_trainable(network: Sequential, optimizer: Optimizer, loss: Loss) -> None:
-    """Raise `ConfigError` where nothing could be learnt, or not what is meant.
+    """Raise `ConfigError` for a training that cannot work.
 
-    That is where all layers are frozen, the optimizer is that of another network, or the network
-    ends in an activation that the loss applies once more.
+    That is if all layers are frozen, the optimizer belongs to another network, or the network ends
+    in an activation that the loss would apply a second time.
     """
     if not network.flat_parameters.size:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What training measures on its way: means since the last record, and the record made of them."""
+"""Running means of loss and accuracy during training, and the records made from them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from xpnet.workspace import Workspace
 
 
 class RunningMetrics:
-    """Loss and hits since the last record, on the device; a record makes the device wait.
+    """Loss and correct predictions since the last record, on the device; `record()` synchronises.
 
-    `again`: the training part, where its figures are evaluated; `held_out`: the validation part;
+    `again`: the training part, where its figures are evaluated; `held_out`: the validation set;
     `evaluate`: gives the mean loss and the accuracy of a part.
     """
 
@@ -71,7 +71,7 @@ class RunningMetrics:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Resume from what `state()` gave."""
+        """Restore the result of `state()`."""
         self.mean.total.fill(float(state["loss"]))
         self.accuracy.hits.fill(int(state["hits"]))
         self.mean.samples = self.accuracy.samples = int(state["samples"])
@@ -104,7 +104,7 @@ class RunningMetrics:
         return self.evaluate(data, self.loss)
 
     def record_partial(self) -> None:
-        """What an interrupted stretch has measured so far, without a validation pass."""
+        """A record of the metrics so far after an interrupt, without validation."""
         if self.mean.samples and math.isfinite(loss := self.mean.result()):
             accuracy = self.accuracy.result() if self.counts else None
             self._append(loss, accuracy, None, None)
@@ -163,7 +163,7 @@ def add_loss_and_hits(
 
 
 def _largest(network: Sequential) -> str:
-    """The layer whose gradient is the longest; of several that are not finite, the last.
+    """The layer with the largest gradient norm; if several are not finite, the last of them.
 
     The backward pass comes to the last layer first.
     """

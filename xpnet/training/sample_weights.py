@@ -1,4 +1,4 @@
-"""What each training sample counts for: on the device, and gathered batch by batch."""
+"""Sample weights on the device, gathered batch by batch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from xpnet.workspace import Workspace
 class SampleWeights:
     """Weights of `count` samples on `backend`, scaled to a mean of 1: only their ratios matter.
 
-    `weights`: `(count,)` numbers above 0: an array, a list, a Series. Raises `DataError` for any
-    other, by row: a batch all of whose weights were 0 would have no mean loss. So it does for
-    weights so far apart that one becomes 0 or infinite in `dtype`.
+    `weights`: `(count,)` numbers above 0: an array, a list, a Series. Raises `DataError`, naming
+    the row, for any other, since a batch with only zero weights has no mean loss; also if the
+    weights differ so much that one becomes 0 or infinite in `dtype`.
     """
 
     def __init__(self, weights: Any, count: int, *, backend: Backend, dtype: object) -> None:

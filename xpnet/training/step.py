@@ -39,9 +39,9 @@ def train_step(
 ) -> tuple[Array, Array]:
     """One forward pass, one backward pass, one update; returns `(loss (), logits (N, C))`.
 
-    `weights`: `(N,)`, of the samples in the mean that the loss is; None: all alike.
-    Both are buffers on the device. In a steady state nothing here allocates, transfers or
-    waits.
+    `weights`: `(N,)`, sample weights for the mean loss; None: equal weights. Both are buffers on
+    the device. After the first steps, nothing here allocates memory, transfers data or
+    synchronises.
     """
     if weights is None and microbatch.can_split(network, loss, len(x)):
         value, logits = microbatch.forward_backward(network, loss, x, target)
@@ -71,17 +71,17 @@ class TrainStep:
 
     `network`: a `Sequential`; `loss`, `optimizer`: objects or names, as `fit()` takes them. Each
     call trains `network` on one batch: `x` `(N, in_features)` and targets `y` `(N,)` or
-    `(N, out_features)`, arrays of the host or of the network's device, of any number of rows. It
-    returns the mean loss of the batch before the update, a 0-d array of the network's module;
-    `float(value)` waits for the device.
+    `(N, out_features)`, arrays on the host or on the network's device, with any number of rows. It
+    returns the mean loss of the batch before the update, a 0-d array on the network's device;
+    `float(value)` synchronises.
 
-    The first call for a number of rows runs the layers as written, the second records its
-    operations, and later ones replay them, as `fit()` does, to the same bits. A call also checks
-    and copies its batch: a step of 784-512-256-10 in batches of 128 takes as long as in `fit()`,
-    one of 784-128-10 in batches of 64 about a fifth longer (`bench/NOTES.md`).
-    Between two calls anything may be changed or looked at; what changes a layer, the loss or the
-    optimizer makes the next step be recorded again. On the CPU it uses numba kernels from the
-    first call on where numba is installed; the first call then takes about a second longer.
+    For each batch size, the first call runs the layers normally, the second records its operations,
+    and later calls replay them, as `fit()` does, with bit-identical results. A call also checks and
+    copies its batch: a step of 784-512-256-10 in batches of 128 takes as long as in `fit()`, one of
+    784-128-10 in batches of 64 about a fifth longer (`bench/NOTES.md`). Between two calls you may
+    read or change anything; if a layer, the loss or the optimizer has changed, the next step is
+    recorded again. On the CPU it uses numba kernels from the first call on where numba is
+    installed; the first call then takes about a second longer.
 
     What is changed is an attribute to which something else is assigned, or an entry of a dict that
     is an attribute; a change within a list, or of an array that a layer reads as a number, is not
@@ -174,7 +174,7 @@ class TrainStep:
         kind = None
         if is_plain and x.flags.c_contiguous:
             kind = x.shape, y.shape, y.dtype, network.out_features
-        # Of a batch like an earlier one only the values are checked, where that is no transfer.
+        # For a batch of a known shape and dtype, only the values are checked, and only on the host.
         if kind in self._checked:
             if ndarray is numpy.ndarray:
                 if not is_finite(x):

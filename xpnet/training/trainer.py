@@ -1,9 +1,9 @@
 """`fit()`, and the `Trainer` behind it: the training loop.
 
-A step never touches the host. Loss and hits accumulate on the device and are read once per
-record (an epoch, unless `log_every` says otherwise); that read is also where a loss that is not
-finite is noticed. Steps in which nothing changes but the samples are recorded once and replayed:
-see `xpnet.accel.recording`.
+A step does not transfer data to the host. Loss and accuracy are accumulated on the device and read
+once per record (an epoch, unless `log_every` says otherwise); a loss that is not finite is detected
+then. Steps that differ only in their samples are recorded once and replayed: see
+`xpnet.accel.recording`.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ TRAIN_METRICS = ("running", "evaluated")
 class Trainer:
     """Trains a network: what `fit()` does, with methods that a subclass may override.
 
-    Arguments are those of `fit()` that say how a network is trained; `Trainer.fit` takes the
-    others. `train_step` and `evaluate` are made to be overridden:
+    The constructor takes the arguments of `fit()` that define how to train; `Trainer.fit` takes the
+    others. Override `train_step` or `evaluate`:
 
         class Smoothed(xn.Trainer):
             def train_step(self, x, target, *, weights=None, scalars=None):
                 ...                                # your own forward, backward, update
                 return value, outputs
 
-    A step of a subclass runs as written, unless the class says `replayable = True`: then its
-    operations are recorded once and replayed, which needs every array of the step to be the
-    result of an `xp` call with `out=`.
+    The step of a subclass is not recorded, unless the class sets `replayable = True`: then its
+    operations are recorded once and replayed, which requires that every array of the step is
+    written by an `xp` call with `out=`.
 
     Raises `ConfigError` for the arguments, as `fit()` does.
     """
@@ -91,7 +91,7 @@ class Trainer:
         weights: Array | None = None,
         scalars: Array | None = None,
     ) -> tuple[Array, Array]:
-        """One update by a batch: returns the mean loss `()` and the outputs `(N, C)`.
+        """Train on one batch: returns the mean loss `()` and the outputs `(N, C)`.
 
         `x`: `(N, F)`; `target`: `(N,)` or `(N, C)`; `weights`: `(N,)` or None; `scalars`: what
         `self.optimizer.step(self.network, scalars=scalars)` takes. All are on the device.
@@ -109,9 +109,9 @@ class Trainer:
         )
 
     def evaluate(self, data: DeviceData, loss: Loss) -> tuple[float, float | None]:
-        """The mean loss and the accuracy (None where targets are no classes) on `data`.
+        """The mean loss and the accuracy (None unless targets are classes) on `data`.
 
-        `loss`: `self.loss` as held-out data is measured, without label smoothing.
+        `loss`: `self.loss` for evaluation, without label smoothing.
         """
         return mean_loss(self.network, data, loss)
 
@@ -270,7 +270,7 @@ class Trainer:
             manager.restore_callbacks()
             batches = self._batches(run, data, size, hooks)
             with (
-                # The number of all steps, also where training is resumed: the choice of kernels
+                # The total number of steps, even if training is resumed: the choice of kernels
                 # decides about the last digit.
                 dispatch.use_kernels(run.epochs * run.steps_per_epoch, data.backend.xp),
                 cublas.used(update.xp),
@@ -342,40 +342,36 @@ def fit(
     `train`, `validation`: `DeviceData`; a `Dataset`; or a pair of samples `x (N, features)`, or
     pictures `(N, height, width)`, and targets `y`, each an array, nested lists, a DataFrame or a
     Series. Labels are whole numbers `(N,)`; a loss of values takes `(N, outputs)`, or `(N,)` for
-    one output. The values of a pair and of a `Dataset` are taken as they are, pixels too, as
-    `Sequential.predict` takes them: scale them first, or give `DeviceData` a `Normalisation`.
-    Arrays of other libraries are shared, not copied, where they offer DLPack.
-    `optimizer`, `loss`: an object, or its name, which stands for its defaults: `"sgd"`,
-    `"rmsprop"`, `"adam"`, `"adamw"`; `"cross_entropy"` (also without a loss), `"mse"`,
-    `"binary_cross_entropy"`.
-    `sample_weight`: `(N,)` numbers above 0. The loss of a batch is then `Σ wℓ / Σ w`
-    over its samples; accuracies, and what is evaluated, count every sample once.
-    `batch_size`: samples per update, None for all of them (full batch); the last batch of an
-    epoch may be short. `l2`: λ of `losses.L2Penalty`, N being the number of training samples.
-    `clip_norm`: the most that the norm of all gradients together may be, see `ClipNorm`.
-    `augmentation`: distorts the pictures of every training batch, differently each time.
-    `seed`: of the order in which samples come, and of their distortions.
-    `precision`: on a GPU products of two matrices may be less exact than `"float32"`, and faster:
-    `"tf32"`, `"bfloat16"`. The weights stay float32; see `xpnet.accel.cublas`. `log_every`: a
-    record every so many epochs (`1`, `"50 epochs"`) or updates (`"500 iterations"`), and at the
-    end. `train_metrics`: the training loss and accuracy of a record are `"running"` means over the
-    batches since the last one, each measured before its update, distorted and with dropout on,
-    or are `"evaluated"` afterwards, by one more pass over the training part as it is.
-    `callbacks`: one, or several. `history`: to continue, so that the records survive an
-    exception.
-    `checkpoints`: where checkpoints are written. If the folder holds one of this training, it
-    continues from there, to the same weights and records as if it had never ended; on the CPU to
-    the same bits.
+    one output. Values are not scaled, not even pixels: scale them first, or give `DeviceData` a
+    `Normalisation`. Arrays of other libraries are shared, not copied, where they offer DLPack.
+    `optimizer`, `loss`: an object, or a name for one with default settings: `"sgd"`, `"rmsprop"`,
+    `"adam"`, `"adamw"`; `"cross_entropy"` (also without a loss), `"mse"`, `"binary_cross_entropy"`.
+    `sample_weight`: `(N,)` numbers above 0. The loss of a batch is then `Σ wℓ / Σ w` over its
+    samples; accuracies and evaluation are not weighted. `batch_size`: samples per update, None for
+    all of them (full batch); the last batch of an epoch may be short. `l2`: λ of
+    `losses.L2Penalty`, N being the number of training samples. `clip_norm`: the maximum norm of all
+    gradients together, see `ClipNorm`. `augmentation`: distorts the pictures of every training
+    batch, differently each time. `seed`: for the order of the samples and for augmentation.
+    `precision`: of matrix products on a GPU: `"float32"`, or the faster and less precise `"tf32"`
+    and `"bfloat16"`. The weights stay float32; see `xpnet.accel.cublas`. `log_every`: a record
+    every so many epochs (`1`, `"50 epochs"`) or updates (`"500 iterations"`), and at the end.
+    `train_metrics`: the training loss and accuracy of a record are `"running"` means over the
+    batches since the last one, each measured before its update, with augmentation and dropout, or
+    are `"evaluated"` by one more pass over the training set without them. `callbacks`: one, or
+    several. `history`: a `History` to append to; it keeps the records even after an exception.
+    `checkpoints`: where checkpoints are written. If the folder has a checkpoint of this training,
+    it continues from there, with the same result as without the interruption (bit-identical on the
+    CPU).
 
-    Several threads may train at once, also on one `DeviceData`, loss or augmentation of xpnet's;
-    a network, an optimizer, a history or a callback of xpnet's serves one `fit()` at a time.
+    Several threads may train at once, even with the same `DeviceData`, loss or augmentation; a
+    network, optimizer, history or callback can be used by one `fit()` at a time.
 
     Raises, before anything is trained, `ConfigError`, `DataError`, `ShapeError` or
-    `DeviceMismatch` for what cannot be trained on, naming the argument, and row and column of a
-    value that is no finite number; for BatchNorm where a batch has one row, for `EarlyStopping`
-    without validation, and for what another `fit()` is using; `CheckpointError` for a checkpoint
-    of another training. Raises `DivergenceError` at the first record or checkpoint where a loss,
-    or a weight, is not finite.
+    `DeviceMismatch` for what cannot be trained on, naming the argument, and the row and column of a
+    value that is not a finite number; also for BatchNorm with a batch of one row, `EarlyStopping`
+    without validation, and objects that another `fit()` is using; `CheckpointError` for a
+    checkpoint of another training. Raises `DivergenceError` at the first record or checkpoint where
+    a loss, or a weight, is not finite.
     """
     return Trainer(
         network,

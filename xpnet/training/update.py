@@ -1,4 +1,4 @@
-"""One update of a training: gathers a batch, makes a step, as written or replayed."""
+"""One update in `fit()`: gathers a batch and runs or replays a training step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from xpnet.utils.introspection import is_own
 
 
 def require_pair(made: Any, trainer: object, method: str, what: str) -> tuple[Any, Any]:
-    """What a method of a trainer returned. Raises `ConfigError` unless that is a pair."""
+    """The result of a trainer's method. Raises `ConfigError` unless it is a pair."""
     if isinstance(made, tuple) and len(made) == 2:
         return made
     raise ConfigError(
@@ -29,8 +29,8 @@ def require_pair(made: Any, trainer: object, method: str, what: str) -> tuple[An
 class Update:
     """One update of the network and of the running means, as written or replayed.
 
-    It reads what differs from one update to the next, which samples and the optimizer's scalars,
-    from arrays that stay where they are.
+    The values that differ between updates (sample indices, optimizer scalars) are read from arrays
+    at fixed addresses.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """`python -m xpnet.tune SPACE.toml`: train many configurations, keep the best one.
 
-Configurations are compared on the validation part. The test part is set aside as soon as the data
-is read, and used only once, by `--final`, after the search.
+Configurations are compared on the validation part. The test set is set aside as soon as the data is
+read, and used only once, by `--final`, after the search.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def interrupts() -> Iterator[threading.Event]:
 
 
 def train_final(best: Trial, config: TrainConfig, folder: Path) -> None:
-    """Train the best configuration on training and validation part together, and test it."""
+    """Train the best configuration on training and validation set together, and test it."""
     run, changes = folder / "final", {"validation": 0, "patience": None, "run": folder / "final"}
     assert best.outcome is not None
     assert best.outcome.kept is not None
@@ -178,7 +178,7 @@ def train_final(best: Trial, config: TrainConfig, folder: Path) -> None:
 
 
 def read_parts(base: TrainConfig) -> tuple[str, Dataset, Dataset]:
-    """The digest of the data, its training and its validation part; not the test part."""
+    """The digest of the data, its training and its validation part; not the test set."""
     source, splits = read_splits(base)
     if splits.validation is None:
         raise ConfigError("validation: a search needs a validation part, found validation = 0")

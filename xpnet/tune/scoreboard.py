@@ -135,7 +135,7 @@ def show(value: Any) -> str:
 
 
 def to_csv(trials: Sequence[Trial], space: Space) -> bytes:
-    """One line a trial, by number, in full precision; empty where there is no value."""
+    """One line per trial, by number, in full precision; empty where there is no value."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     measured = ("val_accuracy", "val_loss", "accuracy", "loss")

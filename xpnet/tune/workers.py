@@ -1,6 +1,6 @@
 """Processes that train the trials of a search; they print and store nothing.
 
-A worker receives the training and validation parts once, then one configuration after another. It
+A worker receives the training and validation sets once, then one configuration after another. It
 sends every record of its training and waits for the answer, continue or stop, so that pruning does
 not depend on the speed of the processes. At the end of a trial it sends an `Outcome`.
 """

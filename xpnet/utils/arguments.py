@@ -84,7 +84,7 @@ def real(
 
 
 def as_float(value: Any) -> float | None:
-    """`value` as a `float`, or None where it is no number."""
+    """`value` as a `float`, or None where it is not a number."""
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):

@@ -1,4 +1,4 @@
-"""Methods that version 0.1 called otherwise: classes that override or call them still work."""
+"""Support for deprecated method names of version 0.1 in subclasses."""
 
 from __future__ import annotations
 

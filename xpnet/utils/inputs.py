@@ -1,7 +1,7 @@
 """Converts samples and targets given by users to arrays of numbers, and checks them.
 
-Accepted are NumPy arrays of any layout, nested lists, pandas DataFrames and Series, and arrays of
-other libraries that share their memory (`backend.shared`). A value that is no finite number is an
+Accepts NumPy arrays of any layout, nested lists, pandas DataFrames and Series, and arrays of other
+libraries that share their memory (`backend.shared`). A value that is not a finite number is an
 error that names its position: `x[3, 2]`, or `column 'age', row 3 of x`.
 
 Arrays on a GPU are not checked, since looking for a NaN would synchronise with the device. Nor are

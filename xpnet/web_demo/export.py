@@ -32,7 +32,7 @@ SCRIPTS = ("layers.js", "picture.js", "pad.js", "show.js", "page.js")
 """The page's JavaScript, in the order in which it becomes one script."""
 
 _PAD = 280
-"""Pixels along the pad's side, on which the drawing is kept: ten for one of MNIST's."""
+"""The width of the drawing pad in pixels: ten times that of an MNIST image."""
 
 
 def html_page(model: Model) -> str:
@@ -58,7 +58,7 @@ def html_page(model: Model) -> str:
         policy=policy(style, script),
         style=style,
         script=script,
-        # A class may be called </script>.
+        # A class name may contain </script>.
         model=json.dumps(content, separators=(",", ":")).replace("<", r"\u003c"),
         network=" → ".join(map(str, [network.in_features, *widths])),
         parameters=f"{network.count_parameters():,}",
