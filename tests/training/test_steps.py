@@ -493,3 +493,44 @@ def test_the_memory_of_a_step_does_not_grow_with_the_sizes_of_its_batches() -> N
             xn.TrainStep(other, None, other_step.optimizer)(x[:size], y[:size])
     assert len(step._buffers) == len(step._replay._steps) == MOST_SIZES
     assert made.flat_parameters.tobytes() == other.flat_parameters.tobytes()
+
+
+class Broadcast(xn.Loss):
+    """Outputs `(N, 1)` less targets `(N,)` are `(N, N)`."""
+
+    def forward(self, logits: Array, target: Array, weights: Array | None = None) -> Array:
+        self.difference = logits - target
+        return (self.difference**2).mean()
+
+    def backward(self, scale: float = 1.0) -> Array:
+        return 2 * scale * self.difference / self.difference.size
+
+
+def test_a_loss_whose_gradient_has_another_shape() -> None:
+    made, x = xn.Sequential(5, 1, dtype="float64"), batches(1)[0][0]
+    wanted = r"Broadcast\.backward\(\) must return .* shape \(12, 1\), found shape \(12, 12\) for"
+    for train in (
+        lambda: xn.fit(made, (x, x[:, 0]), loss=Broadcast(), optimizer="sgd", epochs=1),
+        lambda: xn.TrainStep(made, Broadcast(), "sgd")(x, x[:, 0]),
+    ):
+        with pytest.raises(ShapeError, match=wanted):
+            train()
+
+
+def test_a_hook_that_there_is_not() -> None:
+    with pytest.warns(
+        UserWarning, match=r"Mine\.on_epoch_end\(\) is never called: the hooks are on_"
+    ):
+
+        class Mine(xn.Callback):
+            def on_epoch_end(self, run: Any) -> None:
+                """As in Keras."""
+
+
+def test_a_loss_that_gives_a_plain_number_is_checked() -> None:
+    class Plain(xn.MeanSquaredError):
+        def forward(self, logits: Array, target: Array, weights: Array | None = None) -> Any:
+            return float(super().forward(logits, target, weights))
+
+    made, x = xn.Sequential(5, 2, dtype="float64"), batches(1)[0][0]
+    assert max(xn.gradcheck.check_network(made, Plain(), x, x[:, :2].copy()).values()) < 1e-7

@@ -202,11 +202,11 @@ class Layer:
 
     def forward(self, x: Array, *, training: bool) -> Array:
         """`y` for a batch `x`."""
-        raise TypeError(f"{type(self).__name__} defines no forward pass")
+        raise NotImplementedError(f"{type(self).__name__} defines no forward()")
 
     def backward(self, dy: Array) -> Array:
         """`dx` for the batch of the last training forward pass, given `dy`."""
-        raise TypeError(f"{type(self).__name__} defines no backward pass")
+        raise NotImplementedError(f"{type(self).__name__} defines no backward()")
 
     def backward_parameters(self, dy: Array) -> None:
         """Compute only the parameters' gradients, not `dx`; used for the first layer."""

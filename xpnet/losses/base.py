@@ -59,11 +59,11 @@ class Loss:
 
     def forward(self, logits: Array, target: Array, weights: Array | None = None) -> Array:
         """The mean loss of the batch, a 0-d array of the logits' dtype."""
-        raise TypeError(f"{type(self).__name__} defines no forward pass")
+        raise NotImplementedError(f"{type(self).__name__} defines no forward()")
 
     def backward(self, scale: float = 1.0) -> Array:
         """`scale · ∂L/∂logits` for the batch of the last forward pass, shaped like the logits."""
-        raise TypeError(f"{type(self).__name__} defines no backward pass")
+        raise NotImplementedError(f"{type(self).__name__} defines no backward()")
 
     def for_evaluation(self) -> Loss:
         """The loss for evaluation: with its own buffers, and without label smoothing."""

@@ -59,7 +59,7 @@ class Optimizer:
 
     def update(self, values: Array, gradients: Array, scalars: Array) -> None:
         """Apply the formula: update `values` and the state in place; `scalars` is on the device."""
-        raise TypeError(f"{type(self).__name__} defines no update")
+        raise NotImplementedError(f"{type(self).__name__} defines no update()")
 
     def step(
         self,

@@ -6,12 +6,13 @@ import math
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TextIO
 
 from xpnet.backend import Array, Backend
-from xpnet.errors import ConfigError, short_repr
+from xpnet.errors import ConfigError, join_names, short_repr
 from xpnet.network import Sequential
 from xpnet.optimizers import Optimizer
 from xpnet.training.history import History, Record
@@ -76,6 +77,13 @@ class Callback:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         take_former_names(cls, {"on_record": "on_log"})
+        hooks = [name for name in vars(Callback) if name.startswith("on_") and name != "on_record"]
+        for name in vars(cls):
+            if name.startswith("on_") and not hasattr(Callback, name):
+                warnings.warn(
+                    f"{cls.__name__}.{name}() is never called: the hooks are {join_names(hooks)}",
+                    stacklevel=2,
+                )
 
     def state(self, run: TrainingState) -> dict[str, Any]:
         """The state to save in a checkpoint, by name: JSON values and arrays."""
