@@ -9,8 +9,9 @@ CuPy refuses its own matrix products while a stream is captured (its issue 6290)
 use xpnet's own cuBLAS handle: `xpnet.accel.cublas`. Where its bindings are missing, or a call
 cannot be captured, steps are replayed call by call, and one warning says why.
 
-Not yet run on a GPU. Tested without one, on the test double with a simulated capture: the order and
-arguments of calls, and the behaviour after a failure.
+Not yet run on a GPU. Tested without one: the order and arguments of calls and the behaviour after a
+failure on the test double with a simulated capture, graphs on the stock CuPy wheel on a pretended
+device (`tests/support/cupy_on_cpu`).
 """
 
 from __future__ import annotations
