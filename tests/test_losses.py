@@ -327,9 +327,9 @@ def test_negative_l2_is_named() -> None:
 
 
 def test_the_base_refuses_to_compute() -> None:
-    with pytest.raises(TypeError, match="no forward"):
+    with pytest.raises(NotImplementedError, match="no forward"):
         Loss().forward(np.zeros(1), np.zeros(1))
-    with pytest.raises(TypeError, match="no backward"):
+    with pytest.raises(NotImplementedError, match="no backward"):
         Loss().backward()
 
 

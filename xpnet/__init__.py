@@ -14,18 +14,19 @@ Train on the digits that come with xpnet, test, and keep the network:
 
 - The network: `Sequential` of `Linear`, `Dropout`, `GaussianNoise`, `BatchNorm`,
   `LayerNorm`, `ReLU`, `LeakyReLU`, `Sigmoid`, `Tanh`, `GELU`, `Softmax`, `Residual`, other
-  networks, or your own `Layer`.
+  networks, or your own `Layer`, which names each `Parameter` that it has.
 - Losses: `SoftmaxCrossEntropy`, `SigmoidBinaryCrossEntropy`, `MeanSquaredError`, or your own
   `Loss`.
 - Optimizers: `SGD`, `RMSprop`, `Adam`, `AdamW`; learning rate schedules: `xpnet.schedules`.
 - Training: `fit`, `evaluate`, `History`, `DeviceData`, `Augmentation`, `Checkpoints`, and
-  the callbacks `EarlyStopping`, `Progress`, or your own `Callback`. For custom training: `Trainer`,
-  `TrainStep`, your own `Optimizer`.
+  the callbacks `EarlyStopping`, `Progress`, or your own `Callback`. For custom training:
+  `Trainer`, `TrainStep`, your own `Optimizer`.
 - Files and conversion: `save`, `load`, `export_onnx`, `to_torch`, `from_torch`, `from_sklearn`.
 - Devices: `Backend`, `array_module`. Errors: all are kinds of `XpnetError`.
 
-More: `xpnet.data`, `xpnet.initializers`, `xpnet.metrics`, `xpnet.gradcheck` (check the gradients of
-your own layer), `xpnet.estimator` (scikit-learn). From a shell: `python -m xpnet.train --help`.
+More: `xpnet.data`, `xpnet.initializers`, `xpnet.metrics`, `xpnet.gradcheck` (check the
+gradients of your own layer), `xpnet.estimator` (scikit-learn). From a shell:
+`python -m xpnet.train --help`.
 """
 
 from __future__ import annotations

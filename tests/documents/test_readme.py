@@ -55,6 +55,7 @@ IN_TEXT: dict[str, bool | str | tuple[str, str]] = {
     ),
     "nox -s docs": (".ci/run", "nox --no-venv -s docs"),
     "nox -s kernels": (".ci/run", "nox --no-venv -s parity kernels"),
+    "nox -s cupy": (".ci/run", "nox --no-venv -s cupy"),
     "nox -s bench": ("noxfile.py", 'session.run("python", "-m", "bench", *session.posargs)'),
     'pip install ".[cuda13]"': GPU,
     "python -m bench --device cuda": GPU,

@@ -447,9 +447,9 @@ def test_a_layer_that_does_not_fit_names_both_sizes() -> None:
 
 def test_the_bases_refuse_to_compute() -> None:
     layer = Layer()
-    with pytest.raises(TypeError, match="no forward"):
+    with pytest.raises(NotImplementedError, match="no forward"):
         layer.forward(np.ones((1, 1)), training=True)
-    with pytest.raises(TypeError, match="no backward"):
+    with pytest.raises(NotImplementedError, match="no backward"):
         layer.backward(np.ones((1, 1)))
 
 

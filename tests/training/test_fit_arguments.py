@@ -667,7 +667,7 @@ def test_others_take_an_argument_or_name_it(kind: str, tmp_path: Path) -> None:
     refused_or_right(lambda: xn.Progress(value), "stream")
     refused_or_right(lambda: ClipNorm(value), "clip_norm")
     refused_or_right(lambda: xn.Checkpoints(value), "folder")
-    refused_or_right(lambda: xn.Checkpoints(tmp_path, value), "checkpoint_every")
+    refused_or_right(lambda: xn.Checkpoints(tmp_path, value), "every must be")
     refused_or_right(lambda: xn.History(value), "records")
     refused_or_right(lambda: xn.History().column(value), "record")
     weights = "sample_weight", "torch.Tensor"
