@@ -114,6 +114,10 @@ def test_a_residual_block_is_frozen_both_ways() -> None:
     assert [p.requires_grad for p in module.parameters()] == [True, True, False, False]
     back = xn.from_torch(module)
     assert [layer.trainable for layer in back.layers] == [True, False]
+    part = xn.Sequential(xn.Linear(4, 5), xn.Residual(xn.Linear(5, 5), xn.Linear(5, 5)))
+    part.layers[1].layers[0].trainable = False  # type: ignore[attr-defined]
+    inner = xn.from_torch(xn.to_torch(part)).layers[1].layers  # type: ignore[attr-defined]
+    assert [layer.trainable for layer in inner] == [False, True]
     module[1][0].bias.requires_grad_(True)
     with pytest.raises(ConfigError, match=r"^module 1\.0 of .*Linear, has parameters that require"):
         xn.from_torch(module)

@@ -388,7 +388,7 @@ def test_how_often(text: Any, value: tuple[float, bool]) -> None:
     [0, -1, "often", "", "1.5", "1.5 epochs", "0 seconds", "inf seconds", "3 days", "seconds"],
 )
 def test_bad_checkpoint_every_is_named(bad: Any, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"checkpoint_every must be .*, found"):
+    with pytest.raises(ConfigError, match=r"^every must be .*, found"):
         Checkpoints(tmp_path, bad)
 
 

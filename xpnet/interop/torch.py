@@ -197,6 +197,8 @@ def _layers(torch: Any, sequential: Any, tensors: _Tensors, place: str, within: 
                 layer = layers.Residual(*inside)
             except XpnetError as error:
                 raise ConfigError(f"{where} cannot be had in xpnet: {error}") from None
+            if len(frozen_parameters(layer)) == len(layer.parameters()) > 0:
+                layer.trainable = False
         else:
             layer = _layer(torch.nn, where, module)
             tensors.add(where, position, _tensors(torch, where, module, layer))
