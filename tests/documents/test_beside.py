@@ -52,14 +52,14 @@ def test_where_it_says_that_xpnet_cannot_it_cannot() -> None:
     with pytest.raises(DataError, match=r"^train is sparse \(csr_matrix\), .*: .toarray\(\)$"):
         xn.fit(xn.Sequential(4, 4), (csr_matrix(x), labels), optimizer=xn.SGD(), epochs=1)
 
-    assert rows["several labels a sample"] == "`fit` yes, estimator no"
+    assert rows["several labels per sample"] == "`fit` yes, estimator no"
     both = np.eye(4) + np.eye(4)[::-1]
     loss = xn.SigmoidBinaryCrossEntropy()
     xn.fit(xn.Sequential(4, 4), (x, both), loss=loss, optimizer=xn.SGD(), epochs=1)
     with pytest.raises(ValueError, match="1d array"):
         XpnetClassifier().fit(x, both)
 
-    assert rows["half precision"].startswith("matrix products alone")
+    assert rows["half precision"].startswith("matrix products only")
     with pytest.raises(ConfigError, match="float32 or float64"):
         xn.Sequential(4, 4, dtype="float16")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, overload
 
 from xpnet.backend import Array, Backend, array_module
-from xpnet.errors import ConfigError, short_repr
+from xpnet.errors import ConfigError, ShapeError, short_repr
 from xpnet.layers.base import Layer, walk, walk_positions
 from xpnet.layers.short_notation import features_of_chain, is_list, layers_from
 from xpnet.network.architecture import described, layers_of
@@ -275,6 +275,11 @@ class Sequential(Predictions, NetworkAsLayer):
             return gradient
         if not self._has_forward:
             raise ConfigError("backward() needs forward(x, training=True) first")
+        if gradient.shape[1:] != (self.out_features,):
+            raise ShapeError(
+                f"dlogits must have the shape of the outputs, (N, {self.out_features}), found "
+                f"{tuple(gradient.shape)}: does the loss's backward() return another one?"
+            )
         first = self._own_store.first_trained
         for position in reversed(range(len(self._layers))):
             layer = self._layers[position]

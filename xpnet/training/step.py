@@ -11,7 +11,6 @@ import numpy
 from xpnet.accel import dispatch, small_gemm
 from xpnet.accel.recording import Replay
 from xpnet.backend import Array, array_module
-from xpnet.errors import ShapeError
 from xpnet.layers.base import Layer, walk
 from xpnet.losses import L2Penalty, Loss
 from xpnet.losses.base import with_inner
@@ -50,14 +49,7 @@ def train_step(
         with small_gemm.if_few(x, network.flat_parameters):
             logits = network.forward(x, training=True)
             value = loss.forward(logits, target, weights)
-            gradient = loss.backward()
-            if gradient.shape != logits.shape:
-                raise ShapeError(
-                    f"{type(loss).__name__}.backward() must return the gradient with respect to "
-                    f"the outputs, shape {logits.shape}, found shape {gradient.shape} for targets "
-                    f"of shape {target.shape}"
-                )
-            network.backward(gradient)
+            network.backward(loss.backward())
     if not is_own(type(loss)):
         value = network.backend.asarray(value, dtype=network.dtype)  # it may give a plain number
     if penalty is not None:
