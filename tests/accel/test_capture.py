@@ -7,29 +7,19 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import strict_cupy
 import strict_graphs
 from strict_graphs import graphs_on_the_double
-from test_cuda_graph import DOUBLE, trained
+from test_cuda_graph import trained
 
 from xpnet.accel import capture
 from xpnet.accel.cublas import Products
 from xpnet.accel.cuda_graph import _GraphStream
 from xpnet.backend import Backend
-
-
-@pytest.fixture
-def device(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    """CuPy with `--device cuda`, else the double with graphs."""
-    if request.config.getoption("--device") == "cuda":
-        yield Backend("cuda")
-        return
-    with graphs_on_the_double():
-        yield DOUBLE
 
 
 class Old:
@@ -70,7 +60,7 @@ def test_a_collection_within_a_capture_spoils_nothing(
     trained(device)
     assert made == [True, True], "a graph for each size of batch"
     assert capture._postponed == []
-    if device is DOUBLE:
+    if device.xp is strict_cupy.xp:
         assert "broken" not in strict_graphs.log
 
 

@@ -16,8 +16,7 @@ import cupy
 import numpy as np
 import pytest
 import strict_cupy
-from strict_graphs import graphs_on_the_double
-from test_cuda_graph import DOUBLE, plain
+from test_cuda_graph import plain
 
 import xpnet as xn
 from xpnet.accel.cublas import PRECISIONS, Products
@@ -31,16 +30,6 @@ from xpnet.training.update import Update
 
 WATCHED = (Sequential, xn.DeviceData, Update, Replay, Graphs, _GraphStream, Products, xn.TrainStep)
 DATA = np.linspace(0, 1, 48 * 12, dtype=np.float32).reshape(48, 12), np.arange(48) % 3
-
-
-@pytest.fixture
-def device(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    """CuPy with `--device cuda`, else the double with graphs."""
-    if request.config.getoption("--device") == "cuda":
-        yield Backend("cuda")
-        return
-    with graphs_on_the_double():
-        yield DOUBLE
 
 
 @pytest.fixture
@@ -175,7 +164,7 @@ def test_nothing_outlives_an_estimator(left: Any) -> None:
 
 def test_memory_of_the_device_is_what_it_was(device: Backend, left: Any) -> None:
     """In bytes: of CuPy's pool, and of the handles of cuBLAS."""
-    if device is DOUBLE:
+    if device.xp is strict_cupy.xp:
         from nvmath.bindings import cublas
 
         fit(device)

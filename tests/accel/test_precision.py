@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from strict_graphs import graphs_on_the_double
-from test_cuda_graph import DOUBLE
 from thread_settings import SETTINGS
 
 import xpnet as xn
@@ -31,16 +29,6 @@ FACTOR = {"float32": 0.0, "tf32": 2.0**-10, "bfloat16": 2.0**-7}
 """By how much a factor may be off: 10 or 7 bits after the point remain, rounded or cut off."""
 
 precisions = pytest.mark.parametrize("precision", PRECISIONS)
-
-
-@pytest.fixture
-def device(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    """CuPy with `--device cuda`, else the double with graphs."""
-    if request.config.getoption("--device") == "cuda":
-        yield Backend("cuda")
-        return
-    with graphs_on_the_double():
-        yield DOUBLE
 
 
 @pytest.fixture

@@ -141,10 +141,10 @@ def _as_arrays(operands: tuple[Any, ...], dtype: Any = None) -> tuple[Any, ...]:
 
 
 class _Snapshot:
-    """Which objects the attributes of all parts are, one level into dicts.
+    """The objects that are the attributes of all parts, and the entries of dicts among them.
 
-    Those attributes of `optimizer` are left out that reach a step by its scalars. Compared before
-    each step of a training loop of the user's own, so by functions in C.
+    Without those attributes of `optimizer` that reach a step by its scalars. They are compared
+    before each call of a `TrainStep`, so with functions that are written in C.
     """
 
     def __init__(self, parts: Iterable[Any], optimizer: object) -> None:
@@ -191,8 +191,7 @@ class _Step:
 
 
 class Replay:
-    """Runs steps: for each batch size, the first normally, the second recorded, later ones
-    replayed.
+    """Runs steps: the first of each batch size as written, the second recorded, others replayed.
 
     `parts()`: the objects that take part in a step (network, layers, loss, ...); once one of them
     is not `is_replayable`, every step runs as written. `watched`: other code may run between two

@@ -76,8 +76,8 @@ class Sigmoid(Layer):
     """Logistic function: `y = σ(x) = 1 / (1 + exp(−x))`.
 
     Written as `exp(min(x, 0)) / (1 + exp(−|x|))`, which has the same value and cannot overflow: for
-    `x < 0` numerator and denominator are multiplied by `exp(x)`. From `σ′ = exp(−x) / (1 +
-    exp(−x))² = σ (1 − σ)`: `dx = dy · y · (1 − y)`.
+    `x < 0` numerator and denominator are multiplied by `exp(x)`. From
+    `σ′ = exp(−x) / (1 + exp(−x))² = σ (1 − σ)`: `dx = dy · y · (1 − y)`.
     """
 
     def forward(self, x: Array, *, training: bool) -> Array:
@@ -295,9 +295,9 @@ def softmax(xp: Any, x: Array, *, axis: int, shifted: Array, total: Array, out: 
     """Stable softmax along `axis`; returns `out`.
 
     `exp(x_j) / Σ exp(x_k)` does not change when a constant is added to all `x`; after subtracting
-    the maximum, the largest exponential is 1, so nothing overflows. On return `shifted = x − max
-    x`, `total = Σ exp(shifted)` (with `axis` kept, length 1) and `out = exp(shifted) / total`;
-    `out` may be `shifted`, which is then overwritten.
+    the maximum, the largest exponential is 1, so nothing overflows. On return
+    `shifted = x − max x`, `total = Σ exp(shifted)` (with `axis` kept, length 1) and
+    `out = exp(shifted) / total`; `out` may be `shifted`, which is then overwritten.
     """
     shift(xp, x, axis=axis, shifted=shifted, largest=total)
     xp.exp(shifted, out=out)

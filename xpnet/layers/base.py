@@ -51,9 +51,9 @@ class Layer:
     first batch and overwritten by the next one: copy it to keep it. In a training step every result
     is written into such a buffer by an `xp` call with `out=`, so a step does not allocate memory.
     `Sequential.forward(..., training=False)` returns a new array. A layer of your own that follows
-    this rule, and whose step does not change Python state, may set `replayable: ClassVar[bool] =
-    True` in its class: `fit()` then records and replays it. If it does not follow the rule, the
-    replay gives wrong results without an error.
+    this rule, and whose step does not change Python state, may set
+    `replayable: ClassVar[bool] = True` in its class: `fit()` then records and replays it. If it
+    does not follow the rule, the replay gives wrong results without an error.
 
     **Threads.** A prediction runs on copies of the layers, one set for each thread, which share
     parameters and hyperparameters with the layers and have a `workspace` of their own. So take
@@ -70,8 +70,8 @@ class Layer:
     `attribute.name`. Their random numbers depend on their position in it.
 
     **Files.** `get_config()` returns the constructor arguments: the fields of a dataclass, or the
-    parameters of `__init__`, each stored as an attribute of the same name. `xpnet.load(path,
-    custom_objects={"Scale": Scale})` creates your own layers from it.
+    parameters of `__init__`, each stored as an attribute of the same name.
+    `xpnet.load(path, custom_objects={"Scale": Scale})` creates your own layers from it.
     """
 
     batch_dependent: ClassVar[bool] = False

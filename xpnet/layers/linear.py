@@ -21,9 +21,9 @@ class Linear(Layer):
     """Affine map `Y = X Wᵀ + 1 bᵀ`, with `W: (out, in)` and `b: (out,)`.
 
     In components `y_nj = Σ_i x_ni w_ji + b_j`. The loss depends on `w_ji` through `y_nj` of every
-    sample, so `∂L/∂w_ji = Σ_n dy_nj x_ni`, that is `dW = dYᵀ X`, or `dWᵀ = Xᵀ dY`; likewise `db =
-    1ᵀ dY`, and `dx_ni = Σ_j dy_nj w_ji`, that is `dX = dY W`. If `dY` is the gradient of the mean
-    loss, it already contains the factor `1/N`. Rumelhart, Hinton, Williams, "Learning
+    sample, so `∂L/∂w_ji = Σ_n dy_nj x_ni`, that is `dW = dYᵀ X`, or `dWᵀ = Xᵀ dY`; likewise
+    `db = 1ᵀ dY`, and `dx_ni = Σ_j dy_nj w_ji`, that is `dX = dY W`. If `dY` is the gradient of the
+    mean loss, it already contains the factor `1/N`. Rumelhart, Hinton, Williams, "Learning
     representations by back-propagating errors", Nature 1986.
 
     Raises `ConfigError` for sizes below 1.

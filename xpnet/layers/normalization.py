@@ -45,16 +45,17 @@ class BatchNorm(_Normalising):
     """Normalises each feature over the batch: `y = γ x̂ + β`, `x̂ = (x − μ) / √(σ² + ε)`.
 
     In training `μ_j`, `σ²_j` are the mean and the (biased) variance of feature `j` over the `N`
-    rows; the running statistics used in prediction are updated by `running ← (1 − momentum) ·
-    running + momentum · batch`, where the batch variance is the unbiased one (factor `N / (N −
-    1)`), as in PyTorch. Ioffe, Szegedy, "Batch normalization", ICML 2015, algorithm 1.
+    rows; the running statistics used in prediction are updated by
+    `running ← (1 − momentum) · running + momentum · batch`, where the batch variance is the
+    unbiased one (factor `N / (N − 1)`), as in PyTorch. Ioffe, Szegedy, "Batch normalization", ICML
+    2015, algorithm 1.
 
     Gradient, per feature, with `s = 1 / √(σ² + ε)` and `g = dy · γ`:
     `dγ = Σ_n dy_n x̂_n`, `dβ = Σ_n dy_n`. `x̂_n` depends on `x_m` directly (`s [n = m]`), through
     `μ` (`−s / N`) and through `σ²` (`−s x̂_n x̂_m / N`, as `∂σ²/∂x_m = 2 (x_m − μ) / N`). Summing
     over `n`: `dx_m = s (g_m − mean(g) − x̂_m mean(g x̂))`, the means over the batch. As
-    `mean(g) = γ dβ / N` and `mean(g x̂) = γ dγ / N`, γ can be factored out: `dx = γ s (dy − dβ / N
-    − x̂ dγ / N)`.
+    `mean(g) = γ dβ / N` and `mean(g x̂) = γ dγ / N`, γ can be factored out:
+    `dx = γ s (dy − dβ / N − x̂ dγ / N)`.
 
     **Frozen** (`trainable = False`), it uses the running statistics in training too and does not
     update them: `μ` and `s` are constants, and `dx = γ s dy`.

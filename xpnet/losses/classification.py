@@ -36,14 +36,14 @@ class SoftmaxCrossEntropy(Loss):
 
     Gradient: `∂/∂z_j log Σ_k exp(z_k) = exp(z_j) / Σ_k exp(z_k) = p_j` and `∂z_y/∂z_j = [j = y]`,
     so `∂ℓ/∂z = p − onehot(y)`, and of the mean `(p − onehot(y)) / N`, or
-    `w (p − onehot(y)) / Σw` with weights. Example: `z = (0, log 3)`, `y = 0` gives `p = (¼, ¾)`, `ℓ
-    = log 4 ≈ 1.386`, gradient `(−¾, ¾)`.
+    `w (p − onehot(y)) / Σw` with weights. Example: `z = (0, log 3)`, `y = 0` gives `p = (¼, ¾)`,
+    `ℓ = log 4 ≈ 1.386`, gradient `(−¾, ¾)`.
 
     With `label_smoothing = ε` the target is `q = (1 − ε) onehot(y) + ε / C` instead of `onehot(y)`
-    (Szegedy et al., "Rethinking the Inception architecture", CVPR 2016, section 7): `ℓ = −Σ_k q_k
-    log p_k = log Σ exp(s) − Σ_k q_k s_k`, as `Σ q = 1`, so `∂ℓ/∂z = p − q`. It is used only in
-    training; `for_evaluation()` returns the loss without it. In the example above, `ε = 0.1` gives
-    `q = (0.95, 0.05)`, gradient `(−0.7, 0.7)`.
+    (Szegedy et al., "Rethinking the Inception architecture", CVPR 2016, section 7):
+    `ℓ = −Σ_k q_k log p_k = log Σ exp(s) − Σ_k q_k s_k`, as `Σ q = 1`, so `∂ℓ/∂z = p − q`. It is
+    used only in training; `for_evaluation()` returns the loss without it. In the example above,
+    `ε = 0.1` gives `q = (0.95, 0.05)`, gradient `(−0.7, 0.7)`.
 
     Bridle, "Probabilistic interpretation of feedforward classification network outputs", 1990.
     Raises `ShapeError` for logits or labels of another shape, `ConfigError` for a
@@ -152,13 +152,13 @@ class SigmoidBinaryCrossEntropy(Loss):
     `logits`, `target`: `(N, K)` or `(N,)` float; `weights: (N,)` or None. The mean is over samples
     and over the `K` outputs.
 
-    With `p = σ(z)`: `ℓ = −t log p − (1 − t) log(1 − p)`. Substituting `log σ(z) = −log(1 +
-    exp(−z))` and `log(1 − σ(z)) = −z − log(1 + exp(−z))` gives `z − z t + log(1 + exp(−z))`; taking
-    `max(z, 0)` out of the logarithm, `ℓ = max(z, 0) − z t + log(1 + exp(−|z|))`, which cannot
-    overflow.
+    With `p = σ(z)`: `ℓ = −t log p − (1 − t) log(1 − p)`. Substituting
+    `log σ(z) = −log(1 + exp(−z))` and `log(1 − σ(z)) = −z − log(1 + exp(−z))` gives
+    `z − z t + log(1 + exp(−z))`; taking `max(z, 0)` out of the logarithm,
+    `ℓ = max(z, 0) − z t + log(1 + exp(−|z|))`, which cannot overflow.
 
-    Gradient: `∂ℓ/∂z = 1 − t − exp(−z)/(1 + exp(−z)) = σ(z) − t`. Example: `z = 0`, `t = 1` gives `ℓ
-    = log 2`, gradient `−½`.
+    Gradient: `∂ℓ/∂z = 1 − t − exp(−z)/(1 + exp(−z)) = σ(z) − t`. Example: `z = 0`, `t = 1` gives
+    `ℓ = log 2`, gradient `−½`.
 
     Raises `ShapeError` when logits and target differ in shape.
     """

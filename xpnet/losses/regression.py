@@ -23,8 +23,8 @@ class MeanSquaredError(Loss):
     `∂ℓ_n/∂z_nk = 2 (z_nk − t_nk) / K`, and of the mean `2 (z − t) / (N K)`. Example with two
     samples and one output: `z = (1, 3)`, `t = (0, 1)` gives 2.5, gradient `(1, 2)`.
 
-    Raises `ShapeError` when outputs and target differ in shape (NumPy would silently broadcast `(N,
-    1)` and `(N,)` to `(N, N)`).
+    Raises `ShapeError` when outputs and target differ in shape (NumPy would silently broadcast
+    `(N, 1)` and `(N,)` to `(N, N)`).
     """
 
     prediction: ClassVar[str | None] = "values"

@@ -74,7 +74,7 @@ class Store:
         for position, layer in enumerate(layers):
             own = {f"{position}.{n}": p for n, p in layer._parameter_specs().items()}
             wanted |= own
-            frozen |= {n: own[n] for n in own if n.partition(".")[2] in frozen_parameters(layer)}
+            frozen |= {n: own[n] for n in (f"{position}.{n}" for n in frozen_parameters(layer))}
             statistics |= {f"{position}.{n}": p for n, p in layer._buffer_specs().items()}
             if not layer.is_bound:
                 carried = layer._arrays()

@@ -20,9 +20,9 @@ class Adam(Optimizer):
     a moving average that starts at 0 sum to `1 − βᵗ`. Kingma, Ba, "Adam", ICLR 2015, algorithm 1.
 
     The state holds the moments without their factors, `M = m / (1 − β₁)` and `V = v / (1 − β₂)`,
-    which saves two passes over memory: `M ← β₁ M + g`, `V ← β₂ V + g²`. With `c = √((1 − β₂ᵗ) / (1
-    − β₂))`, `√v̂ = √V / c`, so `w ← w − a M / (√V + ε c)`, `a = rate · c (1 − β₁) / (1 − β₁ᵗ)`; `a`
-    and `ε c` are the step's scalars.
+    which saves two passes over memory: `M ← β₁ M + g`, `V ← β₂ V + g²`. With
+    `c = √((1 − β₂ᵗ) / (1 − β₂))`, `√v̂ = √V / c`, so `w ← w − a M / (√V + ε c)`,
+    `a = rate · c (1 − β₁) / (1 − β₁ᵗ)`; `a` and `ε c` are the step's scalars.
     """
 
     state_names = ("first", "second")
@@ -58,9 +58,9 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay, by default `weight_decay = 0.01`. `w ← w − rate ·
-    weight_decay · w` (weight matrices only, in `Optimizer.step`), then Adam's update.
+    """Adam with decoupled weight decay, by default `weight_decay = 0.01`.
 
+    `w ← w − rate · weight_decay · w` for weight matrices (in `Optimizer.step`), then Adam's update.
     Loshchilov, Hutter, "Decoupled weight decay regularization", ICLR 2019, algorithm 2.
     """
 

@@ -252,7 +252,7 @@ def training_fingerprint(
     held_out: DeviceData | None,
     loss: Loss,
     callbacks: Sequence[Callback],
-    trainer: dict[str, Any] | None,
+    trainer: tuple[str, dict[str, Any]] | None,
     **settings: object,
 ) -> dict[str, str]:
     """Everything that determines the result of a training, as text; equal for equal trainings.
@@ -279,7 +279,7 @@ def training_fingerprint(
         "epochs": str(run.epochs),
         **{name: str(value) for name, value in settings.items()},
         "callbacks": ", ".join(name for name, _ in _named(callbacks)) or "none",
-        **({} if trainer is None else {"trainer": _text(trainer.pop("type"), trainer)}),
+        **({} if trainer is None else {"trainer": _text(*trainer)}),
     }
 
 

@@ -20,7 +20,7 @@ from xpnet.optimizers.clipping import ClipNorm
 from xpnet.training import microbatch, options
 from xpnet.training.fit_data import fitted, on_device, require_targets, set_prediction
 from xpnet.utils.arguments import instance
-from xpnet.utils.exclusive import ExclusiveUse, require_free
+from xpnet.utils.exclusive import ExclusiveUse
 from xpnet.utils.inputs import check_finite, is_finite
 from xpnet.utils.introspection import is_own
 
@@ -63,7 +63,7 @@ def train_step(
 
 
 MOST_SIZES = 16
-"""Of how many sizes of batches a `TrainStep` keeps the recorded steps: the last ones."""
+"""The number of batch sizes for which a `TrainStep` keeps recorded steps: the newest ones."""
 
 
 class TrainStep:
@@ -83,9 +83,9 @@ class TrainStep:
     recorded again. On the CPU it uses numba kernels from the first call on where numba is
     installed; the first call then takes about a second longer.
 
-    What is changed is an attribute to which something else is assigned, or an entry of a dict that
-    is an attribute; a change within a list, or of an array that a layer reads as a number, is not
-    seen. One training at a time may use a network, a loss or an optimizer.
+    A change is noticed if an attribute is assigned, or an entry of a dict that is an attribute. It
+    is not noticed inside a list, or in an array that a layer reads as a number. Only one training
+    at a time may use a network, a loss or an optimizer.
 
     Raises `ConfigError` where `fit()` would, and `ShapeError` and `DataError` for a batch that
     does not fit the network or the loss. Values on a GPU are not checked.
@@ -133,7 +133,6 @@ class TrainStep:
         """Train on one batch; returns its mean loss, `()`."""
         network, optimizer = self.network, self.optimizer
         backend = network.backend
-        require_free(network, "no step can be made")
         with (
             ExclusiveUse() as use,
             backend.current(),

@@ -126,14 +126,13 @@ class Trainer:
             )
         return numbers[0], numbers[1]
 
-    def _described(self) -> dict[str, Any] | None:
-        """What a checkpoint knows of a subclass: its name, and the attributes that it adds."""
+    def _described(self) -> tuple[str, dict[str, Any]] | None:
+        """For checkpoints: the name of a subclass and the attributes that it adds."""
         kind = type(self)
         if kind is Trainer:
             return None
         known = parameters_of(Trainer).keys() | {"clip", "penalty"}
-        own = {name: value for name, value in vars(self).items() if name not in known}
-        return {"type": kind.__name__} | own
+        return kind.__name__, {n: value for n, value in vars(self).items() if n not in known}
 
     def fit(
         self,

@@ -52,7 +52,9 @@ class ExclusiveUse:
 def require_free(thing: object, what: str) -> None:
     """Raise `ConfigError` while a training uses `thing`; `what` is what it prevents."""
     if (os.getpid(), id(thing)) in _in_use:
-        raise ConfigError(f"{what} while fit() trains the network: do it before or after")
+        raise ConfigError(
+            f"{what} while fit() or a TrainStep trains the network: do it before or after"
+        )
 
 
 def with_own_buffers(thing: T) -> T:

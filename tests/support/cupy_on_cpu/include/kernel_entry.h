@@ -1,14 +1,7 @@
 // How cuLaunchKernel calls a kernel: an address for each argument, the types from the kernel.
 #pragma once
 
-// sources/internal.h has the same.
-struct KernelEntry {
-  void (*call)(void**);
-  const char* name;
-  int count;
-  const size_t* sizes;
-  const bool* holds_pointer;
-};
+#include "kernel_entry_type.h"
 
 // CuPy passes an array as a pointer, or as a CArray, which begins with one.
 template <class T> struct pretended_pointer : std::is_pointer<T> {};

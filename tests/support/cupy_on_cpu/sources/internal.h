@@ -1,5 +1,6 @@
 // What the files of libcuda.so.1 share beside pretended_device.h.
 #pragma once
+#include "../include/kernel_entry_type.h"
 #include "pretended_device.h"
 #include <cuda.h>
 #include <cuda_runtime_api.h>
@@ -79,15 +80,6 @@ void run_guarded(const Operation& operation, const std::string& name);
 
 struct Size3 {
   unsigned x, y, z;
-};
-
-// What a compiled kernel exports; include/cuda_as_cpp.h has the same.
-struct KernelEntry {
-  void (*call)(void**);
-  const char* name;
-  int count;
-  const size_t* sizes;
-  const bool* holds_pointer;
 };
 
 void run_kernel(const KernelEntry* entry, Size3 grid, Size3 block, size_t shared, void** values);
