@@ -21,9 +21,18 @@ PARITY += ["training/test_checkpoints", "backend/test_backend"]
 OF_KERNELS = ["accel/test_cuda_kernels", "accel/test_cuda_graph", "accel/test_cublas"]
 OF_KERNELS += ["backend/test_second_device"]
 
-# On the pretended device, in less than 10 minutes; how many tests must execute on it.
-ON_CUPY = [*PARITY, *OF_KERNELS]
-LEAST_ON_CUPY = {"part": 800, "all": 900}
+# What else is written for CuPy itself.
+ON_CUPY = ["accel/test_on_device", "accel/test_capture", "accel/test_cub_capture"]
+ON_CUPY += ["accel/test_lifetimes", "accel/test_precision", "accel/test_missing_library"]
+ON_CUPY += ["backend/test_double_and_cupy", "training/test_targets"]
+
+# How many tests must execute on the pretended device.
+LEAST_ON_CUPY = {"parity": 700, "kernels": 140, "all": 900}
+
+# Modes of the pretended device in which the parity suite holds: see its README.
+ALL_AT_ONCE = "ASYNC=2 ORDER=1 SUM=2 ULP=2 MEMORY=1073741824 WITHOUT=curand"
+MODES = ["ASYNC=1 SUM=1", "ASYNC=2 SUM=3", "ORDER=1 SUM=2", "POOL=0 ULP=2"]
+MODES += ["MEMORY=1073741824", "WITHOUT=curand", ALL_AT_ONCE]
 
 # The modules that users import, also to write their own layer, loss or callback.
 MODULES = ["data", "estimator", "gradcheck", "initializers", "metrics", "schedules"]
@@ -100,8 +109,9 @@ def kernels(session: nox.Session) -> None:
 def cupy(session: nox.Session) -> None:
     """The stock CuPy wheel on a CPU, on a pretended CUDA device; needs no GPU.
 
-    `nox -s cupy -- --all` runs the whole suite on it; without `--all` it is the tests that use
-    CuPy in the parity suite and of the kernels.
+    The tests of the kernels, and the parity suite with all modes of the pretended device at once.
+    `nox -s cupy -- --modes` runs the parity suite in one mode after the other, `-- --all` the whole
+    suite without any.
     """
     found = f"{platform.system()} {platform.machine()}"
     if found != "Linux x86_64":
@@ -109,14 +119,30 @@ def cupy(session: nox.Session) -> None:
     install(session, "test,cupy-on-cpu")
     on_device = ["python", "tests/support/cupy_on_cpu", "python", "-m", "pytest"]
     on_device += ["-p", "cupy_on_cpu.pytest_plugin", "--device", "cuda"]
-    others = [argument for argument in session.posargs if argument != "--all"]
-    if "--all" in session.posargs:
-        chosen = ["tests", "--at-least", str(LEAST_ON_CUPY["all"])]
-    else:
-        chosen = [f"tests/{name}.py" for name in ON_CUPY]
-        chosen += ["--only-cupy", "--at-least", str(LEAST_ON_CUPY["part"])]
+    others = [argument for argument in session.posargs if argument not in ("--all", "--modes")]
     own = "tests/support/cupy_on_cpu/check_pretended_device.py"
-    session.run(*on_device, *chosen, own, *others)
+
+    def run(part: str, files: list[str], mode: str = "", *only: str) -> None:
+        settings = dict(setting.split("=") for setting in mode.split())
+        variables = {f"PRETENDED_DEVICE_{name}": value for name, value in settings.items()}
+        least = ["--at-least", str(LEAST_ON_CUPY[part])]
+        session.run(*on_device, *files, *only, *least, *others, env=variables)
+
+    if "--all" in session.posargs:
+        run("all", ["tests", own])
+        return
+    parity = [f"tests/{name}.py" for name in PARITY]
+    if "--modes" in session.posargs:
+        for mode in MODES:
+            run("parity", parity, mode, "--only-cupy")
+        return
+    run(
+        "kernels",
+        [*(f"tests/{name}.py" for name in [*OF_KERNELS, *ON_CUPY]), own],
+        "",
+        "--only-cupy",
+    )
+    run("parity", parity, ALL_AT_ONCE, "--only-cupy")
 
 
 @nox.session

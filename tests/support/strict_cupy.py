@@ -496,7 +496,18 @@ def _take(a: Any, indices: Any, axis: int | None = None) -> Any:
     return numpy.take(a, indices, axis, mode="wrap")
 
 
+def _argmax(a: Any, axis: int | None = None, keepdims: bool = False) -> Any:
+    """CuPy gives any of several NaN: here, the last one, where NumPy gives the first."""
+    a = numpy.asarray(a)
+    found = numpy.argmax(a, axis, keepdims=keepdims)
+    is_nan = numpy.isnan(a) if a.dtype.kind == "f" else numpy.zeros(a.shape, bool)
+    last = (a.size if axis is None else a.shape[axis]) - 1
+    from_the_end = numpy.argmax(numpy.flip(is_nan, axis), axis, keepdims=keepdims)
+    return numpy.where(is_nan.any(axis, keepdims=keepdims), last - from_the_end, found)
+
+
 _SPECIAL: dict[str, Callable[..., Any]] = {
+    "argmax": _argmax,
     "empty": _empty,
     "empty_like": _empty_like,
     "take": _take,

@@ -46,7 +46,7 @@ def uses_cupy(item: pytest.Item) -> bool:
         return parameters["backend"] == "cupy"
     names = getattr(item, "fixturenames", ())
     asks = "request" in names and '"--device"' in inspect.getsource(item.function)
-    return asks or "gpu" in names or "pretended_device" in item.path.stem
+    return asks or not {"gpu", "device"}.isdisjoint(names) or "pretended" in item.path.stem
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
