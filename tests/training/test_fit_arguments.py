@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import io
 import math
 import threading
@@ -447,7 +448,9 @@ def in_threads(*calls: Callable[[], Any]) -> list[Any]:
         except BaseException as error:
             results[number] = error
 
-    threads = [threading.Thread(target=run, args=(n,)) for n in range(len(calls))]
+    # In the test's own context: a new thread has the defaults, so kernels where the test has none.
+    contexts = [contextvars.copy_context() for _ in calls]
+    threads = [threading.Thread(target=c.run, args=(run, n)) for n, c in enumerate(contexts)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -74,7 +74,11 @@ def _too_large(
 
 
 def _fitting(network: Sequential, loss: Loss, data: DeviceData) -> int:
-    """About how many samples a batch can have, by what is free beside data and network."""
+    """About how many samples a batch can have, by what is free beside data and network.
+
+    CuPy's memory pool keeps the blocks of a failed attempt, and does not free one that is used in
+    part. So in the same process fewer may fit, unless `free_all_blocks()` of the pool comes first.
+    """
     xp = network.backend.xp
     pool = xp.get_default_memory_pool()
     free = xp.cuda.runtime.memGetInfo()[0] + pool.total_bytes() - pool.used_bytes()
