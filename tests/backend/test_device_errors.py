@@ -297,13 +297,13 @@ def test_the_advised_batch_is_trained_with_graphs(
     rows = 30_000
     # The handle of the graphs has a workspace, and so has the one of a precision.
     workspaces = (1 if precision == "float32" else 2) * cublas.workspace_bytes(backend.xp)
-    room = (limit - workspaces) // per_sample
+    most = (limit - workspaces) // per_sample
     try:
         with pytest.raises(OutOfDeviceMemory) as caught:
             train(backend, rows, rows)
         batch_size = advised(caught.value)
         del caught
-        assert room / 2 <= batch_size <= room < rows
+        assert most / 2 <= batch_size <= most < rows
         # As in a new process: blocks of the failed attempt that are used in part cannot be freed.
         pool.free_all_blocks()
         launched.clear()
