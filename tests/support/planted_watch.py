@@ -2,8 +2,8 @@
 
 Its settings are the JSON in the environment variable `PLANTED_WATCH`: `detectors`, `red` (tests
 that fail without any planted bug), `ends` (whether a detector ends with its first failure) and
-`verdict`, the file that gets the failed tests of each detector. Beside it `running` has the name of
-the test that runs, for a bug that ends the process.
+`verdict`, the file that gets the failed tests of each detector. Beside it `running` has detector
+and name of the test that runs, for a bug that ends the process.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_logstart(nodeid: str) -> None:
-    Path(_settings["verdict"]).with_name("running").write_text(nodeid, encoding="utf-8")
+    text = f"{_detectors[nodeid]}\n{nodeid}"
+    Path(_settings["verdict"]).with_name("running").write_text(text, encoding="utf-8")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from planted_watch import DETECTORS, DEVICE, DOUBLE, NUMPY
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE, RESULTS = ROOT / "tests" / "PLANTED.md", ROOT / "tests" / "PLANTED.json"
-SECONDS = 300
+SECONDS = 900
 ENOUGH = 36
 NOT_TRIED = "not tried"
 
@@ -89,13 +90,22 @@ def on_pretended_device(command: list[str], mode: str) -> tuple[list[str], dict[
 
 
 def run_tests(
-    folder: Path, files: tuple[str, ...], mode: str | None, red: list[str], *, ends: bool
+    folder: Path,
+    files: tuple[str, ...],
+    mode: str | None,
+    red: list[str],
+    *,
+    ends: bool,
+    detectors: Sequence[str] = (DEVICE,),
 ) -> dict[str, list[str]]:
-    """The failed tests of each detector, in `folder`; `mode`: of the pretended device, or None."""
-    detectors = [NUMPY, DOUBLE] if mode is None else [DEVICE]
+    """The failed tests of each detector, in `folder`; `mode`: of the pretended device, or None.
+
+    A test that ends the process, or does not end, is a failed one of its detector; those of the
+    other detectors have not run then.
+    """
     verdict = folder / "verdict.json"
     verdict.write_text("{}", encoding="utf-8")
-    watch = {"detectors": detectors, "red": red, "ends": ends, "verdict": str(verdict)}
+    watch = {"detectors": list(detectors), "red": red, "ends": ends, "verdict": str(verdict)}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "planted_watch", "-p", "no:randomly"]
     command += ["-p", "no:cacheprovider", "--hypothesis-seed=0"]
     command += ["--device", "kernels" if mode is None else "cuda"]
@@ -121,17 +131,24 @@ def run_tests(
         except subprocess.TimeoutExpired:
             os.killpg(started.pid, signal.SIGKILL)
             started.wait()
-            return {one: [f"no end in {SECONDS} s"] for one in detectors} | _read(verdict)
+            return _with_running(folder, detectors, f"which does not end in {SECONDS} s")
         except BaseException:
             os.killpg(started.pid, signal.SIGKILL)
             raise
-    failed = _read(verdict)
-    if status not in (0, 1, 5) and not failed:
-        # A process that the bug ends, such as by a segmentation fault, or tests that do not begin.
-        running = folder / "running"
-        where = running.read_text(encoding="utf-8") if running.exists() else "before any test"
-        return {one: [f"{where}, where the process ends with {status}"] for one in detectors}
-    return failed
+    if status in (0, 1, 5):
+        return _read(verdict)
+    # A process that the bug ends, such as by a segmentation fault, or tests that do not begin.
+    return _with_running(folder, detectors, f"where the process ends with {status}")
+
+
+def _with_running(folder: Path, detectors: Sequence[str], what: str) -> dict[str, list[str]]:
+    """The failed tests, and the one that runs; without one, all detectors fail to begin."""
+    running = folder / "running"
+    if not running.exists():
+        return {one: [f"before any test, {what}"] for one in detectors}
+    detector, test = running.read_text(encoding="utf-8").splitlines()
+    failed = _read(folder / "verdict.json")
+    return {detector: [f"{test}, {what}"]} | failed
 
 
 def _read(path: Path) -> dict[str, list[str]]:
@@ -188,9 +205,17 @@ def on_device(bug: PlantedBug, kept: dict[str, Any]) -> dict[str, str]:
 def without_device(bug: PlantedBug, kept: dict[str, Any]) -> dict[str, str]:
     """By which tests NumPy and the double notice `bug`."""
     files = tuple(dict.fromkeys([*TESTS[bug.file], *ALWAYS]))
+    found: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as name:
-        failed = run_tests(with_bug(bug, Path(name)), files, None, [], ends=True)
-    return {detector: tests[0] for detector, tests in failed.items()}
+        folder = with_bug(bug, Path(name))
+        while others := [one for one in (NUMPY, DOUBLE) if one not in found]:
+            (folder / "running").unlink(missing_ok=True)
+            failed = run_tests(folder, files, None, [], ends=True, detectors=others)
+            found |= {detector: tests[0] for detector, tests in failed.items()}
+            # Only a test that ended the process has kept the others from running.
+            if not any(", wh" in test for test in found.values()) or not failed:
+                break
+    return found
 
 
 def table(kept: dict[str, Any]) -> str:
