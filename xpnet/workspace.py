@@ -17,12 +17,13 @@ class Workspace:
     """
 
     def __init__(self) -> None:
-        self._memory: dict[tuple[Any, str], Array] = {}
-        self._views: dict[tuple[Any, str], Array] = {}
+        # By the hash of the array module: a substitute of it must not be kept alive here.
+        self._memory: dict[tuple[int, str], Array] = {}
+        self._views: dict[tuple[int, str], Array] = {}
 
     def array(self, xp: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """The contiguous array called `name`; its content is undefined."""
-        key = (xp, name)
+        key = (hash(xp), name)
         view = self._views.get(key)
         if view is not None and view.shape == shape and view.dtype == dtype:
             return view
@@ -34,23 +35,23 @@ class Workspace:
 
     def zeros(self, xp: Any, shape: tuple[int, ...], dtype: Any) -> Array:
         """Zeros to compare with: for NumPy, `maximum` of two arrays is faster than of a number."""
-        size, memory = math.prod(shape), self._memory.get((xp, "zeros"))
+        size, memory = math.prod(shape), self._memory.get((hash(xp), "zeros"))
         if memory is None or memory.dtype != dtype or len(memory) < size:
-            memory = self._memory[xp, "zeros"] = zeros(xp, size, dtype)
+            memory = self._memory[hash(xp), "zeros"] = zeros(xp, size, dtype)
         return memory[:size].reshape(shape)
 
     def ones(self, xp: Any, size: int, dtype: Any) -> Array:
         """A vector of `size` ones: `ones @ a` sums the rows of `a` as one GEMV."""
-        memory = self._memory.get((xp, "ones"))
+        memory = self._memory.get((hash(xp), "ones"))
         if memory is None or memory.dtype != dtype or len(memory) < size:
-            memory = self._memory[xp, "ones"] = xp.ones(size, dtype=dtype)
+            memory = self._memory[hash(xp), "ones"] = xp.ones(size, dtype=dtype)
         return memory[:size]
 
     def numbers(self, xp: Any, size: int, dtype: Any) -> Array:
         """The vector `0, 1, …, size − 1`."""
-        memory = self._memory.get((xp, "numbers"))
+        memory = self._memory.get((hash(xp), "numbers"))
         if memory is None or memory.dtype != dtype or len(memory) < size:
-            memory = self._memory[xp, "numbers"] = xp.arange(size, dtype=dtype)
+            memory = self._memory[hash(xp), "numbers"] = xp.arange(size, dtype=dtype)
         return memory[:size]
 
     def classes(self, xp: Any, count: int, labels: Array) -> Array:

@@ -29,9 +29,11 @@ from thread_settings import SETTINGS
 import xpnet as xn
 from xpnet import config
 from xpnet.accel import cublas
-from xpnet.accel.cublas import PRECISIONS, Products, Reduced
+from xpnet.accel.cublas import PRECISIONS, Products
+from xpnet.accel.program import Operations
 from xpnet.accel.recording import record
 from xpnet.backend import Backend, array_module
+from xpnet.backend.context import current
 from xpnet.cli import train
 from xpnet.errors import BackendUnavailable, CheckpointError, ConfigError
 from xpnet.network import Sequential
@@ -81,7 +83,7 @@ def test_a_step_call_by_call_asks_for_the_same(precision: str) -> None:
 def test_float32_outside_of_a_graph_is_cupy_itself() -> None:
     with graphs_on_the_double() as pretended:
         call_by_call()
-        assert cublas.chosen("float32", DOUBLE, "float32") is strict_cupy.xp
+        assert cublas.chosen("float32", DOUBLE, "float32") is None
         assert pretended.computed == {}
         assert pretended.handles == {}
 
@@ -90,10 +92,12 @@ def test_float32_outside_of_a_graph_is_cupy_itself() -> None:
 def test_all_of_fit_and_nothing_after_it(precision: str) -> None:
     """Validation within a training is computed as the training is; what is asked later is not."""
     seen: list[Any] = []
+    precisions: set[str] = set()
 
     class Look(xn.Callback):
         def on_step_end(self, run: Any) -> None:
             seen.append(array_module(run.network.flat_parameters))
+            precisions.add(current().precision)
 
     with graphs_on_the_double() as pretended:
         x = DOUBLE.asarray(np.ones((4, 12), np.float32))
@@ -108,8 +112,9 @@ def test_all_of_fit_and_nothing_after_it(precision: str) -> None:
             precision=precision,
             callbacks=[Look()],
         )
-        assert {type(module) for module in seen} == {Reduced}
-        assert {cublas.precision_of(module) for module in seen} == {precision}
+        assert {type(module) for module in seen} == {Operations}
+        assert precisions == {precision}
+        assert current().precision == "float32"
         before = pretended.computed.copy()
         network.predict(x)
         xn.evaluate(network, data)
@@ -135,41 +140,41 @@ def test_a_training_with_another_precision_finds_the_same_buffers() -> None:
 def test_products_that_a_precision_is_not_about(precision: str) -> None:
     xp = strict_cupy.xp
     with graphs_on_the_double() as pretended:
-        made = cublas.chosen(precision, DOUBLE, "float32")
+        products = cublas.chosen(precision, DOUBLE, "float32")
         matrix = xp.asarray(np.arange(12, dtype=np.float32).reshape(3, 4))
         wide, stack = matrix.astype("float64"), matrix.reshape(1, 3, 4)
-        for a, b in ((matrix, matrix[0]), (matrix[:, 0].copy(), matrix), (wide, wide.T)):
-            expected = xp.dot(a, b)
-            assert made.dot(a, b).get().tolist() == expected.get().tolist()
-        assert made.matmul(stack, matrix.T).shape == (1, 3, 3)
-        assert pretended.computed == {}
-        # Lying neither by rows nor by columns, and without an out.
-        apart = xp.asarray(np.arange(24, dtype=np.float32).reshape(3, 8))[:, ::2]
-        for product in (made.dot, made.matmul):
-            assert product(apart, matrix.T).get().tolist() == (apart @ matrix.T).get().tolist()
-        assert pretended.computed == {(PRECISIONS[precision], True): 2}
-        made.close()
-        made.dot(matrix, matrix.T)
+        with cublas.used(products):
+            made = array_module(matrix)
+            for a, b in ((matrix, matrix[0]), (matrix[:, 0].copy(), matrix), (wide, wide.T)):
+                expected = xp.dot(a, b)
+                assert made.dot(a, b).get().tolist() == expected.get().tolist()
+            assert made.matmul(stack, matrix.T).shape == (1, 3, 3)
+            assert pretended.computed == {}
+            # Lying neither by rows nor by columns, and without an out.
+            apart = xp.asarray(np.arange(24, dtype=np.float32).reshape(3, 8))[:, ::2]
+            for product in (made.dot, made.matmul):
+                assert product(apart, matrix.T).get().tolist() == (apart @ matrix.T).get().tolist()
+            assert pretended.computed == {(PRECISIONS[precision], True): 2}
+        array_module(matrix).dot(matrix, matrix.T)
         assert pretended.computed == {(PRECISIONS[precision], True): 2}
 
 
-def test_it_stands_for_its_module() -> None:
+@reduced
+def test_a_recorded_product_has_the_precision_too(precision: str) -> None:
+    """As it is recorded, call by call, and by the handle of a graph."""
     xp = strict_cupy.xp
-    with graphs_on_the_double():
-        one, other = (cublas.chosen(name, DOUBLE, "float32") for name in REDUCED)
-        assert one == xp
-        assert xp == one
-        assert one == other
-        assert hash(one) == hash(xp)
-        assert one != np
-        assert one.add is xp.add
-        a = xp.ones((2, 2), dtype="float32")
-        with cublas.used(one):
-            calls = record(one, lambda: array_module(a).dot(a, a, out=a.copy()))
-            assert calls[0].func == one.dot
-            assert array_module(a) is one
-        assert array_module(a) is xp
-        assert Products(one, strict_graphs.Stream(non_blocking=True)).in_place_of(calls[0])
+    with graphs_on_the_double() as pretended:
+        a, out = xp.ones((2, 2), dtype="float32"), xp.zeros((2, 2), dtype="float32")
+        with cublas.used(cublas.chosen(precision, DOUBLE, "float32")):
+            (op,) = record(xp, lambda: array_module(a).dot(a, a, out=out))
+        op.call()
+        assert pretended.computed == {(PRECISIONS[precision], True): 2}
+        stream = strict_graphs.Stream(non_blocking=True)
+        products = Products(xp, stream, precision)
+        with stream:
+            products.call_of(op)()
+        assert pretended.computed == {(PRECISIONS[precision], True): 3}
+        assert out.get().tolist() == [[2, 2], [2, 2]]
 
 
 # ---- float32 is float32 ----

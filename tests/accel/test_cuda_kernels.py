@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 from thread_settings import SETTINGS
 
 import xpnet as xn
-from xpnet.accel import cuda_kernels, cuda_launch, dispatch, recording
+from xpnet.accel import cuda_kernels, cuda_launch, dispatch, fusion, recording
 from xpnet.backend import Backend, array_module
 from xpnet.data import Normalisation
 from xpnet.layers.base import Layer, walk
@@ -583,12 +583,12 @@ def test_pixels_are_multiplied_by_one_float32(gpu: Backend) -> None:
 
 
 def recorded(backend: Backend, step: Callable[[], Any]) -> tuple[tuple[Any, ...], list[str]]:
-    """The calls that a recording of `step` has, and what replaying them launches on the double."""
-    calls = recording.record(backend.xp, step)
+    """The operations of a recorded `step`, and what replaying them launches on the double."""
+    program = recording.record(backend.xp, step)
     strict_cupy.ledger.reset()
-    for call in calls:
-        call()
-    return calls, list(strict_cupy.ledger.operations.elements())
+    for op in program:
+        op.call()
+    return program, list(strict_cupy.ledger.operations.elements())
 
 
 @dtypes
@@ -725,7 +725,7 @@ def numba_names() -> set[str]:
 def test_every_kernel_has_a_formula_and_a_case() -> None:
     launching = {name for name, item in vars(cuda_kernels).items() if hasattr(item, "launches")}
     assert launching == own() | FUSED
-    assert set(dispatch.PAIRS) == FUSED
+    assert set(fusion.PAIRS) == FUSED
     assert own() <= set(dispatch.FORMULAS), "no formula has the name"
     assert own() == set().union(*(case.kernels for case in CASES)), "add a case to CASES"
 

@@ -31,7 +31,8 @@ from numba.core.dispatcher import Dispatcher
 from thread_settings import SETTINGS
 
 import xpnet as xn
-from xpnet.accel import cuda_kernels, dispatch, numba_kernels, recording
+from xpnet.accel import cuda_kernels, dispatch, fusion, numba_kernels, recording
+from xpnet.accel.program import Op, run_op
 from xpnet.backend import Backend, array_module, context
 from xpnet.data import Normalisation
 from xpnet.errors import DivergenceError
@@ -88,7 +89,7 @@ def test_every_kernel_has_a_formula_and_a_case_and_is_used_by_fit() -> None:
 
 
 def test_every_formula_has_a_kernel() -> None:
-    assert set(dispatch.FORMULAS) == kernels() | set(cuda_kernels.KERNELS) - set(dispatch.PAIRS)
+    assert set(dispatch.FORMULAS) == kernels() | set(cuda_kernels.KERNELS) - set(fusion.PAIRS)
 
 
 def test_kernel_and_formula_take_the_same_arguments() -> None:
@@ -845,8 +846,8 @@ def forward(a: dict[str, np.ndarray]) -> Callable[[Any], Any]:
 def recorded(step: Callable[[Any], Any]) -> list[str]:
     """The names of the calls that a recording of `step` has, with kernels in use."""
     with dispatch.use_kernels():
-        calls: Any = recording.record(np, lambda: step(array_module(np.empty(0))))
-    return [getattr(call.func, "__name__", type(call.func).__name__) for call in calls]
+        program = recording.record(np, lambda: step(array_module(np.empty(0))))
+    return [op.name for op in program]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -854,10 +855,10 @@ def recorded(step: Callable[[Any], Any]) -> list[str]:
 def test_a_bias_and_the_relu_after_it_are_one_call_to_the_same_bits(dtype: str, seed: int) -> None:
     given, expected = neighbours(dtype, seed), neighbours(dtype, seed)
     with np.errstate(all="ignore"), dispatch.use_kernels():
-        (call,) = recording.record(np, lambda: forward(given)(array_module(given["y"])))
+        (op,) = recording.record(np, lambda: forward(given)(array_module(given["y"])))
         for name, array in neighbours(dtype, seed).items():
             given[name][...] = array
-        call()
+        op.call()
     with np.errstate(all="ignore"):
         forward(expected)(np)
     for name, array in expected.items():
@@ -906,7 +907,7 @@ def test_what_is_not_a_bias_and_its_relu_stays_as_it_is() -> None:
 
     def with_a_launch_between(xp: Any) -> None:
         xp.add(a["y"], a["bias"], out=a["y"])
-        xp.record_call(lambda: None)
+        run_op(np, Op("nothing", (), None, lambda: None))
         assert dispatch.run_kernel("relu", (a["y"], a["r"]))
 
     assert recorded(adding(a["bias"])) == ["add_relu"]

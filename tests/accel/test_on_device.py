@@ -23,7 +23,7 @@ from thread_settings import SETTINGS
 
 import xpnet as xn
 from xpnet.accel import dispatch
-from xpnet.accel.cublas import Products, chosen
+from xpnet.accel.cublas import Products, chosen, used
 from xpnet.accel.cuda_graph import Graphs
 from xpnet.accel.recording import record
 from xpnet.backend import Array, Backend, array_module
@@ -178,18 +178,18 @@ def test_training_in_a_stream_of_the_users_own(
 def test_a_product_of_a_precision_is_in_order_and_in_range(device: Backend, precision: str) -> None:
     """Values beyond float16 stay finite; factors and result come from and go to other kernels."""
     xp, rng = device.xp, np.random.default_rng(1)
-    module = chosen(precision, device, "float32")
+    products = chosen(precision, device, "float32")
     hosts = [rng.uniform(1, 2, shape).astype("float32") for shape in ((8, 16), (16, 5))]
     a, b = (device.asarray(host) for host in hosts)
     xp.multiply(a, 1e5, out=a)
     out = xp.zeros((8, 5), "float32")
-    module.dot(a, b, out=out)
+    with used(products):
+        array_module(a).dot(a, b, out=out)
     xp.multiply(out, 2, out=out)
     expected = 2e5 * hosts[0].astype("float64") @ hosts[1]
     # Both factors are rounded; all terms are positive. Rounding of the sums is 2⁻²⁴ a term.
     bound = (1 + ROUNDING[precision]) ** 2 - 1 + 2 * 16 * 2.0**-24
     found = device.to_host(out)
-    module.close()
     assert (np.abs(found - expected) <= bound * expected).all()
 
 
@@ -299,7 +299,7 @@ def test_a_graph_keeps_the_arrays_of_its_calls(device: Backend) -> None:
     def product(a: Array, b: Array) -> None:
         array_module(a).dot(a, b, out=out)
 
-    (step,) = Graphs(xp).of(record(xp, partial(product, *factors)))
+    step = Graphs(xp).of(record(xp, partial(product, *factors)))
     factors.clear()
     for _ in range(3):  # warmed up, captured, launched
         step()

@@ -19,7 +19,8 @@ from thread_settings import SETTINGS
 import xpnet as xn
 from xpnet import layers
 from xpnet.accel import dispatch, recording
-from xpnet.accel.recording import Recorder, Replay, is_replayable, record
+from xpnet.accel.program import Operations
+from xpnet.accel.recording import Replay, is_replayable, record
 from xpnet.backend import Backend, array_module, gather
 from xpnet.data import Normalisation
 from xpnet.errors import ConfigError, DivergenceError
@@ -344,7 +345,7 @@ def test_a_replayed_step_touches_neither_host_nor_allocator(
 
     def guarding(self: Replay, size: int, *step: Any) -> bool:
         known = self._steps.get(size)
-        if known is None or known.calls is None:
+        if known is None or known.replay is None:
             return run(self, size, *step)
         with strict_cupy.forbid("sync", "h2d", "d2h", "alloc"):
             guarded[run(self, size, *step)] += 1
@@ -451,15 +452,15 @@ def test_a_recording_for_each_size_and_no_more(
         sizes.add(size)
         assert set(self._steps) <= sizes
         replayed = run(self, size, *step)
-        lengths.setdefault(size, set()).add(len(self._steps[size].calls or ()))
+        replays.setdefault(size, set()).add(self._steps[size].replay)
         return replayed
 
-    lengths: dict[int, set[int]] = {}
+    replays: dict[int, set[Any]] = {}
     monkeypatch.setattr(Replay, "run", watching)
     trained(backend, epochs=6)
-    assert lengths.keys() == {16, 2}
-    for found in lengths.values():
-        assert len(found) == 2, "calls were added to a recording"
+    assert replays.keys() == {16, 2}
+    for found in replays.values():
+        assert len(found) == 2, "a size was recorded again"
 
 
 # Callbacks
@@ -840,12 +841,12 @@ def test_a_call_without_out_is_named(
 
 
 def test_what_is_no_call_comes_from_the_module(backend: Backend) -> None:
-    recorder = Recorder(backend.xp)
+    recorder = Operations(backend.xp, [])
     for name in ("float32", "uint64", "dtype", "pi", "newaxis"):
         assert getattr(recorder, name) is getattr(backend.xp, name)
     with pytest.raises(AttributeError, match="nothing"):
         _ = recorder.nothing
-    assert recorder.calls == []
+    assert recorder.program == []
 
 
 def test_calls_run_once_when_recorded_and_once_for_each_replay(backend: Backend) -> None:
@@ -860,12 +861,12 @@ def test_calls_run_once_when_recorded_and_once_for_each_replay(backend: Backend)
         assert module.add(total, one, out=total) is total
         assert module.copyto(copied, total) is copied
 
-    calls = record(xp, step)
+    program = record(xp, step)
     assert backend.to_host(total).tolist() == [1, 1, 1]
-    for call in 2 * calls:
-        call()
+    for op in 2 * program:
+        op.call()
     assert backend.to_host(total).tolist() == backend.to_host(copied).tolist() == [3, 3, 3]
-    assert len(calls) == 2
+    assert [op.name for op in program] == ["add", "copyto"]
     assert array_module(one) is xp
 
 
@@ -899,11 +900,10 @@ def test_another_thread_is_neither_heard_nor_disturbed(backend: Backend) -> None
         thread.join()
         array_module(here).add(here, 1, out=here)
 
-    calls = record(xp, step)
-    assert len(calls) == 1
+    (op,) = record(xp, step)
     assert found[0] is xp
     assert len(found) == 2
-    calls[0]()
+    op.call()
     assert backend.to_host(here).tolist() == backend.to_host(there).tolist() == [3, 3, 3]
 
 
@@ -1017,10 +1017,10 @@ def test_a_call_to_numpy_gives_the_same_bits(
     def step() -> None:
         array_module(found).__getattr__(name)(*args, out=found, **options)
 
-    (call,) = record(np, step)
+    (op,) = record(np, step)
     assert found.tobytes() == expected.tobytes()
     found[...] = again
-    call()
+    op.call()
     assert found.tobytes() == expected.tobytes()
 
 
@@ -1039,8 +1039,8 @@ def test_several_arrays_to_write_to() -> None:
 
 
 def test_numbers_become_arrays_once() -> None:
-    (call,) = record(np, lambda: array_module(A).multiply(A, 0.1, out=np.empty_like(A)))
-    number = call.args[1]  # type: ignore[attr-defined]
+    (op,) = record(np, lambda: array_module(A).multiply(A, 0.1, out=np.empty_like(A)))
+    number = op.call.args[1]  # type: ignore[attr-defined]
     assert type(number) is np.ndarray
     assert number.dtype == np.float32
     assert number == np.float32(0.1)
@@ -1052,10 +1052,10 @@ def test_rows_are_gathered_without_a_detour(reference: Backend) -> None:
     def step() -> None:
         assert gather(A, indices, out=out) is out
 
-    (call,) = record(np, step)
-    assert call.keywords["mode"] == "clip"  # type: ignore[attr-defined]
+    (op,) = record(np, step)
+    assert op.options == {"axis": 0, "mode": "clip"}
     indices[...] = [4, 1]
-    call()
+    op.call()
     assert np.array_equal(out, A[[4, 1]])
     with pytest.raises(IndexError):
         record(np, lambda: array_module(A).take(A, np.array([70, 0]), axis=0, out=out))

@@ -14,8 +14,9 @@ import threadpoolctl
 from cases import place
 
 import xpnet as xn
-from xpnet.accel import recording, small_gemm
-from xpnet.backend import Array, Backend, array_module, substituted
+from xpnet.accel import program, recording, small_gemm
+from xpnet.accel.recording import record
+from xpnet.backend import Array, Backend, array_module
 from xpnet.layers.base import Layer
 from xpnet.losses import SoftmaxCrossEntropy
 from xpnet.network import Sequential
@@ -86,9 +87,11 @@ def samples(rows: int, features: int = 12) -> tuple[np.ndarray, np.ndarray]:
     return x, np.arange(rows) % 3
 
 
-def step(network: Sequential, rows: int, features: int = 12) -> None:
+def step(
+    network: Sequential, rows: int, features: int = 12, loss: SoftmaxCrossEntropy | None = None
+) -> None:
     x, labels = (place(network.backend, part) for part in samples(rows, features))
-    train_step(network, SoftmaxCrossEntropy(), xn.SGD(), x, labels)
+    train_step(network, loss or SoftmaxCrossEntropy(), xn.SGD(), x, labels)
 
 
 @pytest.mark.parametrize("rows", [1, 32])
@@ -253,35 +256,10 @@ def test_trainings_side_by_side_leave_the_number_as_it_was(first_ends: str, pool
 # The pieces
 
 
-class Spy:
-    """NumPy, with a note of the products made through it: name and sizes `(M, K, N)`."""
-
-    def __init__(self) -> None:
-        self.products: list[tuple[str, int, int, int]] = []
-
-    def __eq__(self, other: object) -> bool:
-        return other is self or other is np
-
-    def __hash__(self) -> int:
-        return hash(np)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "record_call" or name not in ("dot", "matmul"):
-            return getattr(np, name)
-
-        def product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
-            if a.ndim == b.ndim == 2:
-                self.products.append((name, *a.shape, b.shape[1]))
-            return getattr(np, name)(a, b, out=out)
-
-        return product
-
-
-@pytest.fixture
-def spy() -> Iterator[Spy]:
-    made = Spy()
-    with substituted(made):
-        yield made
+def products(step: Callable[[], Any]) -> list[tuple[str, int, int, int]]:
+    """The products of two matrices in `step`: name and sizes `(M, K, N)`."""
+    pairs = [(op.name, op.inputs) for op in record(np, step) if op.name in ("dot", "matmul")]
+    return [(name, *a.shape, b.shape[1]) for name, (a, b) in pairs if a.ndim == b.ndim == 2]
 
 
 def check_product(rows: int, inner: int, columns: int) -> None:
@@ -307,18 +285,19 @@ def check_product(rows: int, inner: int, columns: int) -> None:
     ],
 )
 def test_a_product_of_few_rows_is_made_in_pieces(
-    sizes: tuple[int, int, int], pieces: list[tuple[int, int, int]], pool: Pool, spy: Spy
+    sizes: tuple[int, int, int], pieces: list[tuple[int, int, int]], pool: Pool
 ) -> None:
-    with small_gemm.if_few(np.empty((1, 1)), np.empty(1)):
-        check_product(*sizes)
+    def step() -> None:
+        with small_gemm.if_few(np.empty((1, 1)), np.empty(1)):
+            check_product(*sizes)
+
+    step()  # also where nothing is recorded
     name = "matmul" if np.prod(sizes) > 1_000_000 else "dot"
-    assert spy.products == [(name, *piece) for piece in pieces]
-    spy.products.clear()
-    check_product(*sizes)
-    assert spy.products == [("dot", *sizes)], "outside of the pass it is whole"
+    assert products(step) == [(name, *piece) for piece in pieces]
+    assert products(lambda: check_product(*sizes)) == [("dot", *sizes)], "outside it is whole"
 
 
-def test_other_products_stay_whole(pool: Pool, spy: Spy) -> None:
+def test_other_products_stay_whole(pool: Pool) -> None:
     a, ones = np.ones((2000, 600), np.float32), np.ones(2000, np.float32)
     with small_gemm.if_few(np.empty((1, 1)), np.empty(1)):
         xp = array_module(a)
@@ -327,19 +306,22 @@ def test_other_products_stay_whole(pool: Pool, spy: Spy) -> None:
         assert xp.dot(a, a.T, out=None).shape == (2000, 2000)
         stack = np.ones((2, 900, 600), np.float32)
         assert xp.dot(stack, a.T, out=np.empty((2, 900, 2000), np.float32)).all()
-    assert spy.products == [("dot", 2000, 600, 2000)]
+    for whole in (a, ones), (a, np.ones(600)), (np.ones((2, 900, 600)), a.T):
+        shape = np.dot(*whole).shape if whole[1] is not ones else (600,)
+        op = program.operation(np, "dot", whole, {"out": np.empty(shape)})
+        assert small_gemm.in_pieces(op) == (op,)
 
 
 @pytest.mark.parametrize("number", [1, BEFORE])
 @pytest.mark.parametrize(("rows", "name"), [(16, "matmul"), (33, "dot")])
-def test_a_step_makes_its_products_so(
-    rows: int, name: str, number: int, pool: Pool, spy: Spy
-) -> None:
+def test_a_step_makes_its_products_so(rows: int, name: str, number: int, pool: Pool) -> None:
     """Those of a layer forward and back, however many threads the BLAS had."""
     pool.number = number
     made = network(pool, features=784, hidden=128)
-    step(made, rows, 784)
-    whole = [product for product in spy.products if np.prod(product[1:]) > 50_000]
+    loss = SoftmaxCrossEntropy()
+    step(made, rows, 784, loss)  # makes the buffers
+    found = products(lambda: step(made, rows, 784, loss))
+    whole = [product for product in found if np.prod(product[1:]) > 50_000]
     assert {product[0] for product in whole} == {name}
     assert len(whole) == (4 if name == "matmul" else 2)
     assert sum(np.prod(product[1:]) for product in whole) == 2 * rows * 784 * 128

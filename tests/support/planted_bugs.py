@@ -115,8 +115,8 @@ UNORDERED_STREAMS = (
         "products of a precision on a stream of their own",
         "unordered stream",
         "accel/cublas.py",
-        "Products(xp, xp.cuda.get_current_stream(), precision)",
-        "Products(xp, xp.cuda.Stream(non_blocking=True), precision)",
+        "Products(backend.xp, backend.xp.cuda.get_current_stream(), precision)",
+        "Products(backend.xp, backend.xp.cuda.Stream(non_blocking=True), precision)",
         "a product may run before its factors are there, and after its result is read",
     ),
     PlantedBug(

@@ -16,19 +16,20 @@ Not yet run on a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy
 
 from xpnet.accel import capture
 from xpnet.accel.cublas_bindings import cublas_bindings
-from xpnet.backend import Array, Backend, substituted
+from xpnet.accel.program import PRODUCTS, Call, Op, replaced
+from xpnet.backend import Array, Backend
+from xpnet.backend.context import changed
 from xpnet.errors import BackendUnavailable, ConfigError, short_repr
-
-Call: TypeAlias = Callable[[], Any]
 
 PRECISIONS = {"float32": 68, "tf32": 77, "bfloat16": 75}
 """Of products of float32 matrices: CUBLAS_COMPUTE_32F, then with _FAST_TF32, _FAST_16BF."""
@@ -68,89 +69,29 @@ def require(precision: str, backend: Backend, dtype: object) -> None:
         )
 
 
-def chosen(precision: str, backend: Backend, dtype: object) -> Any:
-    """The array module that computes with `precision`: the backend's, or a `Reduced` of it.
+def chosen(precision: str, backend: Backend, dtype: object) -> Products | None:
+    """What computes products with `precision`; None if the backend does so itself.
 
     Raises `ConfigError` if the precision is not supported, and `BackendUnavailable` if the cuBLAS
     bindings are missing.
     """
     require(precision, backend, dtype)
     if precision == "float32":
-        return backend.xp
+        return None
     try:
-        return Reduced(backend.xp, precision)
+        return Products(backend.xp, backend.xp.cuda.get_current_stream(), precision)
     except RuntimeError as error:
         raise BackendUnavailable(f"precision {precision} cannot be had: {error}") from error
 
 
 @contextmanager
-def used(module: Any) -> Iterator[None]:
-    """Within the block `array_module` returns, in this thread, what `chosen` gave."""
-    if not isinstance(module, Reduced):
+def used(products: Products | None) -> Iterator[None]:
+    """Within the block this thread computes products of two float32 matrices by `products`."""
+    if products is None:
         yield
         return
-    try:
-        with substituted(module):
-            yield
-    finally:
-        module.close()
-
-
-def precision_of(module: Any) -> str:
-    """The precision of the products of an array module."""
-    return module.precision if isinstance(module, Reduced) else "float32"
-
-
-class Reduced:
-    """The array module `xp` with another precision for products of two float32 matrices.
-
-    It equals `xp`, so that a `Workspace` finds the arrays it made with `xp`; those that were made
-    with this one keep it, so it lets go of its handle when it is closed, and is `xp` from then on.
-    """
-
-    def __init__(self, xp: Any, precision: str) -> None:
-        self.xp, self.precision = xp, precision
-        self._products: Products | None = None
-        self._products = Products(xp, xp.cuda.get_current_stream(), precision)
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, Reduced):
-            return other.xp is self.xp
-        return True if other is self.xp else NotImplemented  # a recorder of it may be equal
-
-    def __hash__(self) -> int:
-        return hash(self.xp)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.xp, name)
-
-    def record_call(self, call: Call) -> None:
-        """Run `call`, the launch of a kernel; nothing is recorded."""
-        call()
-
-    def dot(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        """`a b`, of two matrices with the precision."""
-        return self._product(self.xp.dot, a, b, out)
-
-    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        """`a b`, likewise."""
-        return self._product(self.xp.matmul, a, b, out)
-
-    def _product(self, otherwise: Any, a: Array, b: Array, out: Array | None) -> Array:
-        if self._products is None or not _is_reducible(a, b):
-            return otherwise(a, b, out=out)
-        if out is None:
-            out = self.xp.empty((len(a), b.shape[1]), dtype=a.dtype)
-        try:
-            call = self._products.product(a, b, out)
-        except TypeError:  # CuPy copies such arrays too
-            call = self._products.product(a.copy(), b.copy(), out)
-        call()
-        return out
-
-    def close(self) -> None:
-        """Free the handle and its memory."""
-        self._products = None
+    with changed(precision=products.precision), replaced(products.xp, products.replace):
+        yield
 
 
 def _is_reducible(a: Array, b: Array) -> bool:
@@ -186,13 +127,33 @@ class Products:
         cublas.set_workspace(self._handle, self._workspace.data.ptr, self._workspace.nbytes)
         self._factors = {name: numpy.array([1, 0], name) for name in _KINDS}
 
-    def in_place_of(self, call: Call) -> Call:
-        """`call` itself, or if it is a product of `xp`, the same product by this handle."""
-        if not isinstance(call, partial) or call.func not in (self.xp.dot, self.xp.matmul):
-            return call
-        if call.func == self.xp.dot and call.args[1].ndim > 2:
+    def replace(self, op: Op) -> Sequence[Op]:
+        """`op`, a product, computed by this handle if it is one of two float32 matrices."""
+        a, b = op.inputs
+        return (
+            (dataclasses.replace(op, call=partial(self._matrices, a, b, op.output)),)
+            if (_is_reducible(a, b))
+            else (op,)
+        )
+
+    def _matrices(self, a: Array, b: Array, out: Array | None) -> Array:
+        if out is None:
+            out = self.xp.empty((len(a), b.shape[1]), dtype=a.dtype)
+        try:
+            call = self.product(a, b, out)
+        except TypeError:  # CuPy copies such arrays too
+            call = self.product(a.copy(), b.copy(), out)
+        call()
+        return out
+
+    def call_of(self, op: Op) -> Call:
+        """The call of `op`; of a product of `xp`, the same product by this handle."""
+        if op.name not in PRODUCTS:
+            return op.call
+        a, b = op.inputs
+        if op.name == "dot" and b.ndim > 2:
             raise TypeError("a dot product with several matrices")  # it is not a product of each
-        return self.product(*call.args, **call.keywords)
+        return self.product(a, b, op.output)
 
     def product(self, a: Array, b: Array, out: Array) -> Call:
         """`out = a b`, of vectors, matrices or stacks of matrices: a call without arguments.

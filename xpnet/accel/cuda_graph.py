@@ -1,6 +1,6 @@
 """A recorded step as one CUDA graph: one launch instead of one for each call.
 
-The calls that `xpnet.accel.recording` recorded run once more, on a separate stream, are then
+The operations of a recorded step run once more, on a separate stream, are then
 captured there, and from then on launched as a graph. Whatever changes between steps is stored in
 arrays on the device, so a graph stays valid as long as the recording does. A short last batch has
 a recording, and so a graph, of its own.
@@ -17,16 +17,14 @@ device (`tests/support/cupy_on_cpu`).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 from xpnet.accel import capture, cublas
-from xpnet.accel.cublas import Products, precision_of
+from xpnet.accel.cublas import Products
+from xpnet.accel.program import Call, Program, run
 from xpnet.backend.context import current
-
-Call: TypeAlias = Callable[[], Any]
 
 
 def are_possible(xp: Any) -> bool:
@@ -48,17 +46,16 @@ class Graphs:
         self.enabled = are_possible(xp)
         self._stream: _GraphStream | None = None
 
-    def of(self, calls: tuple[Call, ...]) -> tuple[Call, ...]:
-        """One call that replaces `calls`, or `calls` themselves if no graph is possible."""
-        if not self.enabled:
-            return calls
-        try:
-            if self._stream is None:
-                self._stream = _GraphStream(self.xp)
-            return (_Step(self, self._stream, calls),)
-        except Exception as error:
-            self.refuse(error)
-            return calls
+    def of(self, program: Program) -> Call:
+        """One call that runs `program`: as a graph, or call by call if no graph is possible."""
+        if self.enabled:
+            try:
+                if self._stream is None:
+                    self._stream = _GraphStream(self.xp)
+                return _Step(self, self._stream, program)
+            except Exception as error:
+                self.refuse(error)
+        return run(program)
 
     def refuse(self, error: Exception) -> None:
         """Make no more graphs, and warn once with the reason."""
@@ -85,7 +82,7 @@ class _GraphStream:
         self.pool = xp.cuda.MemoryPool()
         # The finaliser holds the pool, which gives its memory back when it is gone itself.
         capture.free_with(self, self.pool.free_all_blocks)
-        self.products = Products(xp, self.stream, precision_of(xp))
+        self.products = Products(xp, self.stream, current().precision)
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -123,11 +120,11 @@ class _GraphStream:
 class _Step:
     """A recorded step: the first call is the warm-up, the second captures it, others launch it."""
 
-    def __init__(self, graphs: Graphs, stream: _GraphStream, calls: tuple[Call, ...]) -> None:
+    def __init__(self, graphs: Graphs, stream: _GraphStream, program: Program) -> None:
         self.graphs, self.stream = graphs, stream
-        # They hold the arrays, of which a graph knows only the addresses.
-        self.recorded = calls
-        self.calls = tuple(map(stream.products.in_place_of, calls))
+        # It holds the arrays, of which a graph knows only the addresses.
+        self.program = program
+        self.calls = tuple(map(stream.products.call_of, program))
         self.is_warm = False
         self.launch: Call | None = None
 
@@ -138,9 +135,7 @@ class _Step:
             self.stream.warm_up(self.calls)
             self.is_warm = True
         else:
-            # Not a method of its own, which would form a cycle.
-            call_by_call = partial(_run, self.recorded)
-            self.launch = self._captured() or call_by_call
+            self.launch = self._captured() or run(self.program)
             self.launch()
 
     def _captured(self) -> Call | None:
@@ -153,8 +148,3 @@ class _Step:
             self.graphs.refuse(error)
             return None
         return launch
-
-
-def _run(calls: tuple[Call, ...]) -> None:
-    for call in calls:
-        call()

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, wraps
 from importlib import import_module
@@ -31,11 +31,10 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias
 
 import numpy
 
-from xpnet.backend import substitute_of
+from xpnet.accel.program import Op, is_traced, run_op
 from xpnet.backend.context import changed, current
 from xpnet.errors import KernelDeclined
 
-Call: TypeAlias = Callable[[], Any]
 P = ParamSpec("P")
 Formula: TypeAlias = Callable[Concatenate[Any, P], None]
 
@@ -89,14 +88,11 @@ def run_kernel(name: str, arguments: tuple[Any, ...]) -> bool:
         elif type(argument) not in (int, float, bool):
             return False
     arguments = tuple(number(a) if type(a) is float else a for a in arguments)
-    record_call = getattr(substitute_of(xp), "record_call", None)
     try:
-        if record_call is None:
-            kernel(*arguments)
+        if is_traced(xp):
+            run_op(xp, Op(name, arguments, None, module.bind(name, arguments), is_kernel=True))
         else:
-            call: Any = module.bind(name, arguments)
-            call.kernel = name, arguments  # by which `fuse` knows it
-            record_call(call)
+            kernel(*arguments)
     except KernelDeclined:
         return False
     return True
@@ -120,63 +116,6 @@ def use_kernels(steps: int = sys.maxsize, xp: Any = numpy) -> Iterator[None]:
     module = _kernels_for(xp, steps)
     with changed(kernels=None if module is None else (xp, module)):
         yield
-
-
-def fuse(calls: Sequence[Call]) -> tuple[Call, ...]:
-    """The calls of a recorded step, with one kernel for two calls that have one together."""
-    in_use, fused = current().kernels, list(calls[:1])
-    if in_use is None:
-        return tuple(calls)
-    xp, module = in_use
-    pairs = [pair for pair in PAIRS.items() if pair[0] in module.KERNELS]
-    for call in calls[1:]:
-        for name, arguments_of in pairs:
-            arguments = arguments_of(xp, fused[-1], call)
-            if arguments is not None:
-                fused[-1] = module.bind(name, arguments)
-                break
-        else:
-            fused.append(call)
-    return tuple(fused)
-
-
-def _kernel_of(call: Any) -> tuple[str, tuple[Any, ...]]:
-    """Name and arguments of the kernel that `call` was bound to by `run_kernel`, if it was."""
-    return getattr(call, "kernel", ("", ()))
-
-
-def _of_loss_and_gradient(xp: Any, first: Any, second: Any) -> tuple[Any, ...] | None:
-    """The arguments of both, for `cross_entropy` and its `softmax_cross_entropy_backward`."""
-    (name, of_loss), (next_name, of_gradient) = _kernel_of(first), _kernel_of(second)
-    if (name, next_name) != ("cross_entropy", "softmax_cross_entropy_backward"):
-        return None
-    logits, labels, smoothing, sums, p, value = of_loss
-    own_p, own_labels, own_smoothing, scale, dlogits = of_gradient
-    if not (own_p is p and own_labels is labels and own_smoothing == smoothing):
-        return None
-    return logits, labels, smoothing, scale, sums, p, value, dlogits
-
-
-def _of_bias_and_relu(xp: Any, first: Any, second: Any) -> tuple[Any, ...] | None:
-    """`(y, bias, r)` where the calls are `add(y, bias, out=y)` and the kernel `relu(y, r)`."""
-    name, of_relu = _kernel_of(second)
-    if name != "relu" or getattr(first, "func", None) is not xp.add:
-        return None
-    if not first.keywords.keys() <= {"out"}:
-        return None
-    (y, bias, *given), (x, r) = first.args, of_relu
-    out = first.keywords.get("out", *given)
-    if not (x is y is out and y.ndim == 2 and isinstance(bias, xp.ndarray)):
-        return None
-    is_bias = bias.shape == y.shape[1:] and bias.dtype == y.dtype and bias.flags.c_contiguous
-    return (y, bias, r) if is_bias else None
-
-
-PAIRS: dict[str, Callable[[Any, Any, Any], tuple[Any, ...] | None]] = {
-    "add_relu": _of_bias_and_relu,
-    "cross_entropy_and_gradient": _of_loss_and_gradient,
-}
-"""The kernels of two calls, and what finds their arguments, or None for calls that are others."""
 
 
 @cache

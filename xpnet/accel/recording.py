@@ -1,14 +1,12 @@
-"""Records the `xp` calls of a training step once, and replays them without the layers.
+"""Which steps are recorded, and when a recorded step is replayed without the layers.
 
-After the first steps, every step is the same sequence of `xp` calls on the same arrays. While one
-is recorded, `array_module` returns a `Recorder`, which runs each call and appends it to a list;
-running the calls of the list again in order performs the next step, with bit-identical results. So
-the formulas are written only in the layers.
+After the first steps, every step is the same sequence of operations on the same arrays. One is
+recorded as a program (`xpnet.accel.program`), its neighbouring operations are fused
+(`xpnet.accel.fusion`), and an executor runs it from then on: on a GPU as a CUDA graph
+(`xpnet.accel.cuda_graph`), else call by call (`program.run`).
 
-This is correct because of a rule in `CONTRIBUTING.md`: inside a step every array result is an
-`xp` call with `out=` into an array made earlier. The recorder raises an error for any other call.
-It cannot detect operations outside `xp` (`y *= 2`, a count in Python), so only xpnet's own classes
-are recorded, and classes that set `replayable = True` in their own body.
+Recording cannot detect operations outside `xp` (`y *= 2`, a count in Python), so only xpnet's own
+classes are recorded, and classes that set `replayable = True` in their own body.
 """
 
 from __future__ import annotations
@@ -19,125 +17,23 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from operator import is_
-from types import MethodType, ModuleType
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from types import MethodType
+from typing import Any, ParamSpec, TypeVar
 from weakref import WeakMethod
 
-import numpy
-
-from xpnet.accel import dispatch
 from xpnet.accel.cuda_graph import Graphs
-from xpnet.backend import substituted
+from xpnet.accel.fusion import fuse
+from xpnet.accel.program import Call, Program, trace
 from xpnet.backend.context import current
-from xpnet.errors import ConfigError
 from xpnet.utils.introspection import is_own
 
-Call: TypeAlias = Callable[[], Any]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_REDUCTIONS = {"sum": numpy.add, "max": numpy.maximum, "min": numpy.minimum}
-_METHODS = {"argmax", "argmin", "clip", "dot", "mean", "take"}
-# NumPy deprecates `out` by position for these two.
-_OUT_BY_NAME = (numpy.maximum, numpy.minimum)
 
-
-class Recorder:
-    """The array module `xp`, where each call is run and also appended to `calls`.
-
-    It equals `xp`, so that a `Workspace` finds the arrays it made with `xp`. Raises
-    `ConfigError`, naming the function, for a call whose result is not written to an `out=`.
-    """
-
-    def __init__(self, xp: Any) -> None:
-        self.xp = xp
-        self.calls: list[Call] = []
-
-    def __eq__(self, other: object) -> bool:
-        return other is self or self.xp == other
-
-    def __hash__(self) -> int:
-        return hash(self.xp)
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self.xp, name)
-        if isinstance(found, ModuleType):
-            raise ConfigError(f"xp.{name} cannot be recorded: {_REMEDY}")
-        if isinstance(found, type) or not callable(found):
-            return found
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            out = (*args, kwargs.get("dst"))[0] if name == "copyto" else kwargs.get("out")
-            if out is None:
-                raise ConfigError(f"xp.{name}() without out= cannot be recorded: {_REMEDY}")
-            self.record_call(_bound(self.xp, name, found, args, kwargs))
-            return out
-
-        return call
-
-    def record_call(self, call: Call) -> None:
-        """Run `call`, and append it to the recorded step."""
-        self.calls.append(call)
-        call()
-
-
-_REMEDY = (
-    "let each xp call of a step write to out=, a buffer of the workspace, or take "
-    "`replayable = True` from your class"
-)
-
-
-def record(xp: Any, step: Call) -> tuple[Call, ...]:
-    """Run `step`, which computes through `xp` only; returns its calls."""
-    recorder = Recorder(xp)
-    with substituted(recorder):
-        step()
-    return dispatch.fuse(recorder.calls)
-
-
-def _bound(
-    xp: Any, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Call:
-    """The call bound to its arguments; for NumPy, the C function itself, which is faster."""
-    out = kwargs.get("out")
-    if xp is not numpy or not args or not isinstance(out, numpy.ndarray):
-        return partial(function, *args, **kwargs)
-    if isinstance(function, numpy.ufunc) and kwargs.keys() <= {"out", "dtype", "casting"}:
-        dtype = kwargs.get("dtype")
-        args = _as_arrays(args, dtype)
-        is_plain = len(kwargs) == 1 or (
-            all(isinstance(operand, numpy.ndarray) for operand in args)
-            and numpy.result_type(*args) == dtype == out.dtype
-        )
-        if is_plain and function not in _OUT_BY_NAME:
-            return partial(function, *args, out)
-    elif name in _REDUCTIONS and len(args) == 1 and kwargs.keys() <= {"axis", "out", "keepdims"}:
-        options = kwargs.get("axis"), None, out, kwargs.get("keepdims", False)
-        return partial(_REDUCTIONS[name].reduce, *args, *options)
-    elif name in _METHODS and isinstance(args[0], numpy.ndarray):
-        method = getattr(args[0], name)
-        if name == "dot" and len(args) == 2:
-            return partial(method, args[1], out)
-        return partial(method, *args[1:], **kwargs)
-    return partial(function, *args, **kwargs)
-
-
-def _as_arrays(operands: tuple[Any, ...], dtype: Any = None) -> tuple[Any, ...]:
-    """Python numbers among `operands` as the arrays that NumPy would make of them each time.
-
-    `dtype`: in which it was asked to compute, if so.
-    """
-    dtypes = {operand.dtype for operand in operands if isinstance(operand, numpy.ndarray)}
-    if dtype is not None:
-        dtypes = {numpy.dtype(dtype)}
-    if len(dtypes) != 1:
-        return operands
-    (dtype,) = dtypes
-    numbers = {"f": (int, float), "i": (int,), "u": (int,)}.get(dtype.kind, ())
-    try:
-        return tuple(numpy.asarray(o, dtype) if type(o) in numbers else o for o in operands)
-    except OverflowError:  # a comparison with what the dtype cannot hold
-        return operands
+def record(xp: Any, step: Call) -> Program:
+    """Run `step`, which computes through `xp` only; returns its program, fused."""
+    return fuse(trace(xp, step))
 
 
 class _Snapshot:
@@ -184,10 +80,10 @@ def _are_same(one: Sequence[Any], other: Sequence[Any]) -> bool:
 
 @dataclass(frozen=True)
 class _Step:
-    """The parts as they were after the last step of a size, and its calls if recorded."""
+    """The parts as they were after the last step of a size, and what replays it if recorded."""
 
     snapshot: _Snapshot | None
-    calls: tuple[Call, ...] | None
+    replay: Call | None
 
 
 class Replay:
@@ -227,9 +123,8 @@ class Replay:
         A replay runs none of the Python in `step`.
         """
         known = self._known(size) if self._enabled else None
-        if known is not None and known.calls is not None:
-            for call in known.calls:
-                call()
+        if known is not None and known.replay is not None:
+            known.replay()
             return True
         with self.scope():
             self._run(known, size, step, *arguments)
@@ -247,15 +142,15 @@ class Replay:
     def _run(
         self, known: _Step | None, size: Hashable, step: Callable[..., None], *arguments: Any
     ) -> None:
-        calls = None
+        replay = None
         if known is not None:
-            calls = self._graphs.of(record(self.xp, partial(step, *arguments)))
+            replay = self._graphs.of(record(self.xp, partial(step, *arguments)))
         else:
             self._enabled = self._enabled and all(map(is_replayable, self.parts()))
             step(*arguments)
         if self._enabled:
             snapshot = _Snapshot(self.parts(), self.optimizer) if self.watched else None
-            self._steps[size] = _Step(snapshot, calls)
+            self._steps[size] = _Step(snapshot, replay)
 
     def forget(self, size: Hashable) -> None:
         """Keep nothing of the steps of this size."""

@@ -13,7 +13,7 @@ so a larger one is cut into pieces. Other BLAS libraries compute the pieces like
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -23,7 +23,8 @@ from typing import Any
 import numpy
 import threadpoolctl
 
-from xpnet.backend import Array, substitute_of, substituted
+from xpnet.accel.program import Op, operation, replaced, run_op
+from xpnet.backend import Array
 
 FEW_ROWS = 32
 FEW_PRODUCTS = 4_500_000
@@ -78,54 +79,33 @@ def if_few(x: Array, weights: Array) -> Iterator[None]:
     if threads > 1:
         _run(partial(pool.set_num_threads, 1))
     try:
-        with substituted(_SmallGemm(substitute_of(numpy) or numpy)):
+        with replaced(numpy, in_pieces):
             yield
     finally:
         if threads > 1:
             _run(partial(pool.set_num_threads, threads))
 
 
-class _SmallGemm:
-    """The array module `xp`, but that a product of two matrices is computed in pieces.
-
-    `xp` may be a recorder of NumPy, which records each piece. It equals `xp`, so that a
-    `Workspace` finds the arrays made with `xp`.
-    """
-
-    def __init__(self, xp: Any) -> None:
-        self.xp = xp
-
-    def __eq__(self, other: object) -> bool:
-        return other is self or bool(self.xp == other)
-
-    def __hash__(self) -> int:
-        return hash(self.xp)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.xp, name)
-
-    def dot(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        """`a b`."""
-        if out is None or not a.ndim == b.ndim == 2 or a.size * b.shape[1] <= PIECE:
-            return self.xp.dot(a, b, out=out)
-        (rows, inner), columns = a.shape, b.shape[1]
-        longer, shorter = max(rows, columns), min(rows, columns)
-        step = PIECE // (inner * shorter) // _STEP * _STEP or longer
-        for start in range(0, longer, step):
-            part = slice(start, start + step)
-            if rows == longer:
-                self.xp.matmul(a[part], b, out=out[part])
-            else:
-                self.xp.matmul(a, b[:, part], out=out[:, part])
-        return out
+def in_pieces(op: Op) -> Sequence[Op]:
+    """The operations that compute `op`, a product of NumPy's arrays, in pieces."""
+    (a, b), out = op.inputs, op.output
+    if op.name != "dot" or out is None or not a.ndim == b.ndim == 2:
+        return (op,)
+    if a.size * b.shape[1] <= PIECE:
+        return (op,)
+    (rows, inner), columns = a.shape, b.shape[1]
+    longer, shorter = max(rows, columns), min(rows, columns)
+    step = PIECE // (inner * shorter) // _STEP * _STEP or longer
+    parts = (slice(start, start + step) for start in range(0, longer, step))
+    if rows == longer:
+        pieces = [((a[part], b), out[part]) for part in parts]
+    else:
+        pieces = [((a, b[:, part]), out[:, part]) for part in parts]
+    return [operation(numpy, "matmul", inputs, {"out": output}) for inputs, output in pieces]
 
 
 def _run(call: partial[Any]) -> None:
-    record_call = getattr(substitute_of(numpy), "record_call", None)
-    if record_call is None:
-        call()
-    else:
-        record_call(call)
+    run_op(numpy, Op("set_num_threads", call.args, None, call))
 
 
 @cache

@@ -217,9 +217,9 @@ class Trainer:
                 held_out,
                 self._evaluated,
             )
-            xp = cublas.chosen(self.precision, network.backend, network.dtype)
+            products = cublas.chosen(self.precision, network.backend, network.dtype)
             hooks = CallbackList(self.callbacks, network.backend)
-            update = Update(self, run, data, weights, metrics, hooks, xp)
+            update = Update(self, run, data, weights, metrics, hooks)
             fingerprint = partial(
                 training_fingerprint,
                 run,
@@ -242,7 +242,7 @@ class Trainer:
             target_shape = tuple(given.target.shape[1:])
             with manager.at_work():
                 set_prediction(network, self.loss, data.target, target_shape)
-                self._train(run, update, manager, size, (every, by_step))
+                self._train(run, update, manager, products, size, (every, by_step))
         # A signal that came after the last step must not be lost.
         if run.interrupted:
             raise Interrupted(run.interrupted)
@@ -253,6 +253,7 @@ class Trainer:
         run: TrainingState,
         update: Update,
         manager: CheckpointManager,
+        products: cublas.Products | None,
         size: int,
         log_every: tuple[int, bool],
     ) -> None:
@@ -272,7 +273,7 @@ class Trainer:
                 # The total number of steps, even if training is resumed: the choice of kernels
                 # decides about the last digit.
                 dispatch.use_kernels(run.epochs * run.steps_per_epoch, data.backend.xp),
-                cublas.used(update.xp),
+                cublas.used(products),
                 small_gemm.kept(),
                 device_memory.in_training(network, self.loss, data, size),
                 numpy.errstate(over="ignore", invalid="ignore", divide="ignore"),

@@ -41,10 +41,9 @@ class Update:
         weights: SampleWeights | None,
         metrics: RunningMetrics,
         hooks: CallbackList,
-        xp: Any,
     ) -> None:
         self.trainer, self.data, self.weights = trainer, data, weights
-        self.metrics, self.hooks, self.xp = metrics, hooks, xp
+        self.metrics, self.hooks = metrics, hooks
         # Nothing of a full batch changes from one epoch to the next, unless it is distorted.
         self.is_fixed = run.steps_per_epoch == 1 and trainer.augmentation is None
         self.batch: tuple[Array, Array] | None = None
@@ -53,7 +52,7 @@ class Update:
         self.replay: Replay | None = None
         if data.dtype == trainer.network.dtype:
             self.replay = Replay(
-                xp,
+                data.backend.xp,
                 self._parts,
                 optimizer=trainer.optimizer,
                 watched=hooks.has_others or not self.is_own,
