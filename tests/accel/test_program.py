@@ -19,7 +19,7 @@ def test_the_program_of_a_forward_pass(backend: Backend) -> None:
     x = backend.asarray(np.ones((3, 5), np.float32))
     network.forward(x, training=True)
     found = trace(backend.xp, lambda: network.forward(x, training=True))
-    assert [(op.name, op.maker) for op in found] == [
+    assert [(op.name, op.origin) for op in found] == [
         ("dot", "Linear.forward"),
         ("add", "Linear.forward"),
         ("tanh", "Tanh.forward"),

@@ -312,6 +312,27 @@ def test_other_products_stay_whole(pool: Pool) -> None:
         assert small_gemm.in_pieces(op) == (op,)
 
 
+class Products(Layer):
+    """Two products, written as a user may write them."""
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        xp, square = array_module(x), np.eye(x.shape[1], dtype=x.dtype)
+        return xp.dot(xp.dot(x, b=square), square, self.like(x, "y"))
+
+    def backward(self, dy: Array) -> Array:
+        return array_module(dy).matmul(dy, np.eye(dy.shape[1], dtype=dy.dtype), self.like(dy, "dx"))
+
+
+def test_products_of_a_layer_of_ones_own(pool: Pool) -> None:
+    """`b=` by name, `out` by position."""
+    made = Sequential([xn.Linear(12, 300), Products(), xn.Linear(300, 3)], seed=1)
+    plain = Sequential([xn.Linear(12, 300), xn.Dropout(0.0), xn.Linear(300, 3)], seed=1)
+    for network in (made, plain):
+        step(network, 16)
+    assert pool.calls == [1, BEFORE] * 2
+    assert np.allclose(made.flat_parameters, plain.flat_parameters, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("number", [1, BEFORE])
 @pytest.mark.parametrize(("rows", "name"), [(16, "matmul"), (33, "dot")])
 def test_a_step_makes_its_products_so(rows: int, name: str, number: int, pool: Pool) -> None:

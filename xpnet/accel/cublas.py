@@ -26,7 +26,7 @@ import numpy
 
 from xpnet.accel import capture
 from xpnet.accel.cublas_bindings import cublas_bindings
-from xpnet.accel.program import PRODUCTS, Call, Op, replaced
+from xpnet.accel.program import PRODUCTS, Call, Op, factors, replaced
 from xpnet.backend import Array, Backend
 from xpnet.backend.context import changed
 from xpnet.errors import BackendUnavailable, ConfigError, short_repr
@@ -129,12 +129,10 @@ class Products:
 
     def replace(self, op: Op) -> Sequence[Op]:
         """`op`, a product, computed by this handle if it is one of two float32 matrices."""
-        a, b = op.inputs
-        return (
-            (dataclasses.replace(op, call=partial(self._matrices, a, b, op.output)),)
-            if (_is_reducible(a, b))
-            else (op,)
-        )
+        matrices = factors(op)
+        if matrices is None or not _is_reducible(*matrices):
+            return (op,)
+        return (dataclasses.replace(op, call=partial(self._matrices, *matrices, op.output)),)
 
     def _matrices(self, a: Array, b: Array, out: Array | None) -> Array:
         if out is None:
@@ -148,7 +146,7 @@ class Products:
 
     def call_of(self, op: Op) -> Call:
         """The call of `op`; of a product of `xp`, the same product by this handle."""
-        if op.name not in PRODUCTS:
+        if op.name not in PRODUCTS or len(op.inputs) != 2 or op.options:
             return op.call
         a, b = op.inputs
         if op.name == "dot" and b.ndim > 2:

@@ -23,9 +23,9 @@ def fuse(program: Program) -> Program:
         for name, arguments_of in pairs:
             arguments = arguments_of(xp, fused[-1], op)
             if arguments is not None:
-                makers = f"{fused[-1].maker} and {op.maker}"
+                origins = f"{fused[-1].origin} and {op.origin}"
                 call = module.bind(name, arguments)
-                fused[-1] = Op(name, arguments, None, call, is_kernel=True, maker=makers)
+                fused[-1] = Op(name, arguments, None, call, is_kernel=True, origin=origins)
                 break
         else:
             fused.append(op)

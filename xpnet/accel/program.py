@@ -34,7 +34,7 @@ class Op:
     """One operation of a step: `xp.name(*inputs, out=output, **options)`, or a kernel.
 
     `inputs`: arrays and numbers. For a kernel they include the arrays it writes, `output` is None,
-    and `is_kernel` is True. `call()` runs the operation. `maker`: the class and method that asked
+    and `is_kernel` is True. `call()` runs the operation. `origin`: the class and method that asked
     for it, such as `Linear.forward`.
     """
 
@@ -44,14 +44,14 @@ class Op:
     call: Call
     options: dict[str, Any] = field(default_factory=dict)
     is_kernel: bool = False
-    maker: str = ""
+    origin: str = ""
 
     def __str__(self) -> str:
         described = [_described(value) for value in self.inputs]
         described += [f"{name}={_described(value)}" for name, value in self.options.items()]
         if self.output is not None:
             described.append(f"out={_described(self.output)}")
-        return f"{self.maker or 'a step'}: {self.name}({', '.join(described)})"
+        return f"{self.origin or 'a step'}: {self.name}({', '.join(described)})"
 
 
 Program: TypeAlias = tuple[Op, ...]
@@ -60,6 +60,14 @@ Pass: TypeAlias = Callable[[Op], Sequence[Op]]
 
 PRODUCTS = frozenset({"dot", "matmul"})
 """The operations that a pass may replace."""
+
+
+def factors(op: Op) -> tuple[Array, Array] | None:
+    """The two matrices that `op` multiplies, or None for any other operation."""
+    if op.name not in PRODUCTS or len(op.inputs) != 2 or op.options:
+        return None
+    a, b = op.inputs
+    return (a, b) if getattr(a, "ndim", 0) == getattr(b, "ndim", 0) == 2 else None
 
 
 def _described(value: Any) -> str:
@@ -107,8 +115,8 @@ class Operations:
         """Run `op`, or what replaces it, and append it to the program; returns its result."""
         ops = self.replace(op) if self.replace and op.name in PRODUCTS else (op,)
         if self.program is not None:
-            maker = _maker()
-            self.program += [dataclasses.replace(one, maker=maker) for one in ops]
+            origin = _origin()
+            self.program += [dataclasses.replace(one, origin=origin) for one in ops]
         result = [one.call() for one in ops][-1]
         return result if op.output is None else op.output
 
@@ -165,6 +173,8 @@ def run(program: Program) -> Callable[[], None]:
 
 def operation(xp: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Op:
     """The call `xp.name(*args, **kwargs)`."""
+    if name in PRODUCTS and len(args) == 3:
+        args, kwargs = args[:2], kwargs | {"out": args[2]}
     if name == "copyto":
         options = dict(zip(("dst", "src"), args, strict=False)) | kwargs
         output, inputs = options.pop("dst", None), (options.pop("src", None),)
@@ -174,7 +184,7 @@ def operation(xp: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any])
     return Op(name, args, kwargs.get("out"), call, options)
 
 
-def _maker() -> str:
+def _origin() -> str:
     """Class and method that asked for an operation, found among the callers up to `trace`."""
     frame = sys._getframe(1)
     while frame is not None and frame.f_code is not trace.__code__:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy
 import threadpoolctl
 
-from xpnet.accel.program import Op, operation, replaced, run_op
+from xpnet.accel.program import Op, factors, operation, replaced, run_op
 from xpnet.backend import Array
 
 FEW_ROWS = 32
@@ -88,9 +88,10 @@ def if_few(x: Array, weights: Array) -> Iterator[None]:
 
 def in_pieces(op: Op) -> Sequence[Op]:
     """The operations that compute `op`, a product of NumPy's arrays, in pieces."""
-    (a, b), out = op.inputs, op.output
-    if op.name != "dot" or out is None or not a.ndim == b.ndim == 2:
+    matrices, out = factors(op), op.output
+    if op.name != "dot" or out is None or matrices is None:
         return (op,)
+    a, b = matrices
     if a.size * b.shape[1] <= PIECE:
         return (op,)
     (rows, inner), columns = a.shape, b.shape[1]
