@@ -174,7 +174,8 @@ def run(program: Program) -> Callable[[], None]:
 def operation(xp: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Op:
     """The call `xp.name(*args, **kwargs)`."""
     if name in PRODUCTS and len(args) == 3:
-        args, kwargs = args[:2], kwargs | {"out": args[2]}
+        kwargs = kwargs | {"out": args[2]}
+        args = args[:2]
     if name == "copyto":
         options = dict(zip(("dst", "src"), args, strict=False)) | kwargs
         output, inputs = options.pop("dst", None), (options.pop("src", None),)
