@@ -191,6 +191,7 @@ class _Goal(Callback):
 
 
 def read_splits(task: Task, seed: int, epochs: int = MOST_EPOCHS) -> tuple[TrainConfig, Splits]:
+    """The settings of `xpnet.train` for the task, and its data."""
     flags = [*task.flags, f"--seed={seed}", f"--epochs={epochs}"]
     config = from_command_line(flags, "bench")
     return config, factory.read_splits(config)[1]

@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
             f"no contender {', '.join(sorted(unknown))}; there are {', '.join(CONTENDERS)}"
         )
     task = replace(QUICK if options.quick else Task(), threads=1)
-    # Raises an error that names `XPNET_DATA` if the data set is missing, before any process runs.
+    # If the data set is missing, one line says so before any process runs.
     read_splits(task, seed=0, epochs=EPOCHS)
     found: dict[str, list[float]] = {}
     missing: dict[str, str] = {}

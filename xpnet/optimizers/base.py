@@ -20,7 +20,8 @@ class Optimizer:
     """Base of all optimizers: `step(network)` changes the network's values in place.
 
     `learning_rate`: a number or a `Schedule`. `steps` counts the updates made; `state` holds
-    arrays shaped like `values`, by name. An optimizer belongs to one network, since it holds the
+    arrays shaped like `values`, by name; subnormal numbers in it become 0 every `FLUSH_EVERY`
+    updates (`count_step`). An optimizer belongs to one network, since it holds the
     moments and the number of updates; create a new one for another network. Raises `ConfigError`
     for a hyperparameter out of its range, and when a later step brings another network's values;
     `ShapeError` unless values and gradients are flat and of one size.
