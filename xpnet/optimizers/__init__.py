@@ -8,8 +8,10 @@ or synchronise, and can be recorded.
 Formulas and defaults follow PyTorch, with one exception: in every optimizer `weight_decay` is
 decoupled, `W ← W − rate · weight_decay · W` before the update (Loshchilov, Hutter, "Decoupled
 weight decay regularization", ICLR 2019), and applies only to weight matrices; see `Optimizer.step`.
-After every 50th update, subnormal numbers in the state become 0, since most CPUs are slow with them
-(`Optimizer.count_step`). For L2 regularisation, which is added to the gradient, see `losses.L2Penalty`.
+For L2 regularisation, which is added to the gradient, see `losses.L2Penalty`.
+
+After every 50th update, subnormal numbers in the state become 0, since many CPUs are slow with
+them; see `Optimizer.count_step`.
 """
 
 from xpnet.optimizers.adam import Adam, AdamW

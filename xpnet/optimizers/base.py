@@ -21,9 +21,9 @@ class Optimizer:
 
     `learning_rate`: a number or a `Schedule`. `steps` counts the updates made; `state` holds
     arrays shaped like `values`, by name; subnormal numbers in it become 0 every `FLUSH_EVERY`
-    updates (`count_step`). An optimizer belongs to one network, since it holds the
-    moments and the number of updates; create a new one for another network. Raises `ConfigError`
-    for a hyperparameter out of its range, and when a later step brings another network's values;
+    updates (`count_step`). An optimizer belongs to one network, since it holds the moments and the
+    number of updates; create a new one for another network. Raises `ConfigError` for a
+    hyperparameter out of its range, and when a later step brings another network's values;
     `ShapeError` unless values and gradients are flat and of one size.
 
     An optimizer of your own stores each parameter of its `__init__` under the same name, or defines
@@ -116,8 +116,8 @@ class Optimizer:
 
         The moments of a weight whose input is always 0, such as a border pixel of MNIST, decay
         towards 0 but do not reach it: 0.9 times the smallest subnormal number rounds to itself.
-        Arithmetic with subnormal numbers is many times slower on most CPUs, so each later step
-        would pay for them. `s ← s · [|s| ≥ t]` removes them, where `t` is the smallest normal
+        Arithmetic with subnormal numbers is many times slower on many CPUs, so each later step
+        would take longer. `s ← s · [|s| ≥ t]` removes them, where `t` is the smallest normal
         number of the dtype. They are too small to change a weight of normal size: with
         `|M| < t = 1.2e-38`, `ε = 1e-8` and `rate = 1e-3`, Adam changes it by about 1e-33 at most.
 
