@@ -119,7 +119,8 @@ class Optimizer:
         Arithmetic with subnormal numbers is many times slower on many CPUs, so each later step
         would take longer. `s ← s · [|s| ≥ t]` removes them, where `t` is the smallest normal
         number of the dtype. They are too small to change a weight of normal size: with
-        `|M| < t = 1.2e-38`, `ε = 1e-8` and `rate = 1e-3`, Adam changes it by about 1e-33 at most.
+        `|M| < t = 1.2e-38`, `ε = 1e-8` and `rate = 1e-3`, Adam changes it by about 1e-34 at most.
+        With `ε = 0`, a second moment of 0 gives 0 / 0, as it does for an input that was never used.
 
         The rule depends on the number of updates alone, so every backend, a resumed run and a
         replayed step apply it at the same updates.
