@@ -164,7 +164,7 @@ def trial_run(task: Task, seed: int) -> int:
 
 def _epochs_to_goal(task: Task, seed: int) -> tuple[int, int]:
     """The number of epochs, and of their steps."""
-    config, splits = _splits(task, seed)
+    config, splits = read_splits(task, seed)
     network = factory.build_network(config, splits.train, Backend(task.device))
     normalisation = factory.fit_normalisation(config, splits.train)
     goal = _Goal(factory.to_device(network, splits.test, normalisation), task.goal)
@@ -190,7 +190,8 @@ class _Goal(Callback):
             self.met, self.steps, run.stop = record.epoch, record.step, True
 
 
-def _splits(task: Task, seed: int, epochs: int = MOST_EPOCHS) -> tuple[TrainConfig, Splits]:
+def read_splits(task: Task, seed: int, epochs: int = MOST_EPOCHS) -> tuple[TrainConfig, Splits]:
+    """The settings of `xpnet.train` for the task, and its data."""
     flags = [*task.flags, f"--seed={seed}", f"--epochs={epochs}"]
     config = from_command_line(flags, "bench")
     return config, factory.read_splits(config)[1]
@@ -247,7 +248,7 @@ def contend(name: str, seed: int, task: Task) -> dict[str, Any]:
     # Imports do not count as growth of memory.
     import_module(mnist_peers.MODULES[name])
     imported = memory("VmRSS")
-    _, splits = _splits(task, seed)
+    _, splits = read_splits(task, seed)
     train = mnist_peers.TRAINERS[name]
     result: dict[str, Any] = {"epochs": 0, "test_accuracy": 0.0}
     for accuracy in train(splits, task.hidden, seed, task.device):
@@ -262,7 +263,7 @@ def contend(name: str, seed: int, task: Task) -> dict[str, Any]:
 def _memory_of_xpnet(task: Task) -> dict[str, Any]:
     """What `xpnet.train` does without its pictures, whose memory is matplotlib's."""
     imported = memory("VmRSS")
-    config, splits = _splits(task, 0, epochs=3)
+    config, splits = read_splits(task, 0, epochs=3)
     network = factory.build_network(config, splits.train, Backend(task.device))
     how = factory.fit_normalisation(config, splits.train)
     factory.train_from_config(

@@ -18,7 +18,17 @@ import strict_graphs
 from strict_graphs import graphs_on_the_double
 
 from bench import __main__ as command_line
-from bench import end_to_end, epochs, floor, footprint, machine, picture, scaling, tables
+from bench import (
+    end_to_end,
+    epochs,
+    floor,
+    footprint,
+    late_epochs,
+    machine,
+    picture,
+    scaling,
+    tables,
+)
 from bench.peer import Peer, Unsupported
 from bench.peers import COMPETITORS
 from bench.peers.numpy_student import Student
@@ -345,6 +355,32 @@ def test_end_to_end_meets_its_goal(tmp_path):
         assert one["seconds"] > 0
     page = (tmp_path / "end-to-end.md").read_text()
     assert "| torch |" in page
+
+
+def test_late_epochs_runs(tmp_path, capsys):
+    arguments = ["late-epochs", "--quick", "--peer", "torch", "--folder", str(tmp_path)]
+    assert command_line.main(arguments) == 0
+    found = json.loads((tmp_path / "late-epochs.json").read_text())["cpu_seconds"]
+    assert list(found) == ["xpnet", "torch"]
+    assert all(len(seconds) == late_epochs.EPOCHS for seconds in found.values())
+    assert (tmp_path / "late-epochs.md").read_text() in capsys.readouterr().out
+
+
+def test_late_epochs_compares_epochs_5_to_10_with_2_to_4():
+    seconds = [9.0, 1.0, 2.0, 3.0, *[4.0] * 5, 9.0]
+    page = late_epochs.table(late_epochs.Task(), {"xpnet": seconds}, {"torch": "not here"})
+    assert "| xpnet | 2.00 | 4.00 | 2.00 | 9.00, 1.00," in page
+    assert "| torch | missing: not here | | | |" in page
+
+
+def test_late_epochs_refuses_what_it_cannot_measure(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="late-epochs measures CPU time: --device cuda"):
+        command_line.main(["late-epochs", "--device", "cuda"])
+    with pytest.raises(ConfigError, match="no contender keras; there are xpnet, xpnet-fast, torch"):
+        command_line.main(["late-epochs", "--peer", "keras"])
+    monkeypatch.setenv("XPNET_DATA", str(tmp_path))
+    with pytest.raises(XpnetError, match="XPNET_DATA"):
+        command_line.main(["late-epochs"])
 
 
 # On a GPU, as far as can be seen without one

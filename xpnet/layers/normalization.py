@@ -57,6 +57,10 @@ class BatchNorm(_Normalising):
     `mean(g) = γ dβ / N` and `mean(g x̂) = γ dγ / N`, γ can be factored out:
     `dx = γ s (dy − dβ / N − x̂ dγ / N)`.
 
+    The running variance of a feature that is always the same decays to a subnormal number and stays
+    there. It is left so: it costs one slow multiplication per feature and step, not per weight, and
+    prediction adds ε to it first, which gives the same bits as 0 would.
+
     **Frozen** (`trainable = False`), it uses the running statistics in training too and does not
     update them: `μ` and `s` are constants, and `dx = γ s dy`.
 

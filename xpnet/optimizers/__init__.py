@@ -9,6 +9,9 @@ Formulas and defaults follow PyTorch, with one exception: in every optimizer `we
 decoupled, `W ← W − rate · weight_decay · W` before the update (Loshchilov, Hutter, "Decoupled
 weight decay regularization", ICLR 2019), and applies only to weight matrices; see `Optimizer.step`.
 For L2 regularisation, which is added to the gradient, see `losses.L2Penalty`.
+
+After every 50th update, subnormal numbers in the state become 0, since many CPUs are slow with
+them; see `Optimizer.count_step`.
 """
 
 from xpnet.optimizers.adam import Adam, AdamW

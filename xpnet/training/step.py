@@ -156,7 +156,7 @@ class TrainStep:
             few = len(x) <= small_gemm.FEW_ROWS
             with small_gemm.kept() if few else nullcontext():
                 if self._replay.run(key, self._as_written, *buffers):
-                    optimizer.steps += 1
+                    optimizer.count_step()
             assert self._value is not None
             return self._value.copy()
 

@@ -78,7 +78,7 @@ class Update:
         if self.hooks.disturbed or not self.is_own:
             replay.disturbed, self.hooks.disturbed = True, False
         if replay.run(size, self._as_written, own_rows, own_scalars):
-            self.trainer.optimizer.steps += 1
+            self.trainer.optimizer.count_step()
             self.metrics.count(size)
 
     def _as_written(self, rows: Array, scalars: Array) -> None:
