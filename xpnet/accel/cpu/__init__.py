@@ -1,0 +1,1 @@
+"""Steps compiled for a CPU."""
