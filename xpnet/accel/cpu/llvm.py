@@ -1,0 +1,149 @@
+"""What numba lacks for loops on memory given by addresses: views, bit casts, atomics, calls.
+
+Addresses are int64. A dtype is given as the number of bits of its floats, 32 or 64, a constant of
+the function that is compiled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+INT, INT32, BYTES = ir.IntType(64), ir.IntType(32), ir.IntType(8).as_pointer()
+_REALS: dict[int, Any] = {32: types.float32, 64: types.float64}
+
+
+def _pointer(builder: Any, address: Any, pointed: Any) -> Any:
+    return builder.inttoptr(address, pointed.as_pointer())
+
+
+@intrinsic(prefer_literal=True)
+def real_pointer(typing: Any, address: Any, bits: Any) -> Any:
+    """The floats of `bits` bits at `address`."""
+    real = _REALS[bits.literal_value]
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _pointer(builder, arguments[0], context.get_value_type(real))
+
+    return types.CPointer(real)(types.int64, bits), code
+
+
+@intrinsic(prefer_literal=True)
+def real_of(typing: Any, pattern: Any, bits: Any) -> Any:
+    """The float of `bits` bits whose bit pattern is `pattern`."""
+    real = _REALS[bits.literal_value]
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        integer = builder.trunc(arguments[0], INT32) if real is types.float32 else arguments[0]
+        return builder.bitcast(integer, context.get_value_type(real))
+
+    return real(types.int64, bits), code
+
+
+def _pointer_to(item: Any) -> Any:
+    @intrinsic
+    def pointer(typing: Any, address: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return _pointer(builder, arguments[0], context.get_data_type(item))
+
+        return types.CPointer(item)(types.int64), code
+
+    return pointer
+
+
+int64_pointer = _pointer_to(types.int64)
+uint64_pointer = _pointer_to(types.uint64)
+uint32_pointer = _pointer_to(types.uint32)
+uint8_pointer = _pointer_to(types.uint8)
+
+
+@intrinsic
+def atomic_load(typing: Any, address: Any) -> Any:
+    """The int64 at `address`, and what its writer wrote before it."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load_atomic(_pointer(builder, arguments[0], INT), "seq_cst", 8)
+
+    return types.int64(types.int64), code
+
+
+@intrinsic
+def atomic_add(typing: Any, address: Any, number: Any) -> Any:
+    """Add `number` to the int64 at `address`; returns what it was before."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _pointer(builder, arguments[0], INT)
+        return builder.atomic_rmw("add", pointer, arguments[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), code
+
+
+@intrinsic
+def atomic_exchange_if(typing: Any, address: Any, expected: Any, number: Any) -> Any:
+    """Replace the int64 at `address` by `number` if it is `expected`; returns whether it was."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, expected, number = arguments
+        pointer = _pointer(builder, address, INT)
+        found = builder.cmpxchg(pointer, expected, number, "seq_cst", "seq_cst")
+        return builder.extract_value(found, 1)
+
+    return types.boolean(types.int64, types.int64, types.int64), code
+
+
+@intrinsic
+def pause(typing: Any) -> Any:
+    """Tell the processor that this thread is waiting in a loop."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        processor = builder.module.triple.partition("-")[0]
+        instruction = {"x86_64": "pause", "aarch64": "yield", "arm64": "yield"}.get(processor, "")
+        kind = ir.FunctionType(ir.VoidType(), [])
+        builder.asm(kind, instruction, "~{memory}", [], True)
+        return context.get_dummy_value()
+
+    return types.void(), code
+
+
+@intrinsic
+def prefetch(typing: Any, address: Any) -> Any:
+    """Load the cache line of `address` before it is read."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [BYTES, INT32, INT32, INT32])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [BYTES], kind)
+        numbers = [ir.Constant(INT32, n) for n in (0, 2, 1)]  # read, second-level cache, data
+        builder.call(function, [builder.inttoptr(arguments[0], BYTES), *numbers])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), code
+
+
+@intrinsic
+def call_loop(typing: Any, address: Any, arguments_address: Any, step: Any) -> Any:
+    """Call `void loop(int64 *arguments, int64 step)` by its address."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [INT.as_pointer(), INT])
+        function = _pointer(builder, arguments[0], kind)
+        builder.call(function, [_pointer(builder, arguments[1], INT), arguments[2]])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), code
+
+
+@intrinsic
+def call_integers(typing: Any, address: Any, integers: Any) -> Any:
+    """Call a C function `long f(long, ...)` by its address with a tuple of int64."""
+    count = len(integers)
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(INT, [INT] * count)
+        given = cgutils.unpack_tuple(builder, arguments[1], count)
+        return builder.call(_pointer(builder, arguments[0], kind), given)
+
+    return types.int64(types.int64, types.UniTuple(types.int64, count)), code
