@@ -101,9 +101,14 @@ def pause(typing: Any) -> Any:
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         processor = builder.module.triple.partition("-")[0]
-        instruction = {"x86_64": "pause", "aarch64": "yield", "arm64": "yield"}.get(processor, "")
-        kind = ir.FunctionType(ir.VoidType(), [])
-        builder.asm(kind, instruction, "~{memory}", [], True)
+        if processor == "x86_64":
+            kind, given, name = [], [], "llvm.x86.sse2.pause"
+        elif processor in ("aarch64", "arm64"):
+            kind, given, name = [INT32], [ir.Constant(INT32, 1)], "llvm.aarch64.hint"  # yield
+        else:
+            return context.get_dummy_value()
+        signature = ir.FunctionType(ir.VoidType(), kind)
+        builder.call(cgutils.get_or_insert_function(builder.module, signature, name), given)
         return context.get_dummy_value()
 
     return types.void(), code

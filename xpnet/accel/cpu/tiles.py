@@ -20,11 +20,9 @@ from numba.extending import intrinsic
 from xpnet.accel.cpu.compiled import compiled
 from xpnet.accel.cpu.llvm import INT, INT32, real_pointer
 
-SHAPES = {8: (6, 2, 8), 16: (6, 4, 12)}
-"""For each number of lanes: rows and vectors of a tile, and rows of a tile of one vector."""
-
-DEPTH = 128
-"""The values of k for which a panel of B is copied at a time: it stays in the first-level cache."""
+SHAPES = {8: (6, 2, 8, 256), 16: (6, 4, 12, 128)}
+"""By lanes: rows and vectors of a tile, rows of a tile of one vector, and the values of k for which
+a panel of B is copied at a time, few enough to stay in the first-level cache."""
 
 FLOAT, BYTES = ir.FloatType(), 4
 
@@ -38,7 +36,7 @@ def lanes() -> int | None:
 
 
 class _Vectors:
-    """Writes the LLVM code of operations on vectors; with `columns`, of the first `columns` lanes."""
+    """Writes LLVM code of operations on vectors; with `columns`, of their first `columns` lanes."""
 
     def __init__(self, builder: Any, lanes: int, columns: Any = None) -> None:
         self.builder, self.lanes, self.mask = builder, lanes, None
@@ -222,10 +220,9 @@ def product(lanes: int) -> Any:
     and 1 to add to C instead of replacing it. The columns of C, and either rows or columns of B,
     have their floats side by side. C overlaps neither A nor B.
     """
-    height, width, tall = SHAPES[lanes]
+    height, width, tall, depth = SHAPES[lanes]
     panel, side, bits = width * lanes, BYTES, 32
-    size = DEPTH * panel * BYTES
-    depth = DEPTH
+    size = depth * panel * BYTES
 
     def tiles_product(p, step):  # type: ignore[no-untyped-def]
         a, a_row, a_column, b, b_row, b_column = p[0], p[1], p[2], p[3], p[4], p[5]
