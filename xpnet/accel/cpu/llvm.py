@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numpy.lib.stride_tricks import as_strided
 
 INT, INT32, BYTES = ir.IntType(64), ir.IntType(32), ir.IntType(8).as_pointer()
 _REALS: dict[int, Any] = {32: types.float32, 64: types.float64}
@@ -30,6 +31,76 @@ def real_pointer(typing: Any, address: Any, bits: Any) -> Any:
         return _pointer(builder, arguments[0], context.get_value_type(real))
 
     return types.CPointer(real)(types.int64, bits), code
+
+
+def _argument(builder: Any, block: Any, place: Any) -> tuple[Any, Any]:
+    """The two numbers of argument `place` of a block."""
+    first = builder.add(builder.mul(place, ir.Constant(INT, 2)), ir.Constant(INT, 2))
+    second = builder.add(first, ir.Constant(INT, 1))
+    return tuple(builder.load(builder.gep(block, [index])) for index in (first, second))
+
+
+def _as_array(pointer: Any, size: int) -> Any:
+    return carray(pointer, size)
+
+
+def _array_at(context: Any, builder: Any, address: Any, size: Any, item: Any) -> Any:
+    """The array of `size` items at `address`: it owns nothing."""
+    pointer = _pointer(builder, address, context.get_data_type(item))
+    signature = types.Array(item, 1, "C")(types.CPointer(item), types.int64)
+    return context.compile_internal(builder, _as_array, signature, (pointer, size))
+
+
+def _as_matrix(pointer: Any, rows: int, columns: int, step: int, item: int) -> Any:
+    return as_strided(carray(pointer, (1, 1)), (rows, columns), (step, item))
+
+
+@intrinsic(prefer_literal=True)
+def matrix(typing: Any, block: Any, place: Any, rows: Any, columns: Any, bits: Any) -> Any:
+    """The matrix of floats that is argument `place` of a block, `rows` times `columns`."""
+    real = _REALS[bits.literal_value]
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        block, place, rows, columns, _ = arguments
+        address, step = _argument(builder, block, place)
+        pointer = _pointer(builder, address, context.get_data_type(real))
+        kinds = (types.CPointer(real), *[types.int64] * 4)
+        item = ir.Constant(INT, bits.literal_value // 8)
+        given = (pointer, rows, columns, step, item)
+        return context.compile_internal(
+            builder, _as_matrix, types.Array(real, 2, "A")(*kinds), given
+        )
+
+    kinds = (types.CPointer(types.int64), *[types.int64] * 3, bits)
+    return types.Array(real, 2, "A")(*kinds), code
+
+
+@intrinsic(prefer_literal=True)
+def reals_at(typing: Any, address: Any, size: Any, bits: Any) -> Any:
+    """The array of `size` floats of `bits` bits at `address`."""
+    real = _REALS[bits.literal_value]
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _array_at(context, builder, arguments[0], arguments[1], real)
+
+    return types.Array(real, 1, "C")(types.int64, types.int64, bits), code
+
+
+@intrinsic(prefer_literal=True)
+def row(typing: Any, block: Any, place: Any, number: Any, bits: Any) -> Any:
+    """Row `number` of the matrix of floats that is argument `place` of a block (`blocks.py`)."""
+    real = _REALS[bits.literal_value]
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        block, place, number, _ = arguments
+
+        start, step = _argument(builder, block, place)
+        address = builder.add(start, builder.mul(number, step))
+        columns = builder.load(builder.gep(block, [ir.Constant(INT, 1)]))
+        return _array_at(context, builder, address, columns, real)
+
+    kinds = (types.CPointer(types.int64), types.int64, types.int64, bits)
+    return types.Array(real, 1, "C")(*kinds), code
 
 
 @intrinsic(prefer_literal=True)
@@ -59,6 +130,16 @@ int64_pointer = _pointer_to(types.int64)
 uint64_pointer = _pointer_to(types.uint64)
 uint32_pointer = _pointer_to(types.uint32)
 uint8_pointer = _pointer_to(types.uint8)
+
+
+@intrinsic
+def bits_of(typing: Any, number: Any) -> Any:
+    """The bit pattern of a float32 as an int32."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], INT32)
+
+    return types.int32(types.float32), code
 
 
 @intrinsic
