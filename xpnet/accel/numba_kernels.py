@@ -21,14 +21,19 @@ from xpnet.backend import Array
 KERNELS: dict[str, Any] = {}
 """All kernels, by name."""
 
-_inlined = partial(numba.njit, cache=True, nogil=True, error_model="numpy")
+_compiled: Any = partial(numba.njit, cache=True, nogil=True, error_model="numpy")
 # The formula raises too; a loop would continue beyond the end of an array.
 _OTHER_SHAPE = "dy is not of the shape of the output of the forward pass"
 
 
+def _inlined(function: Callable[..., Any]) -> Any:
+    """`function` compiled when it is first called, as a part of its callers."""
+    return _compiled(function)
+
+
 def _kernel(function: Callable[..., None]) -> Any:
     """`function` compiled when it is first called, and registered."""
-    KERNELS[function.__name__] = compiled = _inlined(function)
+    KERNELS[function.__name__] = compiled = _compiled(function)
     return compiled
 
 
@@ -113,7 +118,7 @@ def shift_logits(logits: Array, shifted: Array) -> None:
 
 @_inlined
 def _sample_loss(shifted: Any, label: int, smoothing: float, p: Any) -> Any:
-    """`p ← p / Σ_k p_k`, which held `exp(s)`, and the loss of one sample; `p`, `shifted`: `(C,)`."""
+    """`p ← p / Σ_k p_k`, which held `exp(s)`, and one sample's loss; `p`, `shifted`: `(C,)`."""
     classes = shifted.size
     total = p[0]
     for k in range(1, classes):
@@ -266,9 +271,7 @@ def _sample_word(counter: Any) -> Any:
 
 
 @_inlined
-def _drop(
-    x: Any, word: Any, units: Any, threshold: int, scale: float, mask: Any, y: Any
-) -> None:
+def _drop(x: Any, word: Any, units: Any, threshold: int, scale: float, mask: Any, y: Any) -> None:
     """`Dropout.forward` for one sample, with `random.hash_bits`."""
     for j in range(x.size):
         bits = word ^ units[j]

@@ -70,22 +70,19 @@ def test_the_last_of_two_threads_restores_the_number() -> None:
     pool = blas._pool()
     before = pool.get_num_threads()
     pool.set_num_threads(2)
-    inside, leave = threading.Event(), threading.Event()
-
-    def other() -> None:
-        with blas.one_thread():
-            inside.set()
-            leave.wait()
-
-    thread = threading.Thread(target=other)
     with blas.one_thread():
+        # It enters later and leaves earlier.
+        thread = threading.Thread(target=enter_and_leave)
         thread.start()
-        inside.wait()
-    assert pool.get_num_threads() == 1
-    leave.set()
-    thread.join()
+        thread.join()
+        assert pool.get_num_threads() == 1
     assert pool.get_num_threads() == 2
     pool.set_num_threads(before)
+
+
+def enter_and_leave() -> None:
+    with blas.one_thread():
+        pass
 
 
 def test_without_a_library_that_threadpoolctl_knows(monkeypatch: pytest.MonkeyPatch) -> None:

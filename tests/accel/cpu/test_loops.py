@@ -118,7 +118,7 @@ def test_biases(dtype: str) -> None:
 
 
 def ulps(found: np.ndarray, exact: np.ndarray) -> float:
-    """The largest distance, in units of the last place of `found`'s dtype; NaN and infinity match."""
+    """The largest distance, in units of the last place of `found`; NaN and infinity match."""
     expected = exact.astype(found.dtype)
     is_number = np.isfinite(expected)
     np.testing.assert_array_equal(found[~is_number], expected[~is_number])
@@ -245,7 +245,11 @@ def test_softmax_cross_entropy_has_the_kernel_s_bits(smoothing: float, dtype: st
     """Kernel and formula differ by the order of a sum; kernel and loop do not."""
     logits = reals(1, dtype)
     labels = np.random.default_rng(2).integers(0, COLUMNS, ROWS)
-    s, p, losses = np.empty((COLUMNS, ROWS), dtype), np.empty((COLUMNS, ROWS), dtype), np.empty(ROWS)
+    s, p, losses = (
+        np.empty((COLUMNS, ROWS), dtype),
+        np.empty((COLUMNS, ROWS), dtype),
+        np.empty(ROWS),
+    )
     value, gradient, scale = np.empty((), dtype), np.empty_like(logits), 0.3 / ROWS
     of_s, of_value, of_gradient = np.empty_like(s), np.empty_like(value), np.empty_like(logits)
     numbers = convert((smoothing, scale), dtype)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -201,7 +202,7 @@ program.run(0, 300, 3)
 
 
 def in_a_new_interpreter(rest: str) -> str:
-    program = PROGRAM.format(path=[os.path.dirname(__file__), *sys.path], rest=rest)
+    program = PROGRAM.format(path=[str(Path(__file__).parent), *sys.path], rest=rest)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
         capture_output=True,

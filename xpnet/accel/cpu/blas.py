@@ -27,7 +27,7 @@ _POINTERS = 13
 """Arguments of `gemm`, a function of Fortran: each is the address of a value."""
 
 
-def _product(p, step):  # type: ignore[no-untyped-def]
+def _product(p, step):
     call_integers(
         p[0], (p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], p[12], p[13])
     )
@@ -69,13 +69,13 @@ def _is_by_rows(x: HostArray) -> bool:
 def _step(x: HostArray) -> int:
     """Numbers from row to row, or from column to column, at least as many as BLAS wants."""
     across = 0 if _is_by_rows(x) else 1
-    return max(x.strides[across] // x.itemsize, x.shape[1 - across], 1)
+    return int(max(x.strides[across] // x.itemsize, x.shape[1 - across], 1))
 
 
 @cache
 def _address(dtype: str) -> int:
-    address: int = get_cython_function_address("scipy.linalg.cython_blas", _NAMES[dtype])
-    return address
+    function: Any = get_cython_function_address
+    return int(function("scipy.linalg.cython_blas", _NAMES[dtype]))
 
 
 @cache

@@ -10,6 +10,7 @@ arrays if it is given slices of them. Numbers of a row lie side by side.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -25,16 +26,15 @@ class Each:
 
 def block(shape: tuple[int, int], *arguments: HostArray | Each | float) -> HostArray:
     """The block for rows and columns `shape`; floats get the dtype of the first array of floats."""
-    real = next((a.dtype for a in arguments if _is_floats(a)), np.dtype(np.float32))
-    pairs = [_pair(argument, real) for argument in arguments]
+    real: Any = np.float32
+    for argument in reversed(arguments):
+        if isinstance(argument, np.ndarray) and argument.dtype.kind == "f":
+            real = argument.dtype
+    pairs = [_pair(argument, np.dtype(real)) for argument in arguments]
     return np.array([*shape, *(number for pair in pairs for number in pair)], np.int64)
 
 
-def _is_floats(argument: object) -> bool:
-    return isinstance(argument, np.ndarray) and argument.dtype.kind == "f"
-
-
-def _pair(argument: HostArray | Each | float, real: np.dtype) -> tuple[int, int]:
+def _pair(argument: Any, real: np.dtype[Any]) -> tuple[int, int]:
     if isinstance(argument, Each):
         return argument.table.ctypes.data, argument.table.strides[0]
     if isinstance(argument, np.ndarray):
@@ -44,14 +44,12 @@ def _pair(argument: HostArray | Each | float, real: np.dtype) -> tuple[int, int]
     return int(argument), 0
 
 
-def pattern(number: float, real: np.dtype) -> int:
+def pattern(number: Any, real: np.dtype[Any]) -> int:
     """The bit pattern of `number` in dtype `real`, as an integer."""
     return int(np.array(number, real).view(f"int{8 * real.itemsize}"))
 
 
-def product_block(
-    a: HostArray, b: HostArray, c: HostArray, add: bool = False
-) -> HostArray:
+def product_block(a: HostArray, b: HostArray, c: HostArray, add: bool = False) -> HostArray:
     """The block of a product `c = a b` or, with `add`, `c += a b`, which has a form of its own.
 
     Address, bytes from row to row and from column to column of each; rows, columns, k, `add`.
@@ -60,4 +58,3 @@ def product_block(
         a, b, c = b.T, a.T, c.T  # the same product, with rows of c that lie side by side
     views = [number for x in (a, b, c) for number in (x.ctypes.data, *x.strides)]
     return np.array([*views, *c.shape, a.shape[1], int(add)], np.int64)
-

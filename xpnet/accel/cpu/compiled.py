@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from numba.core.ccallback import CFunc
 
 SIGNATURE = types.void(types.CPointer(types.int64), types.int64)
 
-inlined = partial(numba.njit, nogil=True, error_model="numpy")
-"""Decorator of a function that compiled functions call; it is compiled as a part of them."""
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Decorator of a function that compiled functions call; it is compiled as a part of them."""
+    return numba.njit(nogil=True, error_model="numpy")(function)
 
 
 @cache
@@ -27,7 +29,7 @@ def _digest() -> str:
     return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-class _Cache(FunctionCache):  # type: ignore[misc]
+class _Cache(FunctionCache):
     """numba's cache, which knows the processor, but compares the function's own file alone."""
 
     def _index_key(self, signature: Any, codegen: Any) -> Any:
@@ -40,7 +42,7 @@ def compiled(function: Callable[..., None]) -> Any:
     Constants come from an enclosing function: the cache tells them apart.
     """
     options = {"nopython": True, "error_model": "numpy"}
-    result = CFunc(function, (SIGNATURE.args, SIGNATURE.return_type), {}, options)
+    result: Any = CFunc(function, (SIGNATURE.args, SIGNATURE.return_type), {}, options)
     result._cache = _Cache(function)
     result.compile()
     return result

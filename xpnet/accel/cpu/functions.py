@@ -1,9 +1,9 @@
-"""`exp` and `tanh` as compiled loops use them: in float32 without a call, so that LLVM makes vectors.
+"""`exp` and `tanh` as compiled loops use them: in float32 without calls, as vectors need.
 
 With n = round(x / ln 2) and r = x − n ln 2, `exp(x) = 2ⁿ exp(r)`, |r| ≤ ½ ln 2 (1 + 2⁻²⁰). There
 the Taylor polynomial of degree 7 misses `exp(r)` by at most |r|⁸ / 8! · 1.05 < 6e-9, a tenth of the
-rounding of a float32 (2⁻²⁴ = 6e-8). n ln 2 is subtracted in two parts, of which the first, 355 / 512,
-has so few bits that its product with n is exact.
+rounding of a float32 (2⁻²⁴ = 6e-8). n ln 2 is subtracted in two parts; the first, 355 / 512, has
+so few bits that its product with n is exact.
 """
 
 from __future__ import annotations
@@ -71,21 +71,21 @@ def _tanh32(x: Any) -> Any:
     return math.copysign(e / (e + _TWO), x)
 
 
-def exp(x):  # type: ignore[no-untyped-def]
+def exp(x):
     """`exp(x)` in the dtype of `x`, in compiled functions."""
     raise NotImplementedError("compiled functions only")
 
 
-def tanh(x):  # type: ignore[no-untyped-def]
+def tanh(x):
     """`tanh(x)` in the dtype of `x`, in compiled functions."""
     raise NotImplementedError("compiled functions only")
 
 
 @overload(exp)
-def _exp(x):  # type: ignore[no-untyped-def]
+def _exp(x):
     return (lambda x: _exp32(x)) if x == types.float32 else (lambda x: math.exp(x))
 
 
 @overload(tanh)
-def _tanh(x):  # type: ignore[no-untyped-def]
+def _tanh(x):
     return (lambda x: _tanh32(x)) if x == types.float32 else (lambda x: math.tanh(x))

@@ -6,23 +6,30 @@ the function that is compiled.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import carray, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np.numpy_support import carray
 from numpy.lib.stride_tricks import as_strided
 
 INT, INT32, BYTES = ir.IntType(64), ir.IntType(32), ir.IntType(8).as_pointer()
 _REALS: dict[int, Any] = {32: types.float32, 64: types.float64}
 
 
+def code_of(function: Callable[..., Any]) -> Any:
+    """Decorator of a function that returns a signature and what writes the LLVM code."""
+    return intrinsic(prefer_literal=True)(function)
+
+
 def _pointer(builder: Any, address: Any, pointed: Any) -> Any:
     return builder.inttoptr(address, pointed.as_pointer())
 
 
-@intrinsic(prefer_literal=True)
+@code_of
 def real_pointer(typing: Any, address: Any, bits: Any) -> Any:
     """The floats of `bits` bits at `address`."""
     real = _REALS[bits.literal_value]
@@ -55,7 +62,7 @@ def _as_matrix(pointer: Any, rows: int, columns: int, step: int, item: int) -> A
     return as_strided(carray(pointer, (1, 1)), (rows, columns), (step, item))
 
 
-@intrinsic(prefer_literal=True)
+@code_of
 def matrix(typing: Any, block: Any, place: Any, rows: Any, columns: Any, bits: Any) -> Any:
     """The matrix of floats that is argument `place` of a block, `rows` times `columns`."""
     real = _REALS[bits.literal_value]
@@ -75,7 +82,7 @@ def matrix(typing: Any, block: Any, place: Any, rows: Any, columns: Any, bits: A
     return types.Array(real, 2, "A")(*kinds), code
 
 
-@intrinsic(prefer_literal=True)
+@code_of
 def reals_at(typing: Any, address: Any, size: Any, bits: Any) -> Any:
     """The array of `size` floats of `bits` bits at `address`."""
     real = _REALS[bits.literal_value]
@@ -86,7 +93,7 @@ def reals_at(typing: Any, address: Any, size: Any, bits: Any) -> Any:
     return types.Array(real, 1, "C")(types.int64, types.int64, bits), code
 
 
-@intrinsic(prefer_literal=True)
+@code_of
 def row(typing: Any, block: Any, place: Any, number: Any, bits: Any) -> Any:
     """Row `number` of the matrix of floats that is argument `place` of a block (`blocks.py`)."""
     real = _REALS[bits.literal_value]
@@ -103,7 +110,7 @@ def row(typing: Any, block: Any, place: Any, number: Any, bits: Any) -> Any:
     return types.Array(real, 1, "C")(*kinds), code
 
 
-@intrinsic(prefer_literal=True)
+@code_of
 def real_of(typing: Any, pattern: Any, bits: Any) -> Any:
     """The float of `bits` bits whose bit pattern is `pattern`."""
     real = _REALS[bits.literal_value]
@@ -116,7 +123,7 @@ def real_of(typing: Any, pattern: Any, bits: Any) -> Any:
 
 
 def _pointer_to(item: Any) -> Any:
-    @intrinsic
+    @code_of
     def pointer(typing: Any, address: Any) -> Any:
         def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return _pointer(builder, arguments[0], context.get_data_type(item))
@@ -132,7 +139,7 @@ uint32_pointer = _pointer_to(types.uint32)
 uint8_pointer = _pointer_to(types.uint8)
 
 
-@intrinsic
+@code_of
 def bits_of(typing: Any, number: Any) -> Any:
     """The bit pattern of a float32 as an int32."""
 
@@ -142,7 +149,7 @@ def bits_of(typing: Any, number: Any) -> Any:
     return types.int32(types.float32), code
 
 
-@intrinsic
+@code_of
 def atomic_load(typing: Any, address: Any) -> Any:
     """The int64 at `address`, and what its writer wrote before it."""
 
@@ -152,7 +159,7 @@ def atomic_load(typing: Any, address: Any) -> Any:
     return types.int64(types.int64), code
 
 
-@intrinsic
+@code_of
 def atomic_add(typing: Any, address: Any, number: Any) -> Any:
     """Add `number` to the int64 at `address`; returns what it was before."""
 
@@ -163,7 +170,7 @@ def atomic_add(typing: Any, address: Any, number: Any) -> Any:
     return types.int64(types.int64, types.int64), code
 
 
-@intrinsic
+@code_of
 def atomic_exchange_if(typing: Any, address: Any, expected: Any, number: Any) -> Any:
     """Replace the int64 at `address` by `number` if it is `expected`; returns whether it was."""
 
@@ -176,7 +183,7 @@ def atomic_exchange_if(typing: Any, address: Any, expected: Any, number: Any) ->
     return types.boolean(types.int64, types.int64, types.int64), code
 
 
-@intrinsic
+@code_of
 def pause(typing: Any) -> Any:
     """Tell the processor that this thread is waiting in a loop."""
 
@@ -195,7 +202,7 @@ def pause(typing: Any) -> Any:
     return types.void(), code
 
 
-@intrinsic
+@code_of
 def prefetch(typing: Any, address: Any) -> Any:
     """Load the cache line of `address` before it is read."""
 
@@ -209,7 +216,7 @@ def prefetch(typing: Any, address: Any) -> Any:
     return types.void(types.int64), code
 
 
-@intrinsic
+@code_of
 def call_loop(typing: Any, address: Any, arguments_address: Any, step: Any) -> Any:
     """Call `void loop(int64 *arguments, int64 step)` by its address."""
 
@@ -222,7 +229,7 @@ def call_loop(typing: Any, address: Any, arguments_address: Any, step: Any) -> A
     return types.void(types.int64, types.int64, types.int64), code
 
 
-@intrinsic
+@code_of
 def call_integers(typing: Any, address: Any, integers: Any) -> Any:
     """Call a C function `long f(long, ...)` by its address with a tuple of int64."""
     count = len(integers)

@@ -14,8 +14,6 @@ from xpnet.accel.cpu.functions import exp as exp_of
 from xpnet.accel.cpu.functions import tanh as tanh_of
 from xpnet.accel.cpu.llvm import prefetch, real_of, reals_at, row
 
-# mypy: disable-error-code="no-untyped-def"
-
 Loop = Callable[[Any, Any], None]
 
 
@@ -135,14 +133,24 @@ def _updates(bits: int) -> tuple[Loop, ...]:
         momentum, nesterov = real_of(p[10], bits), p[12] != 0
         for n in range(p[0]):
             kernels.descend_with_momentum(
-                row(p, 0, n, bits), row(p, 1, n, bits), row(p, 2, n, bits), scalars, momentum, nesterov
+                row(p, 0, n, bits),
+                row(p, 1, n, bits),
+                row(p, 2, n, bits),
+                scalars,
+                momentum,
+                nesterov,
             )
 
     def rmsprop_direction(p, step):
         decay_rate, rest, epsilon = real_of(p[8], bits), real_of(p[10], bits), real_of(p[12], bits)
         for n in range(p[0]):
             kernels.rmsprop_direction(
-                row(p, 0, n, bits), row(p, 1, n, bits), row(p, 2, n, bits), decay_rate, rest, epsilon
+                row(p, 0, n, bits),
+                row(p, 1, n, bits),
+                row(p, 2, n, bits),
+                decay_rate,
+                rest,
+                epsilon,
             )
 
     def adam(p, step):

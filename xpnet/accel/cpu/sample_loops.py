@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+from numba.np.numpy_support import carray
 
 from xpnet.accel import numba_kernels as kernels
 from xpnet.accel.cpu.llvm import (
@@ -18,8 +18,6 @@ from xpnet.accel.cpu.llvm import (
     uint64_pointer,
 )
 from xpnet.accel.cpu.loops import Loop
-
-# mypy: disable-error-code="no-untyped-def"
 
 
 def loops(bits: int) -> dict[str, Loop]:
@@ -49,7 +47,7 @@ def _gathering(bits: int) -> tuple[Loop, ...]:
         indices = int64_pointer(p[4] + step * p[5])
         scale, shift = real_of(p[6], bits), real_of(p[8], bits)
         for n in range(p[0]):
-            source = numba.carray(uint8_pointer(p[2] + indices[n] * p[3]), p[1])
+            source = carray(uint8_pointer(p[2] + indices[n] * p[3]), p[1])
             kernels._scaled(source, scale, shift, row(p, 4, n, bits))
 
     return gather, gather_integers, gather_scaled
@@ -59,7 +57,7 @@ def _dropout(bits: int) -> tuple[Loop, ...]:
     def dropout(p, step):
         """Last argument: the number of the first row; `advance` ends the step."""
         counter = uint64_pointer(p[4])
-        units = numba.carray(uint32_pointer(p[6]), p[1])
+        units = carray(uint32_pointer(p[6]), p[1])
         threshold, scale, first = p[8], real_of(p[10], bits), p[16]
         for n in range(p[0]):
             word = kernels._sample_word(counter[0] + np.uint64(first + n))
@@ -96,7 +94,7 @@ def _loss(bits: int) -> tuple[Loop, ...]:
     def softmax_cross_entropy_backward(p, step):
         kernels.softmax_cross_entropy_backward(
             matrix(p, 0, p[1], p[0], bits),
-            numba.carray(int64_pointer(p[4]), p[0]),
+            carray(int64_pointer(p[4]), p[0]),
             real_of(p[6], bits),
             real_of(p[8], bits),
             matrix(p, 4, p[0], p[1], bits),

@@ -27,7 +27,7 @@ JOB_SIZE = 16
 
 
 @inlined
-def _take(job, part, step):  # type: ignore[no-untyped-def]
+def _take(job, part, step):
     """Run the part, unless another thread has taken it; returns whether it did."""
     claim, round_ = job[CLAIMS] + 8 * part, step - job[FIRST]
     if llvm.atomic_load(claim) != round_:
@@ -42,7 +42,7 @@ def _take(job, part, step):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _sleep(job, finished, found):  # type: ignore[no-untyped-def]
+def _sleep(job, finished, found):
     """Sleep until the phase ends, if its number is still `found`, or for a short time."""
     if job[SYSCALL] != 0:
         given = (job[FUTEX], finished, FUTEX_WAIT, found & 0xFFFFFFFF, job[TIMEOUT], 0, 0)
@@ -52,7 +52,7 @@ def _sleep(job, finished, found):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _wait(job, finished, target):  # type: ignore[no-untyped-def]
+def _wait(job, finished, target):
     for _ in range(SPINS):
         if llvm.atomic_load(finished) >= target:
             return
@@ -66,7 +66,7 @@ def _wait(job, finished, target):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _run_phase(job, phase, step, me):  # type: ignore[no-untyped-def]
+def _run_phase(job, phase, step, me):
     """Take parts, own ones first, then those of others from their end; return when all are done."""
     first = llvm.int64_pointer(job[FIRST_PARTS])
     begin, parts = first[phase], first[phase + 1] - first[phase]
@@ -90,7 +90,7 @@ def _run_phase(job, phase, step, me):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _next_step(job, step):  # type: ignore[no-untyped-def]
+def _next_step(job, step):
     """The step to go on with, `step` or a later one if others are ahead; or `job[LAST]`: the end.
 
     `BEGUN` is the step that nobody has begun yet, or -1 - step once the run is stopped before it:
@@ -105,7 +105,7 @@ def _next_step(job, step):  # type: ignore[no-untyped-def]
     return min(max(step, begun - 1), job[LAST])
 
 
-def _work(job, me):  # type: ignore[no-untyped-def]
+def _work(job, me):
     step = _next_step(job, job[FIRST])
     while step < job[LAST]:
         for phase in range(job[PHASES]):

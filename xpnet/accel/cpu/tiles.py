@@ -15,10 +15,9 @@ import llvmlite.binding
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from xpnet.accel.cpu.compiled import compiled
-from xpnet.accel.cpu.llvm import INT, INT32, real_pointer
+from xpnet.accel.cpu.llvm import INT, INT32, code_of, real_pointer
 
 SHAPES = {8: (6, 2, 8, 256), 16: (6, 4, 12, 128)}
 """By lanes: rows and vectors of a tile, rows of a tile of one vector, and the values of k for which
@@ -81,8 +80,10 @@ class _Vectors:
         return self.splat(self.builder.load(pointer, align=BYTES))
 
     def keep_if(self, kept: Any, vector: Any) -> Any:
-        """`vector` if the boolean `kept` is true, else 0; without a branch, which LLVM would move
-        out of the loops, with a copy of them for either case."""
+        """`vector` if the boolean `kept` is true, else 0.
+
+        Without a branch, which LLVM would move out of the loops, with a copy of them for each case.
+        """
         integers = ir.VectorType(INT32, self.lanes)
         mask = self.splat(self.builder.sext(kept, INT32))
         return self.builder.bitcast(
@@ -104,7 +105,9 @@ def _plus(builder: Any, address: Any, step: Any, count: int) -> Any:
     return builder.add(address, builder.mul(step, ir.Constant(INT, count)))
 
 
-def _tile(vectors: _Vectors, rows: int, width: int, a: Any, b: Any, c: Any, k: Any, add: Any) -> None:
+def _tile(
+    vectors: _Vectors, rows: int, width: int, a: Any, b: Any, c: Any, k: Any, add: Any
+) -> None:
     """C (+)= A B for `rows` rows and `width` vectors; `a`: address, row and column in bytes."""
     builder = vectors.builder
     (a_at, a_row, a_step), (b_at, b_step), (c_at, c_row) = a, b, c
@@ -132,7 +135,7 @@ def _tile(vectors: _Vectors, rows: int, width: int, a: Any, b: Any, c: Any, k: A
 
 
 def _write_strip(function: Any, lanes: int, height: int, width: int) -> None:
-    """The body of the LLVM function that `_strip` calls; inlined, it would be compiled too often."""
+    """The body of the LLVM function that `_strip` calls; inlined, it is compiled too often."""
     function.linkage = "internal"
     function.attributes.add("noinline")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
@@ -153,14 +156,14 @@ def _write_strip(function: Any, lanes: int, height: int, width: int) -> None:
     builder.ret_void()
 
 
-@intrinsic(prefer_literal=True)
+@code_of
 def _strip(
     typing: Any, lanes: Any, height: Any, width: Any, a: Any, b: Any, c: Any, sizes: Any, add: Any
 ) -> Any:
     """C (+)= A B for `width` vectors of columns and any number of rows, in tiles of `height` rows.
 
-    `a`: address, row and column in bytes; `b`, `c`: address and row; `sizes`: rows, columns, k. With
-    a width of one vector there may be fewer columns than lanes.
+    `a`: address, row and column in bytes; `b`, `c`: address and row; `sizes`: rows, columns, k.
+    With a width of one vector there may be fewer columns than lanes.
     """
     shape = [x.literal_value for x in (lanes, height, width)]
     kinds = [INT] * 10 + [ir.IntType(1)]
@@ -179,7 +182,7 @@ def _strip(
     return types.void(lanes, height, width, three, two, two, three, types.boolean), code
 
 
-@intrinsic(prefer_literal=True)
+@code_of
 def _transpose(typing: Any, lanes: Any, source: Any, source_row: Any, to: Any, to_row: Any) -> Any:
     """Transpose `lanes` rows of `lanes` floats, from address to address."""
     n_lanes = lanes.literal_value
@@ -198,7 +201,7 @@ def _transpose(typing: Any, lanes: Any, source: Any, source_row: Any, to: Any, t
     return types.void(lanes, *[types.int64] * 4), code
 
 
-@intrinsic(prefer_literal=True)
+@code_of
 def _stack(typing: Any, size: Any) -> Any:
     """The address of `size` bytes on the stack of the function, aligned to cache lines."""
 
@@ -224,7 +227,7 @@ def product(lanes: int) -> Any:
     panel, side, bits = width * lanes, BYTES, 32
     size = depth * panel * BYTES
 
-    def tiles_product(p, step):  # type: ignore[no-untyped-def]
+    def tiles_product(p, step):
         a, a_row, a_column, b, b_row, b_column = p[0], p[1], p[2], p[3], p[4], p[5]
         c, c_row, rows, columns, inner = p[6], p[7], p[9], p[10], p[11]
         copy = _stack(size)
