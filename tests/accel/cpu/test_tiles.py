@@ -98,7 +98,7 @@ def test_an_element_is_a_chain_of_fused_multiply_adds_whatever_the_cut(lanes: in
                     part = cut[top:bottom, left:right]
                     multiply(lanes, a[top:bottom], b[:, left:right], part)
             np.testing.assert_array_equal(cut, whole)
-            # A sum cut at some k goes on from what C holds: the same chain.
+            # A sum cut at some k continues what C holds: the same chain.
             at = int(rng.integers(0, k))
             multiply(lanes, a[:, :at], b[:at], cut)
             multiply(lanes, a[:, at:], b[at:], cut, add=True)

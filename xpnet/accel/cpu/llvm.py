@@ -185,7 +185,7 @@ def atomic_exchange_if(typing: Any, address: Any, expected: Any, number: Any) ->
 
 @code_of
 def pause(typing: Any) -> Any:
-    """Tell the processor that this thread is waiting in a loop."""
+    """Say to the processor that this thread is waiting in a loop."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         processor = builder.module.triple.partition("-")[0]

@@ -91,7 +91,7 @@ def _run_phase(job, phase, step, me):
 
 @inlined
 def _next_step(job, step):
-    """The step to go on with, `step` or a later one if others are ahead; or `job[LAST]`: the end.
+    """The step to run next, `step` or a later one if others are ahead; or `job[LAST]`: the end.
 
     `BEGUN` is the step that nobody has begun yet, or -1 - step once the run is stopped before it:
     one thread decides, at its first look, so that all end at the same step.
