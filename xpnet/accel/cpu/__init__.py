@@ -1,1 +1,1 @@
-"""Steps compiled for a CPU."""
+"""The compiled executor on the CPU (extra `fast`): loops, matrix products and threads, by numba."""
