@@ -11,14 +11,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from xpnet.accel.cpu.regions import Region
+from xpnet.backend import HostArray
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One call of a loop: its name, its arguments as integers, and the memory that it touches."""
+    """One call of a loop: its name, its block of arguments, and the memory that it touches."""
 
     loop: str
-    arguments: tuple[int, ...]
+    arguments: HostArray
     reads: tuple[Region, ...]
     writes: tuple[Region, ...]
 
