@@ -30,7 +30,11 @@ def _activations(bits: int) -> tuple[Loop, ...]:
 
     def relu_backward(p, step):
         for n in range(p[0]):
-            kernels.relu_backward(row(p, 0, n, bits), row(p, 1, n, bits), row(p, 2, n, bits))
+            dy, x, dx = row(p, 0, n, bits), row(p, 1, n, bits), row(p, 2, n, bits)
+            zero = dx.dtype.type(0)
+            for j in range(dx.size):
+                d = dy[j]
+                dx[j] = d if x[j] > zero else d * zero
 
     def tanh(p, step):
         for n in range(p[0]):
