@@ -31,10 +31,10 @@ from typing import Any
 import threadpoolctl
 
 from bench import machine
+from bench.pages import publish
 from bench.processes import Done, Failed, memory
 from bench.processes import run as run_process
 from bench.worker import THREADS
-from xpnet._files import write_atomically
 from xpnet.accel import dispatch
 from xpnet.backend import Backend
 from xpnet.cli.options import from_command_line
@@ -47,7 +47,6 @@ from xpnet.training.callbacks import Callback, TrainingState
 from xpnet.training.device_data import DeviceData
 from xpnet.training.history import History, Record
 
-RESULTS = Path(__file__).resolve().parent / "results"
 CONTENDERS = ("xpnet", "xpnet-cpu", "torch", "sklearn")
 MOST_EPOCHS = 30
 SEEDS = 3
@@ -102,21 +101,14 @@ def run(options: argparse.Namespace) -> int:
                 continue
             print(f"{name}, seed {seed}: {found[name][-1]}", flush=True)
     growth = {name: grown(name, task) for name in names if name not in missing}
-    page = table(task, found, growth, missing)
-    print(page)
-    folder = options.folder or (None if options.quick else RESULTS)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        everything = {
-            "machine": machine.describe(task.device),
-            "runs": found,
-            "memory_growth_bytes": growth,
-            "missing": missing,
-        }
-        data = json.dumps(everything, indent=1, ensure_ascii=False) + "\n"
-        stem = "end-to-end" if kind == "cpu" else f"end-to-end-{kind}"
-        write_atomically(folder / f"{stem}.json", data.encode())
-        write_atomically(folder / f"{stem}.md", page.encode())
+    figures = {
+        "machine": machine.describe(task.device),
+        "runs": found,
+        "memory_growth_bytes": growth,
+        "missing": missing,
+    }
+    stem = "end-to-end" if kind == "cpu" else f"end-to-end-{kind}"
+    publish(options, stem, table(task, found, growth, missing), figures)
     return 0
 
 

@@ -6,23 +6,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-from pathlib import Path
 from typing import Any
 
 from bench import machine
+from bench.pages import publish
 from bench.peers import BY_NAME
 from bench.timing import Workers, measure
 from bench.worker import THREADS
 from bench.workloads import Workload, quick
-from xpnet._files import write_atomically
 from xpnet.backend import Backend
 
 SAMPLES = 60_000
 BATCHES = (64, 128, 1024, 8192)
 PEERS = ("launch", "torch-fused", "torch-graph", "jax-scan")
-RESULTS = Path(__file__).resolve().parent / "results"
 REPEATS = 3
 
 
@@ -51,15 +48,8 @@ def run(options: argparse.Namespace) -> int:
             found.append({"batch": batch, "seconds": seconds, "absent": absent})
             line = "  ".join(f"{name} {s:.3g}" for name, s in seconds.items())
             print(f"batch {batch}: {line} s", flush=True)
-    page = table(found)
-    print(page)
-    folder = options.folder or (None if options.quick else RESULTS)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        everything = {"machine": machine.describe(options.device), "batches": found}
-        data = json.dumps(everything, indent=1, ensure_ascii=False) + "\n"
-        write_atomically(folder / f"epochs-{kind}.json", data.encode())
-        write_atomically(folder / f"epochs-{kind}.md", page.encode())
+    figures = {"machine": machine.describe(options.device), "batches": found}
+    publish(options, f"epochs-{kind}", table(found), figures)
     return 0
 
 

@@ -49,11 +49,11 @@ class Floor(Peer):
             backward.append(products)
         for products in reversed(backward):
             self.products += products
-        self.calls: Any = [self.step]
+        self.call: Any = self.step
         if device != "cpu":
-            self.calls = Graphs(xp).of(record(xp, self.step))
+            self.call = Graphs(xp).of(record(xp, self.step))
             for _ in range(2):  # warm-up, capture
-                self._run()
+                self.call()
 
     def step(self) -> None:
         """All products of one step."""
@@ -61,14 +61,9 @@ class Floor(Peer):
         for a, b, out in self.products:
             matmul(a, b, out=out)
 
-    def _run(self) -> None:
-        for call in self.calls:
-            call()
-
     def repeat(self) -> float:
         """Seconds a step."""
-        steps, (call, *others) = self.workload.passes * self.workload.steps, self.calls
-        run = self._run if others else call
+        steps, run = self.workload.passes * self.workload.steps, self.call
         for _timed in (False, True):
             self.backend.synchronize()
             began = time.perf_counter()
@@ -99,4 +94,4 @@ class Launch(Floor):
             with stream:
                 stream.begin_capture()
                 graph = stream.end_capture()
-            self.calls = [graph.launch]
+            self.call = graph.launch

@@ -13,14 +13,13 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy
 import numpy.random  # which NumPy itself imports when it is first asked for
 
+from bench.pages import publish
 from bench.processes import Failed, memory
 from bench.processes import run as run_process
-from xpnet._files import write_atomically
 from xpnet.accel import dispatch
 from xpnet.backend import Backend, context
 from xpnet.config import TrainConfig
@@ -41,7 +40,6 @@ MODULES = {
     "Keras on JAX": "import os; os.environ['KERAS_BACKEND'] = 'jax'; import keras",
     "Thinc": "import thinc.api",
 }
-RESULTS = Path(__file__).resolve().parent / "results"
 # Plain Python, because reading the figure must import nothing.
 TELL = "print(next(int(s.split()[1]) for s in open('/proc/self/status') if 'VmHWM' in s) * 1024)"
 KINDS = {"formulas": "xpnet", "compiled": "xpnet with compiled kernels"}
@@ -77,18 +75,13 @@ def run(options: argparse.Namespace) -> int:
         except Failed as error:
             missing[name] = str(error).partition(": ")[2]
     page = table(times, resident, missing) + "\n" + growth_table(dataset, growth, missing)
-    print(page)
-    folder = options.folder or (None if options.quick else RESULTS)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        found = {
-            "seconds": times,
-            "resident_bytes": resident,
-            "growth": growth,
-            "missing": missing,
-        }
-        write_atomically(folder / "footprint.json", (json.dumps(found, indent=1) + "\n").encode())
-        write_atomically(folder / "footprint.md", page.encode())
+    figures = {
+        "seconds": times,
+        "resident_bytes": resident,
+        "growth": growth,
+        "missing": missing,
+    }
+    publish(options, "footprint", page, figures)
     return 0
 
 

@@ -21,21 +21,18 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
 from bench import machine
 from bench.end_to_end import QUICK, Task, read_splits
+from bench.pages import publish
 from bench.processes import Failed
 from bench.processes import run as run_process
-from xpnet._files import write_atomically
 from xpnet.backend import Backend, context
 from xpnet.errors import ConfigError
 from xpnet.runs import factory
 from xpnet.training.callbacks import Callback, TrainingState
 from xpnet.training.history import History, Record
 
-RESULTS = Path(__file__).resolve().parent / "results"
 CONTENDERS = ("xpnet", "xpnet-fast", "torch", "sklearn")
 EPOCHS = 10
 EARLY, LATE = slice(1, 4), slice(4, EPOCHS)
@@ -44,7 +41,9 @@ EARLY, LATE = slice(1, 4), slice(4, EPOCHS)
 def run(options: argparse.Namespace) -> int:
     """The command."""
     if options.device != "cpu":
-        raise ConfigError(f"late-epochs measures CPU time: --device {options.device} has none")
+        raise ConfigError(
+            f"late-epochs measures CPU time: --device {options.device} has none, use cpu"
+        )
     if unknown := set(options.peer) - set(CONTENDERS):
         raise ConfigError(
             f"no contender {', '.join(sorted(unknown))}; there are {', '.join(CONTENDERS)}"
@@ -66,19 +65,9 @@ def run(options: argparse.Namespace) -> int:
             missing[name] = str(error)
             continue
         print(f"{name}: {', '.join(f'{s:.2f}' for s in found[name])} CPU s", flush=True)
-    page = table(task, found, missing)
-    print(page)
-    folder = options.folder or (None if options.quick else RESULTS)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        everything: dict[str, Any] = {
-            "machine": machine.describe(options.device),
-            "cpu_seconds": found,
-            "missing": missing,
-        }
-        data = json.dumps(everything, indent=1, ensure_ascii=False) + "\n"
-        write_atomically(folder / "late-epochs.json", data.encode())
-        write_atomically(folder / "late-epochs.md", page.encode())
+    about = machine.describe(options.device)
+    figures = {"machine": about, "cpu_seconds": found, "missing": missing}
+    publish(options, "late-epochs", table(task, found, missing), figures)
     return 0
 
 

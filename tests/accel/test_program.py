@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 import xpnet as xn
 from xpnet.accel import program
-from xpnet.accel.program import Op, Operations, operation, replaced, run, trace
+from xpnet.accel.program import Op, Operations, operation, replaced, run, run_op, trace
 from xpnet.backend import Array, Backend, array_module
 from xpnet.layers.base import Layer
 
@@ -32,6 +34,23 @@ def test_the_program_of_a_forward_pass(backend: Backend) -> None:
     assert bias.inputs[0] is bias.output is product.output
     assert not any(op.is_kernel or op.options for op in found)
     assert str(product) == ("Linear.forward: dot(float32[3, 5], float32[5, 4], out=float32[3, 4])")
+
+
+def test_an_operation_of_a_block_is_of_who_entered_it() -> None:
+    """`set_num_threads`, which a context manager asks for."""
+
+    class Step:
+        def run(self) -> None:
+            with entered():
+                pass
+
+    @contextmanager
+    def entered() -> Iterator[None]:
+        run_op(np, Op("set_num_threads", (1,), None, lambda: None))
+        yield
+
+    (op,) = trace(np, Step().run)
+    assert str(op) == "Step.run: set_num_threads(1)"
 
 
 @pytest.mark.parametrize("by_name", [False, True])

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from operator import length_hint
@@ -190,7 +190,7 @@ def _origin() -> str:
     frame = sys._getframe(1)
     while frame is not None and frame.f_code is not trace.__code__:
         owner = frame.f_locals.get("self")
-        if owner is not None and not isinstance(owner, Operations):
+        if not isinstance(owner, Operations | AbstractContextManager | None):
             return f"{type(owner).__name__}.{frame.f_code.co_name}"
         frame = frame.f_back  # type: ignore[assignment]
     return ""
