@@ -78,13 +78,19 @@ def _described(value: Any) -> str:
 class Operations:
     """The array module `xp`, whose calls are operations, run at once.
 
-    `program`: the list to which they are appended, or None. `replace`: a `Pass` for products. It
-    equals `xp`, so that a `Workspace` finds the arrays it made with `xp`. While a program is
+    `program`: the list to which they are appended, or None. `replace`: a `Pass` for products.
+    `executes`: False to run no operation that writes into an array made earlier. It equals `xp`, so that a `Workspace` finds the arrays it made with `xp`. While a program is
     recorded, a call whose result is not written to an `out=` raises `ConfigError` with its name.
     """
 
-    def __init__(self, xp: Any, program: list[Op] | None = None, replace: Pass | None = None):
-        self.xp, self.program, self.replace = xp, program, replace
+    def __init__(
+        self,
+        xp: Any,
+        program: list[Op] | None = None,
+        replace: Pass | None = None,
+        executes: bool = True,
+    ):
+        self.xp, self.program, self.replace, self.executes = xp, program, replace, executes
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Operations):
@@ -96,7 +102,7 @@ class Operations:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.xp, name)
-        if self.program is None and name not in PRODUCTS:
+        if self.program is None and self.executes and name not in PRODUCTS:
             return found
         if isinstance(found, ModuleType):
             raise ConfigError(f"xp.{name} cannot be recorded: {_REMEDY}")
@@ -117,6 +123,8 @@ class Operations:
         if self.program is not None:
             origin = _origin()
             self.program += [dataclasses.replace(one, origin=origin) for one in ops]
+        if not self.executes and (op.is_kernel or op.output is not None):
+            return op.output
         result = [one.call() for one in ops][-1]
         return result if op.output is None else op.output
 
@@ -136,6 +144,24 @@ def trace(xp: Any, step: Call) -> Program:
     return tuple(program)
 
 
+def trace_only(xp: Any, step: Call) -> Program:
+    """The operations of `step`, none of which is run: no array of the caller changes.
+
+    Arrays that the first step makes are made. What `step` changes in Python is changed.
+    """
+    with substituted(Operations(xp, executes=False)):
+        step()
+    program: list[Op] = []
+    with substituted(Operations(xp, program, executes=False)):
+        step()
+    return tuple(program)
+
+
+def is_executed(xp: Any) -> bool:
+    """Whether operations on `xp` are run in this thread, not only listed by `trace_only`."""
+    return getattr(substitute_of(xp), "executes", True)
+
+
 @contextmanager
 def replaced(xp: Any, replace: Pass) -> Iterator[None]:
     """Within the block `replace` is applied to the products of `xp`, recorded or not."""
@@ -146,12 +172,12 @@ def replaced(xp: Any, replace: Pass) -> Iterator[None]:
 
 def run_op(xp: Any, op: Op) -> None:
     """Run `op`, and append it to the program where one is recorded."""
-    Operations(xp, getattr(substitute_of(xp), "program", None)).run(op)
+    Operations(xp, getattr(substitute_of(xp), "program", None), executes=is_executed(xp)).run(op)
 
 
 def is_traced(xp: Any) -> bool:
     """Whether this thread records a program of operations on `xp`."""
-    return getattr(substitute_of(xp), "program", None) is not None
+    return getattr(substitute_of(xp), "program", None) is not None or not is_executed(xp)
 
 
 def run(program: Program) -> Callable[[], None]:

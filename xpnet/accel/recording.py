@@ -18,12 +18,15 @@ from functools import partial
 from itertools import chain
 from operator import is_
 from types import MethodType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 from weakref import WeakMethod
+
+import numpy
 
 from xpnet.accel.cuda_graph import Graphs
 from xpnet.accel.fusion import fuse
-from xpnet.accel.program import Call, Program, trace
+from xpnet.accel.program import Call, Program, trace, trace_only
+from xpnet.backend import Array
 from xpnet.backend.context import current
 from xpnet.utils.introspection import is_own
 
@@ -78,16 +81,48 @@ def _are_same(one: Sequence[Any], other: Sequence[Any]) -> bool:
     return len(one) == len(other) and all(map(is_, one, other))
 
 
+class Steps(Protocol):
+    """A recorded step that runs several times in one call.
+
+    `most`: how many times at most. `completed`: how many times the last call ran it.
+    """
+
+    most: int
+
+    def __call__(self, count: int) -> None: ...
+
+    @property
+    def completed(self) -> int: ...
+
+
+class _One:
+    """A recorded step that runs once in a call."""
+
+    most = 1
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self.completed = 0
+
+    def __call__(self, count: int) -> None:
+        self.completed = 0
+        self._call()
+        self.completed = 1
+
+
 @dataclass(frozen=True)
 class _Step:
     """The parts as they were after the last step of a size, and what replays it if recorded."""
 
     snapshot: _Snapshot | None
-    replay: Call | None
+    replay: Steps | None
 
 
 class Replay:
     """Runs steps: the first of each batch size as written, the second recorded, others replayed.
+
+    Where all operations of a step have compiled loops (`xpnet.accel.cpu`), these run the first one
+    as well: they add numbers in another order, and a resumed training has to give the same bits.
 
     `parts()`: the objects that take part in a step (network, layers, loss, ...); once one of them
     is not `is_replayable`, every step runs as written. `watched`: other code may run between two
@@ -105,30 +140,50 @@ class Replay:
         xp: Any,
         parts: Callable[[], Iterable[Any]],
         *,
-        optimizer: object,
+        optimizer: Any,
         watched: bool,
         scope: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.xp, self.optimizer, self.watched = xp, optimizer, watched
         self.parts, self.scope = _weakly(parts), _weakly(scope)
         self.disturbed = False
+        self.completed = 0
         self._graphs = Graphs(xp)
         self._steps: dict[Hashable, _Step] = {}
         self._size: Hashable = 0
         self._enabled = current().recording_enabled
 
-    def run(self, size: Hashable, step: Callable[..., None], *arguments: Any) -> bool:
+    def most(self, size: Hashable) -> int:
+        """How many steps the next call of `run` may run."""
+        known = self._known(size) if self._enabled else None
+        return 1 if known is None or known.replay is None else known.replay.most
+
+    def run(
+        self,
+        size: Hashable,
+        step: Callable[..., None],
+        *arguments: Any,
+        tables: Sequence[Array] = (),
+        count: int = 1,
+    ) -> bool:
         """`step(*arguments)`, always the same ones for a batch of `size`; whether it was replayed.
 
-        A replay runs none of the Python in `step`.
+        A replay runs none of the Python in `step`. `count`: of steps, up to `most(size)`, if the
+        arguments are row 0 of `tables`: step `s` reads row `s` of these.
         """
+        self.completed = 0
         known = self._known(size) if self._enabled else None
-        if known is not None and known.replay is not None:
-            known.replay()
-            return True
-        with self.scope():
-            self._run(known, size, step, *arguments)
-        return False
+        if known is None or known.replay is None:
+            with self.scope():
+                known = self._run(known, size, partial(step, *arguments), tables)
+        if known is None:
+            return False
+        assert known.replay is not None
+        try:
+            known.replay(count)
+        finally:
+            self.completed = known.replay.completed
+        return True
 
     def _known(self, size: Hashable) -> _Step | None:
         """The last step of this size, if nothing has changed since."""
@@ -140,17 +195,37 @@ class Replay:
         return known
 
     def _run(
-        self, known: _Step | None, size: Hashable, step: Callable[..., None], *arguments: Any
-    ) -> None:
-        replay = None
-        if known is not None:
-            replay = self._graphs.of(record(self.xp, partial(step, *arguments)))
-        else:
-            self._enabled = self._enabled and all(map(is_replayable, self.parts()))
-            step(*arguments)
-        if self._enabled:
-            snapshot = _Snapshot(self.parts(), self.optimizer) if self.watched else None
-            self._steps[size] = _Step(snapshot, replay)
+        self, known: _Step | None, size: Hashable, step: Call, tables: Sequence[Array]
+    ) -> _Step | None:
+        """Run a step that no replay is known for; or run nothing, and return its replay."""
+        self._enabled = self._enabled and all(map(is_replayable, self.parts()))
+        replay = self._compiled(step, tables) if self._enabled else None
+        is_compiled = replay is not None
+        if known is not None and not is_compiled:
+            replay = _One(self._graphs.of(record(self.xp, step)))
+        elif not is_compiled:
+            step()
+        if not self._enabled:
+            return None
+        snapshot = _Snapshot(self.parts(), self.optimizer) if self.watched else None
+        self._steps[size] = made = _Step(snapshot, replay)
+        return made if is_compiled else None
+
+    def _compiled(self, step: Call, tables: Sequence[Array]) -> Steps | None:
+        """The step as compiled loops, if they are in use and there is one for each operation."""
+        in_use = current().kernels
+        if self.xp is not numpy or in_use is None or in_use[0] is not numpy:
+            return None
+        from xpnet.accel.cpu.executor import CompiledSteps
+        from xpnet.accel.cpu.lowering import NotLowered
+
+        steps = self.optimizer.steps
+        try:
+            return CompiledSteps(fuse(trace_only(self.xp, step)), tables)
+        except NotLowered:
+            return None
+        finally:
+            self.optimizer.steps = steps
 
     def forget(self, size: Hashable) -> None:
         """Keep nothing of the steps of this size."""

@@ -57,6 +57,12 @@ def by_rows(rows: int, unit: int = 1) -> Layout:
     return [(r, ALL) for r in cut(rows, PARTS, unit)]
 
 
-def by_columns(columns: int) -> Layout:
+def by_columns(columns: int, unit: int = 1) -> Layout:
     """Ranges of columns, in all rows."""
-    return [(ALL, c) for c in cut(columns, PARTS)]
+    return [(ALL, c) for c in cut(columns, PARTS, unit)]
+
+
+def grid(rows: int, columns: int) -> Layout:
+    """`GROUPS` ranges of rows, each in `PARTS // GROUPS` ranges of columns."""
+    across = cut(columns, PARTS // GROUPS, LINE)
+    return [(r, c) for r in cut(rows, GROUPS, LINE) for c in across]

@@ -8,6 +8,7 @@ an operation that has no loop, or arrays that no loop takes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,10 +20,12 @@ from xpnet.accel.cpu.layout import (
     GROUPS,
     LINE,
     PARTS,
+    Cell,
     Layout,
     by_columns,
     by_rows,
     cut,
+    grid,
     is_wide,
     natural,
 )
@@ -51,12 +54,11 @@ def single(work: Work, part: int = PARTS - 1) -> Parts:
 class Lowering:
     """The operations of a step, lowered one after the other.
 
-    `rows`, `scalars`: the arrays that hold the indices and the scalars of a step; the loops read
-    them from row `step` of `order` `(steps, B)` and `table` `(steps, S)` instead.
+    `tables`: `(steps, n)`; in step `s` row `s` of each takes the place of its row 0.
     """
 
-    def __init__(self, rows: Array, scalars: Array, order: Array, table: Array) -> None:
-        self.each = {_at(rows): order, _at(scalars): table}
+    def __init__(self, tables: Sequence[Array] = ()) -> None:
+        self.each = {_at(table): table for table in tables}
         self.layouts: dict[int, Layout] = {}
         self.written: dict[int, tuple[Array, Layout]] = {}
         self.kept: list[Array] = []
@@ -86,6 +88,13 @@ class Lowering:
     def layout(self, matrix: Array) -> Layout:
         """The cells of a matrix: as it was written, else the natural ones."""
         return self.layouts.setdefault(_at(matrix), natural(matrix))
+
+    def rows_of(self, vector: Array) -> Array:
+        """The table of which `vector` is row 0; of another vector, one with itself in each row."""
+        table = self.each.get(_at(vector))
+        if table is not None and table.shape[1:] == vector.shape:
+            return table
+        return np.lib.stride_tricks.as_strided(vector, (1, *vector.shape), (0, *vector.strides))
 
     # Loops over the elements of matrices of one shape
 
@@ -177,9 +186,7 @@ class Lowering:
 
     def op_take(self, op: Op) -> None:
         source, indices = op.inputs
-        table, out = self.each.get(_at(indices)), op.output
-        if table is None:
-            raise NotLowered(str(op))
+        table, out = self.rows_of(indices), op.output
         if out.ndim == 1 and out.dtype == source.dtype == np.int64:
             works = [
                 self.work(
@@ -199,8 +206,8 @@ class Lowering:
 
     def kernel_gather_scaled(self, op: Op) -> None:
         source, indices, scale, shift, out = op.inputs
-        table = self.each.get(_at(indices))
-        if table is None or source.dtype != np.uint8:
+        table = self.rows_of(indices)
+        if source.dtype != np.uint8:
             raise NotLowered(str(op))
         # A shift of -0 changes nothing, and the formula leaves a shift of 0 out.
         self.gather("gather_scaled", source, table, out, float(scale), float(shift) or -0.0)
@@ -230,17 +237,22 @@ class Lowering:
         self.op_dot(op)
 
     def matrices(self, a: Array, b: Array, out: Array) -> None:
+        """`out = a b`, cut so that each part reads as little of `b` as possible, which it copies."""
+        rows, columns = out.shape
         is_gradient = a.strides[0] == a.itemsize and a.shape[0] > 1
+        is_of_rows = b.strides[0] == b.itemsize and b.shape[1] > 1
         if is_gradient:
             # Rows of xᵀ dy are columns of x: as those are cut.
-            unit = LINE if is_wide(out.shape[0]) else 1
-            self.product_by(by_rows(out.shape[0], unit), a, b, out)
-        elif b.strides[0] == b.itemsize and b.shape[1] > 1:
-            self.product_by(natural(out), a, b, out)
+            is_cut = is_wide(rows) and is_wide(columns)
+            unit = LINE if is_wide(rows) else 1
+            self.product_by(grid(rows, columns) if is_cut else by_rows(rows, unit), a, b, out)
+        elif is_of_rows:
+            is_cut = columns >= PARTS * LINE
+            self.product_by(by_columns(columns, LINE) if is_cut else natural(out), a, b, out)
         elif is_wide(a.shape[1]) and b.size >= 16_384:
             self.product_in_groups(a, b, out)
         else:
-            self.product_by(by_rows(len(out)), a, b, out)
+            self.product_by(by_rows(rows), a, b, out)
 
     def product_by(self, layout: Layout, a: Array, b: Array, out: Array) -> None:
         """Each part computes its own cell of `out`."""
@@ -254,11 +266,14 @@ class Lowering:
         rows, columns = out.shape
         partial = np.zeros((GROUPS, rows, columns), out.dtype)
         self.kept.append(partial)
-        down = PARTS // GROUPS
-        layout = natural(a)
+        ranges = cut(columns, PARTS // GROUPS, LINE)
+        cells = [(ALL, c) for c in ranges]
+        if not is_wide(columns):
+            cells = [(r, ALL) for r in cut(rows, PARTS // GROUPS)]
         works = [
-            self.product(a[r, c], b[c], partial[number // down][r])
-            for number, (r, c) in enumerate(layout)
+            self.product(a[r, k], b[k, c], part[r, c])
+            for k, part in zip(cut(a.shape[1], GROUPS, LINE), partial, strict=True)
+            for r, c in cells
         ]
         self.operations.append(of_parts(works))
         summed = []
@@ -377,47 +392,47 @@ class Lowering:
         *numbers: float,
     ) -> None:
         """A loop over flat arrays, cut as the gradients `arrays[1]` are."""
-        table = self.each.get(_at(scalars))
-        if table is None:
-            raise NotLowered(f"{loop} with scalars that are not those of the step")
+        table = self.rows_of(scalars)
         parts: Parts = [[] for _ in range(PARTS)]
         for part, piece in self.pieces(arrays[1]):
-            given = [array[piece] for array in arrays]
-            work = self.work(
-                loop,
-                (1, piece.stop - piece.start),
-                [*given, Each(table), *numbers],
-                given,
-                [array[piece] for array in changed],
-            )
+            given, out = ([piece(array) for array in each] for each in (arrays, changed))
+            work = self.work(loop, given[0].shape, [*given, Each(table), *numbers], given, out)
             if work is not None:
                 parts[part].append(work)
         self.operations.append(parts)
 
-    def pieces(self, flat: Array) -> list[tuple[int, slice]]:
-        """Ranges of `flat`, each with the part that wrote it; what nobody wrote is cut evenly."""
-        start, itemsize = _at(flat), flat.itemsize
-        found = []
+    def pieces(self, flat: Array) -> list[tuple[int, Piece]]:
+        """Matrices that make up `flat`, each with the part that wrote it.
+
+        What no part wrote is cut evenly.
+        """
+        start, end = _at(flat), _at(flat) + flat.nbytes
+        found: list[tuple[int, Piece]] = []
+        covered = []
         for address, (array, layout) in self.written.items():
-            if not start <= address < start + flat.nbytes:
-                continue
-            offset = (address - start) // itemsize
-            width = array.shape[1]
-            for part, (rows, columns) in enumerate(layout):
-                if columns != ALL:
-                    raise NotLowered("a gradient that is not written by rows")
-                first, last, _ = rows.indices(len(array))
-                found.append((part, slice(offset + first * width, offset + last * width)))
-        covered = sorted((s.start, s.stop) for _, s in found if s.stop > s.start)
-        gaps, at = [], 0
-        for first, last in [*covered, (flat.size, flat.size)]:
-            if first > at:
-                gaps.append((at, first))
-            at = max(at, last)
-        for first, last in gaps:
-            shares = cut(last - first, PARTS, LINE)
-            found += [(n, slice(first + s.start, first + s.stop)) for n, s in enumerate(shares)]
-        return [(part, s) for part, s in found if s.stop > s.start]
+            if start <= address < end:
+                first = (address - start) // flat.itemsize
+                covered.append((first, first + array.size))
+                found += [(n, Piece(first, array.shape, cell)) for n, cell in enumerate(layout)]
+        at = 0
+        for first, last in [*sorted(covered), (flat.size, flat.size)]:
+            for part, columns in enumerate(cut(first - at, PARTS, LINE)):
+                found.append((part, Piece(at, (1, first - at), (ALL, columns))))
+            at = last
+        return found
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A cell of the matrix of `shape` that begins at number `first` of a flat array."""
+
+    first: int
+    shape: tuple[int, ...]
+    cell: Cell
+
+    def __call__(self, flat: Array) -> Array:
+        size = self.shape[0] * self.shape[1]
+        return flat[self.first : self.first + size].reshape(self.shape)[self.cell]
 
 
 def _at(array: Array) -> int:
