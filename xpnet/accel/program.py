@@ -72,7 +72,8 @@ def factors(op: Op) -> tuple[Array, Array] | None:
 
 def _described(value: Any) -> str:
     shape = getattr(value, "shape", None)
-    return repr(value) if shape is None else f"{value.dtype}{list(shape)}"
+    is_array = isinstance(shape, tuple) and not isinstance(value, type | numpy.dtype)
+    return f"{value.dtype}{list(shape)}" if is_array and shape is not None else repr(value)
 
 
 class Operations:

@@ -82,17 +82,16 @@ def _are_same(one: Sequence[Any], other: Sequence[Any]) -> bool:
 
 
 class Steps(Protocol):
-    """A recorded step that runs several times in one call.
-
-    `most`: how many times at most. `completed`: how many times the last call ran it.
-    """
+    """A recorded step that runs several times in one call, `most` times at most."""
 
     most: int
 
-    def __call__(self, count: int) -> None: ...
+    def __call__(self, count: int) -> None:
+        """Run the step `count` times."""
 
     @property
-    def completed(self) -> int: ...
+    def completed(self) -> int:
+        """How many times the last call ran it."""
 
 
 class _One:
@@ -148,6 +147,7 @@ class Replay:
         self.parts, self.scope = _weakly(parts), _weakly(scope)
         self.disturbed = False
         self.completed = 0
+        self._may_compile = True
         self._graphs = Graphs(xp)
         self._steps: dict[Hashable, _Step] = {}
         self._size: Hashable = 0
@@ -214,7 +214,9 @@ class Replay:
     def _compiled(self, step: Call, tables: Sequence[Array]) -> Steps | None:
         """The step as compiled loops, if they are in use and there is one for each operation."""
         in_use = current().kernels
-        if self.xp is not numpy or in_use is None or in_use[0] is not numpy:
+        are_possible = self._may_compile and current().compiled_enabled and self.xp is numpy
+        # One step alone takes less time than to wake the threads for it.
+        if not (are_possible and tables and in_use is not None and in_use[0] is numpy):
             return None
         from xpnet.accel.cpu.executor import CompiledSteps
         from xpnet.accel.cpu.lowering import NotLowered
@@ -223,6 +225,7 @@ class Replay:
         try:
             return CompiledSteps(fuse(trace_only(self.xp, step)), tables)
         except NotLowered:
+            self._may_compile = False
             return None
         finally:
             self.optimizer.steps = steps

@@ -292,6 +292,32 @@ def test_metrics(dtype: str) -> None:
     assert same(total, of_total)
 
 
+def test_arithmetic_with_numbers_of_a_step(dtype: str) -> None:
+    a, b, y = reals(1, dtype), reals(2, dtype), np.empty((ROWS, COLUMNS), dtype)
+    numbers = reals(3, dtype, (4, 2))
+    for window in parts():
+        call("subtract", block(shape(window), a[window], b[window], y[window]), dtype)
+    with np.errstate(all="ignore"):
+        assert same(y, a - b)
+    for window in parts():
+        given = a[window], Each(numbers[:, 1:]), y[window]
+        call("scale", block(shape(window), *given), dtype, 3)
+    with np.errstate(all="ignore"):
+        assert same(y, a * numbers[3, 1])
+
+
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 1000])
+def test_dot_of_two_vectors(size: int, dtype: str) -> None:
+    """Each of the 64 sums has at most ⌈n / 64⌉ terms, each rounded twice; their sum is exact."""
+    a, b = (reals(seed, dtype, (size,), special=False) for seed in (1, 2))
+    sums, out = np.full((1, 64), 7, dtype), np.empty((), dtype)
+    call("dot", block((1, size), a, b, sums[0], 64), dtype)
+    call("total", block((1, 64), sums, out), dtype)
+    products = a.astype(np.longdouble) * b
+    bound = (size // 64 + 3) * np.finfo(dtype).eps * np.abs(products).sum()
+    assert abs(out - products.sum()) <= bound
+
+
 def test_every_loop_is_tested() -> None:
     here = Path(__file__).read_text(encoding="utf-8")
     assert [name for name in sorted(table.names()) if f'"{name}"' not in here] == []

@@ -9,6 +9,7 @@ gradient and the optimizer's state of these rows.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TypeAlias
 
 from xpnet.backend import Array
@@ -35,7 +36,7 @@ def cut(count: int, parts: int, unit: int = 1) -> list[slice]:
     """`count` rows or columns in `parts` ranges, which begin at multiples of `unit`."""
     units = -(-count // unit)
     starts = [min(count, unit * (units * part // parts)) for part in range(parts + 1)]
-    return [slice(*pair) for pair in zip(starts, starts[1:], strict=False)]
+    return [slice(*pair) for pair in pairwise(starts)]
 
 
 def is_wide(columns: int) -> bool:

@@ -82,6 +82,20 @@ def _products(bits: int) -> tuple[Loop, ...]:
             for j in range(y.size):
                 y[j] = a[j] * b[j]
 
+    def subtract(p, step):
+        for n in range(p[0]):
+            a, b, y = row(p, 0, n, bits), row(p, 1, n, bits), row(p, 2, n, bits)
+            for j in range(y.size):
+                y[j] = a[j] - b[j]
+
+    def scale(p, step):
+        """`y = a s`; the argument `s`: a number of each step."""
+        s = reals_at(p[4] + step * p[5], 1, bits)[0]
+        for n in range(p[0]):
+            a, y = row(p, 0, n, bits), row(p, 2, n, bits)
+            for j in range(y.size):
+                y[j] = a[j] * s
+
     def add_relu(p, step):
         """`y += b`, `r = max(y, 0)`."""
         for n in range(p[0]):
@@ -91,7 +105,7 @@ def _products(bits: int) -> tuple[Loop, ...]:
                 y[j] = total
                 r[j] = kernels._rectified(total)
 
-    return add, multiply, add_relu
+    return add, multiply, subtract, scale, add_relu
 
 
 def _sums(bits: int) -> tuple[Loop, ...]:
@@ -104,6 +118,29 @@ def _sums(bits: int) -> tuple[Loop, ...]:
             a = row(p, 0, n, bits)
             for j in range(y.size):
                 y[j] += a[j]
+
+    def dot(p, step):
+        """`sums[j] = Σ_i a[width i + j] b[width i + j]`: so many sums that vectors compute them."""
+        a, b = row(p, 0, 0, bits), row(p, 1, 0, bits)
+        width = p[8]
+        sums = reals_at(p[6], width, bits)
+        for j in range(width):
+            sums[j] = 0
+        full = a.size // width
+        for i in range(full):
+            for j in range(width):
+                sums[j] += a[i * width + j] * b[i * width + j]
+        for j in range(full * width, a.size):
+            sums[j - full * width] += a[j] * b[j]
+
+    def total(p, step):
+        """`y = Σ a`, summed in float64."""
+        summed = 0.0
+        for n in range(p[0]):
+            a = row(p, 0, n, bits)
+            for j in range(a.size):
+                summed += a[j]
+        reals_at(p[4], 1, bits)[0] = summed
 
     def sum_parts(p, step):
         """`y = Σ_s parts[s]`, in the order of s; arguments: `parts[0]`, `y`, bytes, how many."""
@@ -123,7 +160,7 @@ def _sums(bits: int) -> tuple[Loop, ...]:
             for at in range(0, p[4], 64):
                 prefetch(p[2] + n * p[3] + at)
 
-    return column_sums, sum_parts, touch
+    return column_sums, dot, total, sum_parts, touch
 
 
 def _updates(bits: int) -> tuple[Loop, ...]:

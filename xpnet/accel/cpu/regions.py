@@ -37,6 +37,10 @@ class Region:
         return True
 
 
+EVERYTHING = Region(0, 1, 0, 2**62)
+"""All memory."""
+
+
 def region(array: Array, rows: Range | None = None, columns: Range | None = None) -> Region:
     """Rows and columns of `array`, a matrix in C or in Fortran order, or a vector as one row.
 
