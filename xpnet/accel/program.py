@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -80,8 +80,9 @@ class Operations:
     """The array module `xp`, whose calls are operations, run at once.
 
     `program`: the list to which they are appended, or None. `replace`: a `Pass` for products.
-    `executes`: False to run no operation that writes into an array made earlier. It equals `xp`, so that a `Workspace` finds the arrays it made with `xp`. While a program is
-    recorded, a call whose result is not written to an `out=` raises `ConfigError` with its name.
+    `executes`: False to run no operation that writes into an array made earlier. It equals `xp`, so
+    that a `Workspace` finds the arrays it made with `xp`. While a program is recorded, a call whose
+    result is not written to an `out=` raises `ConfigError` with its name.
     """
 
     def __init__(
@@ -169,6 +170,32 @@ def replaced(xp: Any, replace: Pass) -> Iterator[None]:
     outer = substitute_of(xp)
     with substituted(Operations(xp, getattr(outer, "program", None), replace)):
         yield
+
+
+def signature(program: Program) -> Hashable:
+    """Equal for two programs of NumPy's arrays that do the same in the same memory.
+
+    That holds while one of them exists: then none of its addresses is used again.
+    """
+    return tuple(
+        (op.name, op.is_kernel, *map(_identity, (*op.inputs, op.output)), *_options(op))
+        for op in program
+    )
+
+
+def _options(op: Op) -> Iterator[Hashable]:
+    for name, value in sorted(op.options.items()):
+        yield name, _identity(value)
+
+
+def _identity(value: Any) -> Hashable:
+    if isinstance(value, numpy.ndarray):
+        return value.ctypes.data, value.shape, value.strides, value.dtype.str
+    # `repr` tells -0 from 0; of two numbers that are not equal it is never the same.
+    return (type(value), repr(value)) if isinstance(value, _PLAIN) else id(value)
+
+
+_PLAIN = (int, float, str, numpy.generic, tuple, type(None))
 
 
 def run_op(xp: Any, op: Op) -> None:

@@ -25,7 +25,7 @@ import numpy
 
 from xpnet.accel.cuda_graph import Graphs
 from xpnet.accel.fusion import fuse
-from xpnet.accel.program import Call, Program, trace, trace_only
+from xpnet.accel.program import Call, Program, signature, trace, trace_only
 from xpnet.backend import Array
 from xpnet.backend.context import current
 from xpnet.utils.introspection import is_own
@@ -148,6 +148,7 @@ class Replay:
         self.disturbed = False
         self.completed = 0
         self._may_compile = True
+        self._made: dict[Hashable, tuple[Hashable, Steps]] = {}
         self._graphs = Graphs(xp)
         self._steps: dict[Hashable, _Step] = {}
         self._size: Hashable = 0
@@ -199,7 +200,7 @@ class Replay:
     ) -> _Step | None:
         """Run a step that no replay is known for; or run nothing, and return its replay."""
         self._enabled = self._enabled and all(map(is_replayable, self.parts()))
-        replay = self._compiled(step, tables) if self._enabled else None
+        replay = self._compiled(size, step, tables) if self._enabled else None
         is_compiled = replay is not None
         if known is not None and not is_compiled:
             replay = _One(self._graphs.of(record(self.xp, step)))
@@ -211,7 +212,7 @@ class Replay:
         self._steps[size] = made = _Step(snapshot, replay)
         return made if is_compiled else None
 
-    def _compiled(self, step: Call, tables: Sequence[Array]) -> Steps | None:
+    def _compiled(self, size: Hashable, step: Call, tables: Sequence[Array]) -> Steps | None:
         """The step as compiled loops, if they are in use and there is one for each operation."""
         in_use = current().kernels
         are_possible = self._may_compile and current().compiled_enabled and self.xp is numpy
@@ -223,7 +224,12 @@ class Replay:
 
         steps = self.optimizer.steps
         try:
-            return CompiledSteps(fuse(trace_only(self.xp, step)), tables)
+            program = fuse(trace_only(self.xp, step))
+            made, known = signature(program), self._made.get(size)
+            # Attributes may have changed without another operation; to compile takes longer.
+            if known is None or known[0] != made:
+                known = self._made[size] = made, CompiledSteps(program, tables)
+            return known[1]
         except NotLowered:
             self._may_compile = False
             return None

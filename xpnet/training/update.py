@@ -78,8 +78,9 @@ class Update:
     def most(self, size: int) -> int:
         """How many updates by batches of `size` the next call may make."""
         replay, optimizer = self.replay, self.trainer.optimizer
-        if replay is None or self.hooks.has_others or not self.is_own:
+        if replay is None or self.hooks.watches_steps or not self.is_own:
             return 1
+        replay.disturbed, self.hooks.disturbed = replay.disturbed or self.hooks.disturbed, False
         most = replay.most(size)
         if most > 1 and self.seconds * most > SECONDS:
             most = max(1, int(SECONDS / self.seconds))

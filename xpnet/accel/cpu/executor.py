@@ -33,7 +33,8 @@ class CompiledSteps:
             raise NotLowered("threads wait by functions of Linux and macOS")
         self.most = min(map(len, tables), default=1)
         self._tables = tables
-        # It holds the arrays, of which the loops know only the addresses.
+        # They hold the arrays, of which the loops know only the addresses.
+        self._recorded = program
         self._lowering = lowering = Lowering(tables)
         for op in program:
             lowering.add(op)

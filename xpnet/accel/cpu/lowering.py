@@ -337,7 +337,7 @@ class Lowering:
         self.written[_at(out)] = out, layout
 
     def _product_in_groups(self, a: Array, b: Array, out: Array) -> None:
-        """`a b` as a sum over ranges of the columns of `a`, each product by the parts of a range."""
+        """`a b` as a sum over ranges of the columns of `a`, each computed by some of the parts."""
         rows, columns = out.shape
         partial = np.zeros((GROUPS, rows, columns), out.dtype)
         self.kept.append(partial)
@@ -542,6 +542,7 @@ class Piece:
     cell: Cell
 
     def __call__(self, flat: Array) -> Array:
+        """The cell of the matrix in `flat`."""
         size = self.shape[0] * self.shape[1]
         return flat[self.first : self.first + size].reshape(self.shape)[self.cell]
 
@@ -557,8 +558,9 @@ def _is_real(array: Any) -> bool:
 
 def _is_dense(array: Any) -> bool:
     """A matrix of float32 whose rows or columns have their numbers side by side."""
-    is_one = isinstance(array, np.ndarray) and array.ndim == 2 and array.dtype == np.float32
-    return is_one and array.itemsize in array.strides
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype != np.float32:
+        return False
+    return array.itemsize in array.strides
 
 
 def _is_matrix(array: Any) -> bool:

@@ -80,6 +80,13 @@ class Program:
         self.first_records = _offsets(parts)
         self.first_parts = _offsets(phases)
         self._run: _Run | None = None
+        self.job = np.zeros(JOB_SIZE, np.int64)
+        self.job[PHASES] = len(phases)
+        self.job[FIRST_PARTS] = self.first_parts.ctypes.data
+        self.job[FIRST_RECORDS] = self.first_records.ctypes.data
+        self.job[RECORDS] = self.records.ctypes.data
+        self.job[TIMEOUT] = _TIMEOUT.ctypes.data
+        self.job[[SYSCALL, FUTEX, USLEEP]] = _waiting()
 
     def run(self, first: int, last: int, threads: int) -> int:
         """Run steps `first` to `last - 1` on `threads` threads, the caller's one of them.
@@ -121,29 +128,17 @@ class _Run:
     """What the threads of one call of `Program.run` share."""
 
     def __init__(self, program: Program, first: int, threads: int) -> None:
-        parts = len(program.first_records) - 1
-        phases = len(program.first_parts) - 1
-        self._claims = np.zeros(parts, np.int64)
-        self._finished = np.zeros(phases * LINE, np.int64)
-        self._shared = np.zeros((3, LINE), np.int64)
+        parts, phases = len(program.first_records) - 1, len(program.first_parts) - 1
         self._program = program  # whose arrays a thread that is late still reads
-        self._begun, self._stop, sleepers = self._shared[:, :1]
+        self._memory = np.zeros((3 + phases) * LINE + parts, np.int64)
+        self._begun, self._stop = self._memory[:1], self._memory[LINE : LINE + 1]
         self._begun[0] = first
-        self._job = job = np.zeros(JOB_SIZE, np.int64)
-        job[[FIRST, LAST, PHASES, THREADS]] = first, first, phases, threads
-        for place, array in {
-            FIRST_PARTS: program.first_parts,
-            FIRST_RECORDS: program.first_records,
-            RECORDS: program.records,
-            CLAIMS: self._claims,
-            FINISHED: self._finished,
-            BEGUN: self._begun,
-            STOP: self._stop,
-            SLEEPERS: sleepers,
-            TIMEOUT: _TIMEOUT,
-        }.items():
-            job[place] = array.ctypes.data
-        job[[SYSCALL, FUTEX, USLEEP]] = _waiting()
+        self._job = job = program.job.copy()
+        job[FIRST], job[LAST], job[THREADS] = first, first, threads
+        start = self._memory.ctypes.data
+        for line, place in enumerate((BEGUN, STOP, SLEEPERS, FINISHED)):
+            job[place] = start + 8 * LINE * line
+        job[CLAIMS] = start + 8 * LINE * (3 + phases)
 
     @property
     def next_step(self) -> int:
