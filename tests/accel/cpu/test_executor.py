@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -341,7 +341,7 @@ ORDER = np.arange(16)
 
 
 @pytest.fixture
-def interrupted_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def interrupted_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second call of compiled loops is ended by Ctrl-C after two steps."""
     run, calls = runner.Program.run, iter(range(1000))
 
@@ -352,7 +352,6 @@ def interrupted_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return run(self, first, last, threads)
 
     monkeypatch.setattr(runner.Program, "run", ended)
-    yield
 
 
 @pytest.mark.usefixtures("interrupted_run")

@@ -312,7 +312,7 @@ class Lowering:
         self._op_dot(op)
 
     def _matrices(self, a: Array, b: Array, out: Array) -> None:
-        """`out = a b`, cut so that each part reads as little of `b` as possible, which it copies."""
+        """`out = a b`, cut so that each part reads little of `b`, which it copies."""
         rows, columns = out.shape
         is_gradient = a.strides[0] == a.itemsize and a.shape[0] > 1
         is_of_rows = b.strides[0] == b.itemsize and b.shape[1] > 1
@@ -560,7 +560,7 @@ def _is_dense(array: Any) -> bool:
     """A matrix of float32 whose rows or columns have their numbers side by side."""
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype != np.float32:
         return False
-    return array.itemsize in array.strides
+    return bool(array.itemsize in array.strides)
 
 
 def _is_matrix(array: Any) -> bool:
