@@ -3,7 +3,8 @@
 After the first steps, every step is the same sequence of operations on the same arrays. One is
 recorded as a program (`xpnet.accel.program`), its neighbouring operations are fused
 (`xpnet.accel.fusion`), and an executor runs it from then on: on a GPU as a CUDA graph
-(`xpnet.accel.cuda_graph`), else call by call (`program.run`).
+(`xpnet.accel.cuda_graph`), with the kernels of a CPU as compiled loops for many steps at once
+(`xpnet.accel.cpu.executor`), else call by call (`program.run`).
 
 Recording cannot detect operations outside `xp` (`y *= 2`, a count in Python), so only xpnet's own
 classes are recorded, and classes that set `replayable = True` in their own body.
@@ -120,8 +121,9 @@ class _Step:
 class Replay:
     """Runs steps: the first of each batch size as written, the second recorded, others replayed.
 
-    Where all operations of a step have compiled loops (`xpnet.accel.cpu`), these run the first one
-    as well: they add numbers in another order, and a resumed training has to give the same bits.
+    Compiled loops (`xpnet.accel.cpu`) run the first step as well, whose operations are listed
+    without being run (`trace_only`): loops round differently, and a training that is resumed at any
+    step has to give the same bits as one that was not interrupted.
 
     `parts()`: the objects that take part in a step (network, layers, loss, ...); once one of them
     is not `is_replayable`, every step runs as written. `watched`: other code may run between two

@@ -568,7 +568,8 @@ def _is_matrix(array: Any) -> bool:
 
 
 def _are_labels(array: Any, count: int) -> bool:
-    return array.shape == (count,) and array.dtype == np.int64 and array.flags.c_contiguous
+    is_listed = array.shape == (count,) and array.dtype == np.int64
+    return bool(is_listed and array.flags.c_contiguous)
 
 
 def _are_ones(vector: Array) -> bool:
