@@ -72,7 +72,7 @@ class Update:
                 watched=hooks.has_others or not self.is_own,
             )
         self.placed: dict[int, tuple[Array, Array, Array, Array]] = {}
-        self.seconds = 0.0
+        self.seconds: dict[int, float] = {}
         self.copyto = data.backend.xp.copyto
 
     def most(self, size: int) -> int:
@@ -82,8 +82,8 @@ class Update:
             return 1
         replay.disturbed, self.hooks.disturbed = replay.disturbed or self.hooks.disturbed, False
         most = replay.most(size)
-        if most > 1 and self.seconds * most > SECONDS:
-            most = max(1, int(SECONDS / self.seconds))
+        # The first one is measured alone.
+        most = min(most, max(1, int(SECONDS / self.seconds.get(size, SECONDS))))
         if most > 1 and optimizer.state:
             most = min(most, FLUSH_EVERY - optimizer.steps % FLUSH_EVERY)
         return most
@@ -123,7 +123,7 @@ class Update:
             for _ in range(replay.completed):
                 self.trainer.optimizer.count_step()
             self._count(size, replay.completed)
-        self.seconds = (time.perf_counter() - start) / count
+        self.seconds[size] = (time.perf_counter() - start) / count
 
     def _count(self, size: int, steps: int) -> None:
         self.metrics.count(size * steps)

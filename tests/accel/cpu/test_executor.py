@@ -238,6 +238,18 @@ def test_augmentation_and_pixels(threads: Callable[[int], None], made: Made) -> 
     assert made
 
 
+def test_a_batch_in_blocks_with_dropout(threads: Callable[[int], None], made: Made) -> None:
+    """Each block of rows goes through the layers on its own, and draws masks of its own."""
+
+    def make(dtype: str = "float32") -> Result:
+        layers = [xn.Linear(12, 9), xn.Dropout(0.4), xn.Linear(9, 3)]
+        return train(layers, dtype=dtype, rows=4200, batch_size=2100)
+
+    require_exact(make)
+    assert made
+    require_same_bits(make, threads)
+
+
 def test_a_plain_step_needs_no_interpreter(made: Made) -> None:
     layers = [xn.Linear(12, 40), xn.ReLU(), xn.Dropout(0.2), xn.Linear(40, 9), xn.Tanh()]
     for optimizer in ("sgd", "adam", "adamw", xn.SGD(0.1, momentum=0.9)):

@@ -67,7 +67,7 @@ class Lowering:
 
     def __init__(self, tables: Sequence[Array] = ()) -> None:
         self.each = {_at(table): table for table in tables}
-        self.layouts: dict[int, Layout] = {}
+        self.layouts: dict[tuple[int, tuple[int, ...]], Layout] = {}
         self.written: dict[int, tuple[Array, Layout]] = {}
         self.kept: list[Array] = []
         self.late: list[tuple[Array, Parts]] = []
@@ -78,6 +78,7 @@ class Lowering:
         """Lower `op`. Raises `NotLowered` for a product of matrices."""
         name = ("_kernel_" if op.is_kernel else "_op_") + op.name
         lower: Callable[[Op], None] = getattr(self, name, self._call)
+        self._needs(op)
         try:
             lower(op)
         except NotLowered:
@@ -101,15 +102,15 @@ class Lowering:
         self.late.clear()
         return self.operations
 
-    def _needs(self, *arrays: Array) -> None:
-        """Add the operations that wait and write one of `arrays`."""
-        ready = [late for late in self.late if any(late[0] is array for array in arrays)]
-        self.operations += [parts for _, parts in ready]
-        self.late = [late for late in self.late if late not in ready]
+    def _needs(self, op: Op) -> None:
+        """Add the operations that wait and write an array of `op`."""
+        used = [_at(a) for a in (*op.inputs, op.output) if isinstance(a, np.ndarray)]
+        self.operations += [parts for array, parts in self.late if _at(array) in used]
+        self.late = [late for late in self.late if _at(late[0]) not in used]
 
     def _layout(self, matrix: Array) -> Layout:
         """The cells of a matrix: as it was written, else the natural ones."""
-        return self.layouts.setdefault(_at(matrix), natural(matrix))
+        return self.layouts.setdefault(_key(matrix), natural(matrix))
 
     def _rows_of(self, vector: Array) -> Array:
         """The table of which `vector` is in row 0; of another vector, one that repeats it."""
@@ -140,7 +141,7 @@ class Lowering:
             shape = outs[0].shape if outs[0].ndim == 2 else (1, outs[0].size)
             works.append(self._work(loop, shape, [_part(a, cell) for a in given], ins, outs))
         for output in outputs:
-            self.layouts[_at(output)] = layout
+            self.layouts[_key(output)] = layout
         self.operations.append(of_parts(works))
 
     def _work(
@@ -244,7 +245,7 @@ class Lowering:
             read = [arrays[0], counter]
             works.append(self._work("dropout", arrays[0].shape, [*given, first], read, arrays[1:]))
         self.operations.append(of_parts(works))
-        self.layouts[_at(mask)] = self.layouts[_at(y)] = layout
+        self.layouts[_key(mask)] = self.layouts[_key(y)] = layout
         after = self._work("advance", (1, 1), [counter, len(x)], [counter], [counter])
         assert after is not None
         self.late.append((counter, single(after)))
@@ -333,7 +334,7 @@ class Lowering:
         """Each part computes its own cell of `out`."""
         works = [self._product(a[r], b[:, c], out[r, c]) for r, c in layout]
         self.operations.append(of_parts(works))
-        self.layouts[_at(out)] = layout
+        self.layouts[_key(out)] = layout
         self.written[_at(out)] = out, layout
 
     def _product_in_groups(self, a: Array, b: Array, out: Array) -> None:
@@ -358,7 +359,7 @@ class Lowering:
             given = [pieces[0], to, partial.strides[0], GROUPS]
             summed.append(self._work("sum_parts", to.shape, given, pieces, [to]))
         self.operations.append(of_parts(summed))
-        self.layouts[_at(out)] = cells
+        self.layouts[_key(out)] = cells
 
     def _vectors(self, a: Array, b: Array, op: Op) -> None:
         """`out = a · b` of two vectors: `WIDTH` sums of each part, then the sum of all."""
@@ -408,7 +409,7 @@ class Lowering:
             for r, _ in by_rows(len(logits))
         ]
         self.operations.append(of_parts(works))
-        self.layouts[_at(shifted)] = by_columns(len(logits))
+        self.layouts[_key(shifted)] = by_columns(len(logits))
 
     def _kernel_softmax_cross_entropy(self, op: Op) -> None:
         shifted, labels, smoothing, p, value = op.inputs
@@ -441,11 +442,10 @@ class Lowering:
                 self._work("softmax_cross_entropy_backward", out[r].shape, given, arrays, [out[r]])
             )
         self.operations.append(of_parts(works))
-        self.layouts[_at(out)] = by_rows(len(out))
+        self.layouts[_key(out)] = by_rows(len(out))
 
     def _kernel_add_loss(self, op: Op) -> None:
         value, samples, total = op.inputs
-        self._needs(value)
         work = self._work("add_loss", (1, 1), [value, int(samples), total], [value], [total])
         assert work is not None
         self.operations.append(single(work))
@@ -527,6 +527,8 @@ class Lowering:
                 found += [(n, Piece(first, array.shape, cell)) for n, cell in enumerate(layout)]
         at = 0
         for first, last in [*sorted(covered), (flat.size, flat.size)]:
+            if first < at:
+                raise NotLowered("gradients of which two operations write the same numbers")
             for part, columns in enumerate(cut(first - at, PARTS, LINE)):
                 found.append((part, Piece(at, (1, first - at), (ALL, columns))))
             at = last
@@ -549,6 +551,10 @@ class Piece:
 
 def _at(array: Array) -> int:
     return int(array.ctypes.data)
+
+
+def _key(matrix: Array) -> tuple[int, tuple[int, ...]]:
+    return _at(matrix), matrix.shape
 
 
 def _is_real(array: Any) -> bool:
