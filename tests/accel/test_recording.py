@@ -416,6 +416,7 @@ def test_replayed_steps_take_no_memory(
     the next whole number takes as much memory as the one before.
     """
     monkeypatch.setattr(SETTINGS, "kernels_enabled", with_kernels)
+    monkeypatch.setattr(SETTINGS, "compiled_enabled", False)
     monkeypatch.setattr(dispatch, "ENOUGH_STEPS", 0)
     run, steps, found, walked = Replay.run, iter(range(1000)), [0, 0, 0], []
 

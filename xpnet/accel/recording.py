@@ -158,7 +158,10 @@ class Replay:
 
     def most(self, size: Hashable) -> int:
         """How many steps the next call of `run` may run."""
-        known = self._known(size) if self._enabled else None
+        known = self._steps.get(size) if self._enabled else None
+        if known is None or known.replay is None or known.replay.most == 1:
+            return 1
+        known = self._known(size)
         return 1 if known is None or known.replay is None else known.replay.most
 
     def run(
@@ -192,8 +195,10 @@ class Replay:
         """The last step of this size, if nothing has changed since."""
         known = self._steps.get(size)
         if self.watched and (self.disturbed or size != self._size):
-            if known is not None and known.snapshot is not None:
-                known = known if known.snapshot.still_holds(self.parts()) else None
+            snapshot = None if known is None else known.snapshot
+            if snapshot is not None and not snapshot.still_holds(self.parts()):
+                del self._steps[size]
+                known = None
             self.disturbed, self._size = False, size
         return known
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -256,6 +259,29 @@ def test_a_plain_step_needs_no_interpreter(made: Made) -> None:
         train([layer.copy() for layer in layers] + [xn.Linear(9, 3)], optimizer)
     assert len(made) == 8
     assert all(steps._lowering.calls == [] for steps in made)
+
+
+def test_a_call_keeps_no_memory(made: Made, threads: Callable[[int], None]) -> None:
+    """Without Python's garbage collector, which would hide what it has to collect."""
+    threads(2)
+    train([xn.Linear(12, 9), xn.LeakyReLU(), xn.Linear(9, 3)], "adam")
+    steps = made[0]
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(50):
+            steps(2)
+        tracemalloc.start()
+        for _ in range(10):
+            steps(2)
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(100):
+            steps(2)
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        gc.enable()
+        tracemalloc.stop()
+    assert grown < 100 * sys.getsizeof(0)
 
 
 @pytest.mark.parametrize("most", [1, 2, 3])

@@ -167,7 +167,7 @@ class _Job:
     numbers: HostArray
 
     def do(self, me: int) -> None:
-        work().ctypes(self.numbers.ctypes.data_as(_NUMBERS), me)
+        _work()(self.numbers.ctypes.data, me)
 
 
 class _Helper:
@@ -232,7 +232,12 @@ class _Helpers:
             helper.end()
 
 
-_NUMBERS = ctypes.POINTER(ctypes.c_int64)
+@cache
+def _work() -> Any:
+    """`work()` as a C function of the address of the numbers: a pointer would be in a cycle."""
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(work().address)
+
+
 _TIMEOUT = np.array([0, 10_000_000], np.int64)
 """Seconds and nanoseconds after which a thread that sleeps looks again."""
 
