@@ -16,6 +16,12 @@ from xpnet.accel.cpu.phases import Work, phases
 from xpnet.accel.program import Program
 from xpnet.backend import Array
 
+MOST_CALLS = 8
+"""Operations of a step that are called in Python; with more, a step takes longer than by calls.
+
+Each takes about 10 µs, in which the other threads wait.
+"""
+
 _LOOP = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_int64), ctypes.c_int64)
 
 
@@ -25,7 +31,7 @@ class CompiledSteps:
     `tables`: `(most, n)`; step `s` reads row `s` of each where the recorded one reads row 0.
     `most`: how many steps one call may run. An operation without a loop is called in Python, by
     whichever thread comes to it; without such operations the interpreter is not needed until the
-    end. Raises `NotLowered` for a step with products that have no loop.
+    end. Raises `NotLowered` for a step with products, or many other operations, without a loop.
     """
 
     def __init__(self, program: Program, tables: Sequence[Array]) -> None:
@@ -38,6 +44,8 @@ class CompiledSteps:
         self._lowering = lowering = Lowering(tables)
         for op in program:
             lowering.add(op)
+        if len(lowering.calls) > MOST_CALLS:
+            raise NotLowered(f"{len(lowering.calls)} operations have no loop")
         self._from_c = _LOOP(self._call)
         found = phases(lowering.end())
         parts = [[list(map(self._record, part)) for part in p.parts if part] for p in found]

@@ -20,10 +20,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -185,7 +185,12 @@ class _Helper:
             del given, job  # the arrays of the run are not kept while this thread waits
 
     def put(self, job: _Job, me: int) -> None:
-        self._jobs.put((job, me))
+        """Give it a job; one that it has not begun is done, without it, and is taken away."""
+        given: tuple[_Job, int] | None = (job, me)
+        with suppress(Empty):
+            while given is not None:
+                given = given if self._jobs.get_nowait() is not None else None
+        self._jobs.put(given)
 
     def end(self) -> None:
         self._jobs.put(None)
