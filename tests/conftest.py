@@ -131,6 +131,8 @@ def _kernels_of_the_backend(
         return
     # Graphs make products by another handle; `test_cuda_graph.py` compares them with the calls.
     monkeypatch.setattr(SETTINGS, "graphs_enabled", False)
+    # Steps of compiled loops have tests of their own: their bits are not those of the layers.
+    monkeypatch.setattr(SETTINGS, "compiled_enabled", False)
     monkeypatch.setattr(SETTINGS, "kernels_enabled", where == "numba")
     if where == "numba":
         monkeypatch.setattr(dispatch, "ENOUGH_STEPS", 0)

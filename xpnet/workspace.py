@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy
+
 from xpnet.backend import Array, zeros
 
 
@@ -45,6 +47,8 @@ class Workspace:
         memory = self._memory.get((hash(xp), "ones"))
         if memory is None or memory.dtype != dtype or len(memory) < size:
             memory = self._memory[hash(xp), "ones"] = xp.ones(size, dtype=dtype)
+            if isinstance(memory, numpy.ndarray):
+                memory.flags.writeable = False  # so that a compiled step can rely on it
         return memory[:size]
 
     def numbers(self, xp: Any, size: int, dtype: Any) -> Array:

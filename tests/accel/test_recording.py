@@ -73,9 +73,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counts: Counter[str] = Counter()
     run, record = Replay.run, recording.record
 
-    def counting_run(self: Replay, size: int, *step: Any) -> bool:
+    def counting_run(self: Replay, size: int, *step: Any, **options: Any) -> bool:
         counts["all"] += 1
-        replayed = run(self, size, *step)
+        replayed = run(self, size, *step, **options)
         counts["replayed"] += replayed
         return replayed
 
@@ -343,12 +343,12 @@ def test_a_replayed_step_touches_neither_host_nor_allocator(
 ) -> None:
     run, guarded = Replay.run, Counter[bool]()
 
-    def guarding(self: Replay, size: int, *step: Any) -> bool:
+    def guarding(self: Replay, size: int, *step: Any, **options: Any) -> bool:
         known = self._steps.get(size)
         if known is None or known.replay is None:
-            return run(self, size, *step)
+            return run(self, size, *step, **options)
         with strict_cupy.forbid("sync", "h2d", "d2h", "alloc"):
-            guarded[run(self, size, *step)] += 1
+            guarded[run(self, size, *step, **options)] += 1
         return True
 
     monkeypatch.setattr(Replay, "run", guarding)
@@ -416,11 +416,12 @@ def test_replayed_steps_take_no_memory(
     the next whole number takes as much memory as the one before.
     """
     monkeypatch.setattr(SETTINGS, "kernels_enabled", with_kernels)
+    monkeypatch.setattr(SETTINGS, "compiled_enabled", False)
     monkeypatch.setattr(dispatch, "ENOUGH_STEPS", 0)
     run, steps, found, walked = Replay.run, iter(range(1000)), [0, 0, 0], []
 
-    def watching(self: Replay, size: int, *step: Any) -> bool:
-        replayed, number = run(self, size, *step), next(steps)
+    def watching(self: Replay, size: int, *step: Any, **options: Any) -> bool:
+        replayed, number = run(self, size, *step, **options), next(steps)
         if number == 280:
             gc.collect()
             tracemalloc.start()
@@ -448,10 +449,10 @@ def test_a_recording_for_each_size_and_no_more(
     sizes: set[int] = set()
     run = Replay.run
 
-    def watching(self: Replay, size: int, *step: Any) -> bool:
+    def watching(self: Replay, size: int, *step: Any, **options: Any) -> bool:
         sizes.add(size)
         assert set(self._steps) <= sizes
-        replayed = run(self, size, *step)
+        replayed = run(self, size, *step, **options)
         replays.setdefault(size, set()).add(self._steps[size].replay)
         return replayed
 

@@ -19,6 +19,7 @@ from strict_graphs import graphs_on_the_double
 
 from bench import __main__ as command_line
 from bench import (
+    contended,
     end_to_end,
     epochs,
     floor,
@@ -355,6 +356,36 @@ def test_end_to_end_meets_its_goal(tmp_path):
         assert one["seconds"] > 0
     page = (tmp_path / "end-to-end.md").read_text()
     assert "| torch |" in page
+
+
+def test_contended_runs(tmp_path, capsys):
+    arguments = ["contended", "--quick", "--peer", "student", "--workload", "W2", "--folder"]
+    assert command_line.main([*arguments, str(tmp_path)]) == 0
+    (one,) = json.loads((tmp_path / "contended.json").read_text())["workloads"]
+    assert set(one["us"]) == {"xpnet", "xpnet-fast", "student"}
+    assert all(set(us) == {"0", "1", "2", "4"} for us in one["us"].values())
+    assert (tmp_path / "contended.md").read_text() in capsys.readouterr().out
+
+
+def test_contended_divides_by_the_time_with_nothing_beside():
+    us = {"xpnet": {"0": 200.0, "1": 300.0, "2": 500.0, "4": 620.0}}
+    page = contended.table([{"workload": "W2", "us": us, "absent": {}}], 2)
+    assert "makes a step take 1.5 beside 1, 2 beside 2, 3 beside 4 times as long" in page
+    assert "| xpnet | 200 | ×1.50 | ×2.50 | ×3.10 |" in page
+
+
+def test_contended_ends_its_processes():
+    with contended.busy(2):
+        assert len(busy_processes()) == 2
+    assert busy_processes() == []
+
+
+def busy_processes():
+    """The busy processes that this one has started."""
+    listed = subprocess.run(
+        ["ps", "-o", "pid,args", "--ppid", str(os.getpid())], capture_output=True, text=True
+    )
+    return [line for line in listed.stdout.splitlines() if "while True: pass" in line]
 
 
 def test_late_epochs_runs(tmp_path, capsys):

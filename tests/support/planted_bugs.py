@@ -18,8 +18,9 @@ HOST_SCALARS = (
         "scalars compared before they are copied",
         "host scalar",
         "training/update.py",
-        "        copyto(own_scalars, scalars)\n",
-        "        if (own_scalars != scalars).any():\n            copyto(own_scalars, scalars)\n",
+        "            self.copyto(own_scalars, scalars)\n",
+        "            if (own_scalars != scalars).any():\n"
+        "                self.copyto(own_scalars, scalars)\n",
         "`if` of a device array waits for the device and transfers a bool in every step",
     ),
     PlantedBug(

@@ -22,6 +22,7 @@ class _Settings:
     kernels_enabled = _Setting()
     recording_enabled = _Setting()
     graphs_enabled = _Setting()
+    compiled_enabled = _Setting()
     kernels = _Setting()
 
 

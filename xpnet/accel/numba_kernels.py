@@ -21,14 +21,19 @@ from xpnet.backend import Array
 KERNELS: dict[str, Any] = {}
 """All kernels, by name."""
 
-_inlined = partial(numba.njit, cache=True, nogil=True, error_model="numpy")
+_compiled: Any = partial(numba.njit, cache=True, nogil=True, error_model="numpy")
 # The formula raises too; a loop would continue beyond the end of an array.
 _OTHER_SHAPE = "dy is not of the shape of the output of the forward pass"
 
 
+def _inlined(function: Callable[..., Any]) -> Any:
+    """`function` compiled when it is first called, as a part of its callers."""
+    return _compiled(function)
+
+
 def _kernel(function: Callable[..., None]) -> Any:
     """`function` compiled when it is first called, and registered."""
-    KERNELS[function.__name__] = compiled = _inlined(function)
+    KERNELS[function.__name__] = compiled = _compiled(function)
     return compiled
 
 
@@ -111,26 +116,33 @@ def shift_logits(logits: Array, shifted: Array) -> None:
             shifted[k, n] = row[k] - largest
 
 
+@_inlined
+def _sample_loss(shifted: Any, label: int, smoothing: float, p: Any) -> Any:
+    """`p ← p / Σ_k p_k`, which held `exp(s)`, and one sample's loss; `p`, `shifted`: `(C,)`."""
+    classes = shifted.size
+    total = p[0]
+    for k in range(1, classes):
+        total += p[k]
+    for k in range(classes):
+        p[k] /= total
+    expected = shifted[label]
+    if smoothing > 0:
+        sum_shifted = shifted[0]
+        for k in range(1, classes):
+            sum_shifted += shifted[k]
+        expected = (1 - smoothing) * expected + smoothing / classes * sum_shifted
+    return math.log(total) - expected
+
+
 @_kernel
 def softmax_cross_entropy(
     shifted: Array, labels: Array, smoothing: float, p: Array, value: Array
 ) -> None:
     """`SoftmaxCrossEntropy.forward`, the rest: `p` `(C, N)` from `exp(s)`, and the mean loss."""
-    classes, count = shifted.shape
+    count = shifted.shape[1]
     summed = 0.0
     for n in range(count):
-        total = p[0, n]
-        for k in range(1, classes):
-            total += p[k, n]
-        for k in range(classes):
-            p[k, n] /= total
-        expected = shifted[labels[n], n]
-        if smoothing > 0:
-            sum_shifted = shifted[0, n]
-            for k in range(1, classes):
-                sum_shifted += shifted[k, n]
-            expected = (1 - smoothing) * expected + smoothing / classes * sum_shifted
-        summed += math.log(total) - expected
+        summed += _sample_loss(shifted[:, n], labels[n], smoothing, p[:, n])
     value[()] = summed / count
 
 
@@ -156,19 +168,22 @@ def add_loss(loss: Array, samples: int, total: Array) -> None:
     total[0] += np.float64(loss[()]) * samples
 
 
+@_inlined
+def _largest(row: Any) -> int:
+    """`argmax`: the first NaN counts as the largest."""
+    best = 0
+    for k in range(1, row.size):
+        if row[k] > row[best] or (row[k] != row[k] and row[best] == row[best]):
+            best = k
+    return best
+
+
 @_kernel
 def count_hits(logits: Array, labels: Array, hits: Array) -> None:
     """`Accuracy.update`, for the largest logit."""
-    count, classes = logits.shape
     found = 0
-    for n in range(count):
-        row = logits[n]
-        best = 0
-        for k in range(1, classes):
-            # As in argmax, the first NaN counts as the largest.
-            if row[k] > row[best] or (row[k] != row[k] and row[best] == row[best]):
-                best = k
-        if best == labels[n]:
+    for n in range(logits.shape[0]):
+        if _largest(logits[n]) == labels[n]:
             found += 1
     hits[0] += found
 
@@ -245,37 +260,52 @@ def adam(
         values[i] -= m / (math.sqrt(v) + epsilon) * rate
 
 
+@_inlined
+def _sample_word(counter: Any) -> Any:
+    """`random.sample_words`, for the sample of this 64-bit number."""
+    word = counter * np.uint64(0x9E3779B97F4A7C15)
+    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    word ^= word >> np.uint64(31)
+    return np.uint32(word >> np.uint64(32))
+
+
+@_inlined
+def _drop(x: Any, word: Any, units: Any, threshold: int, scale: float, mask: Any, y: Any) -> None:
+    """`Dropout.forward` for one sample, with `random.hash_bits`."""
+    for j in range(x.size):
+        bits = word ^ units[j]
+        bits = np.uint32((bits ^ (bits >> np.uint32(16))) * np.uint32(0x7FEB352D))
+        bits = np.uint32((bits ^ (bits >> np.uint32(15))) * np.uint32(0x846CA68B))
+        bits ^= bits >> np.uint32(16)
+        kept = scale if bits >= threshold else scale * 0
+        mask[j] = kept
+        y[j] = x[j] * kept
+
+
 @_kernel
 def dropout(
     x: Array, counter: Array, units: Array, threshold: int, scale: float, mask: Array, y: Array
 ) -> None:
-    """`Dropout.forward`, with `random.sample_words` and `random.hash_bits`."""
-    count, features = x.shape
-    for n in range(count):
-        word = counter[0] + np.uint64(n)
-        word *= np.uint64(0x9E3779B97F4A7C15)
-        word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        word ^= word >> np.uint64(31)
-        row = np.uint32(word >> np.uint64(32))
-        for j in range(features):
-            bits = row ^ units[j]
-            bits = np.uint32((bits ^ (bits >> np.uint32(16))) * np.uint32(0x7FEB352D))
-            bits = np.uint32((bits ^ (bits >> np.uint32(15))) * np.uint32(0x846CA68B))
-            bits ^= bits >> np.uint32(16)
-            kept = scale if bits >= threshold else scale * 0
-            mask[n, j] = kept
-            y[n, j] = x[n, j] * kept
-    counter[0] += np.uint64(count)
+    """`Dropout.forward`."""
+    for n in range(x.shape[0]):
+        word = _sample_word(counter[0] + np.uint64(n))
+        _drop(x[n], word, units, threshold, scale, mask[n], y[n])
+    counter[0] += np.uint64(x.shape[0])
+
+
+@_inlined
+def _scaled(source: Any, scale: float, shift: float, x: Any) -> None:
+    """One row of `gather_scaled`."""
+    real = x.dtype.type
+    # The formula leaves out a shift of 0; adding -0 changes nothing, not even -0.
+    scale, shift = real(scale), real(shift) if shift else -real(0)
+    for j in range(x.size):
+        x[j] = real(source[j]) * scale + shift
 
 
 @_kernel
 def gather_scaled(source: Array, indices: Array, scale: float, shift: float, x: Array) -> None:
     """`DeviceData.batch`: rows `indices` of `source`, times `scale`, plus `shift`."""
-    real = x.dtype.type
-    # The formula leaves out a shift of 0; adding -0 changes nothing, not even -0.
-    scale, shift = real(scale), real(shift) if shift else -real(0)
     for n in range(indices.size):
-        row = source[indices[n]]
-        for j in range(x.shape[1]):
-            x[n, j] = real(row[j]) * scale + shift
+        _scaled(source[indices[n]], scale, shift, x[n])

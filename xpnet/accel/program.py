@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -72,19 +72,27 @@ def factors(op: Op) -> tuple[Array, Array] | None:
 
 def _described(value: Any) -> str:
     shape = getattr(value, "shape", None)
-    return repr(value) if shape is None else f"{value.dtype}{list(shape)}"
+    is_array = isinstance(shape, tuple) and not isinstance(value, type | numpy.dtype)
+    return f"{value.dtype}{list(shape)}" if is_array and shape is not None else repr(value)
 
 
 class Operations:
     """The array module `xp`, whose calls are operations, run at once.
 
-    `program`: the list to which they are appended, or None. `replace`: a `Pass` for products. It
-    equals `xp`, so that a `Workspace` finds the arrays it made with `xp`. While a program is
-    recorded, a call whose result is not written to an `out=` raises `ConfigError` with its name.
+    `program`: the list to which they are appended, or None. `replace`: a `Pass` for products.
+    `executes`: False to run no operation that writes into an array made earlier. It equals `xp`, so
+    that a `Workspace` finds the arrays it made with `xp`. While a program is recorded, a call whose
+    result is not written to an `out=` raises `ConfigError` with its name.
     """
 
-    def __init__(self, xp: Any, program: list[Op] | None = None, replace: Pass | None = None):
-        self.xp, self.program, self.replace = xp, program, replace
+    def __init__(
+        self,
+        xp: Any,
+        program: list[Op] | None = None,
+        replace: Pass | None = None,
+        executes: bool = True,
+    ):
+        self.xp, self.program, self.replace, self.executes = xp, program, replace, executes
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Operations):
@@ -96,7 +104,7 @@ class Operations:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.xp, name)
-        if self.program is None and name not in PRODUCTS:
+        if self.program is None and self.executes and name not in PRODUCTS:
             return found
         if isinstance(found, ModuleType):
             raise ConfigError(f"xp.{name} cannot be recorded: {_REMEDY}")
@@ -117,6 +125,8 @@ class Operations:
         if self.program is not None:
             origin = _origin()
             self.program += [dataclasses.replace(one, origin=origin) for one in ops]
+        if not self.executes and (op.is_kernel or op.output is not None):
+            return op.output
         result = [one.call() for one in ops][-1]
         return result if op.output is None else op.output
 
@@ -136,6 +146,24 @@ def trace(xp: Any, step: Call) -> Program:
     return tuple(program)
 
 
+def trace_only(xp: Any, step: Call) -> Program:
+    """The operations of `step`, none of which is run: no array of the caller changes.
+
+    Arrays that the first step makes are made. What `step` changes in Python is changed.
+    """
+    with substituted(Operations(xp, executes=False)):
+        step()
+    program: list[Op] = []
+    with substituted(Operations(xp, program, executes=False)):
+        step()
+    return tuple(program)
+
+
+def is_executed(xp: Any) -> bool:
+    """Whether operations on `xp` are run in this thread, not only listed by `trace_only`."""
+    return getattr(substitute_of(xp), "executes", True)
+
+
 @contextmanager
 def replaced(xp: Any, replace: Pass) -> Iterator[None]:
     """Within the block `replace` is applied to the products of `xp`, recorded or not."""
@@ -144,14 +172,40 @@ def replaced(xp: Any, replace: Pass) -> Iterator[None]:
         yield
 
 
+def signature(program: Program) -> Hashable:
+    """Equal for two programs of NumPy's arrays that do the same in the same memory.
+
+    That holds while one of them exists: then none of its addresses is used again.
+    """
+    return tuple(
+        (op.name, op.is_kernel, *map(_identity, (*op.inputs, op.output)), *_options(op))
+        for op in program
+    )
+
+
+def _options(op: Op) -> Iterator[Hashable]:
+    for name, value in sorted(op.options.items()):
+        yield name, _identity(value)
+
+
+def _identity(value: Any) -> Hashable:
+    if isinstance(value, numpy.ndarray):
+        return value.ctypes.data, value.shape, value.strides, value.dtype.str
+    # `repr` tells -0 from 0; of two numbers that are not equal it is never the same.
+    return (type(value), repr(value)) if isinstance(value, _PLAIN) else id(value)
+
+
+_PLAIN = (int, float, str, numpy.generic, tuple, type(None))
+
+
 def run_op(xp: Any, op: Op) -> None:
     """Run `op`, and append it to the program where one is recorded."""
-    Operations(xp, getattr(substitute_of(xp), "program", None)).run(op)
+    Operations(xp, getattr(substitute_of(xp), "program", None), executes=is_executed(xp)).run(op)
 
 
 def is_traced(xp: Any) -> bool:
     """Whether this thread records a program of operations on `xp`."""
-    return getattr(substitute_of(xp), "program", None) is not None
+    return getattr(substitute_of(xp), "program", None) is not None or not is_executed(xp)
 
 
 def run(program: Program) -> Callable[[], None]:

@@ -3,7 +3,8 @@
 After the first steps, every step is the same sequence of operations on the same arrays. One is
 recorded as a program (`xpnet.accel.program`), its neighbouring operations are fused
 (`xpnet.accel.fusion`), and an executor runs it from then on: on a GPU as a CUDA graph
-(`xpnet.accel.cuda_graph`), else call by call (`program.run`).
+(`xpnet.accel.cuda_graph`), with the kernels of a CPU as compiled loops for many steps at once
+(`xpnet.accel.cpu.executor`), else call by call (`program.run`).
 
 Recording cannot detect operations outside `xp` (`y *= 2`, a count in Python), so only xpnet's own
 classes are recorded, and classes that set `replayable = True` in their own body.
@@ -18,12 +19,15 @@ from functools import partial
 from itertools import chain
 from operator import is_
 from types import MethodType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 from weakref import WeakMethod
+
+import numpy
 
 from xpnet.accel.cuda_graph import Graphs
 from xpnet.accel.fusion import fuse
-from xpnet.accel.program import Call, Program, trace
+from xpnet.accel.program import Call, Program, signature, trace, trace_only
+from xpnet.backend import Array
 from xpnet.backend.context import current
 from xpnet.utils.introspection import is_own
 
@@ -78,16 +82,48 @@ def _are_same(one: Sequence[Any], other: Sequence[Any]) -> bool:
     return len(one) == len(other) and all(map(is_, one, other))
 
 
+class Steps(Protocol):
+    """A recorded step that runs several times in one call, `most` times at most."""
+
+    most: int
+
+    def __call__(self, count: int) -> None:
+        """Run the step `count` times."""
+
+    @property
+    def completed(self) -> int:
+        """How many times the last call ran it."""
+
+
+class _One:
+    """A recorded step that runs once in a call."""
+
+    most = 1
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self.completed = 0
+
+    def __call__(self, count: int) -> None:
+        self.completed = 0
+        self._call()
+        self.completed = 1
+
+
 @dataclass(frozen=True)
 class _Step:
     """The parts as they were after the last step of a size, and what replays it if recorded."""
 
     snapshot: _Snapshot | None
-    replay: Call | None
+    replay: Steps | None
 
 
 class Replay:
     """Runs steps: the first of each batch size as written, the second recorded, others replayed.
+
+    Compiled loops (`xpnet.accel.cpu`) run the first step as well, whose operations are listed
+    without being run (`trace_only`): loops round differently, and a training that is resumed at any
+    step has to give the same bits as one that was not interrupted.
 
     `parts()`: the objects that take part in a step (network, layers, loss, ...); once one of them
     is not `is_replayable`, every step runs as written. `watched`: other code may run between two
@@ -105,52 +141,107 @@ class Replay:
         xp: Any,
         parts: Callable[[], Iterable[Any]],
         *,
-        optimizer: object,
+        optimizer: Any,
         watched: bool,
         scope: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.xp, self.optimizer, self.watched = xp, optimizer, watched
         self.parts, self.scope = _weakly(parts), _weakly(scope)
         self.disturbed = False
+        self.completed = 0
+        self._may_compile = True
+        self._made: dict[Hashable, tuple[Hashable, Steps]] = {}
         self._graphs = Graphs(xp)
         self._steps: dict[Hashable, _Step] = {}
         self._size: Hashable = 0
         self._enabled = current().recording_enabled
 
-    def run(self, size: Hashable, step: Callable[..., None], *arguments: Any) -> bool:
+    def most(self, size: Hashable) -> int:
+        """How many steps the next call of `run` may run."""
+        known = self._steps.get(size) if self._enabled else None
+        if known is None or known.replay is None or known.replay.most == 1:
+            return 1
+        known = self._known(size)
+        return 1 if known is None or known.replay is None else known.replay.most
+
+    def run(
+        self,
+        size: Hashable,
+        step: Callable[..., None],
+        *arguments: Any,
+        tables: Sequence[Array] = (),
+        count: int = 1,
+    ) -> bool:
         """`step(*arguments)`, always the same ones for a batch of `size`; whether it was replayed.
 
-        A replay runs none of the Python in `step`.
+        A replay runs none of the Python in `step`. `count`: of steps, up to `most(size)`, if the
+        arguments are row 0 of `tables`: step `s` reads row `s` of these.
         """
+        self.completed = 0
         known = self._known(size) if self._enabled else None
-        if known is not None and known.replay is not None:
-            known.replay()
-            return True
-        with self.scope():
-            self._run(known, size, step, *arguments)
-        return False
+        if known is None or known.replay is None:
+            with self.scope():
+                known = self._run(known, size, partial(step, *arguments), tables)
+        if known is None:
+            return False
+        assert known.replay is not None
+        try:
+            known.replay(count)
+        finally:
+            self.completed = known.replay.completed
+        return True
 
     def _known(self, size: Hashable) -> _Step | None:
         """The last step of this size, if nothing has changed since."""
         known = self._steps.get(size)
         if self.watched and (self.disturbed or size != self._size):
-            if known is not None and known.snapshot is not None:
-                known = known if known.snapshot.still_holds(self.parts()) else None
+            snapshot = None if known is None else known.snapshot
+            if snapshot is not None and not snapshot.still_holds(self.parts()):
+                del self._steps[size]
+                known = None
             self.disturbed, self._size = False, size
         return known
 
     def _run(
-        self, known: _Step | None, size: Hashable, step: Callable[..., None], *arguments: Any
-    ) -> None:
-        replay = None
-        if known is not None:
-            replay = self._graphs.of(record(self.xp, partial(step, *arguments)))
-        else:
-            self._enabled = self._enabled and all(map(is_replayable, self.parts()))
-            step(*arguments)
-        if self._enabled:
-            snapshot = _Snapshot(self.parts(), self.optimizer) if self.watched else None
-            self._steps[size] = _Step(snapshot, replay)
+        self, known: _Step | None, size: Hashable, step: Call, tables: Sequence[Array]
+    ) -> _Step | None:
+        """Run a step that no replay is known for; or run nothing, and return its replay."""
+        self._enabled = self._enabled and all(map(is_replayable, self.parts()))
+        replay = self._compiled(size, step, tables) if self._enabled else None
+        is_compiled = replay is not None
+        if known is not None and not is_compiled:
+            replay = _One(self._graphs.of(record(self.xp, step)))
+        elif not is_compiled:
+            step()
+        if not self._enabled:
+            return None
+        snapshot = _Snapshot(self.parts(), self.optimizer) if self.watched else None
+        self._steps[size] = made = _Step(snapshot, replay)
+        return made if is_compiled else None
+
+    def _compiled(self, size: Hashable, step: Call, tables: Sequence[Array]) -> Steps | None:
+        """The step as compiled loops, if they are in use and there is one for each operation."""
+        in_use = current().kernels
+        are_possible = self._may_compile and current().compiled_enabled and self.xp is numpy
+        # One step alone takes less time than to wake the threads for it.
+        if not (are_possible and tables and in_use is not None and in_use[0] is numpy):
+            return None
+        from xpnet.accel.cpu.executor import CompiledSteps
+        from xpnet.accel.cpu.lowering import NotLowered
+
+        steps = self.optimizer.steps
+        try:
+            program = fuse(trace_only(self.xp, step))
+            made, known = signature(program), self._made.get(size)
+            # Attributes may have changed without another operation; to compile takes longer.
+            if known is None or known[0] != made:
+                known = self._made[size] = made, CompiledSteps(program, tables)
+            return known[1]
+        except NotLowered:
+            self._may_compile = False
+            return None
+        finally:
+            self.optimizer.steps = steps
 
     def forget(self, size: Hashable) -> None:
         """Keep nothing of the steps of this size."""

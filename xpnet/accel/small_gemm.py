@@ -23,7 +23,7 @@ from typing import Any
 import numpy
 import threadpoolctl
 
-from xpnet.accel.program import Op, factors, operation, replaced, run_op
+from xpnet.accel.program import Op, factors, is_executed, operation, replaced, run_op
 from xpnet.backend import Array
 
 FEW_ROWS = 32
@@ -63,6 +63,12 @@ def kept() -> Iterator[None]:
             pool.set_num_threads(threads)
 
 
+def blas_threads() -> int | None:
+    """The number of threads of NumPy's BLAS, or None if it is not known."""
+    pool = _pool()
+    return None if pool is None else int(pool.get_num_threads())
+
+
 @contextmanager
 def if_few(x: Array, weights: Array) -> Iterator[None]:
     """In the block, a forward and backward pass of `x` `(N, F)` uses one core if that is faster.
@@ -71,7 +77,9 @@ def if_few(x: Array, weights: Array) -> Iterator[None]:
     """
     rows = len(x)
     is_small = rows <= FEW_ROWS and rows * weights.size <= FEW_PRODUCTS
-    pool = _pool() if is_small and isinstance(x, numpy.ndarray) else None
+    # Steps that are only listed are for compiled loops, which cut their products themselves.
+    is_small = is_small and isinstance(x, numpy.ndarray) and is_executed(numpy)
+    pool = _pool() if is_small else None
     if pool is None:
         yield
         return

@@ -18,8 +18,9 @@ from typing import Any
 class Context:
     """The settings of a thread.
 
-    `kernels_enabled`, `recording_enabled`, `graphs_enabled`: False leaves kernels, recorded steps
-    or CUDA graphs out, for tests and measurements that compare the two. `kernels`: the array module
+    `kernels_enabled`, `recording_enabled`, `graphs_enabled`, `compiled_enabled`: False leaves out
+    kernels, recorded steps, CUDA graphs, or steps of compiled loops, for tests and measurements
+    that compare the two. `kernels`: the array module
     and the kernels for its arrays, while they are in use. `precision`: of products of two float32
     matrices on a GPU. `substitute`: what `array_module` returns
     in place of the array module that it equals: see `xpnet.accel.program`.
@@ -28,6 +29,7 @@ class Context:
     kernels_enabled: bool = True
     recording_enabled: bool = True
     graphs_enabled: bool = True
+    compiled_enabled: bool = True
     kernels: tuple[Any, ModuleType] | None = None
     precision: str = "float32"
     substitute: Any = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from xpnet.accel.program import is_executed
 from xpnet.backend import Array, Backend, array_module, is_same, substituted, zeros
 from xpnet.errors import ConfigError, ShapeError, deprecated, short_repr
 from xpnet.schedules import Constant, Schedule
@@ -127,10 +128,12 @@ class Optimizer:
         """
         self.steps += 1
         if self.steps % FLUSH_EVERY == 0 and self.state:
+            states = [self.state[name] for name in self.state_names]
+            if states and not is_executed(array_module(*states)):
+                return
             # Most updates have no such calls, so a step that is being recorded leaves them out.
             with substituted(None):
-                for name in self.state_names:
-                    state = self.state[name]
+                for state in states:
                     flush_subnormals(state, self._scratch(state))
 
     def require_same(self, values: Array) -> None:

@@ -263,12 +263,20 @@ class StopAtInterrupt(Callback):
 
 
 class CallbackList:
-    """The callbacks, and whether one that is not xpnet's own has run since the last call."""
+    """The callbacks, and whether one that is not xpnet's own has run since the last call.
+
+    `has_others`: whether there are such callbacks. `watches_steps`: whether one of them does
+    something after each step.
+    """
 
     def __init__(self, callbacks: Sequence[Callback], backend: Backend) -> None:
         self.backend = backend
         self.callbacks = [(callback, _is_other(callback)) for callback in callbacks]
         self.has_others = any(is_other for _, is_other in self.callbacks)
+        self.watches_steps = any(
+            is_other and _method(callback, "on_step_end") is not Callback.on_step_end
+            for callback, is_other in self.callbacks
+        )
         self.disturbed = False
 
     def __call__(self, hook: str, *arguments: Any) -> None:
@@ -276,11 +284,15 @@ class CallbackList:
         nothing = getattr(Callback, hook)
         for callback, is_other in self.callbacks:
             method = getattr(callback, hook)
-            if getattr(method, "__func__", None) is not nothing:
+            if _method(callback, hook) is not nothing:
                 self.disturbed = self.disturbed or is_other
                 # A callback may change the current device.
                 with self.backend.current():
                     method(*arguments)
+
+
+def _method(callback: Callback, hook: str) -> Any:
+    return getattr(getattr(callback, hook), "__func__", None)
 
 
 def _is_other(callback: Callback) -> bool:

@@ -46,17 +46,16 @@ class RunningMetrics:
         self.loss = loss.for_evaluation()
 
     def update(self, value: Array, logits: Array, target: Array) -> None:
-        """Add the loss and the hits of one batch."""
-        if not self.counts:
-            self.mean.update(value, len(target))
-            return
+        """Add the loss and the hits of one batch, on the device; `count` counts its samples."""
         xp, workspace = array_module(value, logits, target), self.accuracy.workspace
         total, hits = self.mean.total, self.accuracy.hits
-        add_loss_and_hits(xp, value, logits, target, total, hits, workspace=workspace)
-        self.count(len(target))
+        if self.counts:
+            add_loss_and_hits(xp, value, logits, target, total, hits, workspace=workspace)
+        else:
+            add_loss(xp, value, len(target), total, workspace=workspace)
 
     def count(self, samples: int) -> None:
-        """`update()` was replayed, on the device: count the samples here."""
+        """Count the samples of batches that `update` has added, or its replay."""
         self.mean.samples += samples
         self.accuracy.samples += samples
 

@@ -76,7 +76,8 @@ class TrainStep:
     `float(value)` synchronises.
 
     For each batch size, the first call runs the layers normally, the second records its operations,
-    and later calls replay them, as `fit()` does, with bit-identical results. A call also checks and
+    and later calls replay them, with bit-identical results. (Where numba is installed, `fit()` runs
+    many steps in one call as compiled loops, which round differently.) A call also checks and
     copies its batch: a step of 784-512-256-10 in batches of 128 takes as long as in `fit()`, one of
     784-128-10 in batches of 64 about a fifth longer (`bench/NOTES.md`). Between two calls you may
     read or change anything; if a layer, the loss or the optimizer has changed, the next step is

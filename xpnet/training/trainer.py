@@ -268,7 +268,7 @@ class Trainer:
         hooks("on_train_begin", run)
         try:
             manager.restore_callbacks()
-            batches = self._batches(run, data, size, hooks)
+            batches = self._batches(run, update, size, every if by_step else None)
             with (
                 # The total number of steps, even if training is resumed: the choice of kernels
                 # decides about the last digit.
@@ -279,14 +279,15 @@ class Trainer:
                 numpy.errstate(over="ignore", invalid="ignore", divide="ignore"),
             ):
                 while not run.stop and (batch := next(batches, None)) is not None:
+                    before = run.step
                     update(*batch)
-                    run.step += 1
                     ends_epoch = run.step == run.epoch * run.steps_per_epoch
                     last = ends_epoch and run.epoch == run.epochs
                     count = run.step if by_step else run.epoch
                     if last or ((by_step or ends_epoch) and count % every == 0):
                         hooks("on_log", run, metrics.record())
-                    hooks("on_step_end", run)
+                    for _ in range(run.step - before):
+                        hooks("on_step_end", run)
                     manager.after_step()
                     if run.interrupted:
                         raise Interrupted(run.interrupted)
@@ -297,22 +298,35 @@ class Trainer:
             hooks("on_train_end", run)
 
     def _batches(
-        self, run: TrainingState, data: DeviceData, size: int, hooks: CallbackList
+        self, run: TrainingState, update: Update, size: int, log_every: int | None
     ) -> Iterator[tuple[Array, Array]]:
-        """The samples of every batch to come and the optimizer's scalars, on the device."""
-        backend, optimizer, steps = data.backend, run.optimizer, run.steps_per_epoch
+        """The samples of the batches to come and the optimizer's scalars, on the device.
+
+        Of one batch, or of as many as `update` can make at once before the next record, which comes
+        after `log_every` steps, or at the end of an epoch.
+        """
+        data, steps = update.data, run.steps_per_epoch
+        backend, optimizer = data.backend, run.optimizer
         every = backend.asarray(numpy.arange(len(data))) if steps == 1 else None
         for epoch in range(run.step // steps + 1, run.epochs + 1):
             run.epoch = epoch
-            hooks("on_epoch_begin", run)
+            update.hooks("on_epoch_begin", run)
             done = run.step % steps
             first = optimizer.steps - done
             table = optimizer.table(range(first, first + steps), backend, run.network.dtype)
             order = every
             if order is None:
                 order = backend.asarray(random.permutation(self.seed, run.epoch, len(data)))
-            for step in range(done, steps):
-                yield order[step * size : (step + 1) * size], table[step]
+            start, full = run.step - done, len(data) // size
+            while (step := run.step - start) < steps:
+                count = min(update.most(size), full - step) if step < full else 1
+                if log_every:
+                    count = min(count, log_every - run.step % log_every)
+                if count > 1:
+                    rows = order[step * size : (step + count) * size].reshape(count, size)
+                    yield rows, table[step : step + count]
+                else:
+                    yield order[step * size : (step + 1) * size], table[step]
 
 
 @on_its_device

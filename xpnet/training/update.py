@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
+
+import numpy
 
 from xpnet.accel.recording import Replay
 from xpnet.backend import Array
 from xpnet.errors import ConfigError, short_repr
 from xpnet.layers.base import walk
 from xpnet.losses.base import with_inner
+from xpnet.optimizers.base import FLUSH_EVERY
 from xpnet.training.callbacks import CallbackList, TrainingState
 from xpnet.training.device_data import DeviceData
 from xpnet.training.running_metrics import RunningMetrics
@@ -24,6 +28,16 @@ def require_pair(made: Any, trainer: object, method: str, what: str) -> tuple[An
     raise ConfigError(
         f"{type(trainer).__name__}.{method}() must return {what}, found {short_repr(made)}"
     )
+
+
+MOST_STEPS = 64
+"""Updates that one call may make."""
+
+MOST_INDICES = 2**18
+"""Indices of samples that one call may take."""
+
+SECONDS = 0.1
+"""About the longest time of a call, after which callbacks and checkpoints have their turn."""
 
 
 class Update:
@@ -42,7 +56,7 @@ class Update:
         metrics: RunningMetrics,
         hooks: CallbackList,
     ) -> None:
-        self.trainer, self.data, self.weights = trainer, data, weights
+        self.trainer, self.run, self.data, self.weights = trainer, run, data, weights
         self.metrics, self.hooks = metrics, hooks
         # Nothing of a full batch changes from one epoch to the next, unless it is distorted.
         self.is_fixed = run.steps_per_epoch == 1 and trainer.augmentation is None
@@ -57,29 +71,71 @@ class Update:
                 optimizer=trainer.optimizer,
                 watched=hooks.has_others or not self.is_own,
             )
-        self.placed: dict[int, tuple[Array, Array]] = {}
+        self.placed: dict[int, tuple[Array, Array, Array, Array]] = {}
+        self.seconds: dict[int, float] = {}
         self.copyto = data.backend.xp.copyto
 
+    def most(self, size: int) -> int:
+        """How many updates by batches of `size` the next call may make."""
+        replay, optimizer = self.replay, self.trainer.optimizer
+        if replay is None or self.hooks.watches_steps or not self.is_own:
+            return 1
+        replay.disturbed, self.hooks.disturbed = replay.disturbed or self.hooks.disturbed, False
+        most = replay.most(size)
+        # The first one is measured alone.
+        most = min(most, max(1, int(SECONDS / self.seconds.get(size, SECONDS))))
+        if most > 1 and optimizer.state:
+            most = min(most, FLUSH_EVERY - optimizer.steps % FLUSH_EVERY)
+        return most
+
     def __call__(self, rows: Array, scalars: Array) -> None:
-        """An update by the samples `rows` `(B,)`, with `optimizer.scalars` `(S,)`."""
+        """An update by the samples `rows` `(B,)`, with `optimizer.scalars` `(S,)`.
+
+        Or `count` updates, by `(count, B)` and `(count, S)`. Also after Ctrl-C, the steps of `run`,
+        of the optimizer and of the metrics are those that were made.
+        """
         if self.is_fixed and self.batch is None:
             self.batch = self.data.whole()
-        size, copyto, replay = len(rows), self.copyto, self.replay
+        size, count = rows.shape[-1], len(rows) if rows.ndim == 2 else 1
         if size not in self.placed:
-            self.placed[size] = rows.copy(), scalars.copy()
-        own_rows, own_scalars = self.placed[size]
-        if not self.is_fixed:
-            copyto(own_rows, rows)
-        copyto(own_scalars, scalars)
+            self.placed[size] = self._place(size, len(scalars), scalars.dtype)
+        order, table, own_rows, own_scalars = self.placed[size]
+        if count > 1:
+            order[:count], table[:count] = rows, scalars
+        else:
+            if not self.is_fixed:
+                self.copyto(own_rows, rows)
+            self.copyto(own_scalars, scalars)
+        replay = self.replay
         if replay is None:
             self._as_written(own_rows, own_scalars)
+            self._count(size, 1)
             return
         # The methods of a subclass of `Trainer` may have changed something as well.
         if self.hooks.disturbed or not self.is_own:
             replay.disturbed, self.hooks.disturbed = True, False
-        if replay.run(size, self._as_written, own_rows, own_scalars):
-            self.trainer.optimizer.count_step()
-            self.metrics.count(size)
+        start = time.perf_counter()
+        given = self._as_written, own_rows, own_scalars
+        try:
+            if not replay.run(size, *given, tables=(order, table), count=count):
+                self._count(size, 1)
+        finally:
+            for _ in range(replay.completed):
+                self.trainer.optimizer.count_step()
+            self._count(size, replay.completed)
+        self.seconds[size] = (time.perf_counter() - start) / count
+
+    def _count(self, size: int, steps: int) -> None:
+        self.metrics.count(size * steps)
+        self.run.step += steps
+
+    def _place(self, size: int, scalars: int, dtype: Any) -> tuple[Array, Array, Array, Array]:
+        """Indices and scalars of as many steps as one call may run, and those of the first one."""
+        backend = self.data.backend
+        most = max(1, min(MOST_STEPS, MOST_INDICES // size)) if backend.xp is numpy else 1
+        order = backend.zeros(most * size, "int64").reshape(most, size)
+        table = backend.zeros(most * scalars, dtype).reshape(most, scalars)
+        return order, table, order[0], table[0]
 
     def _as_written(self, rows: Array, scalars: Array) -> None:
         trainer = self.trainer

@@ -1,0 +1,92 @@
+"""`python -m bench contended`: the step of W2, W3 and W4 with 0, 1, 2 and 4 busy processes beside.
+
+A busy process computes without pause, as another training on the same machine would. With `n` of
+them on `c` cores, a fair share of the machine for a contender that uses all `c` cores is
+`c / (c + n)`, so a step may take `(c + n) / c` times as long; a contender that uses one thread may
+take less. Everything runs with default numbers of threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bench import machine
+from bench.pages import publish
+from bench.peers import BY_NAME
+from bench.timing import Workers, measure
+from bench.worker import THREADS
+from bench.workloads import WORKLOADS, quick
+from xpnet.errors import ConfigError
+
+BESIDE = (0, 1, 2, 4)
+NAMES = ("W2", "W3", "W4")
+PEERS = ("torch", "torch-fused", "jax-scan", "sklearn")
+STARTING = 0.5
+"""Seconds in which the busy processes start."""
+
+
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    """In the block, `count` other processes compute without pause."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        time.sleep(STARTING if count else 0)
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command."""
+    if options.device != "cpu":
+        raise ConfigError(f"contended measures a CPU, found --device {options.device}")
+    wanted = {"xpnet", "xpnet-fast", *(options.peer or PEERS)}
+    able = [c for c in BY_NAME.values() if "cpu" in c.devices and c.name in wanted]
+    names = options.workload or NAMES
+    given = [workload for workload in WORKLOADS if workload.name in names]
+    found: list[dict[str, Any]] = []
+    with Workers(able, options.device, 1 if options.quick else THREADS) as workers:
+        for workload in map(quick, given) if options.quick else given:
+            one: dict[str, Any] = {"workload": workload.name, "us": {}, "absent": {}}
+            for count in BESIDE:
+                with busy(count):
+                    timed = measure(workers.all, workload, 1 if options.quick else options.repeats)
+                for name, seconds in timed.seconds.items():
+                    one["us"].setdefault(name, {})[str(count)] = 1e6 * statistics.median(seconds)
+                one["absent"] |= timed.missing | timed.left_out
+            found.append(one)
+            print(f"{workload.name}: measured", flush=True)
+    cores = os.cpu_count() or 1
+    figures = {"machine": machine.describe(options.device), "cores": cores, "workloads": found}
+    publish(options, "contended", table(found, cores), figures)
+    return 0
+
+
+def table(found: list[dict[str, Any]], cores: int) -> str:
+    """Markdown: for each workload a row per contender, with the times that a step takes longer."""
+    lines = [f"# A step beside busy processes, {cores} cores", ""]
+    shares = ", ".join(f"{(cores + n) / cores:g} beside {n}" for n in BESIDE[1:])
+    lines += [f"A fair share of all cores makes a step take {shares} times as long.", ""]
+    for one in found:
+        beside = [f"beside {count}" for count in BESIDE[1:]]
+        lines.append(f"| {one['workload']} | µs, nothing beside | {' | '.join(beside)} |")
+        lines.append(f"| --- | {' | '.join(['---:'] * len(BESIDE))} |")
+        for name, us in one["us"].items():
+            quiet = us["0"]
+            ratios = [f"×{us[str(n)] / quiet:.2f}" if str(n) in us else "—" for n in BESIDE[1:]]
+            lines.append(f"| {BY_NAME[name].title} | {quiet:,.0f} | {' | '.join(ratios)} |")
+        lines += [
+            f"| {BY_NAME[name].title}: {why} | | | | |" for name, why in one["absent"].items()
+        ]
+        lines.append("")
+    return "\n".join(lines)

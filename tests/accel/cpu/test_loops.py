@@ -1,0 +1,323 @@
+"""Each compiled loop, cut into parts, against its formula on NumPy."""
+
+from __future__ import annotations
+
+import ctypes
+import inspect
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import xpnet as xn  # noqa: F401  so that all formulas are registered
+from xpnet.accel import numba_kernels
+from xpnet.accel.cpu import table
+from xpnet.accel.cpu.blocks import Each, block
+from xpnet.accel.dispatch import FORMULAS
+from xpnet.workspace import Workspace
+
+SPECIAL = [math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-45, -1e-310, 3e38, -1e4, 1e4, 1.0]
+ROWS, COLUMNS = 23, 41
+
+Arrays = dict[str, np.ndarray]
+Window = tuple[slice, slice]
+
+
+def call(name: str, arguments: np.ndarray, dtype: str, step: int = 0) -> None:
+    pointer = arguments.ctypes.data_as(ctypes.POINTER(ctypes.c_int64))
+    table.loop(name, dtype).ctypes(pointer, step)
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+def reals(seed: int, dtype: str, shape: Any = (ROWS, COLUMNS), special: bool = True) -> np.ndarray:
+    """Normal draws, a fifth of them special values."""
+    rng = np.random.default_rng(seed)
+    drawn = 2 * rng.standard_normal(shape)
+    with np.errstate(all="ignore"):
+        chosen = rng.choice(np.array(SPECIAL), shape)
+        mixed = np.where(rng.random(shape) < 0.2 * special, chosen, drawn)
+        return mixed.astype(np.float32).astype(dtype)
+
+
+def parts(rows: int = ROWS, columns: int = COLUMNS) -> list[Window]:
+    """The matrix in 6 parts."""
+    cuts = [slice(0, 5), slice(5, 6), slice(6, rows)], [slice(0, 17), slice(17, columns)]
+    return [(r, c) for r in cuts[0] for c in cuts[1]]
+
+
+def shape(window: Window) -> tuple[int, int]:
+    rows, columns = window
+    return rows.stop - rows.start, columns.stop - columns.start
+
+
+def same(found: np.ndarray, expected: np.ndarray) -> bool:
+    """The same bits, but that any NaN is one."""
+    found, expected = found.copy(), expected.copy()
+    if found.dtype.kind == "f":
+        found[np.isnan(found)] = expected[np.isnan(expected)] = np.nan
+    return found.dtype == expected.dtype and found.tobytes() == expected.tobytes()
+
+
+def formula(name: str, *arguments: Any) -> None:
+    """Runs the formula, with the scratch arrays that it wants."""
+    keywords = inspect.signature(FORMULAS[name]).parameters
+    scratch: dict[str, Any] = {"workspace": Workspace(), "change": np.empty_like(arguments[0])}
+    scratch["rows"] = np.empty((ROWS, COLUMNS), arguments[0].dtype)
+    wanted = {key: value for key, value in scratch.items() if key in keywords}
+    with np.errstate(all="ignore"):
+        FORMULAS[name](np, *arguments, **wanted)
+
+
+ELEMENTWISE: dict[str, tuple[int, Callable[..., Any] | None]] = {
+    "relu": (1, None),
+    "relu_backward": (2, None),
+    "tanh_backward": (2, None),
+    "sigmoid_backward": (2, None),
+    "add": (2, np.add),
+    "multiply": (2, np.multiply),
+}
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_elementwise_loops_have_the_formula_s_bits(name: str, dtype: str) -> None:
+    count, function = ELEMENTWISE[name]
+    given = [reals(i, dtype) for i in range(count)]
+    expected, found = np.empty_like(given[0]), np.empty_like(given[0])
+    with np.errstate(all="ignore"):
+        if function is None:
+            formula(name, *given, expected)
+        else:
+            function(*given, out=expected)
+    for window in parts():
+        call(name, block(shape(window), *(x[window] for x in given), found[window]), dtype)
+    assert same(found, expected)
+
+
+def test_biases(dtype: str) -> None:
+    y, bias = reals(1, dtype), reals(2, dtype, COLUMNS)
+    found, total, rectified = np.empty_like(y), y.copy(), np.empty_like(y)
+    for window in parts():
+        of_part = bias[window[1]]
+        call("add", block(shape(window), y[window], of_part, found[window]), dtype)
+        given = total[window], of_part, rectified[window]
+        call("add_relu", block(shape(window), *given), dtype)
+    with np.errstate(all="ignore"):
+        expected = y + bias
+    assert same(found, expected)
+    assert same(total, expected)
+    formula("relu", expected, rectangle := np.empty_like(y))
+    assert same(rectified, rectangle)
+
+
+def ulps(found: np.ndarray, exact: np.ndarray) -> float:
+    """The largest distance, in units of the last place of `found`; NaN and infinity match."""
+    expected = exact.astype(found.dtype)
+    is_number = np.isfinite(expected)
+    np.testing.assert_array_equal(found[~is_number], expected[~is_number])
+    distance = abs(found[is_number].astype(exact.dtype) - exact[is_number])
+    return float(np.max(distance / np.spacing(abs(expected[is_number])).astype(exact.dtype)))
+
+
+@pytest.mark.parametrize("name", ["exp", "tanh", "sigmoid"])
+def test_exp_tanh_and_sigmoid_are_right_in_all_but_the_last_place(name: str, dtype: str) -> None:
+    rng = np.random.default_rng(5)
+    scales = np.exp(rng.uniform(-30, 5.2, (200, 500)))
+    x = (scales * rng.choice([-1.0, 1.0], scales.shape)).astype(dtype)
+    x[0, : len(SPECIAL)] = np.array(SPECIAL).astype(np.float32)
+    x[1, :500] = np.linspace(-104.5, -86, 500)  # where exp is subnormal in float32
+    x[2, :500] = np.linspace(88, 89.5, 500)  # and where it overflows
+    found = np.empty_like(x)
+    call(name, block(x.shape, x, found), dtype)
+    wide = x.astype(np.longdouble if dtype == "float64" else np.float64)
+    with np.errstate(all="ignore"):
+        small = np.exp(-abs(wide))
+        of_sigmoid = np.where(wide > 0, 1, small) / (1 + small)
+        exact = {"exp": np.exp, "tanh": np.tanh, "sigmoid": lambda _: of_sigmoid}[name](wide)
+        # The units of u = half a place: exp: r 1, sum and q r² 1, the last sum 1, the product with
+        # a power of two exact (2 more where it is subnormal). Sigmoid: that of exp, sum, quotient.
+        # tanh: r and rest 3, product and sum 2, e + 2 and quotient 2.
+        assert ulps(found, exact) <= {"exp": 2, "sigmoid": 2.5, "tanh": 3.5}[name]
+
+
+def test_sums(dtype: str) -> None:
+    a = reals(1, dtype, (7, ROWS, COLUMNS), special=False)
+    total, columns = np.empty((ROWS, COLUMNS), dtype), np.empty(COLUMNS, dtype)
+    for window in parts():
+        given = a[0][window], total[window], a.strides[0], len(a)
+        call("sum_parts", block(shape(window), *given), dtype)
+    expected = a[0].copy()
+    for part in a[1:]:
+        expected += part
+    assert same(total, expected)
+    for part in (slice(0, 17), slice(17, COLUMNS)):
+        given = a[0][:, part], columns[part]
+        call("column_sums", block((ROWS, part.stop - part.start), *given), dtype)
+    expected = np.zeros(COLUMNS, dtype)
+    for n in range(ROWS):
+        expected += a[0, n]
+    assert same(columns, expected)
+    call("touch", block((ROWS, COLUMNS), a[0], a[0].strides[0]), dtype)
+
+
+UPDATES: dict[str, tuple[int, tuple[Any, ...]]] = {
+    "descend": (2, ()),
+    "descend_with_momentum": (3, (0.9, False)),
+    "rmsprop_direction": (3, (0.99, 0.01, 1e-8)),
+    "adam": (4, (0.9, 0.999)),
+}
+
+
+@pytest.mark.parametrize("name", UPDATES)
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_updates_have_the_formula_s_bits(name: str, nesterov: bool, dtype: str) -> None:
+    count, numbers = UPDATES[name]
+    numbers = tuple(nesterov if number is False else number for number in numbers)
+    found = [reals(i, dtype) for i in range(count)]
+    if name in ("adam", "rmsprop_direction"):
+        for moment in found[-2 if name == "rmsprop_direction" else -1 :][:1]:
+            np.abs(moment, out=moment)  # a mean of squares
+    expected = [x.copy() for x in found]
+    scalars = np.array([[1, 2, 3], [0.01, 1, 1e-8]], dtype)
+    has_scalars = name != "rmsprop_direction"
+    flat = [x.reshape(-1) for x in expected]
+    formula(name, *flat, *((scalars[1],) if has_scalars else ()), *convert(numbers, dtype))
+    for window in parts():
+        given = [x[window] for x in found]
+        steps = (Each(scalars),) if has_scalars else ()
+        call(name, block(shape(window), *given, *steps, *numbers), dtype, step=1)
+    for of_loop, of_formula in zip(found, expected, strict=True):
+        assert same(of_loop, of_formula)
+
+
+def convert(numbers: tuple[Any, ...], dtype: str) -> tuple[Any, ...]:
+    """Floats in the dtype of the arrays, as `dispatch` gives them to kernels and formulas."""
+    return tuple(np.dtype(dtype).type(n) if type(n) is float else n for n in numbers)
+
+
+def test_gathering(dtype: str) -> None:
+    rng = np.random.default_rng(3)
+    source = reals(1, dtype, (50, COLUMNS))
+    pixels = rng.integers(0, 256, source.shape).astype(np.uint8)
+    labels = rng.integers(0, 10, len(source))
+    order = rng.integers(0, len(source), (3, ROWS))
+    x, scaled, y = (np.empty((ROWS, COLUMNS), dtype) for _ in range(3))
+    picked = np.empty(ROWS, np.int64)
+    for window in parts():
+        rows, columns = window
+        indices = Each(order[:, rows])
+        call("gather", block(shape(window), source[:, columns], indices, x[window]), dtype, 2)
+        given = pixels[:, columns], indices, 1 / 255, -0.25, scaled[window]
+        call("gather_scaled", block(shape(window), *given[:2], *given[2:]), dtype, 2)
+        call("gather_integers", block(shape(window), labels, indices, picked[rows]), dtype, 2)
+    assert same(x, source[order[2]])
+    assert same(picked, labels[order[2]])
+    formula("gather_scaled", pixels, order[2], *convert((1 / 255, -0.25), dtype), y)
+    assert same(scaled, y)
+
+
+def test_dropout_has_the_formula_s_bits(dtype: str) -> None:
+    x = reals(1, dtype)
+    units = np.random.default_rng(2).integers(0, 2**32, COLUMNS, dtype=np.uint32)
+    counter, mask, y = np.array([2**64 - 9], np.uint64), np.empty_like(x), np.empty_like(x)
+    own, of_mask, of_y = counter.copy(), np.empty_like(x), np.empty_like(x)
+    threshold, scale = int(0.3 * 2**32), 1 / 0.7
+    formula("dropout", x, own, units, threshold, *convert((scale,), dtype), of_mask, of_y)
+    for window in parts():
+        rows, columns = window
+        given = x[window], counter, units[columns], threshold, scale, mask[window], y[window]
+        call("dropout", block(shape(window), *given, rows.start), dtype)
+    call("advance", block((1, 1), counter, ROWS), dtype)
+    assert same(mask, of_mask)
+    assert same(y, of_y)
+    assert counter == own
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_softmax_cross_entropy_has_the_kernel_s_bits(smoothing: float, dtype: str) -> None:
+    """Kernel and formula differ by the order of a sum; kernel and loop do not."""
+    logits = reals(1, dtype)
+    labels = np.random.default_rng(2).integers(0, COLUMNS, ROWS)
+    s, p, losses = (
+        np.empty((COLUMNS, ROWS), dtype),
+        np.empty((COLUMNS, ROWS), dtype),
+        np.empty(ROWS),
+    )
+    value, gradient, scale = np.empty((), dtype), np.empty_like(logits), 0.3 / ROWS
+    of_s, of_value, of_gradient = np.empty_like(s), np.empty_like(value), np.empty_like(logits)
+    numbers = convert((smoothing, scale), dtype)
+    numba_kernels.shift_logits(logits, of_s)
+    windows = [slice(0, 5), slice(5, 6), slice(6, ROWS)]
+    for rows in windows:
+        size = rows.stop - rows.start, COLUMNS
+        call("shift_logits", block(size, logits[rows], s[:, rows]), dtype)
+    assert same(s, of_s)
+    with np.errstate(all="ignore"):
+        np.exp(s, out=p)
+    of_p = p.copy()
+    numba_kernels.softmax_cross_entropy(s, labels, numbers[0], of_p, of_value)
+    numba_kernels.softmax_cross_entropy_backward(of_p, labels, *numbers, of_gradient)
+    for rows in windows:
+        size = rows.stop - rows.start, COLUMNS
+        given = s[:, rows], labels[rows], smoothing, p[:, rows], losses[rows]
+        call("softmax_cross_entropy", block(size, *given), dtype)
+        given = p[:, rows], labels[rows], smoothing, scale, gradient[rows]
+        call("softmax_cross_entropy_backward", block(size, *given), dtype)
+    call("mean_loss", block((ROWS, 1), losses, value), dtype)
+    assert same(p, of_p)
+    assert same(value, of_value)
+    assert same(gradient, of_gradient)
+
+
+def test_metrics(dtype: str) -> None:
+    logits, labels = reals(1, dtype), np.random.default_rng(2).integers(0, 4, ROWS)
+    logits[:, 4:] = logits[:, :1]
+    hits, of_hits = np.array([3]), np.array([3])
+    formula("count_hits", logits, labels, of_hits)
+    for rows in (slice(0, 5), slice(5, ROWS)):
+        size = rows.stop - rows.start, COLUMNS
+        call("count_hits", block(size, logits[rows], labels[rows], hits), dtype)
+    assert same(hits, of_hits)
+    assert 3 < hits[0] < 3 + ROWS
+    value, total, of_total = np.array(0.7, dtype), np.array([0.1]), np.array([0.1])
+    formula("add_loss", value, 60_000, of_total)
+    call("add_loss", block((1, 1), value, 60_000, total), dtype)
+    assert same(total, of_total)
+
+
+def test_arithmetic_with_numbers_of_a_step(dtype: str) -> None:
+    a, b, y = reals(1, dtype), reals(2, dtype), np.empty((ROWS, COLUMNS), dtype)
+    numbers = reals(3, dtype, (4, 2))
+    for window in parts():
+        call("subtract", block(shape(window), a[window], b[window], y[window]), dtype)
+    with np.errstate(all="ignore"):
+        assert same(y, a - b)
+    for window in parts():
+        given = a[window], Each(numbers[:, 1:]), y[window]
+        call("scale", block(shape(window), *given), dtype, 3)
+    with np.errstate(all="ignore"):
+        assert same(y, a * numbers[3, 1])
+
+
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 1000])
+def test_dot_of_two_vectors(size: int, dtype: str) -> None:
+    """Each of the 64 sums has at most ⌈n / 64⌉ terms, each rounded twice; their sum is exact."""
+    a, b = (reals(seed, dtype, (size,), special=False) for seed in (1, 2))
+    sums, out = np.full((1, 64), 7, dtype), np.empty((), dtype)
+    call("dot", block((1, size), a, b, sums[0], 64), dtype)
+    call("total", block((1, 64), sums, out), dtype)
+    products = a.astype(np.longdouble) * b
+    bound = (size // 64 + 3) * np.finfo(dtype).eps * np.abs(products).sum()
+    assert abs(out - products.sum()) <= bound
+
+
+def test_every_loop_is_tested() -> None:
+    here = Path(__file__).read_text(encoding="utf-8")
+    assert [name for name in sorted(table.names()) if f'"{name}"' not in here] == []

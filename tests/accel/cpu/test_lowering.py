@@ -1,0 +1,124 @@
+"""Operations that no loop may take, since it would read or write what it should not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xpnet.accel.cpu.lowering import Lowering, NotLowered
+from xpnet.accel.program import Op, operation
+from xpnet.workspace import Workspace
+
+ROWS, COLUMNS = 6, 40
+
+
+def real(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.float32)
+
+
+def taken(source: np.ndarray, indices: np.ndarray, **options: Any) -> Op:
+    out = np.zeros((len(indices), *source.shape[1:]), source.dtype)
+    return operation(np, "take", (source, indices), {"out": out, "mode": "clip"} | options)
+
+
+ORDER = np.zeros((3, ROWS), np.int64)
+STEPS = np.zeros((3, 2), np.float32)
+
+
+def calls(op: Op) -> list[str]:
+    lowering = Lowering([ORDER, STEPS])
+    lowering.add(op)
+    assert len(lowering.end()) == 1
+    return [called.name for called in lowering.calls]
+
+
+def test_samples_of_the_step_are_gathered_by_a_loop() -> None:
+    assert calls(taken(real(50, COLUMNS), ORDER[0], axis=0)) == []
+    assert calls(taken(np.zeros(50, np.int64), ORDER[0], axis=0)) == []
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        taken(np.zeros((50, COLUMNS), np.uint8), ORDER[0], axis=0),
+        taken(np.zeros((50, COLUMNS), np.float64), ORDER[0], axis=0),
+        taken(np.zeros(50, np.int32), ORDER[0], axis=0),
+        taken(np.zeros(50, np.float32), ORDER[0], axis=0),
+        taken(real(50, COLUMNS)[:, ::2], ORDER[0], axis=0),
+        taken(real(50, COLUMNS), np.arange(ROWS), axis=0),
+        taken(real(ROWS, ROWS), ORDER[0], axis=1),
+        operation(np, "add", (real(3, 4), real(3, 1)), {"out": real(3, 4)}),
+        operation(np, "add", (real(3, 4), 2.0), {"out": real(3, 4)}),
+        operation(np, "add", (real(3, 4), real(3, 4)), {"out": real(3, 4), "where": True}),
+        operation(np, "add", (real(3, 4), real(3, 4)), {"out": real(4, 3).T}),
+        operation(np, "multiply", (real(9), STEPS[0].astype(np.float64)[:1]), {"out": real(9)}),
+        operation(np, "exp", (np.zeros((3, 4)),), {"out": np.zeros((3, 4))}),
+        operation(np, "sinh", (real(3, 4),), {"out": real(3, 4)}),
+        Op("relu", (np.zeros((3, 4)), np.zeros((3, 4))), None, lambda: None, is_kernel=True),
+        Op("new kernel", (real(3, 4),), None, lambda: None, is_kernel=True),
+    ],
+    ids=str,
+)
+def test_others_are_called_in_python(op: Op) -> None:
+    assert calls(op) == [op.name]
+
+
+def test_the_scalars_of_a_step_are_read_from_its_row() -> None:
+    assert calls(operation(np, "multiply", (real(9), STEPS[0, 1:2]), {"out": real(9)})) == []
+
+
+@pytest.mark.parametrize("name", ["dot", "matmul"])
+def test_no_product_is_left_to_blas(name: str) -> None:
+    """Its bits depend on the number of threads."""
+    ones, kept = np.ones(ROWS, np.float32), Workspace().ones(np, ROWS, np.float32)
+    matrix, double = real(ROWS, COLUMNS), np.zeros((ROWS, COLUMNS))
+    for inputs, out in [
+        ((ones, matrix), real(COLUMNS)),  # its values may change until the next step
+        ((double, double.T), np.zeros((ROWS, ROWS))),
+        ((matrix[:, ::2], matrix[:, ::2].T), real(ROWS, ROWS)),
+        ((matrix, real(COLUMNS)), real(ROWS)),
+    ]:
+        with pytest.raises(NotLowered):
+            calls(operation(np, name, inputs, {"out": out}))
+    assert calls(operation(np, name, (kept, matrix), {"out": real(COLUMNS)})) == []
+    assert calls(operation(np, name, (matrix, matrix.T), {"out": real(ROWS, ROWS)})) == []
+
+
+def test_two_matrices_at_one_address_have_cells_of_their_own() -> None:
+    memory = real(64 * 80)
+    wide, tall = memory.reshape(64, 80), memory[: 64 * 20].reshape(64, 20)
+    lowering = Lowering()
+    for matrix in (wide, tall, wide):
+        lowering.add(operation(np, "exp", (matrix,), {"out": matrix}))
+    for matrix, parts in zip((wide, tall, wide), lowering.end(), strict=True):
+        covered = np.zeros(matrix.shape, np.int64)
+        for part in parts:
+            for work in part:
+                (region,) = work.writes
+                first = (region.start - matrix.ctypes.data) // 4
+                row, column = divmod(first, matrix.shape[1])
+                covered[row : row + region.rows, column : column + region.width // 4] += 1
+        assert (covered == 1).all()
+
+
+def test_an_update_changes_every_value_once() -> None:
+    values, flat = real(4000), real(4000)
+    x, dy = real(30, 70), real(30, 50)
+    gradient, bias = flat[100:3600].reshape(70, 50), flat[3600:3650]
+    lowering = Lowering([ORDER, STEPS])
+    ones = Workspace().ones(np, 30, np.float32)
+    lowering.add(operation(np, "dot", (x.T, dy), {"out": gradient}))
+    lowering.add(operation(np, "dot", (ones, dy), {"out": bias}))
+    arguments = (values, flat, STEPS[0])
+    lowering.add(Op("descend", arguments, None, lambda: None, is_kernel=True))
+    counts = np.zeros(4000, np.int64)
+    for part in lowering.end()[-1]:
+        for work in part:
+            (region,) = work.writes
+            start = (region.start - values.ctypes.data) // 4
+            for row in range(region.rows):
+                at = start + row * region.step // 4
+                counts[at : at + region.width // 4] += 1
+    assert (counts == 1).all()

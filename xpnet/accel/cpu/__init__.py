@@ -1,0 +1,1 @@
+"""The compiled executor on the CPU (extra `fast`): loops, matrix products and threads, by numba."""

@@ -1,0 +1,92 @@
+"""A recorded step that runs as compiled loops, for several steps in one call."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from contextvars import copy_context
+from typing import Any
+
+from xpnet.accel import small_gemm
+from xpnet.accel.cpu import runner, table
+from xpnet.accel.cpu.layout import PARTS
+from xpnet.accel.cpu.lowering import CALL, Lowering, NotLowered, product_address
+from xpnet.accel.cpu.phases import Work, phases
+from xpnet.accel.program import Program
+from xpnet.backend import Array
+
+MOST_CALLS = 8
+"""Operations of a step that are called in Python; with more, a step takes longer than by calls.
+
+Each takes about 10 µs, in which the other threads wait.
+"""
+
+_LOOP = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_int64), ctypes.c_int64)
+
+
+class CompiledSteps:
+    """Runs a recorded step `count` times: `steps(count)`.
+
+    `tables`: `(most, n)`; step `s` reads row `s` of each where the recorded one reads row 0.
+    `most`: how many steps one call may run. An operation without a loop is called in Python, by
+    whichever thread comes to it; without such operations the interpreter is not needed until the
+    end. Raises `NotLowered` for a step with products, or many other operations, without a loop.
+    """
+
+    def __init__(self, program: Program, tables: Sequence[Array]) -> None:
+        if os.name != "posix":
+            raise NotLowered("threads wait by functions of Linux and macOS")
+        self.most = min(map(len, tables), default=1)
+        self._tables = tables
+        # They hold the arrays, of which the loops know only the addresses.
+        self._recorded = program
+        self._lowering = lowering = Lowering(tables)
+        for op in program:
+            lowering.add(op)
+        if len(lowering.calls) > MOST_CALLS:
+            raise NotLowered(f"{len(lowering.calls)} operations have no loop")
+        self._from_c = _LOOP(self._call)
+        found = phases(lowering.end())
+        parts = [[list(map(self._record, part)) for part in p.parts if part] for p in found]
+        self._program = runner.Program(parts)
+        self._error: BaseException | None = None
+
+    def __call__(self, count: int) -> None:
+        """Run `count` steps. An error is given a note with the operation that raised it."""
+        self._context, self._error = copy_context(), None
+        self._program.run(0, count, threads())
+        if self._error is not None:
+            raise self._error
+
+    @property
+    def completed(self) -> int:
+        """The number of steps that the last call has completed."""
+        return self._program.next_step - (self._error is not None)
+
+    def _record(self, work: Work) -> runner.Record:
+        if work.loop == CALL:
+            address = ctypes.cast(self._from_c, ctypes.c_void_p).value or 0
+        else:
+            address = product_address() if work.loop == "product" else table.address(work.loop)
+        return runner.Record(address, work.arguments)
+
+    def _call(self, arguments: Any, step: int) -> None:
+        """One operation in Python, with the caller's context; nothing may be raised into C."""
+        if self._error is not None:
+            return
+        op = self._lowering.calls[arguments[0]]
+        try:
+            for rows in self._tables if step else ():
+                rows[0] = rows[step]
+            self._context.run(op.call)
+        except BaseException as error:
+            error.add_note(f"in a recorded step, {op}")
+            self._error = error
+            self._program.stop()
+
+
+def threads() -> int:
+    """As many as NumPy's BLAS uses: its limit, such as `--threads`, is that of the loops."""
+    count = small_gemm.blas_threads() or os.cpu_count() or 1
+    return max(1, min(count, PARTS))

@@ -1,0 +1,69 @@
+"""Which part of the work owns which rows and columns of a matrix.
+
+The cut depends on the shape alone, not on the number of threads: so do the results. A wide matrix
+is cut into `GROUPS` ranges of columns, each into `PARTS // GROUPS` ranges of rows; a narrow one by
+its rows. The first ranges belong to the first threads, so that a thread finds in its caches what it
+has written itself: columns of x, the rows of the weights that they are multiplied with, and the
+gradient and the optimizer's state of these rows.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TypeAlias
+
+from xpnet.backend import Array
+
+PARTS = 16
+"""Parts of an operation: as many threads can take part in a step."""
+
+GROUPS = 4
+"""Ranges of columns of a wide matrix, and summands of a product that sums over them."""
+
+LINE = 16
+"""Ranges of columns begin at multiples of this: 64 bytes of float32."""
+
+Cell: TypeAlias = tuple[slice, slice]
+"""Rows and columns."""
+
+Layout: TypeAlias = list[Cell]
+"""The cell of each part; it may be empty."""
+
+ALL = slice(None)
+
+
+def cut(count: int, parts: int, unit: int = 1) -> list[slice]:
+    """`count` rows or columns in `parts` ranges, which begin at multiples of `unit`."""
+    units = -(-count // unit)
+    starts = [min(count, unit * (units * part // parts)) for part in range(parts + 1)]
+    return [slice(*pair) for pair in pairwise(starts)]
+
+
+def is_wide(columns: int) -> bool:
+    """Whether a matrix is cut into ranges of columns."""
+    return columns >= GROUPS * LINE
+
+
+def natural(matrix: Array) -> Layout:
+    """The layout of a matrix that nothing else decides."""
+    rows, columns = matrix.shape
+    if not is_wide(columns):
+        return by_rows(rows)
+    across, down = cut(columns, GROUPS, LINE), cut(rows, PARTS // GROUPS)
+    return [(r, c) for c in across for r in down]
+
+
+def by_rows(rows: int, unit: int = 1) -> Layout:
+    """Ranges of rows, in all columns."""
+    return [(r, ALL) for r in cut(rows, PARTS, unit)]
+
+
+def by_columns(columns: int, unit: int = 1) -> Layout:
+    """Ranges of columns, in all rows."""
+    return [(ALL, c) for c in cut(columns, PARTS, unit)]
+
+
+def grid(rows: int, columns: int) -> Layout:
+    """`GROUPS` ranges of rows, each in `PARTS // GROUPS` ranges of columns."""
+    across = cut(columns, PARTS // GROUPS, LINE)
+    return [(r, c) for r in cut(rows, GROUPS, LINE) for c in across]

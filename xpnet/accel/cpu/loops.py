@@ -1,0 +1,211 @@
+"""Compiled loops over rows and columns: activations, biases, sums, and the optimizers' updates.
+
+Each is a function of a block of arguments (`blocks.py`), whose order is that of the kernel or
+formula of the same name; formulas that have a kernel in `numba_kernels.py` call it for each row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from xpnet.accel import numba_kernels as kernels
+from xpnet.accel.cpu.functions import exp as exp_of
+from xpnet.accel.cpu.functions import tanh as tanh_of
+from xpnet.accel.cpu.llvm import prefetch, real_of, reals_at, row
+
+Loop = Callable[[Any, Any], None]
+
+
+def loops(bits: int) -> dict[str, Loop]:
+    """The loops on floats of `bits` bits, by name, not compiled yet."""
+    made = (*_activations(bits), *_products(bits), *_sums(bits), *_updates(bits))
+    return {loop.__name__: loop for loop in made}
+
+
+def _activations(bits: int) -> tuple[Loop, ...]:
+    def relu(p, step):
+        for n in range(p[0]):
+            kernels.relu(row(p, 0, n, bits), row(p, 1, n, bits))
+
+    def relu_backward(p, step):
+        for n in range(p[0]):
+            dy, x, dx = row(p, 0, n, bits), row(p, 1, n, bits), row(p, 2, n, bits)
+            zero = dx.dtype.type(0)
+            for j in range(dx.size):
+                d = dy[j]
+                dx[j] = d if x[j] > zero else d * zero
+
+    def tanh(p, step):
+        for n in range(p[0]):
+            x, y = row(p, 0, n, bits), row(p, 1, n, bits)
+            for j in range(x.size):
+                y[j] = tanh_of(x[j])
+
+    def tanh_backward(p, step):
+        for n in range(p[0]):
+            kernels.tanh_backward(row(p, 0, n, bits), row(p, 1, n, bits), row(p, 2, n, bits))
+
+    def sigmoid(p, step):
+        for n in range(p[0]):
+            x, y = row(p, 0, n, bits), row(p, 1, n, bits)
+            zero, one = y.dtype.type(0), y.dtype.type(1)
+            for j in range(x.size):
+                # `exp(min(x, 0)) / (1 + exp(-|x|))`, in which one of the two is the other or 1.
+                small = exp_of(-abs(x[j]))
+                y[j] = (one if x[j] > zero else small) / (one + small)
+
+    def sigmoid_backward(p, step):
+        for n in range(p[0]):
+            kernels.sigmoid_backward(row(p, 0, n, bits), row(p, 1, n, bits), row(p, 2, n, bits))
+
+    def exp(p, step):
+        for n in range(p[0]):
+            x, y = row(p, 0, n, bits), row(p, 1, n, bits)
+            for j in range(x.size):
+                y[j] = exp_of(x[j])
+
+    return relu, relu_backward, tanh, tanh_backward, sigmoid, sigmoid_backward, exp
+
+
+def _products(bits: int) -> tuple[Loop, ...]:
+    def add(p, step):
+        """`y = a + b`; a bias `b` is a vector."""
+        for n in range(p[0]):
+            a, b, y = row(p, 0, n, bits), row(p, 1, n, bits), row(p, 2, n, bits)
+            for j in range(y.size):
+                y[j] = a[j] + b[j]
+
+    def multiply(p, step):
+        for n in range(p[0]):
+            a, b, y = row(p, 0, n, bits), row(p, 1, n, bits), row(p, 2, n, bits)
+            for j in range(y.size):
+                y[j] = a[j] * b[j]
+
+    def subtract(p, step):
+        for n in range(p[0]):
+            a, b, y = row(p, 0, n, bits), row(p, 1, n, bits), row(p, 2, n, bits)
+            for j in range(y.size):
+                y[j] = a[j] - b[j]
+
+    def scale(p, step):
+        """`y = a s`; the argument `s`: a number of each step."""
+        s = reals_at(p[4] + step * p[5], 1, bits)[0]
+        for n in range(p[0]):
+            a, y = row(p, 0, n, bits), row(p, 2, n, bits)
+            for j in range(y.size):
+                y[j] = a[j] * s
+
+    def add_relu(p, step):
+        """`y += b`, `r = max(y, 0)`."""
+        for n in range(p[0]):
+            y, b, r = row(p, 0, n, bits), row(p, 1, n, bits), row(p, 2, n, bits)
+            for j in range(y.size):
+                total = y[j] + b[j]
+                y[j] = total
+                r[j] = kernels._rectified(total)
+
+    return add, multiply, subtract, scale, add_relu
+
+
+def _sums(bits: int) -> tuple[Loop, ...]:
+    def column_sums(p, step):
+        """`y = Σ_n a[n]`, in the order of n."""
+        y = row(p, 1, 0, bits)
+        for j in range(y.size):
+            y[j] = 0
+        for n in range(p[0]):
+            a = row(p, 0, n, bits)
+            for j in range(y.size):
+                y[j] += a[j]
+
+    def dot(p, step):
+        """`sums[j] = Σ_i a[width i + j] b[width i + j]`: so many sums that vectors compute them."""
+        a, b = row(p, 0, 0, bits), row(p, 1, 0, bits)
+        width = p[8]
+        sums = reals_at(p[6], width, bits)
+        for j in range(width):
+            sums[j] = 0
+        full = a.size // width
+        for i in range(full):
+            for j in range(width):
+                sums[j] += a[i * width + j] * b[i * width + j]
+        for j in range(full * width, a.size):
+            sums[j - full * width] += a[j] * b[j]
+
+    def total(p, step):
+        """`y = Σ a`, summed in float64."""
+        summed = 0.0
+        for n in range(p[0]):
+            a = row(p, 0, n, bits)
+            for j in range(a.size):
+                summed += a[j]
+        reals_at(p[4], 1, bits)[0] = summed
+
+    def sum_parts(p, step):
+        """`y = Σ_s parts[s]`, in the order of s; arguments: `parts[0]`, `y`, bytes, how many."""
+        for n in range(p[0]):
+            y = row(p, 1, n, bits)
+            first = row(p, 0, n, bits)
+            for j in range(y.size):
+                y[j] = first[j]
+            for s in range(1, p[8]):
+                part = reals_at(p[2] + n * p[3] + s * p[6], y.size, bits)
+                for j in range(y.size):
+                    y[j] += part[j]
+
+    def touch(p, step):
+        """Load the rows into the cache, before they are read; the argument: bytes of a row."""
+        for n in range(p[0]):
+            for at in range(0, p[4], 64):
+                prefetch(p[2] + n * p[3] + at)
+
+    return column_sums, dot, total, sum_parts, touch
+
+
+def _updates(bits: int) -> tuple[Loop, ...]:
+    def descend(p, step):
+        scalars = reals_at(p[6] + step * p[7], 1, bits)
+        for n in range(p[0]):
+            kernels.descend(row(p, 0, n, bits), row(p, 1, n, bits), scalars)
+
+    def descend_with_momentum(p, step):
+        scalars = reals_at(p[8] + step * p[9], 1, bits)
+        momentum, nesterov = real_of(p[10], bits), p[12] != 0
+        for n in range(p[0]):
+            kernels.descend_with_momentum(
+                row(p, 0, n, bits),
+                row(p, 1, n, bits),
+                row(p, 2, n, bits),
+                scalars,
+                momentum,
+                nesterov,
+            )
+
+    def rmsprop_direction(p, step):
+        decay_rate, rest, epsilon = real_of(p[8], bits), real_of(p[10], bits), real_of(p[12], bits)
+        for n in range(p[0]):
+            kernels.rmsprop_direction(
+                row(p, 0, n, bits),
+                row(p, 1, n, bits),
+                row(p, 2, n, bits),
+                decay_rate,
+                rest,
+                epsilon,
+            )
+
+    def adam(p, step):
+        scalars = reals_at(p[10] + step * p[11], 3, bits)
+        beta1, beta2 = real_of(p[12], bits), real_of(p[14], bits)
+        for n in range(p[0]):
+            kernels.adam(
+                row(p, 0, n, bits),
+                row(p, 1, n, bits),
+                row(p, 2, n, bits),
+                row(p, 3, n, bits),
+                scalars,
+                beta1,
+                beta2,
+            )
+
+    return descend, descend_with_momentum, rmsprop_direction, adam

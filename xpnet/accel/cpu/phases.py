@@ -1,0 +1,77 @@
+"""Phases: operations whose parts several threads may run at the same time.
+
+An operation is cut into parts, which do not depend on the number of threads. Between two phases
+every thread waits until all parts of the first one are complete. Within a phase, a part runs its
+share of each operation in order, and no part touches what another one writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from xpnet.accel.cpu.regions import Region
+from xpnet.backend import HostArray
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One call of a loop: its name, its block of arguments, and the memory that it touches."""
+
+    loop: str
+    arguments: HostArray
+    reads: tuple[Region, ...]
+    writes: tuple[Region, ...]
+
+
+Parts = Sequence[Sequence[Work]]
+"""The work of each part of an operation; a part may have none."""
+
+
+@dataclass
+class Phase:
+    """The work of each part; `reads` and `writes` are the memory that the part touches."""
+
+    parts: list[list[Work]]
+    reads: list[list[Region]] = field(init=False)
+    writes: list[list[Region]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reads = [[r for work in part for r in work.reads] for part in self.parts]
+        self.writes = [[r for work in part for r in work.writes] for part in self.parts]
+
+    def takes(self, other: Phase) -> bool:
+        """Whether `other` may follow within this phase."""
+        return not any(
+            self._conflict(here, other, there)
+            for here in range(len(self.parts))
+            for there in range(len(other.parts))
+            if here != there
+        )
+
+    def _conflict(self, here: int, other: Phase, there: int) -> bool:
+        return _any_overlap(self.writes[here], [*other.reads[there], *other.writes[there]]) or (
+            _any_overlap(self.reads[here], other.writes[there])
+        )
+
+    def append(self, other: Phase) -> None:
+        """Let each part of `other` follow the part of the same number."""
+        for mine, its in ("parts", "parts"), ("reads", "reads"), ("writes", "writes"):
+            for one, more in zip(getattr(self, mine), getattr(other, its), strict=True):
+                one += more
+
+
+def _any_overlap(some: Iterable[Region], others: Sequence[Region]) -> bool:
+    return any(one.overlaps(other) for one in some for other in others)
+
+
+def phases(operations: Iterable[Parts]) -> list[Phase]:
+    """The operations in order, in as few phases as their parts allow; all have as many parts."""
+    found: list[Phase] = []
+    for parts in operations:
+        new = Phase([list(part) for part in parts])
+        if found and found[-1].takes(new):
+            found[-1].append(new)
+        else:
+            found.append(new)
+    return found

@@ -1,0 +1,277 @@
+"""Runs a program of compiled loops for many steps on several threads, outside the interpreter.
+
+A `Program` is a list of phases, which run in order in each step; a phase has parts, which may run
+at the same time; a part is a list of records, which one thread runs in order. A record is the
+address of a compiled `void loop(int64 *arguments, int64 step)` and its arguments. Results depend on
+the cut into parts alone, not on the number of threads or on which of them runs a part.
+
+A thread first takes the parts that are its own, so that their arrays stay in the caches of its
+core, then those of others which nobody has begun. A phase ends when all of its parts are done.
+So no thread waits for one that has not begun anything: on a busy machine fewer threads do more.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from queue import Empty, SimpleQueue
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from xpnet.accel.cpu.threads import (
+    BEGUN,
+    CLAIMS,
+    FINISHED,
+    FIRST,
+    FIRST_PARTS,
+    FIRST_RECORDS,
+    FUTEX,
+    JOB_SIZE,
+    LAST,
+    LINE,
+    PHASES,
+    RECORDS,
+    SLEEPERS,
+    STOP,
+    SYSCALL,
+    THREADS,
+    TIMEOUT,
+    USLEEP,
+    work,
+)
+from xpnet.backend import HostArray
+
+SLICE_SECONDS = 0.1
+"""Time between returns to the interpreter, which then handles Ctrl-C."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A loop and its arguments: `(n,)` int64, which must not be changed while the program runs."""
+
+    address: int
+    arguments: HostArray
+
+
+Part: TypeAlias = Sequence[Record]
+
+
+class Program:
+    """Phases, each a list of parts, each a list of records."""
+
+    def __init__(self, phases: Sequence[Sequence[Part]]) -> None:
+        parts = [part for phase in phases for part in phase]
+        records = [record for part in parts for record in part]
+        # The arrays stay alive with the program, which holds nothing but their addresses.
+        self._arguments = [np.ascontiguousarray(record.arguments, np.int64) for record in records]
+        addresses = zip(records, self._arguments, strict=True)
+        pairs = [(record.address, array.ctypes.data) for record, array in addresses]
+        self.records = np.array(pairs, np.int64).reshape(-1, 2)
+        self.first_records = _offsets(parts)
+        self.first_parts = _offsets(phases)
+        self._run: _Run | None = None
+        self.job = np.zeros(JOB_SIZE, np.int64)
+        self.job[PHASES] = len(phases)
+        self.job[FIRST_PARTS] = self.first_parts.ctypes.data
+        self.job[FIRST_RECORDS] = self.first_records.ctypes.data
+        self.job[RECORDS] = self.records.ctypes.data
+        self.job[TIMEOUT] = _TIMEOUT.ctypes.data
+        self.job[[SYSCALL, FUTEX, USLEEP]] = _waiting()
+
+    def run(self, first: int, last: int, threads: int) -> int:
+        """Run steps `first` to `last - 1` on `threads` threads, the caller's one of them.
+
+        Returns the step after the last one that was run, which is `last` unless `stop` was called.
+        After an exception, such as `KeyboardInterrupt`, it is `next_step`.
+        """
+        self._run = run = _Run(self, first, threads)
+        work()
+        count = 1
+        with _helpers.lent(threads - 1, run) as helpers:
+            while run.next_step < last and not run.is_stopped():
+                start = time.perf_counter()
+                job = run.until(min(run.next_step + count, last))
+                for number, helper in enumerate(helpers, 1):
+                    helper.put(job, number)
+                job.do(0)
+                seconds = time.perf_counter() - start
+                count = max(1, int(count * min(8.0, SLICE_SECONDS / max(seconds, 1e-9))))
+        return run.next_step
+
+    @property
+    def next_step(self) -> int:
+        """The step after the last one that `run` has run."""
+        return 0 if self._run is None else self._run.next_step
+
+    def stop(self) -> None:
+        """End `run`, which another thread has called, after the step that it is in."""
+        if self._run is not None:
+            self._run.stop()
+
+
+def _offsets(lists: Sequence[Sequence[Any]]) -> HostArray:
+    """Where each list begins if they are joined, and the end."""
+    return np.cumsum([0, *map(len, lists)], dtype=np.int64)
+
+
+class _Run:
+    """What the threads of one call of `Program.run` share."""
+
+    def __init__(self, program: Program, first: int, threads: int) -> None:
+        parts, phases = len(program.first_records) - 1, len(program.first_parts) - 1
+        self._program = program  # whose arrays a thread that is late still reads
+        self._memory = np.zeros((3 + phases) * LINE + parts, np.int64)
+        self._begun, self._stop = self._memory[:1], self._memory[LINE : LINE + 1]
+        self._begun[0] = first
+        self._job = job = program.job.copy()
+        job[FIRST], job[LAST], job[THREADS] = first, first, threads
+        start = self._memory.ctypes.data
+        for line, place in enumerate((BEGUN, STOP, SLEEPERS, FINISHED)):
+            job[place] = start + 8 * LINE * line
+        job[CLAIMS] = start + 8 * LINE * (3 + phases)
+
+    @property
+    def next_step(self) -> int:
+        """The step that nobody has begun; those before it are done when no thread is at work."""
+        begun = int(self._begun[0])
+        return begun if begun >= 0 else -1 - begun
+
+    def stop(self) -> None:
+        self._stop[0] = 1
+
+    def is_stopped(self) -> bool:
+        return bool(self._stop[0])
+
+    def until(self, last: int) -> _Job:
+        """The job of running all steps before `last`."""
+        job = self._job.copy()
+        job[LAST] = last
+        return _Job(self, job)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a thread does once: its part of some steps of a run."""
+
+    run: _Run
+    numbers: HostArray
+
+    def do(self, me: int) -> None:
+        _work()(self.numbers.ctypes.data, me)
+
+
+class _Helper:
+    """A thread that does jobs, one after the other."""
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[tuple[_Job, int] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="xpnet helper", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while (given := self._jobs.get()) is not None:
+            job, me = given
+            job.do(me)
+            del given, job  # the arrays of the run are not kept while this thread waits
+
+    def put(self, job: _Job, me: int) -> None:
+        """Give it a job; one that it has not begun is done, without it, and is taken away."""
+        given: tuple[_Job, int] | None = (job, me)
+        with suppress(Empty):
+            while given is not None:
+                given = given if self._jobs.get_nowait() is not None else None
+        self._jobs.put(given)
+
+    def end(self) -> None:
+        self._jobs.put(None)
+        self._thread.join()
+
+
+class _Helpers:
+    """The helpers of this process: those that no run has at present are kept for the next one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free: list[_Helper] = []
+        self._all: list[_Helper] = []
+        self._runs: set[_Run] = set()
+        self._has_ended = False
+
+    @contextmanager
+    def lent(self, count: int, run: _Run) -> Iterator[list[_Helper]]:
+        """In the block, `count` helpers that no other run has; after the interpreter's end none."""
+        with self._lock:
+            if self._has_ended:
+                run.stop()
+                count = 0
+            while len(self._free) < count:
+                self._free.append(helper := _Helper())
+                self._all.append(helper)
+            helpers = [self._free.pop() for _ in range(count)]
+            self._runs.add(run)
+        try:
+            yield helpers
+        finally:
+            with self._lock:
+                self._free += helpers
+                self._runs.discard(run)
+
+    def end(self) -> None:
+        """Stop all runs and end all threads."""
+        with self._lock:
+            self._has_ended = True
+            for run in self._runs:
+                run.stop()
+            helpers, self._all = self._all, []
+        for helper in helpers:
+            helper.end()
+
+
+@cache
+def _work() -> Any:
+    """`work()` as a C function of the address of the numbers: a pointer would be in a cycle."""
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(work().address)
+
+
+_TIMEOUT = np.array([0, 10_000_000], np.int64)
+"""Seconds and nanoseconds after which a thread that sleeps looks again."""
+
+_FUTEX = {"x86_64": 202, "aarch64": 98}
+_helpers = _Helpers()
+
+
+def _start_anew() -> None:
+    """In a forked child there is only the thread that has forked."""
+    global _helpers
+    _helpers = _Helpers()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
+
+
+@atexit.register
+def _end() -> None:
+    _helpers.end()
+
+
+@cache
+def _waiting() -> tuple[int, int, int]:
+    """Address of `syscall` and number of futex, or 0 and 0; and the address of `usleep`."""
+    library = ctypes.CDLL(None)
+
+    def address(name: str) -> int:
+        return ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
+
+    number = _FUTEX.get(platform.machine(), 0) if sys.platform == "linux" else 0
+    return (address("syscall") if number else 0), number, address("usleep")

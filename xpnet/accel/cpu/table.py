@@ -1,0 +1,33 @@
+"""All compiled loops by name, compiled (or loaded from the cache) at the first use."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from xpnet.accel.cpu import loops, sample_loops
+from xpnet.accel.cpu.compiled import compiled
+
+
+@cache
+def _written(bits: int) -> dict[str, loops.Loop]:
+    return loops.loops(bits) | sample_loops.loops(bits)
+
+
+def names() -> frozenset[str]:
+    """The names of all loops."""
+    return frozenset(_written(32))
+
+
+@cache
+def loop(name: str, dtype: str = "float32") -> Any:
+    """The loop `name` on floats of `dtype`; `.address` is for a record."""
+    return compiled(_written(8 * np.dtype(dtype).itemsize)[name])
+
+
+@cache
+def address(name: str, dtype: str = "float32") -> int:
+    """The address of the loop `name`, for a record."""
+    return int(loop(name, dtype).address)
