@@ -269,7 +269,7 @@ def test_a_call_keeps_nothing(made: Made, threads: Callable[[int], None]) -> Non
     try:
         for _ in range(300):
             made[0](2)
-        kept = sum(isinstance(one, runner._Run) for one in gc.get_objects())
+        kept = sum(type(one) is runner._Run for one in gc.get_objects())
     finally:
         gc.enable()
     # The last one of each of the two programs, and one of which the helper has not heard yet.
