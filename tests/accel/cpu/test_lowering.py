@@ -49,6 +49,10 @@ def test_samples_of_the_step_are_gathered_by_a_loop() -> None:
         taken(real(50, COLUMNS)[:, ::2], ORDER[0], axis=0),
         taken(real(50, COLUMNS), np.arange(ROWS), axis=0),
         taken(real(ROWS, ROWS), ORDER[0], axis=1),
+        operation(np, "take", (real(ROWS, ROWS), ORDER[0], 1), {"out": real(ROWS, ROWS)}),
+        operation(np, "take", (real(9, 4), [0, 1]), {"out": real(2, 4), "axis": 0}),
+        operation(np, "add", ([[1.0]], real(1, 1)), {"out": real(1, 1)}),
+        operation(np, "multiply", ([1.0], [2.0]), {"out": real(1)}),
         operation(np, "add", (real(3, 4), real(3, 1)), {"out": real(3, 4)}),
         operation(np, "add", (real(3, 4), 2.0), {"out": real(3, 4)}),
         operation(np, "add", (real(3, 4), real(3, 4)), {"out": real(3, 4), "where": True}),
@@ -79,6 +83,7 @@ def test_no_product_is_left_to_blas(name: str) -> None:
         ((double, double.T), np.zeros((ROWS, ROWS))),
         ((matrix[:, ::2], matrix[:, ::2].T), real(ROWS, ROWS)),
         ((matrix, real(COLUMNS)), real(ROWS)),
+        (([[1.0]], [[1.0]]), real(1, 1)),
     ]:
         with pytest.raises(NotLowered):
             calls(operation(np, name, inputs, {"out": out}))

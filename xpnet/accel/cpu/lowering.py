@@ -112,10 +112,11 @@ class Lowering:
         """The cells of a matrix: as it was written, else the natural ones."""
         return self.layouts.setdefault(_key(matrix), natural(matrix))
 
-    def _rows_of(self, vector: Array) -> Array:
+    def _rows_of(self, vector: Any) -> Array:
         """The table of which `vector` is in row 0; of another vector, one that repeats it."""
-        if vector.ndim != 1 or not vector.flags.c_contiguous:
-            raise NotLowered("a vector whose numbers do not lie side by side")
+        is_vector = isinstance(vector, np.ndarray) and vector.ndim == 1
+        if not (is_vector and vector.flags.c_contiguous):
+            raise NotLowered("not a vector whose numbers lie side by side")
         for start, table in self.each.items():
             first = (_at(vector) - start) // vector.itemsize
             if 0 <= first <= table.shape[1] - len(vector) and table.dtype == vector.dtype:
@@ -253,11 +254,12 @@ class Lowering:
     # Batches
 
     def _op_take(self, op: Op) -> None:
-        source, indices = op.inputs
+        source, indices, *axis = op.inputs
         table = self._rows_of(indices)
         out: Any = op.output
         is_listed = table.strides[0] != 0
-        if not is_listed or op.options.get("axis") != 0 or not out.flags.c_contiguous:
+        is_of_rows = not axis and op.options.get("axis") == 0
+        if not (is_listed and is_of_rows and out.flags.c_contiguous):
             # Of indices that are not those of the step nobody knows that they are in range.
             raise NotLowered(str(op))
         if out.ndim == source.ndim == 1 and out.dtype == source.dtype == np.int64:
@@ -300,6 +302,8 @@ class Lowering:
     def _op_dot(self, op: Op) -> None:
         a, b = op.inputs
         out: Any = op.output
+        if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
+            raise NotLowered(str(op))
         if a.ndim == b.ndim == 1:
             self._vectors(a, b, op)
         elif a.ndim == 1 and _is_matrix(b) and _is_flat(out) and _are_ones(a):
