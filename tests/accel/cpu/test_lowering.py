@@ -24,6 +24,7 @@ def taken(source: np.ndarray, indices: np.ndarray, **options: Any) -> Op:
 
 
 ORDER = np.zeros((3, ROWS), np.int64)
+MEMORY = np.zeros((4, 5), np.float32)
 STEPS = np.zeros((3, 2), np.float32)
 
 
@@ -58,6 +59,7 @@ def test_samples_of_the_step_are_gathered_by_a_loop() -> None:
         operation(np, "add", (real(3, 4), real(3, 4)), {"out": real(3, 4), "where": True}),
         operation(np, "add", (real(3, 4), real(3, 4)), {"out": real(4, 3).T}),
         operation(np, "multiply", (real(9), STEPS[0].astype(np.float64)[:1]), {"out": real(9)}),
+        operation(np, "add", (MEMORY[:3], MEMORY[:3]), {"out": MEMORY[1:]}),
         operation(np, "exp", (np.zeros((3, 4)),), {"out": np.zeros((3, 4))}),
         operation(np, "sinh", (real(3, 4),), {"out": real(3, 4)}),
         Op("relu", (np.zeros((3, 4)), np.zeros((3, 4))), None, lambda: None, is_kernel=True),
@@ -106,6 +108,16 @@ def test_two_matrices_at_one_address_have_cells_of_their_own() -> None:
                 row, column = divmod(first, matrix.shape[1])
                 covered[row : row + region.rows, column : column + region.width // 4] += 1
         assert (covered == 1).all()
+
+
+def test_an_update_of_a_part_of_a_gradient_is_called_in_python() -> None:
+    lowering = Lowering([ORDER, STEPS])
+    flat = real(3600)
+    gradient = flat[100:3600].reshape(70, 50)
+    lowering.add(operation(np, "dot", (real(30, 70).T, real(30, 50)), {"out": gradient}))
+    arguments = (real(2000), flat[:2000], STEPS[0])
+    lowering.add(Op("descend", arguments, None, lambda: None, is_kernel=True))
+    assert [op.name for op in lowering.calls] == ["descend"]
 
 
 def test_an_update_changes_every_value_once() -> None:

@@ -133,6 +133,8 @@ class Lowering:
         arguments: Sequence[Any] | None = None,
     ) -> None:
         """`loop` of matrices of one shape and of vectors, a number for each column."""
+        if any(_are_shifted(a, out) for a in inputs for out in outputs):
+            raise NotLowered(f"{loop} of arrays that overlap")
         first = next(a for a in (*inputs, *outputs) if _is_matrix(a))
         layout = self._layout(first)
         given = arguments if arguments is not None else [*inputs, *outputs]
@@ -339,7 +341,8 @@ class Lowering:
         works = [self._product(a[r], b[:, c], out[r, c]) for r, c in layout]
         self.operations.append(of_parts(works))
         self.layouts[_key(out)] = layout
-        self.written[_at(out)] = out, layout
+        if out.flags.c_contiguous:
+            self.written[_at(out)] = out, layout
 
     def _product_in_groups(self, a: Array, b: Array, out: Array) -> None:
         """`a b` as a sum over ranges of the columns of `a`, each computed by some of the parts."""
@@ -531,8 +534,8 @@ class Lowering:
                 found += [(n, Piece(first, array.shape, cell)) for n, cell in enumerate(layout)]
         at = 0
         for first, last in [*sorted(covered), (flat.size, flat.size)]:
-            if first < at:
-                raise NotLowered("gradients of which two operations write the same numbers")
+            if not at <= first <= last <= flat.size:
+                raise NotLowered("gradients that are not made of whole matrices")
             for part, columns in enumerate(cut(first - at, PARTS, LINE)):
                 found.append((part, Piece(at, (1, first - at), (ALL, columns))))
             at = last
@@ -599,6 +602,13 @@ def _is_vector(a: Any, out: Array) -> bool:
     """A number for each column, such as a bias."""
     is_one = isinstance(a, np.ndarray) and a.shape == out.shape[1:] and a.flags.c_contiguous
     return is_one and a.dtype == out.dtype
+
+
+def _are_shifted(a: Any, out: Array) -> bool:
+    """Whether they share memory, but not element by element."""
+    if not isinstance(a, np.ndarray) or _at(a) == _at(out):
+        return False
+    return region(a).overlaps(region(out))
 
 
 def _part(array: Any, cell: tuple[slice, slice]) -> Any:
