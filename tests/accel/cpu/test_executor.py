@@ -309,10 +309,10 @@ class Halving(Layer):
 
     def forward(self, x: Array, *, training: bool) -> Array:
         Halving.calls += 1
-        return array_module(x).divide(x, 2, out=self.like(x, "y"))
+        return array_module(x).ldexp(x, -1, out=self.like(x, "y"))
 
     def backward(self, dy: Array) -> Array:
-        return array_module(dy).divide(dy, 2, out=self.like(dy, "dx"))
+        return array_module(dy).ldexp(dy, -1, out=self.like(dy, "dx"))
 
 
 def test_a_layer_of_the_user_is_called_between_loops(
@@ -324,7 +324,7 @@ def test_a_layer_of_the_user_is_called_between_loops(
     require_exact(make)
     require_same_bits(make, threads)
     names = {op.name for steps in made for op in steps._lowering.calls}
-    assert names == {"divide"}
+    assert names == {"ldexp"}
 
 
 class Adding(Halving):

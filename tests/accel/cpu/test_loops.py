@@ -83,6 +83,12 @@ ELEMENTWISE: dict[str, tuple[int, Callable[..., Any] | None]] = {
     "sigmoid_backward": (2, None),
     "add": (2, np.add),
     "multiply": (2, np.multiply),
+    "divide": (2, np.divide),
+    "maximum": (2, np.maximum),
+    "minimum": (2, np.minimum),
+    "sqrt": (1, np.sqrt),
+    "absolute": (1, np.absolute),
+    "negative": (1, np.negative),
 }
 
 

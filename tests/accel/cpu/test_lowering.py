@@ -55,7 +55,13 @@ def test_samples_of_the_step_are_gathered_by_a_loop() -> None:
         operation(np, "add", ([[1.0]], real(1, 1)), {"out": real(1, 1)}),
         operation(np, "multiply", ([1.0], [2.0]), {"out": real(1)}),
         operation(np, "add", (real(3, 4), real(3, 1)), {"out": real(3, 4)}),
-        operation(np, "add", (real(3, 4), 2.0), {"out": real(3, 4)}),
+        operation(np, "add", (real(3, 4), np.float64(2)), {"out": real(3, 4)}),
+        operation(np, "add", (real(4), real(4)), {"out": real(3, 4)}),
+        operation(np, "add", (1.0, 2.0), {"out": real(3, 4)}),
+        operation(np, "add", (real(3, 4), real(1)), {"out": real(3, 4)}),
+        operation(np, "add", (real(3, 4), real()), {"out": real(3, 4)}),
+        operation(np, "add", (real(2, 3, 4), 2.0), {"out": real(2, 3, 4)}),
+        operation(np, "sqrt", (real(2, 3, 4),), {"out": real(2, 3, 4)}),
         operation(np, "add", (real(3, 4), real(3, 4)), {"out": real(3, 4), "where": True}),
         operation(np, "add", (real(3, 4), real(3, 4)), {"out": real(4, 3).T}),
         operation(np, "multiply", (real(9), STEPS[0].astype(np.float64)[:1]), {"out": real(9)}),
@@ -69,6 +75,14 @@ def test_samples_of_the_step_are_gathered_by_a_loop() -> None:
 )
 def test_others_are_called_in_python(op: Op) -> None:
     assert calls(op) == [op.name]
+
+
+@pytest.mark.parametrize("name", ["add", "subtract", "multiply", "divide", "maximum", "minimum"])
+@pytest.mark.parametrize("shape", [(3, 4), (40, 300), (5,), (700,)])
+def test_loops_take_numbers_and_vectors(name: str, shape: tuple[int, ...]) -> None:
+    a, out = real(*shape), real(*shape)
+    for inputs in ((a, a), (a, 2), (1.5, a), (a, real(*shape[-1:])), (real(*shape[-1:]), a)):
+        assert calls(operation(np, name, inputs, {"out": out})) == []
 
 
 def test_the_scalars_of_a_step_are_read_from_its_row() -> None:

@@ -6,6 +6,7 @@ formula of the same name; formulas that have a kernel in `numba_kernels.py` call
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -65,7 +66,26 @@ def _activations(bits: int) -> tuple[Loop, ...]:
             for j in range(x.size):
                 y[j] = exp_of(x[j])
 
-    return relu, relu_backward, tanh, tanh_backward, sigmoid, sigmoid_backward, exp
+    def sqrt(p, step):
+        for n in range(p[0]):
+            x, y = row(p, 0, n, bits), row(p, 1, n, bits)
+            for j in range(x.size):
+                y[j] = math.sqrt(x[j])
+
+    def absolute(p, step):
+        for n in range(p[0]):
+            x, y = row(p, 0, n, bits), row(p, 1, n, bits)
+            for j in range(x.size):
+                y[j] = abs(x[j])
+
+    def negative(p, step):
+        for n in range(p[0]):
+            x, y = row(p, 0, n, bits), row(p, 1, n, bits)
+            for j in range(x.size):
+                y[j] = -x[j]
+
+    made = relu, relu_backward, tanh, tanh_backward, sigmoid, sigmoid_backward
+    return (*made, exp, sqrt, absolute, negative)
 
 
 def _products(bits: int) -> tuple[Loop, ...]:
@@ -88,6 +108,25 @@ def _products(bits: int) -> tuple[Loop, ...]:
             for j in range(y.size):
                 y[j] = a[j] - b[j]
 
+    def divide(p, step):
+        for n in range(p[0]):
+            a, b, y = row(p, 0, n, bits), row(p, 1, n, bits), row(p, 2, n, bits)
+            for j in range(y.size):
+                y[j] = a[j] / b[j]
+
+    def maximum(p, step):
+        """NaN if one of the two is NaN, as in NumPy."""
+        for n in range(p[0]):
+            a, b, y = row(p, 0, n, bits), row(p, 1, n, bits), row(p, 2, n, bits)
+            for j in range(y.size):
+                y[j] = a[j] if a[j] > b[j] or a[j] != a[j] else b[j]
+
+    def minimum(p, step):
+        for n in range(p[0]):
+            a, b, y = row(p, 0, n, bits), row(p, 1, n, bits), row(p, 2, n, bits)
+            for j in range(y.size):
+                y[j] = a[j] if a[j] < b[j] or a[j] != a[j] else b[j]
+
     def scale(p, step):
         """`y = a s`; the argument `s`: a number of each step."""
         s = reals_at(p[4] + step * p[5], 1, bits)[0]
@@ -105,7 +144,7 @@ def _products(bits: int) -> tuple[Loop, ...]:
                 y[j] = total
                 r[j] = kernels._rectified(total)
 
-    return add, multiply, subtract, scale, add_relu
+    return add, multiply, subtract, divide, maximum, minimum, scale, add_relu
 
 
 def _sums(bits: int) -> tuple[Loop, ...]:

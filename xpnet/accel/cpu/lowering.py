@@ -132,18 +132,18 @@ class Lowering:
         outputs: Sequence[Array],
         arguments: Sequence[Any] | None = None,
     ) -> None:
-        """`loop` of matrices of one shape and of vectors, a number for each column."""
+        """`loop` of matrices of one shape and of vectors, a number for each column; or vectors."""
         if any(_are_shifted(a, out) for a in inputs for out in outputs):
             raise NotLowered(f"{loop} of arrays that overlap")
-        first = next(a for a in (*inputs, *outputs) if _is_matrix(a))
-        layout = self._layout(first)
+        matrices = [a for a in (*inputs, *outputs) if _is_matrix(a)]
+        layout = self._layout(matrices[0]) if matrices else by_columns(outputs[0].size, LINE)
         given = arguments if arguments is not None else [*inputs, *outputs]
         works = []
         for cell in layout:
             ins, outs = ([_part(a, cell) for a in arrays] for arrays in (inputs, outputs))
             shape = outs[0].shape if outs[0].ndim == 2 else (1, outs[0].size)
             works.append(self._work(loop, shape, [_part(a, cell) for a in given], ins, outs))
-        for output in outputs:
+        for output in outputs if matrices else ():
             self.layouts[_key(output)] = layout
         self.operations.append(of_parts(works))
 
@@ -163,26 +163,34 @@ class Lowering:
         return Work(loop, found, _regions(reads), _regions(writes))
 
     def _op_add(self, op: Op) -> None:
-        self._arithmetic("add", op)
+        self._arithmetic(op)
 
-    def _op_subtract(self, op: Op) -> None:
-        self._arithmetic("subtract", op)
+    _op_subtract = _op_divide = _op_maximum = _op_minimum = _op_add
 
     def _op_multiply(self, op: Op) -> None:
         a, b = op.inputs
         if getattr(b, "shape", None) == (1,) and _is_flat(a) and _is_flat(op.output):
             self._scale(a, b, op)
         else:
-            self._arithmetic("multiply", op)
+            self._arithmetic(op)
 
-    def _arithmetic(self, loop: str, op: Op) -> None:
-        a, b = op.inputs
+    def _arithmetic(self, op: Op) -> None:
+        """Of two matrices or vectors of the shape of the result, vectors and numbers."""
         out: Any = op.output
-        if op.options or not (_is_matrix(out) and _is_like(a, out)):
+        if op.options or not (_is_matrix(out) or _is_flat(out)):
             raise NotLowered(str(op))
-        if not (_is_like(b, out) or _is_vector(b, out)):
+        inputs = [self._operand(value, out) for value in op.inputs]
+        if not any(value.shape == out.shape for value in inputs):
             raise NotLowered(str(op))
-        self._elements(loop, [a, b], [out])
+        self._elements(op.name, inputs, [out])
+
+    def _operand(self, value: Any, out: Array) -> Array:
+        """`value` as a matrix or vector of which a loop finds a number for each of `out`."""
+        if type(value) in (int, float):
+            return np.full(out.shape[-1:], value, out.dtype)
+        if _is_real(value) and value.shape in (out.shape, out.shape[-1:]):
+            return np.asarray(value)
+        raise NotLowered("an operand of another shape or dtype")
 
     def _scale(self, a: Array, b: Array, op: Op) -> None:
         """`out = a b` for a vector `a` and a number `b` of each step."""
@@ -197,16 +205,14 @@ class Lowering:
         self.operations.append(of_parts(works))
 
     def _op_exp(self, op: Op) -> None:
-        self._unary("exp", op)
-
-    def _op_tanh(self, op: Op) -> None:
-        self._unary("tanh", op)
-
-    def _unary(self, loop: str, op: Op) -> None:
         (x,) = op.inputs
-        if op.options or not (_is_matrix(op.output) and _is_like(x, op.output)):
+        out: Any = op.output
+        is_like = _is_real(x) and _is_real(out) and x.shape == out.shape
+        if op.options or not is_like or out.ndim not in (1, 2):
             raise NotLowered(str(op))
-        self._elements(loop, [x], [op.output])
+        self._elements(op.name, [x], [out])
+
+    _op_tanh = _op_sqrt = _op_absolute = _op_negative = _op_exp
 
     def _kernel_relu(self, op: Op) -> None:
         self._elements_of_kernel(op, 1)
