@@ -162,3 +162,9 @@ def test_a_program_runs_its_operations_in_order_until_one_fails() -> None:
     assert not hasattr(caught.value, "__notes__")
     run(())()
     assert program.trace(np, lambda: None) == ()
+
+
+def test_a_recorded_operation_takes_numbers_of_another_dtype() -> None:
+    x, y = np.array([3.0, 5.0], np.float32), np.empty(2, np.float32)
+    operation(np, "ldexp", (x, -1), {"out": y}).call()
+    assert y.tolist() == [1.5, 2.5]

@@ -263,7 +263,7 @@ def _bound(xp: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         return partial(function, *args, **kwargs)
     if isinstance(function, numpy.ufunc) and kwargs.keys() <= {"out", "dtype", "casting"}:
         dtype = kwargs.get("dtype")
-        args = _as_arrays(args, dtype)
+        args = _as_arrays(function, args, dtype)
         is_plain = len(kwargs) == 1 or (
             all(isinstance(operand, numpy.ndarray) for operand in args)
             and numpy.result_type(*args) == dtype == out.dtype
@@ -281,10 +281,12 @@ def _bound(xp: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return partial(function, *args, **kwargs)
 
 
-def _as_arrays(operands: tuple[Any, ...], dtype: Any = None) -> tuple[Any, ...]:
+def _as_arrays(
+    function: numpy.ufunc, operands: tuple[Any, ...], dtype: Any = None
+) -> tuple[Any, ...]:
     """Python numbers among `operands` as the arrays that NumPy would make of them each time.
 
-    `dtype`: in which it was asked to compute, if so.
+    `dtype`: in which it was asked to compute, if so. `ldexp` has operands of different dtypes.
     """
     dtypes = {operand.dtype for operand in operands if isinstance(operand, numpy.ndarray)}
     if dtype is not None:
@@ -292,6 +294,8 @@ def _as_arrays(operands: tuple[Any, ...], dtype: Any = None) -> tuple[Any, ...]:
     if len(dtypes) != 1:
         return operands
     (dtype,) = dtypes
+    if not any(kinds.startswith(dtype.char * function.nin + "->") for kinds in function.types):
+        return operands
     numbers = {"f": (int, float), "i": (int,), "u": (int,)}.get(dtype.kind, ())
     try:
         return tuple(numpy.asarray(o, dtype) if type(o) in numbers else o for o in operands)
