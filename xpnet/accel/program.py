@@ -80,9 +80,10 @@ class Operations:
     """The array module `xp`, whose calls are operations, run at once.
 
     `program`: the list to which they are appended, or None. `replace`: a `Pass` for products.
-    `executes`: False to run no operation that writes into an array made earlier. It equals `xp`, so
-    that a `Workspace` finds the arrays it made with `xp`. While a program is recorded, a call whose
-    result is not written to an `out=` raises `ConfigError` with its name.
+    `executes`: False to run no operation that writes into an array made earlier, which is `skipped`
+    instead. It equals `xp`, so that a `Workspace` finds the arrays it made with `xp`. While a
+    program is recorded, a call whose result is not written to an `out=` raises `ConfigError` with
+    its name.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Operations:
         executes: bool = True,
     ):
         self.xp, self.program, self.replace, self.executes = xp, program, replace, executes
+        self.skipped: list[Op] = []
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Operations):
@@ -126,6 +128,7 @@ class Operations:
             origin = _origin()
             self.program += [dataclasses.replace(one, origin=origin) for one in ops]
         if not self.executes and (op.is_kernel or op.output is not None):
+            self.skipped.append(op)
             return op.output
         result = [one.call() for one in ops][-1]
         return result if op.output is None else op.output
@@ -149,14 +152,24 @@ def trace(xp: Any, step: Call) -> Program:
 def trace_only(xp: Any, step: Call) -> Program:
     """The operations of `step`, none of which is run: no array of the caller changes.
 
-    Arrays that the first step makes are made. What `step` changes in Python is changed.
+    Arrays that the first step makes are made, and operations that fill one for good are run: those
+    of the first step that write where no later step does. What `step` changes in Python is changed.
     """
-    with substituted(Operations(xp, executes=False)):
+    first = Operations(xp, executes=False)
+    with substituted(first):
         step()
     program: list[Op] = []
     with substituted(Operations(xp, program, executes=False)):
         step()
+    outputs = [op.output for op in program if op.output is not None]
+    for op in first.skipped:
+        if op.output is not None and not _is_written(op.output, outputs):
+            op.call()
     return tuple(program)
+
+
+def _is_written(array: Array, outputs: Sequence[Array]) -> bool:
+    return any(numpy.may_share_memory(array, output) for output in outputs)
 
 
 def is_executed(xp: Any) -> bool:

@@ -327,6 +327,60 @@ def test_a_layer_of_the_user_is_called_between_loops(
     assert names == {"ldexp"}
 
 
+class Repeating(Layer):
+    """Draws two masks of one `Dropout` in a step, and adds a constant that it fills once."""
+
+    replayable = True
+
+    def __init__(self) -> None:
+        self.dropout = xn.Dropout(0.4)
+        self.constant: Array | None = None
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        xp = array_module(x)
+        if self.constant is None:
+            self.constant = xp.empty(x.shape[1], dtype=x.dtype)
+            xp.copyto(self.constant, 3)
+        y = self.dropout.forward(self.dropout.forward(x, training=True), training=True)
+        return xp.add(y, self.constant, out=self.like(x, "y"))
+
+    def backward(self, dy: Array) -> Array:
+        return self.dropout.backward(dy)
+
+
+def test_constants_and_a_layer_that_runs_twice(made: Made, threads: Callable[[int], None]) -> None:
+    def make(dtype: str = "float32") -> Result:
+        return train([xn.Linear(12, 9), Repeating(), xn.Linear(9, 3)], dtype=dtype)
+
+    require_exact(make)
+    assert made
+    require_same_bits(make, threads)
+
+
+class Normed(xn.optimizers.Optimizer):
+    """The gradient times its own squared norm, computed in the step."""
+
+    replayable = True
+
+    def update(self, values: Array, gradients: Array, scalars: Array) -> None:
+        xp = array_module(values)
+        square = self.workspace.array(xp, "square", (1,), values.dtype)
+        change = self._scratch(values)
+        xp.dot(gradients, gradients, out=square.reshape(()))
+        xp.multiply(gradients, square, out=change)
+        xp.multiply(change, scalars[0:1], out=change)
+        xp.subtract(values, change, out=values)
+
+
+def test_a_scalar_that_the_step_computes(made: Made, threads: Callable[[int], None]) -> None:
+    def make(dtype: str = "float32") -> Result:
+        return train(plain(), Normed(0.01), dtype=dtype)
+
+    require_exact(make)
+    assert made
+    require_same_bits(make, threads)
+
+
 class Adding(Halving):
     """A layer that says nothing about replay: its Python must run in every step."""
 

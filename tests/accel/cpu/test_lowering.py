@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from xpnet.accel.cpu.lowering import Lowering, NotLowered
+from xpnet.accel.cpu.phases import phases
 from xpnet.accel.program import Op, operation
 from xpnet.workspace import Workspace
 
@@ -24,6 +25,7 @@ def taken(source: np.ndarray, indices: np.ndarray, **options: Any) -> Op:
 
 
 ORDER = np.zeros((3, ROWS), np.int64)
+SQUARE = np.zeros((5, 5), np.float32)
 MEMORY = np.zeros((4, 5), np.float32)
 STEPS = np.zeros((3, 2), np.float32)
 
@@ -66,6 +68,9 @@ def test_samples_of_the_step_are_gathered_by_a_loop() -> None:
         operation(np, "add", (real(3, 4), real(3, 4)), {"out": real(4, 3).T}),
         operation(np, "multiply", (real(9), STEPS[0].astype(np.float64)[:1]), {"out": real(9)}),
         operation(np, "add", (MEMORY[:3], MEMORY[:3]), {"out": MEMORY[1:]}),
+        operation(np, "add", (MEMORY, MEMORY[0]), {"out": MEMORY}),
+        operation(np, "exp", (MEMORY[:2],), {"out": MEMORY.ravel()[5:15].reshape(2, 5)}),
+        operation(np, "multiply", (MEMORY[0], MEMORY[0, :1]), {"out": MEMORY[0]}),
         operation(np, "exp", (np.zeros((3, 4)),), {"out": np.zeros((3, 4))}),
         operation(np, "sinh", (real(3, 4),), {"out": real(3, 4)}),
         Op("relu", (np.zeros((3, 4)), np.zeros((3, 4))), None, lambda: None, is_kernel=True),
@@ -100,11 +105,29 @@ def test_no_product_is_left_to_blas(name: str) -> None:
         ((matrix[:, ::2], matrix[:, ::2].T), real(ROWS, ROWS)),
         ((matrix, real(COLUMNS)), real(ROWS)),
         (([[1.0]], [[1.0]]), real(1, 1)),
+        ((SQUARE, real(5, 5)), SQUARE),  # the factor would change under the product
+        ((SQUARE.T, SQUARE), SQUARE),
+        ((real(5, 5)[::-1], SQUARE), real(5, 5)),
     ]:
         with pytest.raises(NotLowered):
             calls(operation(np, name, inputs, {"out": out}))
     assert calls(operation(np, name, (kept, matrix), {"out": real(COLUMNS)})) == []
     assert calls(operation(np, name, (matrix, matrix.T), {"out": real(ROWS, ROWS)})) == []
+
+
+def test_what_differs_between_steps_cannot_be_written_within_one() -> None:
+    with pytest.raises(NotLowered):
+        calls(operation(np, "multiply", (STEPS[0], 2.0), {"out": STEPS[0]}))
+
+
+def test_no_part_writes_what_another_one_reads_before_it() -> None:
+    """The order of phases holds for scalars too, which a loop finds by their address."""
+    lowering = Lowering([ORDER, STEPS])
+    values, square = real(4000), real(1)
+    lowering.add(operation(np, "dot", (values, values), {"out": square.reshape(())}))
+    lowering.add(operation(np, "multiply", (values, square), {"out": values}))
+    names = [{w.loop for part in p.parts for w in part} for p in phases(lowering.end())]
+    assert names == [{"dot"}, {"total"}, {"scale"}]
 
 
 def test_two_matrices_at_one_address_have_cells_of_their_own() -> None:

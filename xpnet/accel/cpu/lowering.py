@@ -79,6 +79,8 @@ class Lowering:
         name = ("_kernel_" if op.is_kernel else "_op_") + op.name
         lower: Callable[[Op], None] = getattr(self, name, self._call)
         self._needs(op)
+        if any(_share(op.output, table) for table in self.each.values()):
+            raise NotLowered("what differs between steps is written within one")
         try:
             lower(op)
         except NotLowered:
@@ -133,7 +135,7 @@ class Lowering:
         arguments: Sequence[Any] | None = None,
     ) -> None:
         """`loop` of matrices of one shape and of vectors, a number for each column; or vectors."""
-        if any(_are_shifted(a, out) for a in inputs for out in outputs):
+        if any(_share(a, out) and not _are_one(a, out) for a in inputs for out in outputs):
             raise NotLowered(f"{loop} of arrays that overlap")
         matrices = [a for a in (*inputs, *outputs) if _is_matrix(a)]
         layout = self._layout(matrices[0]) if matrices else by_columns(outputs[0].size, LINE)
@@ -155,12 +157,17 @@ class Lowering:
         reads: Iterable[Any],
         writes: Iterable[Array],
     ) -> Work | None:
-        """One call of `loop`; None where there is nothing to do."""
+        """One call of `loop`; None where there is nothing to do.
+
+        It also reads its arguments, but for the rows of tables, which nothing writes.
+        """
         if 0 in shape:
             return None
         found = block(shape, *arguments)
-        self.kept += [found, *(a for a in arguments if isinstance(a, np.ndarray))]
-        return Work(loop, found, _regions(reads), _regions(writes))
+        arrays = [a for a in arguments if isinstance(a, np.ndarray)]
+        arrays += [a.table[0] for a in arguments if isinstance(a, Each) and not a.table.strides[0]]
+        self.kept += [found, *arrays]
+        return Work(loop, found, _regions([*arrays, *reads]), _regions(writes))
 
     def _op_add(self, op: Op) -> None:
         self._arithmetic(op)
@@ -196,6 +203,8 @@ class Lowering:
         """`out = a b` for a vector `a` and a number `b` of each step."""
         out = op.output
         if op.options or out is None or a.shape != out.shape or b.dtype != a.dtype:
+            raise NotLowered(str(op))
+        if _share(b, out) or (_share(a, out) and not _are_one(a, out)):
             raise NotLowered(str(op))
         each = Each(self._rows_of(b))
         works = [
@@ -312,6 +321,8 @@ class Lowering:
         out: Any = op.output
         if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
             raise NotLowered(str(op))
+        if _share(a, out) or _share(b, out):
+            raise NotLowered(str(op))
         if a.ndim == b.ndim == 1:
             self._vectors(a, b, op)
         elif a.ndim == 1 and _is_matrix(b) and _is_flat(out) and _are_ones(a):
@@ -409,7 +420,8 @@ class Lowering:
 
     def _kernel_shift_logits(self, op: Op) -> None:
         logits, shifted = op.inputs
-        if not (_is_matrix(logits) and _is_matrix(shifted)):
+        are_known = _is_matrix(logits) and _is_matrix(shifted)
+        if not are_known or shifted.shape != logits.shape[::-1]:
             raise NotLowered(str(op))
         works = [
             self._work(
@@ -445,7 +457,8 @@ class Lowering:
 
     def _kernel_softmax_cross_entropy_backward(self, op: Op) -> None:
         p, labels, smoothing, scale, out = op.inputs
-        if not (_is_matrix(p) and _is_matrix(out) and _are_labels(labels, len(out))):
+        are_known = _is_matrix(p) and _is_matrix(out) and p.shape == out.shape[::-1]
+        if not (are_known and _are_labels(labels, len(out))):
             raise NotLowered(str(op))
         works = []
         for r, _ in by_rows(len(out)):
@@ -515,7 +528,7 @@ class Lowering:
     ) -> None:
         """A loop over flat arrays, cut as the gradients are: `cut_as`, or `arrays[1]`."""
         each = [] if scalars is None else [Each(self._rows_of(scalars))]
-        if not all(map(_is_flat, arrays)):
+        if not all(_is_flat(array) and array.shape == arrays[0].shape for array in arrays):
             raise NotLowered(f"{loop} of arrays that are not flat")
         parts: Parts = [[] for _ in range(PARTS)]
         for part, piece in self._pieces(arrays[1] if cut_as is None else cut_as):
@@ -579,7 +592,7 @@ def _is_dense(array: Any) -> bool:
     """A matrix of float32 whose rows or columns have their numbers side by side."""
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype != np.float32:
         return False
-    return bool(array.itemsize in array.strides)
+    return bool(array.itemsize in array.strides and min(array.strides) > 0)
 
 
 def _is_matrix(array: Any) -> bool:
@@ -610,11 +623,15 @@ def _is_vector(a: Any, out: Array) -> bool:
     return is_one and a.dtype == out.dtype
 
 
-def _are_shifted(a: Any, out: Array) -> bool:
-    """Whether they share memory, but not element by element."""
-    if not isinstance(a, np.ndarray) or _at(a) == _at(out):
-        return False
-    return region(a).overlaps(region(out))
+def _share(a: Any, b: Any) -> bool:
+    """Whether two arrays may have memory in common."""
+    are_arrays = isinstance(a, np.ndarray) and isinstance(b, np.ndarray)
+    return are_arrays and np.may_share_memory(a, b)
+
+
+def _are_one(a: Array, b: Array) -> bool:
+    """Whether they are the same array, so that each element shares memory with itself alone."""
+    return _at(a) == _at(b) and a.shape == b.shape and a.strides == b.strides
 
 
 def _part(array: Any, cell: tuple[slice, slice]) -> Any:
