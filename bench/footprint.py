@@ -171,7 +171,7 @@ def load_kernels() -> None:
     if dispatch.numba_kernels() is None:
         raise Failed("compiled: needs numba, which is not installed")
     few = Dataset(numpy.eye(64, dtype=numpy.uint8), numpy.arange(64), tuple(map(str, range(64))))
-    fit_and_test(TrainConfig(hidden=(8,)), Splits(few, few, few))
+    fit_and_test(TrainConfig(hidden=(32,)), Splits(few, few, few))
 
 
 def main(argv: Sequence[str]) -> int:

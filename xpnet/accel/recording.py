@@ -227,7 +227,7 @@ class Replay:
         if not (are_possible and tables and in_use is not None and in_use[0] is numpy):
             return None
         from xpnet.accel.cpu.executor import CompiledSteps
-        from xpnet.accel.cpu.lowering import NotLowered
+        from xpnet.accel.cpu.lower_base import NotLowered
 
         steps = self.optimizer.steps
         try:

@@ -300,13 +300,9 @@ class Trainer:
     def _batches(
         self, run: TrainingState, update: Update, size: int, log_every: int | None
     ) -> Iterator[tuple[Array, Array]]:
-        """The samples of the batches to come and the optimizer's scalars, on the device.
-
-        Of one batch, or of as many as `update` can make at once before the next record, which comes
-        after `log_every` steps, or at the end of an epoch.
-        """
-        data, steps = update.data, run.steps_per_epoch
-        backend, optimizer = data.backend, run.optimizer
+        """The samples of all batches to come and the optimizer's scalars, on the device."""
+        data, optimizer, steps = update.data, run.optimizer, run.steps_per_epoch
+        backend = data.backend
         every = backend.asarray(numpy.arange(len(data))) if steps == 1 else None
         for epoch in range(run.step // steps + 1, run.epochs + 1):
             run.epoch = epoch
@@ -317,16 +313,7 @@ class Trainer:
             order = every
             if order is None:
                 order = backend.asarray(random.permutation(self.seed, run.epoch, len(data)))
-            start, full = run.step - done, len(data) // size
-            while (step := run.step - start) < steps:
-                count = min(update.most(size), full - step) if step < full else 1
-                if log_every:
-                    count = min(count, log_every - run.step % log_every)
-                if count > 1:
-                    rows = order[step * size : (step + count) * size].reshape(count, size)
-                    yield rows, table[step : step + count]
-                else:
-                    yield order[step * size : (step + 1) * size], table[step]
+            yield from update.batches(order, table, size, log_every)
 
 
 @on_its_device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy
@@ -87,6 +88,26 @@ class Update:
         if most > 1 and optimizer.state:
             most = min(most, FLUSH_EVERY - optimizer.steps % FLUSH_EVERY)
         return most
+
+    def batches(
+        self, order: Array, table: Array, size: int, log_every: int | None
+    ) -> Iterator[tuple[Array, Array]]:
+        """The rest of an epoch, for `__call__`: of one step, or of as many as it may make.
+
+        `order`: `(N,)`, all samples of the epoch; `table`: `(steps, S)`, the scalars of all steps;
+        a record comes after every `log_every` steps, or at the end.
+        """
+        run, steps, full = self.run, len(table), len(order) // size
+        start = run.step - run.step % steps
+        while (step := run.step - start) < steps:
+            count = min(self.most(size), full - step) if step < full else 1
+            if log_every:
+                count = min(count, log_every - run.step % log_every)
+            if count > 1:
+                rows = order[step * size : (step + count) * size].reshape(count, size)
+                yield rows, table[step : step + count]
+            else:
+                yield order[step * size : (step + 1) * size], table[step]
 
     def __call__(self, rows: Array, scalars: Array) -> None:
         """An update by the samples `rows` `(B,)`, with `optimizer.scalars` `(S,)`.

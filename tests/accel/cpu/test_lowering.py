@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xpnet.accel.cpu.lowering import Lowering, NotLowered
+from xpnet.accel.cpu.lower_base import NotLowered
+from xpnet.accel.cpu.lowering import Lowering
 from xpnet.accel.cpu.phases import phases
 from xpnet.accel.program import Op, operation
 from xpnet.workspace import Workspace

@@ -11,7 +11,8 @@ from typing import Any
 from xpnet.accel import small_gemm
 from xpnet.accel.cpu import runner, table
 from xpnet.accel.cpu.layout import PARTS
-from xpnet.accel.cpu.lowering import CALL, Lowering, NotLowered, product_address
+from xpnet.accel.cpu.lower_base import CALL, NotLowered
+from xpnet.accel.cpu.lowering import Lowering, product_address
 from xpnet.accel.cpu.phases import Work, phases
 from xpnet.accel.program import Program
 from xpnet.backend import Array

@@ -32,7 +32,7 @@ Layout: TypeAlias = list[Cell]
 ALL = slice(None)
 
 
-def cut(count: int, parts: int, unit: int = 1) -> list[slice]:
+def ranges_of(count: int, parts: int, unit: int = 1) -> list[slice]:
     """`count` rows or columns in `parts` ranges, which begin at multiples of `unit`."""
     units = -(-count // unit)
     starts = [min(count, unit * (units * part // parts)) for part in range(parts + 1)]
@@ -49,21 +49,21 @@ def natural(matrix: Array) -> Layout:
     rows, columns = matrix.shape
     if not is_wide(columns):
         return by_rows(rows)
-    across, down = cut(columns, GROUPS, LINE), cut(rows, PARTS // GROUPS)
+    across, down = ranges_of(columns, GROUPS, LINE), ranges_of(rows, PARTS // GROUPS)
     return [(r, c) for c in across for r in down]
 
 
 def by_rows(rows: int, unit: int = 1) -> Layout:
     """Ranges of rows, in all columns."""
-    return [(r, ALL) for r in cut(rows, PARTS, unit)]
+    return [(r, ALL) for r in ranges_of(rows, PARTS, unit)]
 
 
 def by_columns(columns: int, unit: int = 1) -> Layout:
     """Ranges of columns, in all rows."""
-    return [(ALL, c) for c in cut(columns, PARTS, unit)]
+    return [(ALL, c) for c in ranges_of(columns, PARTS, unit)]
 
 
 def grid(rows: int, columns: int) -> Layout:
     """`GROUPS` ranges of rows, each in `PARTS // GROUPS` ranges of columns."""
-    across = cut(columns, PARTS // GROUPS, LINE)
-    return [(r, c) for r in cut(rows, GROUPS, LINE) for c in across]
+    across = ranges_of(columns, PARTS // GROUPS, LINE)
+    return [(r, c) for r in ranges_of(rows, GROUPS, LINE) for c in across]

@@ -1,0 +1,132 @@
+"""How an operation is lowered: to a loop for each part, or to a call of Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from xpnet.accel.cpu.blocks import Each, block
+from xpnet.accel.cpu.layout import (
+    PARTS,
+    Layout,
+    natural,
+)
+from xpnet.accel.cpu.operands import (
+    address,
+    key,
+    regions,
+    share,
+)
+from xpnet.accel.cpu.phases import Work
+from xpnet.accel.cpu.regions import EVERYTHING
+from xpnet.accel.program import PRODUCTS, Op
+from xpnet.backend import Array
+
+Parts: TypeAlias = list[list[Work]]
+
+
+class NotLowered(Exception):
+    """An operation for which there is no loop."""
+
+
+CALL = "call"
+"""The loop that calls Python; its argument is a number of `Lowering.calls`."""
+
+
+def of_parts(works: Iterable[Work | None]) -> Parts:
+    """An operation whose parts have one piece of work, or none."""
+    return [[] if work is None else [work] for work in works]
+
+
+def single(work: Work, part: int = PARTS - 1) -> Parts:
+    """An operation that one part does alone."""
+    return [[work] if number == part else [] for number in range(PARTS)]
+
+
+class Base:
+    """The operations of a step, lowered one after the other; subclasses know the operations.
+
+    `tables`: `(steps, n)`; in step `s` row `s` of each takes the place of its row 0.
+    """
+
+    def __init__(self, tables: Sequence[Array] = ()) -> None:
+        self.each = {address(table): table for table in tables}
+        self.layouts: dict[tuple[int, tuple[int, ...]], Layout] = {}
+        self.written: dict[int, tuple[Array, Layout]] = {}
+        self.kept: list[Array] = []
+        self.late: list[tuple[Array, Parts]] = []
+        self.operations: list[Parts] = []
+        self.calls: list[Op] = []
+
+    def add(self, op: Op) -> None:
+        """Lower `op`. Raises `NotLowered` for a product of matrices."""
+        name = ("_kernel_" if op.is_kernel else "_op_") + op.name
+        lower: Callable[[Op], None] = getattr(self, name, self._call)
+        self._needs(op)
+        if any(share(op.output, table) for table in self.each.values()):
+            raise NotLowered("what differs between steps is written within one")
+        try:
+            lower(op)
+        except NotLowered:
+            if op.name in PRODUCTS and not op.is_kernel:
+                raise
+            self._call(op)
+
+    def _call(self, op: Op) -> None:
+        """Call Python for `op`, between two phases."""
+        self.operations += [parts for _, parts in self.late]
+        self.late.clear()
+        number = np.array([len(self.calls)], np.int64)
+        self.kept.append(number)
+        self.calls.append(op)
+        everything = (EVERYTHING,)
+        self.operations.append(single(Work(CALL, number, everything, everything), 0))
+
+    def end(self) -> list[Parts]:
+        """All operations; those that could wait come last."""
+        self.operations += [parts for _, parts in self.late]
+        self.late.clear()
+        return self.operations
+
+    def _needs(self, op: Op) -> None:
+        """Add the operations that wait and write an array of `op`."""
+        used = [address(a) for a in (*op.inputs, op.output) if isinstance(a, np.ndarray)]
+        self.operations += [parts for array, parts in self.late if address(array) in used]
+        self.late = [late for late in self.late if address(late[0]) not in used]
+
+    def _layout(self, matrix: Array) -> Layout:
+        """The cells of a matrix: as it was written, else the natural ones."""
+        return self.layouts.setdefault(key(matrix), natural(matrix))
+
+    def _rows_of(self, vector: Any) -> Array:
+        """The table of which `vector` is in row 0; of another vector, one that repeats it."""
+        is_vector = isinstance(vector, np.ndarray) and vector.ndim == 1
+        if not (is_vector and vector.flags.c_contiguous):
+            raise NotLowered("not a vector whose numbers lie side by side")
+        for start, table in self.each.items():
+            first = (address(vector) - start) // vector.itemsize
+            if 0 <= first <= table.shape[1] - len(vector) and table.dtype == vector.dtype:
+                return table[:, first : first + len(vector)]
+        return np.lib.stride_tricks.as_strided(vector, (1, *vector.shape), (0, *vector.strides))
+
+    def _work(
+        self,
+        loop: str,
+        shape: Any,
+        arguments: Sequence[Any],
+        reads: Iterable[Any],
+        writes: Iterable[Array],
+    ) -> Work | None:
+        """One call of `loop`; None where there is nothing to do.
+
+        It also reads its arguments, but for the rows of tables, which nothing writes.
+        """
+        if 0 in shape:
+            return None
+        found = block(shape, *arguments)
+        arrays = [a for a in arguments if isinstance(a, np.ndarray)]
+        arrays += [a.table[0] for a in arguments if isinstance(a, Each) and not a.table.strides[0]]
+        self.kept += [found, *arrays]
+        return Work(loop, found, regions([*arrays, *reads]), regions(writes))

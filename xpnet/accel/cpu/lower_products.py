@@ -1,0 +1,143 @@
+"""Lowers products of matrices and vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from xpnet.accel.cpu.blocks import product_block
+from xpnet.accel.cpu.layout import (
+    ALL,
+    GROUPS,
+    LINE,
+    PARTS,
+    Layout,
+    by_columns,
+    by_rows,
+    grid,
+    is_wide,
+    natural,
+    ranges_of,
+)
+from xpnet.accel.cpu.lower_base import Base, NotLowered, of_parts, single
+from xpnet.accel.cpu.operands import (
+    address,
+    are_ones,
+    is_dense,
+    is_flat,
+    is_matrix,
+    key,
+    regions,
+    share,
+)
+from xpnet.accel.cpu.phases import Work
+from xpnet.accel.program import Op
+from xpnet.backend import Array
+
+WIDTH = 64
+"""Sums that each part of a product of two vectors computes."""
+
+
+class Products(Base):
+    """Each part computes a cell of the result, or a part of a sum."""
+
+    def _op_dot(self, op: Op) -> None:
+        a, b = op.inputs
+        out: Any = op.output
+        if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
+            raise NotLowered(str(op))
+        if share(a, out) or share(b, out):
+            raise NotLowered(str(op))
+        if a.ndim == b.ndim == 1:
+            self._vectors(a, b, op)
+        elif a.ndim == 1 and is_matrix(b) and is_flat(out) and are_ones(a):
+            self._column_sums(b, out)
+        elif all(is_dense(x) for x in (a, b, out)):
+            self._matrices(a, b, out)
+        else:
+            raise NotLowered(str(op))
+
+    def _op_matmul(self, op: Op) -> None:
+        self._op_dot(op)
+
+    def _matrices(self, a: Array, b: Array, out: Array) -> None:
+        """`out = a b`, cut so that each part reads little of `b`, which it copies."""
+        rows, columns = out.shape
+        is_gradient = a.strides[0] == a.itemsize and a.shape[0] > 1
+        is_of_rows = b.strides[0] == b.itemsize and b.shape[1] > 1
+        if is_gradient:
+            # Rows of xᵀ dy are columns of x: as those are cut.
+            is_cut = is_wide(rows) and is_wide(columns)
+            unit = LINE if is_wide(rows) else 1
+            self._product_by(grid(rows, columns) if is_cut else by_rows(rows, unit), a, b, out)
+        elif is_of_rows:
+            is_cut = columns >= PARTS * LINE
+            self._product_by(by_columns(columns, LINE) if is_cut else natural(out), a, b, out)
+        elif is_wide(a.shape[1]) and b.size >= 16_384:
+            self._product_in_groups(a, b, out)
+        else:
+            self._product_by(by_rows(rows), a, b, out)
+
+    def _product_by(self, layout: Layout, a: Array, b: Array, out: Array) -> None:
+        """Each part computes its own cell of `out`."""
+        works = [self._product(a[r], b[:, c], out[r, c]) for r, c in layout]
+        self.operations.append(of_parts(works))
+        self.layouts[key(out)] = layout
+        if out.flags.c_contiguous:
+            self.written[address(out)] = out, layout
+
+    def _product_in_groups(self, a: Array, b: Array, out: Array) -> None:
+        """`a b` as a sum over ranges of the columns of `a`, each computed by some of the parts."""
+        rows, columns = out.shape
+        partial = np.zeros((GROUPS, rows, columns), out.dtype)
+        self.kept.append(partial)
+        ranges = ranges_of(columns, PARTS // GROUPS, LINE)
+        cells = [(ALL, c) for c in ranges]
+        if not is_wide(columns):
+            cells = [(r, ALL) for r in ranges_of(rows, PARTS // GROUPS)]
+        works = [
+            self._product(a[r, k], b[k, c], part[r, c])
+            for k, part in zip(ranges_of(a.shape[1], GROUPS, LINE), partial, strict=True)
+            for r, c in cells
+        ]
+        self.operations.append(of_parts(works))
+        summed = []
+        cells = natural(out)
+        for cell in cells:
+            pieces, to = [part[cell] for part in partial], out[cell]
+            given = [pieces[0], to, partial.strides[0], GROUPS]
+            summed.append(self._work("sum_parts", to.shape, given, pieces, [to]))
+        self.operations.append(of_parts(summed))
+        self.layouts[key(out)] = cells
+
+    def _vectors(self, a: Array, b: Array, op: Op) -> None:
+        """`out = a · b` of two vectors: `WIDTH` sums of each part, then the sum of all."""
+        out = op.output
+        if out is None or not (is_flat(a) and is_flat(b) and out.dtype == a.dtype):
+            raise NotLowered(str(op))
+        sums = np.zeros((PARTS, WIDTH), out.dtype)
+        works = [
+            self._work("dot", (1, a[c].size), [a[c], b[c], to, WIDTH], [a[c], b[c]], [to])
+            for c, to in zip(ranges_of(a.size, PARTS, LINE), sums, strict=True)
+        ]
+        self.operations.append(of_parts(works))
+        total = self._work("total", sums.shape, [sums, out], [sums], [out])
+        assert total is not None
+        self.operations.append(single(total))
+
+    def _product(self, a: Array, b: Array, out: Array) -> Work | None:
+        if 0 in out.shape or a.shape[1] == 0:
+            return None
+        found = product_block(a, b, out)
+        self.kept += [found, a, b, out]
+        return Work("product", found, regions([a, b]), regions([out]))
+
+    def _column_sums(self, a: Array, out: Array) -> None:
+        works = []
+        ranges = ranges_of(a.shape[1], PARTS, LINE)
+        for columns in ranges:
+            given = [a[:, columns], out[columns]]
+            works.append(self._work("column_sums", given[0].shape, given, given[:1], given[1:]))
+        self.operations.append(of_parts(works))
+        self.written[address(out)] = out.reshape(-1, 1), [(c, ALL) for c in ranges]

@@ -1,0 +1,147 @@
+"""Lowers what a step does with samples: gathering a batch, the loss, the metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from xpnet.accel.cpu.blocks import Each
+from xpnet.accel.cpu.layout import (
+    PARTS,
+    by_columns,
+    by_rows,
+    ranges_of,
+)
+from xpnet.accel.cpu.lower_base import Base, NotLowered, of_parts, single
+from xpnet.accel.cpu.operands import (
+    are_labels,
+    is_like,
+    is_matrix,
+    key,
+)
+from xpnet.accel.program import Op
+from xpnet.backend import Array
+
+
+class Samples(Base):
+    """Loops over rows, each of which is a sample."""
+
+    def _op_take(self, op: Op) -> None:
+        source, indices, *axis = op.inputs
+        table = self._rows_of(indices)
+        out: Any = op.output
+        is_listed = table.strides[0] != 0
+        is_of_rows = not axis and op.options.get("axis") == 0
+        if not (is_listed and is_of_rows and out.flags.c_contiguous):
+            # Of indices that are not those of the step nobody knows that they are in range.
+            raise NotLowered(str(op))
+        if out.ndim == source.ndim == 1 and out.dtype == source.dtype == np.int64:
+            works = [
+                self._work(
+                    "gather_integers",
+                    (out[rows].size, 1),
+                    [source, Each(table[:, rows]), out[rows]],
+                    [],
+                    [out[rows]],
+                )
+                for rows in ranges_of(out.size, PARTS)
+            ]
+            self.operations.append(of_parts(works))
+        elif is_matrix(out) and is_matrix(source):
+            self._gather("gather", source, table, out)
+        else:
+            raise NotLowered(str(op))
+
+    def _kernel_gather_scaled(self, op: Op) -> None:
+        source, indices, scale, shift, out = op.inputs
+        table = self._rows_of(indices)
+        if table.strides[0] == 0 or source.dtype != np.uint8 or not is_matrix(out):
+            raise NotLowered(str(op))
+        # A shift of -0 changes nothing, and the formula leaves a shift of 0 out.
+        self._gather("gather_scaled", source, table, out, float(scale), float(shift) or -0.0)
+
+    def _gather(self, loop: str, source: Array, table: Array, out: Array, *numbers: float) -> None:
+        works = []
+        for rows, columns in self._layout(out):
+            to, each = out[rows, columns], Each(table[:, rows])
+            given: list[Any] = [source[:, columns], each, *numbers, to]
+            if not numbers:
+                given = [source[:, columns], each, to]
+            works.append(self._work(loop, to.shape, given, [], [to]))
+        self.operations.append(of_parts(works))
+
+    def _kernel_shift_logits(self, op: Op) -> None:
+        logits, shifted = op.inputs
+        are_known = is_matrix(logits) and is_matrix(shifted)
+        if not are_known or shifted.shape != logits.shape[::-1]:
+            raise NotLowered(str(op))
+        works = [
+            self._work(
+                "shift_logits",
+                logits[r].shape,
+                [logits[r], shifted[:, r]],
+                [logits[r]],
+                [shifted[:, r]],
+            )
+            for r, _ in by_rows(len(logits))
+        ]
+        self.operations.append(of_parts(works))
+        self.layouts[key(shifted)] = by_columns(len(logits))
+
+    def _kernel_softmax_cross_entropy(self, op: Op) -> None:
+        shifted, labels, smoothing, p, value = op.inputs
+        if not (is_matrix(p) and is_like(shifted, p) and are_labels(labels, p.shape[1])):
+            raise NotLowered(str(op))
+        losses = np.zeros(p.shape[1])
+        self.kept.append(losses)
+        works = []
+        for _, c in by_columns(p.shape[1]):
+            arrays = [shifted[:, c], labels[c], p[:, c], losses[c]]
+            given = [arrays[0], labels[c], float(smoothing), p[:, c], losses[c]]
+            # Floats of the block have the dtype of p: the losses are float64.
+            works.append(
+                self._work("softmax_cross_entropy", p[:, c].shape[::-1], given, arrays, arrays[2:])
+            )
+        self.operations.append(of_parts(works))
+        mean = self._work("mean_loss", (len(losses), 1), [losses, value], [losses], [value])
+        assert mean is not None
+        self.late.append((value, single(mean)))
+
+    def _kernel_softmax_cross_entropy_backward(self, op: Op) -> None:
+        p, labels, smoothing, scale, out = op.inputs
+        are_known = is_matrix(p) and is_matrix(out) and p.shape == out.shape[::-1]
+        if not (are_known and are_labels(labels, len(out))):
+            raise NotLowered(str(op))
+        works = []
+        for r, _ in by_rows(len(out)):
+            given = [p[:, r], labels[r], float(smoothing), float(scale), out[r]]
+            arrays = [p[:, r], labels[r]]
+            works.append(
+                self._work("softmax_cross_entropy_backward", out[r].shape, given, arrays, [out[r]])
+            )
+        self.operations.append(of_parts(works))
+        self.layouts[key(out)] = by_rows(len(out))
+
+    def _kernel_add_loss(self, op: Op) -> None:
+        value, samples, total = op.inputs
+        work = self._work("add_loss", (1, 1), [value, int(samples), total], [value], [total])
+        assert work is not None
+        self.operations.append(single(work))
+
+    def _kernel_count_hits(self, op: Op) -> None:
+        logits, labels, hits = op.inputs
+        if not (is_matrix(logits) and are_labels(labels, len(logits)) and hits.dtype == np.int64):
+            raise NotLowered(str(op))
+        works = [
+            # Additions to `hits` are atomic: in any order.
+            self._work(
+                "count_hits",
+                logits[r].shape,
+                [logits[r], labels[r], hits],
+                [logits[r], labels[r]],
+                [],
+            )
+            for r, _ in by_rows(len(logits))
+        ]
+        self.operations.append(of_parts(works))
