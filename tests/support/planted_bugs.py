@@ -215,9 +215,10 @@ WRONG_MEMORY = (
     PlantedBug(
         "the scalars of each step transferred by themselves",
         "wrong memory",
-        "training/trainer.py",
+        "training/update.py",
         "                yield order[step * size : (step + 1) * size], table[step]\n",
-        "                scalars = backend.asarray(optimizer.scalars(first + step), table.dtype)\n"
+        "                optimizer, backend = self.trainer.optimizer, self.data.backend\n"
+        "                scalars = backend.asarray(optimizer.scalars(run.step), table.dtype)\n"
         "                yield order[step * size : (step + 1) * size], scalars\n",
         "each step allocates an array and transfers it, in place of one table an epoch",
     ),
