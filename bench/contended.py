@@ -3,7 +3,8 @@
 A busy process computes without pause, as another training on the same machine would. With `n` of
 them on `c` cores, a fair share of the machine for a contender that uses all `c` cores is
 `c / (c + n)`, so a step may take `(c + n) / c` times as long; a contender that uses one thread may
-take less. Everything runs with default numbers of threads.
+take less. Every contender uses as many threads as the machine
+has cores, the default of each of them.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from bench import machine
+from bench.choices import choose_competitors, choose_workloads
 from bench.pages import publish
 from bench.peers import BY_NAME
 from bench.timing import Workers, measure
-from bench.worker import THREADS
-from bench.workloads import WORKLOADS, quick
+from bench.workloads import quick
 from xpnet.errors import ConfigError
 
 BESIDE = (0, 1, 2, 4)
@@ -50,12 +51,10 @@ def run(options: argparse.Namespace) -> int:
     """The command."""
     if options.device != "cpu":
         raise ConfigError(f"contended measures a CPU, found --device {options.device}")
-    wanted = {"xpnet", "xpnet-fast", *(options.peer or PEERS)}
-    able = [c for c in BY_NAME.values() if "cpu" in c.devices and c.name in wanted]
-    names = options.workload or NAMES
-    given = [workload for workload in WORKLOADS if workload.name in names]
+    able = choose_competitors(options.peer or PEERS, options.device)
+    given = choose_workloads(options.workload or NAMES)
     found: list[dict[str, Any]] = []
-    with Workers(able, options.device, 1 if options.quick else THREADS) as workers:
+    with Workers(able, options.device, 1 if options.quick else os.cpu_count() or 1) as workers:
         for workload in map(quick, given) if options.quick else given:
             one: dict[str, Any] = {"workload": workload.name, "us": {}, "absent": {}}
             for count in BESIDE:

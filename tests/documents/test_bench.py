@@ -362,7 +362,7 @@ def test_contended_runs(tmp_path, capsys):
     arguments = ["contended", "--quick", "--peer", "student", "--workload", "W2", "--folder"]
     assert command_line.main([*arguments, str(tmp_path)]) == 0
     (one,) = json.loads((tmp_path / "contended.json").read_text())["workloads"]
-    assert set(one["us"]) == {"xpnet", "xpnet-fast", "student"}
+    assert set(one["us"]) == {"floor", "xpnet", "xpnet-fast", "student"}
     assert all(set(us) == {"0", "1", "2", "4"} for us in one["us"].values())
     assert (tmp_path / "contended.md").read_text() in capsys.readouterr().out
 
@@ -372,6 +372,12 @@ def test_contended_divides_by_the_time_with_nothing_beside():
     page = contended.table([{"workload": "W2", "us": us, "absent": {}}], 2)
     assert "makes a step take 1.5 beside 1, 2 beside 2, 3 beside 4 times as long" in page
     assert "| xpnet | 200 | ×1.50 | ×2.50 | ×3.10 |" in page
+
+
+@pytest.mark.parametrize("words", [["--workload", "W9"], ["--peer", "nobody"], ["--device", "gpu"]])
+def test_contended_refuses_what_it_does_not_know(words):
+    with pytest.raises(ConfigError, match=words[-1]):
+        command_line.main(["contended", *words])
 
 
 def test_contended_ends_its_processes():

@@ -72,8 +72,10 @@ def factors(op: Op) -> tuple[Array, Array] | None:
 
 def _described(value: Any) -> str:
     shape = getattr(value, "shape", None)
-    is_array = isinstance(shape, tuple) and not isinstance(value, type | numpy.dtype)
-    return f"{value.dtype}{list(shape)}" if is_array and shape is not None else repr(value)
+    # A dtype has a shape as well.
+    if isinstance(shape, tuple) and not isinstance(value, numpy.dtype):
+        return f"{value.dtype}{list(shape)}"
+    return repr(value)
 
 
 class Operations:
@@ -152,8 +154,8 @@ def trace(xp: Any, step: Call) -> Program:
 def trace_only(xp: Any, step: Call) -> Program:
     """The operations of `step`, none of which is run: no array of the caller changes.
 
-    Arrays that the first step makes are made, and operations that fill one for good are run: those
-    of the first step that write where no later step does. What `step` changes in Python is changed.
+    `step` runs twice, and what it changes in Python is changed. The first time it may allocate
+    arrays, and fill one that later steps only read, such as a constant: these operations are run.
     """
     first = Operations(xp, executes=False)
     with substituted(first):

@@ -209,7 +209,7 @@ class Replay:
         self._enabled = self._enabled and all(map(is_replayable, self.parts()))
         replay = self._compiled(size, step, tables) if self._enabled else None
         is_compiled = replay is not None
-        if known is not None and not is_compiled:
+        if not is_compiled and known is not None:
             replay = _One(self._graphs.of(record(self.xp, step)))
         elif not is_compiled:
             step()

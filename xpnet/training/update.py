@@ -81,7 +81,7 @@ class Update:
         replay, optimizer = self.replay, self.trainer.optimizer
         if replay is None or self.hooks.watches_steps or not self.is_own:
             return 1
-        replay.disturbed, self.hooks.disturbed = replay.disturbed or self.hooks.disturbed, False
+        self._report_changes(replay)
         most = replay.most(size)
         # The first one is measured alone.
         most = min(most, max(1, int(SECONDS / self.seconds.get(size, SECONDS))))
@@ -132,9 +132,7 @@ class Update:
             self._as_written(own_rows, own_scalars)
             self._count(size, 1)
             return
-        # The methods of a subclass of `Trainer` may have changed something as well.
-        if self.hooks.disturbed or not self.is_own:
-            replay.disturbed, self.hooks.disturbed = True, False
+        self._report_changes(replay)
         start = time.perf_counter()
         given = self._as_written, own_rows, own_scalars
         try:
@@ -145,6 +143,11 @@ class Update:
                 self.trainer.optimizer.count_step()
             self._count(size, replay.completed)
         self.seconds[size] = (time.perf_counter() - start) / count
+
+    def _report_changes(self, replay: Replay) -> None:
+        """Say that code which is not xpnet's has run: a callback, or methods of a subclass."""
+        if self.hooks.disturbed or not self.is_own:
+            replay.disturbed, self.hooks.disturbed = True, False
 
     def _count(self, size: int, steps: int) -> None:
         self.metrics.count(size * steps)

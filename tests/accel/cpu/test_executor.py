@@ -169,10 +169,10 @@ def test_every_loss(case: Any, threads: Callable[[int], None], made: Made) -> No
 
 
 WIDE = {
-    "sum over features in groups": [xn.Linear, 300, 130, 10],
-    "all products in groups": [xn.Linear, 270, 530, 260, 10],
-    "odd sizes": [xn.Linear, 197, 83, 67, 3],
-    "wide output": [xn.Linear, 20, 300],
+    "sum over features in groups": [300, 130, 10],
+    "all products in groups": [270, 530, 260, 10],
+    "odd sizes": [197, 83, 67, 3],
+    "wide output": [20, 300],
 }
 
 
@@ -181,13 +181,13 @@ WIDE = {
 def test_wide_networks(
     name: str, optimizer: str, threads: Callable[[int], None], made: Made
 ) -> None:
-    linear, *sizes = WIDE[name]
+    sizes = WIDE[name]
 
     def make(dtype: str = "float32") -> Result:
         layers = [
             layer
             for n, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
-            for layer in ([xn.ReLU()] if n else []) + [linear(a, b)]
+            for layer in ([xn.ReLU()] if n else []) + [xn.Linear(a, b)]
         ]
         return train(layers, optimizer, dtype=dtype, epochs=1)
 
@@ -381,7 +381,7 @@ def test_a_scalar_that_the_step_computes(made: Made, threads: Callable[[int], No
     require_same_bits(make, threads)
 
 
-class Adding(Halving):
+class Unrecorded(Halving):
     """A layer that says nothing about replay: its Python must run in every step."""
 
     replayable = False
@@ -389,7 +389,7 @@ class Adding(Halving):
 
 def test_a_layer_that_is_not_replayable_runs_in_every_step(made: Made) -> None:
     Halving.calls = 0
-    train([xn.Linear(12, 9), Adding(), xn.Linear(9, 3)])
+    train([xn.Linear(12, 9), Unrecorded(), xn.Linear(9, 3)])
     assert Halving.calls == 15
     assert made == []
 

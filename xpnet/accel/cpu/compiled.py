@@ -37,7 +37,9 @@ class _Cache(FunctionCache):
 
 
 def compiled(function: Callable[..., None]) -> Any:
-    """`function` compiled now, or loaded from the cache: `.address` for a tape, `.ctypes` to call.
+    """`function`, compiled now or loaded from the cache.
+
+    `.address` is what a record takes, `.ctypes` a function of Python's that calls it.
 
     Constants come from an enclosing function: the cache tells them apart.
     """

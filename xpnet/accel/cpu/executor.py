@@ -12,7 +12,7 @@ from xpnet.accel import small_gemm
 from xpnet.accel.cpu import runner, table
 from xpnet.accel.cpu.layout import PARTS
 from xpnet.accel.cpu.lower_base import CALL, NotLowered
-from xpnet.accel.cpu.lowering import Lowering, product_address
+from xpnet.accel.cpu.lowering import Lowering, product
 from xpnet.accel.cpu.phases import Work, phases
 from xpnet.accel.program import Program
 from xpnet.backend import Array
@@ -69,7 +69,8 @@ class CompiledSteps:
         if work.loop == CALL:
             address = ctypes.cast(self._from_c, ctypes.c_void_p).value or 0
         else:
-            address = product_address() if work.loop == "product" else table.address(work.loop)
+            found = product() if work.loop == "product" else table.loop(work.loop)
+            address = found.address
         return runner.Record(address, work.arguments)
 
     def _call(self, arguments: Any, step: int) -> None:

@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 from numpy.lib.stride_tricks import as_strided
 
-INT, INT32, BYTES = ir.IntType(64), ir.IntType(32), ir.IntType(8).as_pointer()
+INT, INT32 = ir.IntType(64), ir.IntType(32)
 _REALS: dict[int, Any] = {32: types.float32, 64: types.float64}
 
 
@@ -100,7 +100,6 @@ def row(typing: Any, block: Any, place: Any, number: Any, bits: Any) -> Any:
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         block, place, number, _ = arguments
-
         start, step = _argument(builder, block, place)
         address = builder.add(start, builder.mul(number, step))
         columns = builder.load(builder.gep(block, [ir.Constant(INT, 1)]))
@@ -200,20 +199,6 @@ def pause(typing: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(), code
-
-
-@code_of
-def prefetch(typing: Any, address: Any) -> Any:
-    """Load the cache line of `address` before it is read."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [BYTES, INT32, INT32, INT32])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [BYTES], kind)
-        numbers = [ir.Constant(INT32, n) for n in (0, 2, 1)]  # read, second-level cache, data
-        builder.call(function, [builder.inttoptr(arguments[0], BYTES), *numbers])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), code
 
 
 @code_of

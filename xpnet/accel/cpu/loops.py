@@ -13,7 +13,7 @@ from typing import Any
 from xpnet.accel import numba_kernels as kernels
 from xpnet.accel.cpu.functions import exp as exp_of
 from xpnet.accel.cpu.functions import tanh as tanh_of
-from xpnet.accel.cpu.llvm import prefetch, real_of, reals_at, row
+from xpnet.accel.cpu.llvm import real_of, reals_at, row
 
 Loop = Callable[[Any, Any], None]
 
@@ -193,13 +193,7 @@ def _sums(bits: int) -> tuple[Loop, ...]:
                 for j in range(y.size):
                     y[j] += part[j]
 
-    def touch(p, step):
-        """Load the rows into the cache, before they are read; the argument: bytes of a row."""
-        for n in range(p[0]):
-            for at in range(0, p[4], 64):
-                prefetch(p[2] + n * p[3] + at)
-
-    return column_sums, dot, total, sum_parts, touch
+    return column_sums, dot, total, sum_parts
 
 
 def _updates(bits: int) -> tuple[Loop, ...]:

@@ -116,12 +116,13 @@ class Base:
         loop: str,
         shape: Any,
         arguments: Sequence[Any],
-        reads: Iterable[Any],
         writes: Iterable[Array],
+        reads: Iterable[Array] = (),
     ) -> Work | None:
         """One call of `loop`; None where there is nothing to do.
 
-        It also reads its arguments, but for the rows of tables, which nothing writes.
+        It reads all arrays among its arguments; no operation writes to a table. `reads`: what it
+        finds beside them.
         """
         if 0 in shape:
             return None

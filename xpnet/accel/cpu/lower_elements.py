@@ -48,9 +48,9 @@ class Elements(Base):
         given = arguments if arguments is not None else [*inputs, *outputs]
         works = []
         for cell in layout:
-            ins, outs = ([part_of(a, cell) for a in arrays] for arrays in (inputs, outputs))
+            outs = [part_of(a, cell) for a in outputs]
             shape = outs[0].shape if outs[0].ndim == 2 else (1, outs[0].size)
-            works.append(self._work(loop, shape, [part_of(a, cell) for a in given], ins, outs))
+            works.append(self._work(loop, shape, [part_of(a, cell) for a in given], outs))
         for output in outputs if matrices else ():
             self.layouts[key(output)] = layout
         self.operations.append(of_parts(works))
@@ -94,7 +94,7 @@ class Elements(Base):
             raise NotLowered(str(op))
         each = Each(self._rows_of(b))
         works = [
-            self._work("scale", (1, to.size), [given, each, to], [given], [to])
+            self._work("scale", (1, to.size), [given, each, to], [to])
             for given, to in ((a[c], out[c]) for c in ranges_of(a.size, PARTS, LINE))
         ]
         self.operations.append(of_parts(works))
@@ -115,15 +115,11 @@ class Elements(Base):
     def _kernel_relu_backward(self, op: Op) -> None:
         self._elements_of_kernel(op, 2)
 
-    def _kernel_tanh_backward(self, op: Op) -> None:
-        self._elements_of_kernel(op, 2)
-
-    def _kernel_sigmoid_backward(self, op: Op) -> None:
-        self._elements_of_kernel(op, 2)
+    _kernel_tanh_backward = _kernel_sigmoid_backward = _kernel_relu_backward
 
     def _elements_of_kernel(self, op: Op, inputs: int) -> None:
         arrays = op.inputs
-        if not all(is_matrix(a) and is_like(a, arrays[-1]) for a in arrays):
+        if not all(is_like(a, arrays[-1]) for a in arrays):
             raise NotLowered(str(op))
         self._elements(op.name, arrays[:inputs], arrays[inputs:])
 
@@ -146,10 +142,9 @@ class Elements(Base):
             arrays = [x[cell], mask[cell], y[cell]]
             given = [arrays[0], counter, units[columns], *numbers, *arrays[1:]]
             first = rows.indices(len(x))[0]
-            read = [arrays[0], counter]
-            works.append(self._work("dropout", arrays[0].shape, [*given, first], read, arrays[1:]))
+            works.append(self._work("dropout", arrays[0].shape, [*given, first], arrays[1:]))
         self.operations.append(of_parts(works))
         self.layouts[key(mask)] = self.layouts[key(y)] = layout
-        after = self._work("advance", (1, 1), [counter, len(x)], [counter], [counter])
+        after = self._work("advance", (1, 1), [counter, len(x)], [counter])
         assert after is not None
         self.late.append((counter, single(after)))

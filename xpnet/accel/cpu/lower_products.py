@@ -58,8 +58,7 @@ class Products(Base):
         else:
             raise NotLowered(str(op))
 
-    def _op_matmul(self, op: Op) -> None:
-        self._op_dot(op)
+    _op_matmul = _op_dot
 
     def _matrices(self, a: Array, b: Array, out: Array) -> None:
         """`out = a b`, cut so that each part reads little of `b`, which it copies."""
@@ -107,7 +106,7 @@ class Products(Base):
         for cell in cells:
             pieces, to = [part[cell] for part in partial], out[cell]
             given = [pieces[0], to, partial.strides[0], GROUPS]
-            summed.append(self._work("sum_parts", to.shape, given, pieces, [to]))
+            summed.append(self._work("sum_parts", to.shape, given, [to], pieces))
         self.operations.append(of_parts(summed))
         self.layouts[key(out)] = cells
 
@@ -118,11 +117,11 @@ class Products(Base):
             raise NotLowered(str(op))
         sums = np.zeros((PARTS, WIDTH), out.dtype)
         works = [
-            self._work("dot", (1, a[c].size), [a[c], b[c], to, WIDTH], [a[c], b[c]], [to])
+            self._work("dot", (1, a[c].size), [a[c], b[c], to, WIDTH], [to])
             for c, to in zip(ranges_of(a.size, PARTS, LINE), sums, strict=True)
         ]
         self.operations.append(of_parts(works))
-        total = self._work("total", sums.shape, [sums, out], [sums], [out])
+        total = self._work("total", sums.shape, [sums, out], [out])
         assert total is not None
         self.operations.append(single(total))
 
@@ -138,6 +137,6 @@ class Products(Base):
         ranges = ranges_of(a.shape[1], PARTS, LINE)
         for columns in ranges:
             given = [a[:, columns], out[columns]]
-            works.append(self._work("column_sums", given[0].shape, given, given[:1], given[1:]))
+            works.append(self._work("column_sums", given[0].shape, given, given[1:]))
         self.operations.append(of_parts(works))
         self.written[address(out)] = out.reshape(-1, 1), [(c, ALL) for c in ranges]

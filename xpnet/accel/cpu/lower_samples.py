@@ -42,7 +42,6 @@ class Samples(Base):
                     "gather_integers",
                     (out[rows].size, 1),
                     [source, Each(table[:, rows]), out[rows]],
-                    [],
                     [out[rows]],
                 )
                 for rows in ranges_of(out.size, PARTS)
@@ -65,10 +64,8 @@ class Samples(Base):
         works = []
         for rows, columns in self._layout(out):
             to, each = out[rows, columns], Each(table[:, rows])
-            given: list[Any] = [source[:, columns], each, *numbers, to]
-            if not numbers:
-                given = [source[:, columns], each, to]
-            works.append(self._work(loop, to.shape, given, [], [to]))
+            given = [source[:, columns], each, *numbers, to]
+            works.append(self._work(loop, to.shape, given, [to]))
         self.operations.append(of_parts(works))
 
     def _kernel_shift_logits(self, op: Op) -> None:
@@ -81,7 +78,6 @@ class Samples(Base):
                 "shift_logits",
                 logits[r].shape,
                 [logits[r], shifted[:, r]],
-                [logits[r]],
                 [shifted[:, r]],
             )
             for r, _ in by_rows(len(logits))
@@ -91,20 +87,19 @@ class Samples(Base):
 
     def _kernel_softmax_cross_entropy(self, op: Op) -> None:
         shifted, labels, smoothing, p, value = op.inputs
-        if not (is_matrix(p) and is_like(shifted, p) and are_labels(labels, p.shape[1])):
+        are_known = is_like(shifted, p) and are_labels(labels, p.shape[1])
+        if not are_known or value.dtype != np.float32:
             raise NotLowered(str(op))
         losses = np.zeros(p.shape[1])
         self.kept.append(losses)
         works = []
         for _, c in by_columns(p.shape[1]):
-            arrays = [shifted[:, c], labels[c], p[:, c], losses[c]]
-            given = [arrays[0], labels[c], float(smoothing), p[:, c], losses[c]]
-            # Floats of the block have the dtype of p: the losses are float64.
-            works.append(
-                self._work("softmax_cross_entropy", p[:, c].shape[::-1], given, arrays, arrays[2:])
-            )
+            outs = [p[:, c], losses[c]]
+            given = [shifted[:, c], labels[c], float(smoothing), *outs]
+            shape = outs[0].shape[::-1]
+            works.append(self._work("softmax_cross_entropy", shape, given, outs))
         self.operations.append(of_parts(works))
-        mean = self._work("mean_loss", (len(losses), 1), [losses, value], [losses], [value])
+        mean = self._work("mean_loss", (len(losses), 1), [losses, value], [value])
         assert mean is not None
         self.late.append((value, single(mean)))
 
@@ -116,16 +111,16 @@ class Samples(Base):
         works = []
         for r, _ in by_rows(len(out)):
             given = [p[:, r], labels[r], float(smoothing), float(scale), out[r]]
-            arrays = [p[:, r], labels[r]]
-            works.append(
-                self._work("softmax_cross_entropy_backward", out[r].shape, given, arrays, [out[r]])
-            )
+            loop = "softmax_cross_entropy_backward"
+            works.append(self._work(loop, out[r].shape, given, [out[r]]))
         self.operations.append(of_parts(works))
         self.layouts[key(out)] = by_rows(len(out))
 
     def _kernel_add_loss(self, op: Op) -> None:
         value, samples, total = op.inputs
-        work = self._work("add_loss", (1, 1), [value, int(samples), total], [value], [total])
+        if value.dtype != np.float32 or total.dtype != np.float64:
+            raise NotLowered(str(op))
+        work = self._work("add_loss", (1, 1), [value, int(samples), total], [total])
         assert work is not None
         self.operations.append(single(work))
 
@@ -139,7 +134,6 @@ class Samples(Base):
                 "count_hits",
                 logits[r].shape,
                 [logits[r], labels[r], hits],
-                [logits[r], labels[r]],
                 [],
             )
             for r, _ in by_rows(len(logits))

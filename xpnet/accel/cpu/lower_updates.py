@@ -62,8 +62,9 @@ class Updates(Base):
             raise NotLowered(f"{loop} of arrays that are not flat")
         parts: Parts = [[] for _ in range(PARTS)]
         for part, piece in self._pieces(arrays[1] if cut_as is None else cut_as):
-            given, out = ([piece(array) for array in each] for each in (arrays, changed))
-            work = self._work(loop, given[0].shape, [*given, *each, *numbers], given, out)
+            given = [piece(array) for array in arrays]
+            out = [piece(array) for array in changed]
+            work = self._work(loop, given[0].shape, [*given, *each, *numbers], out)
             if work is not None:
                 parts[part].append(work)
         self.operations.append(parts)

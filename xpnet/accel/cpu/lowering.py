@@ -8,6 +8,9 @@ matrices: those of BLAS would depend on the number of threads, so they raise `No
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 from xpnet.accel.cpu import tiles
 from xpnet.accel.cpu.lower_base import NotLowered
 from xpnet.accel.cpu.lower_elements import Elements
@@ -23,9 +26,10 @@ class Lowering(Elements, Products, Samples, Updates):
     """
 
 
-def product_address() -> int:
-    """The address of the product of matrices for this processor."""
+@cache
+def product() -> Any:
+    """The product of matrices, compiled for this processor. Raises `NotLowered`."""
     lanes = tiles.lanes()
     if lanes is None:
         raise NotLowered("products on this processor")
-    return int(tiles.product(lanes).address)
+    return tiles.product(lanes)

@@ -55,14 +55,13 @@ def is_flat(array: Any) -> bool:
 
 
 def is_like(a: Any, out: Array) -> bool:
-    """Whether `a` is a matrix of the shape and dtype of `out`."""
-    return is_matrix(a) and a.shape == out.shape and a.dtype == out.dtype
+    """Whether both are matrices, of one shape."""
+    return is_matrix(a) and is_matrix(out) and a.shape == out.shape
 
 
 def is_vector(a: Any, out: Array) -> bool:
     """A number for each column, such as a bias."""
-    is_one = isinstance(a, np.ndarray) and a.shape == out.shape[1:] and a.flags.c_contiguous
-    return is_one and a.dtype == out.dtype
+    return is_flat(a) and a.shape == out.shape[1:]
 
 
 def share(a: Any, b: Any) -> bool:

@@ -25,9 +25,3 @@ def names() -> frozenset[str]:
 def loop(name: str, dtype: str = "float32") -> Any:
     """The loop `name` on floats of `dtype`; `.address` is for a record."""
     return compiled(_written(8 * np.dtype(dtype).itemsize)[name])
-
-
-@cache
-def address(name: str, dtype: str = "float32") -> int:
-    """The address of the loop `name`, for a record."""
-    return int(loop(name, dtype).address)
