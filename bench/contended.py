@@ -1,35 +1,40 @@
 """`python -m bench contended`: the step of W2, W3 and W4 with 0, 1, 2 and 4 busy processes beside.
 
-A busy process computes without pause, as another training on the same machine would. With `n` of
-them on `c` cores, a fair share of the machine for a contender that uses all `c` cores is
-`c / (c + n)`, so a step may take `(c + n) / c` times as long; a contender that uses one thread may
-take less. Every contender uses as many threads as the machine
-has cores, the default of each of them.
+A busy process computes without pause, as another training on the same machine would. All run on
+the same `c` cores, and each contender has `c` threads. Beside `n` busy processes a fair share of
+`c` cores is `c / (c + n)`, so a step may take `(c + n) / c` times as long; a contender that uses
+one thread may take less.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from bench import machine
 from bench.choices import choose_competitors, choose_workloads
 from bench.pages import publish
 from bench.peers import BY_NAME
-from bench.timing import Workers, measure
-from bench.workloads import quick
+from bench.timing import ROOT, Workers, measure
+from bench.worker import THREADS
+from bench.workloads import Workload, quick
 from xpnet.errors import ConfigError
 
 BESIDE = (0, 1, 2, 4)
 NAMES = ("W2", "W3", "W4")
 PEERS = ("torch", "torch-fused", "jax-scan", "sklearn")
+BUSY = "from bench.worker import pin; pin(); exec('while True: pass')"
+
+STEPS = 300
+"""Steps of a repeat: fewer than elsewhere, since some contenders take a hundred times as long."""
+
 STARTING = 0.5
 """Seconds in which the busy processes start."""
 
@@ -37,7 +42,7 @@ STARTING = 0.5
 @contextmanager
 def busy(count: int) -> Iterator[None]:
     """In the block, `count` other processes compute without pause."""
-    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    processes = [subprocess.Popen([sys.executable, "-c", BUSY], cwd=ROOT) for _ in range(count)]
     try:
         time.sleep(STARTING if count else 0)
         yield
@@ -54,8 +59,8 @@ def run(options: argparse.Namespace) -> int:
     able = choose_competitors(options.peer or PEERS, options.device)
     given = choose_workloads(options.workload or NAMES)
     found: list[dict[str, Any]] = []
-    with Workers(able, options.device, 1 if options.quick else os.cpu_count() or 1) as workers:
-        for workload in map(quick, given) if options.quick else given:
+    with Workers(able, options.device, 1 if options.quick else THREADS) as workers:
+        for workload in map(quick if options.quick else shortened, given):
             one: dict[str, Any] = {"workload": workload.name, "us": {}, "absent": {}}
             for count in BESIDE:
                 with busy(count):
@@ -65,10 +70,14 @@ def run(options: argparse.Namespace) -> int:
                 one["absent"] |= timed.missing | timed.left_out
             found.append(one)
             print(f"{workload.name}: measured", flush=True)
-    cores = os.cpu_count() or 1
-    figures = {"machine": machine.describe(options.device), "cores": cores, "workloads": found}
-    publish(options, "contended", table(found, cores), figures)
+    figures = {"machine": machine.describe(options.device), "cores": THREADS, "workloads": found}
+    publish(options, "contended", table(found, THREADS), figures)
     return 0
+
+
+def shortened(workload: Workload) -> Workload:
+    """The same steps, `STEPS` of them."""
+    return replace(workload, rows=STEPS * workload.batch, passes=1)
 
 
 def table(found: list[dict[str, Any]], cores: int) -> str:

@@ -170,7 +170,10 @@ def load_kernels() -> None:
     dispatch.ENOUGH_STEPS = 0
     if dispatch.numba_kernels() is None:
         raise Failed("compiled: needs numba, which is not installed")
-    few = Dataset(numpy.eye(64, dtype=numpy.uint8), numpy.arange(64), tuple(map(str, range(64))))
+    # Several batches, whose rows are gathered, with as many features as a product needs to be
+    # computed in groups.
+    pixels = numpy.eye(512, dtype=numpy.uint8)
+    few = Dataset(pixels, numpy.arange(512) % 10, tuple("0123456789"))
     fit_and_test(TrainConfig(hidden=(32,)), Splits(few, few, few))
 
 

@@ -17,6 +17,12 @@ THREADS = 2
 """Threads for everyone, by environment (BLAS, OpenMP) and by CPU affinity (the others)."""
 
 
+def pin() -> None:
+    """Keep this process on the first `THREADS` cores, where the system can."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+
+
 class Server:
     """The requests of this process: `prepare`, `gate`, `repeat`."""
 
@@ -85,8 +91,7 @@ class Server:
 
 def main() -> int:
     """Serve until the input ends."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+    pin()
     # What a library prints must not mix with the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -389,7 +389,7 @@ def test_contended_ends_its_processes():
 def busy_processes():
     """The busy processes that this one has started."""
     listed = subprocess.run(
-        ["ps", "-o", "pid,args", "--ppid", str(os.getpid())], capture_output=True, text=True
+        ["ps", "-ww", "-o", "pid,args", "--ppid", str(os.getpid())], capture_output=True, text=True
     )
     return [line for line in listed.stdout.splitlines() if "while True: pass" in line]
 

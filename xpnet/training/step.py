@@ -76,13 +76,13 @@ class TrainStep:
     `float(value)` synchronises.
 
     For each batch size, the first call runs the layers normally, the second records its operations,
-    and later calls replay them, with bit-identical results. (Where numba is installed, `fit()` runs
-    many steps in one call as compiled loops, which round differently.) A call also checks and
-    copies its batch: a step of 784-512-256-10 in batches of 128 takes as long as in `fit()`, one of
-    784-128-10 in batches of 64 about a fifth longer (`bench/NOTES.md`). Between two calls you may
-    read or change anything; if a layer, the loss or the optimizer has changed, the next step is
-    recorded again. On the CPU it uses numba kernels from the first call on where numba is
-    installed; the first call then takes about a second longer.
+    and later calls replay them, with bit-identical results. A call also checks and copies its
+    batch. Between two calls you may read or change anything; if a layer, the loss or the optimizer
+    has changed, the next step is recorded again. On the CPU it uses numba kernels from the first
+    call on where numba is installed; the first call then takes about a second longer. `fit()` then
+    runs many steps in one call as compiled loops, which round differently and are faster for small
+    networks: a step of 784-512-256-10 in batches of 128 takes as long here as in `fit()`, one of
+    784-128-10 in batches of 64 about half as long again (`bench/NOTES.md`).
 
     A change is noticed if an attribute is assigned, or an entry of a dict that is an attribute. It
     is not noticed inside a list, or in an array that a layer reads as a number. Only one training
