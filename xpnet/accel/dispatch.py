@@ -23,7 +23,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -31,7 +31,7 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias
 
 import numpy
 
-from xpnet.accel.program import Op, is_traced, run_op
+from xpnet.accel.program import Later, Op, is_executed, is_traced, run_op
 from xpnet.backend.context import changed, current
 from xpnet.errors import KernelDeclined
 
@@ -90,7 +90,10 @@ def run_kernel(name: str, arguments: tuple[Any, ...]) -> bool:
     arguments = tuple(number(a) if type(a) is float else a for a in arguments)
     try:
         if is_traced(xp):
-            run_op(xp, Op(name, arguments, None, module.bind(name, arguments), is_kernel=True))
+            bind = partial(module.bind, name, arguments)
+            # What is only listed may never be called; to load a kernel takes time.
+            call = bind() if is_executed(xp) else Later(bind)
+            run_op(xp, Op(name, arguments, None, call, is_kernel=True))
         else:
             kernel(*arguments)
     except KernelDeclined:

@@ -6,9 +6,10 @@ The results keep their bits: a fused kernel does the operations of both, in one 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from xpnet.accel.program import Op, Program
+from xpnet.accel.program import Later, Op, Program
 from xpnet.backend.context import current
 
 
@@ -24,7 +25,8 @@ def fuse(program: Program) -> Program:
             arguments = arguments_of(xp, fused[-1], op)
             if arguments is not None:
                 origins = f"{fused[-1].origin} and {op.origin}"
-                call = module.bind(name, arguments)
+                bind = partial(module.bind, name, arguments)
+                call = Later(bind) if isinstance(op.call, Later) else bind()
                 fused[-1] = Op(name, arguments, None, call, is_kernel=True, origin=origins)
                 break
         else:

@@ -54,6 +54,20 @@ class Op:
         return f"{self.origin or 'a step'}: {self.name}({', '.join(described)})"
 
 
+class Later:
+    """A call without arguments, which `bind()` makes when it is first called."""
+
+    def __init__(self, bind: Callable[[], Call]) -> None:
+        self._bind = bind
+        self._bound: Call | None = None
+
+    def __call__(self) -> Any:
+        """Make the call."""
+        if self._bound is None:
+            self._bound = self._bind()
+        return self._bound()
+
+
 Program: TypeAlias = tuple[Op, ...]
 Pass: TypeAlias = Callable[[Op], Sequence[Op]]
 """What replaces one operation by others that compute the same."""

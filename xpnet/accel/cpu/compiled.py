@@ -12,6 +12,7 @@ import numba
 from numba import types
 from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
+from numba.core.runtime.nrt import rtsys
 
 SIGNATURE = types.void(types.CPointer(types.int64), types.int64)
 
@@ -34,6 +35,13 @@ class _Cache(FunctionCache):
 
     def _index_key(self, signature: Any, codegen: Any) -> Any:
         return *super()._index_key(signature, codegen), _digest()
+
+    def load_overload(self, signature: Any, target_context: Any) -> Any:
+        # numba would first load all that it needs to compile, which takes half a second. Machine
+        # code needs its runtime alone; where nothing is in the cache, compiling loads the rest.
+        rtsys.initialize(target_context)
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(signature, target_context)
 
 
 def compiled(function: Callable[..., None]) -> Any:
