@@ -12,7 +12,7 @@ import threadpoolctl
 
 from bench.worker import THREADS
 from xpnet.backend import Backend
-from xpnet.report.summary import versions
+from xpnet.runs.summary import versions
 
 
 def describe(device: str) -> dict[str, Any]:

@@ -182,6 +182,8 @@ class TrainConfig(BaseModel):
     or evaluated (over the training set at each record)"""
     checkpoint_every: str = "60 seconds"
     """the interval between two checkpoints in the run folder: '2 epochs', '30 seconds'"""
+    report: bool = True
+    """figures and report.html at the end, which take a few seconds"""
     resume: Path | None = None
     """the folder of an unfinished run to resume, with the settings in its config.toml (default: a
     new run)"""

@@ -83,6 +83,7 @@ OTHER: dict[str, tuple[Any, str]] = {
     "clip_norm": (2.5, "2.5"),
     "run": (Path("there"), "there"),
     "checkpoint_every": ("30 seconds", "30 seconds"),
+    "report": (False, ""),
 }
 OF_A_GPU = {"device": ("cuda:1", "cuda:1"), "precision": ("bfloat16", "bfloat16")}
 OF_ADAM = {"beta1": (0.8, "0.8"), "beta2": (0.9, "0.9"), "epsilon": (1e-4, "1e-4")}
@@ -91,8 +92,9 @@ OF_RMSPROP = {"optimizer": ("rmsprop", "rmsprop"), "decay_rate": (0.9, "0.9")}
 
 def flags(settings: dict[str, tuple[Any, str]]) -> list[str]:
     words = []
-    for name, (_, text) in settings.items():
-        words += [f"--{name.replace('_', '-')}", *([text] if text else [])]
+    for name, (value, text) in settings.items():
+        flag = ("no-" if value is False else "") + name.replace("_", "-")
+        words += [f"--{flag}", *([text] if text else [])]
     return words
 
 

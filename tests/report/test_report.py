@@ -9,6 +9,9 @@ import re
 import shlex
 import shutil
 import signal
+import subprocess
+import sys
+from pathlib import Path
 from xml.etree.ElementTree import fromstring
 
 import matplotlib
@@ -28,15 +31,16 @@ from xpnet.data.dataset import Dataset
 from xpnet.errors import CheckpointError, ConfigError, DataError
 from xpnet.figures.calibration import calibration, reliability
 from xpnet.figures.curves import Curve
-from xpnet.figures.style import percent
 from xpnet.report import compare
 from xpnet.report.confusion import worst_pairs
 from xpnet.report.diagrams import Diagram, curves_diagram
+from xpnet.report.files import report_again
 from xpnet.report.html import run_page
-from xpnet.report.summary import collect_metrics, digest_of, report_again
-from xpnet.report.test_set import PredictedTestSet
 from xpnet.runs.run_reader import RunRecord
+from xpnet.runs.summary import collect_metrics, digest_of
+from xpnet.runs.test_set import PredictedTestSet
 from xpnet.training.history import History, Record
+from xpnet.utils.text import percent
 
 
 def page_of(
@@ -365,7 +369,7 @@ def test_equal_samples_have_equal_digests():
 def test_a_large_part_counts_by_some_rows(monkeypatch):
     x = numpy.arange(4000, dtype=numpy.uint8).reshape(1000, 4)
     whole = digest_of(Dataset(x, None, ("a",)))
-    monkeypatch.setattr("xpnet.report.summary._HASHED_BYTES", 400)
+    monkeypatch.setattr("xpnet.runs.summary._HASHED_BYTES", 400)
     some = digest_of(Dataset(x, None, ("a",)))
     assert some != whole
     x[5] += 1
@@ -538,10 +542,33 @@ def test_the_commands_on_the_page_work(run, tmp_path, monkeypatch):
 def test_the_report_can_be_made_again(run, tmp_path):
     again = tmp_path / run.name
     shutil.copytree(run, again)
-    (again / "report.html").unlink()
+    figures = sorted(path.name for path in run.glob("*.png"))
+    for name in ("report.html", *figures):
+        (again / name).unlink()
     assert report_again(again) == again / "report.html"
     here, there = ((f / "report.html").read_text() for f in (again, run))
     assert here.replace(str(again), "") == there.replace(str(run), "")
+    assert len(figures) >= 4
+    for name in figures:
+        assert (again / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_without_a_report_nothing_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = (
+        "import sys; from xpnet.cli.train import main; code = main(sys.argv[1:]); "
+        "sys.exit(code or 'matplotlib' in sys.modules)"
+    )
+    flags = ["--no-report", "--epochs", "1", "--hidden", "8"]
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code, *flags], check=False)
+    assert done.returncode == 0
+    (folder,) = Path("runs").iterdir()
+    names = {"config.toml", "history.csv", "metrics.json", "model.safetensors"}
+    assert {path.name for path in folder.iterdir()} == names
+    report_again(folder)
+    names |= {"report.html", "training_metrics.png", "confusion_matrix.png"}
+    names |= {"sample_predictions.png", "weights.png"}
+    assert {path.name for path in folder.iterdir()} == names
 
 
 @pytest.mark.parametrize(

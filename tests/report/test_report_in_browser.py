@@ -15,8 +15,9 @@ import xpnet
 from xpnet._files import write_atomically
 from xpnet.config import make_config
 from xpnet.report.compare import page
-from xpnet.report.summary import collect_metrics, write_report
+from xpnet.report.files import write_report
 from xpnet.runs.run_reader import RunRecord
+from xpnet.runs.summary import collect_metrics
 
 browser, visit = in_browser.browser, in_browser.visit
 LONG = ("Donaudampfschifffahrtsgesellschaft" * 3, "b" * 200, *HOSTILE, *"0123")

@@ -17,7 +17,7 @@ import in_browser as browser
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from xpnet.report.summary import REPORT
+from xpnet.report.files import REPORT
 from xpnet.runs.model import Model
 from xpnet.web_demo.export import html_page
 

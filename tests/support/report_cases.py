@@ -8,7 +8,7 @@ import numpy
 
 from xpnet.data.dataset import Dataset
 from xpnet.figures.calibration import Predictions
-from xpnet.report.test_set import PredictedTestSet
+from xpnet.runs.test_set import PredictedTestSet
 from xpnet.training import Evaluation
 from xpnet.training.history import History, Record
 

@@ -28,9 +28,10 @@ from xpnet.metrics import (
     class_scores,
 )
 from xpnet.report.confusion import worst_pairs
+from xpnet.report.files import draw
 from xpnet.report.html import run_page
-from xpnet.report.summary import collect_metrics, describe_test, draw
-from xpnet.report.test_set import PredictedTestSet, predict_test_set
+from xpnet.runs.summary import collect_metrics, describe_test
+from xpnet.runs.test_set import PredictedTestSet, predict_test_set
 from xpnet.training import Evaluation, evaluate, microbatch
 from xpnet.training.history import History, Record
 

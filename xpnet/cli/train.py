@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy
@@ -21,15 +22,6 @@ from xpnet.data import Normalisation, Splits
 from xpnet.data.normalisation import scale_hint
 from xpnet.errors import DivergenceError
 from xpnet.network import Sequential
-from xpnet.report.summary import (
-    collect_facts,
-    collect_metrics,
-    describe_data,
-    describe_test,
-    draw,
-    write_report,
-)
-from xpnet.report.test_set import predict_test_set
 from xpnet.runs.factory import (
     build_augmentation,
     build_network,
@@ -41,6 +33,8 @@ from xpnet.runs.factory import (
 )
 from xpnet.runs.initial_model import InitialModel, apply_initial_model
 from xpnet.runs.run_folder import METRICS, MODEL, require_same_settings, resume_command, run_folder
+from xpnet.runs.summary import collect_facts, collect_metrics, describe_data, describe_test
+from xpnet.runs.test_set import predict_test_set
 from xpnet.serialization import save
 from xpnet.training import evaluate
 from xpnet.training.callbacks import Interrupted, Progress, StopAtInterrupt
@@ -67,6 +61,8 @@ def train(config: TrainConfig) -> Path:
         return config.resume
     initial = None if config.initial_model is None else InitialModel.read(config)
     config = apply_initial_model(config, initial)
+    if config.report:
+        _report_files()  # what cannot be imported is an error before training, not after it
     backend = Backend(config.device)
     if config.device == "auto":
         say(f"device    auto chose {backend.device}")
@@ -98,9 +94,11 @@ def train(config: TrainConfig) -> Path:
             tested = evaluate(network, to_device(network, splits.test, normalisation))
             say("", *describe_test(tested, splits.test.classes).split("\n"), "")
             answers = predict_test_set(network, tested, splits.test, normalisation)
-            draw(folder, network, history, answers, splits.train, augmentation)
             metrics = collect_metrics(facts, history, kept, answers)
-            write_report(folder, config, history, metrics, network, answers)
+            if config.report:
+                files = _report_files()
+                files.draw(folder, network, history, answers, splits.train, augmentation)
+                files.write_report(folder, config, history, metrics, network, answers)
             # The last file: it marks the run as finished.
             content = (json.dumps(metrics, indent=2) + "\n").encode()
             write_atomically(folder / METRICS, content)
@@ -139,15 +137,18 @@ def fit_network(
     except DivergenceError as error:
         history.to_csv(folder / "history.csv")
         last = "".join(f", last good checkpoint: {path}" for path in checkpoints.paths()[-1:])
-        ended = f"Diverged: {error}."
-        write_report(folder, config, history, facts, network, ended=ended, diverged=True)
+        if config.report:
+            ended = f"Diverged: {error}."
+            arguments = folder, config, history, facts, network
+            _report_files().write_report(*arguments, ended=ended, diverged=True)
         raise DivergenceError(f"{error} (history so far: {folder}/history.csv{last})") from None
     except Interrupted:
         _save(network, history, folder)
         say("", f"interrupted: history and model so far are in {folder}/")
         say(f"to resume:   {resume_command(config, folder)}")
-        ended = "Interrupted: not trained to the end, and not tested."
-        write_report(folder, config, history, facts, network, ended=ended)
+        if config.report:
+            ended = "Interrupted: not trained to the end, and not tested."
+            _report_files().write_report(folder, config, history, facts, network, ended=ended)
         raise
     _save(network, history, folder)
     if kept is not history.records[-1]:
@@ -157,6 +158,13 @@ def fit_network(
             f"{loss_text(kept.val_loss)} is the lowest"
         )
     return history, kept
+
+
+def _report_files() -> ModuleType:
+    """The module that draws; it imports matplotlib, which takes half a second."""
+    from xpnet.report import files
+
+    return files
 
 
 def _save(network: Sequential, history: History, folder: Path) -> None:

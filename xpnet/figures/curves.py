@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from xpnet.figures.history import History
-from xpnet.figures.style import CURVE_COLOURS, TEXT, is_wide, new_figure, percent
+from xpnet.figures.style import CURVE_COLOURS, TEXT, is_wide, new_figure
 from xpnet.figures.svg import SVG_WIDTH, css_classes, svg
+from xpnet.utils.text import percent
 
 LARGEST_VALUE = 1e300
 """The margins of an axis with larger values would not be finite."""

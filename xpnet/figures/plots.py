@@ -33,11 +33,11 @@ from xpnet.figures.style import (
     TEXT,
     TITLE,
     new_figure,
-    percent,
     png,
     shortened,
     write,
 )
+from xpnet.utils.text import percent
 
 _RIGHT = LinearSegmentedColormap.from_list("right", ["#f2f7fb", "#7db8dd"])
 _WRONG = LinearSegmentedColormap.from_list("wrong", ["#ffffff", "#fdbb84", "#d7301f"])

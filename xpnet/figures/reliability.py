@@ -9,8 +9,9 @@ from matplotlib.colors import to_rgba
 from matplotlib.ticker import FuncFormatter
 
 from xpnet.figures.calibration import Calibration
-from xpnet.figures.style import BLUE, SMALL, TEXT, VERMILION, new_figure, percent
+from xpnet.figures.style import BLUE, SMALL, TEXT, VERMILION, new_figure
 from xpnet.figures.svg import SVG_WIDTH, css_classes, svg
+from xpnet.utils.text import percent
 
 _HEIGHT = 330
 _BAR_SHARE = 0.84

@@ -61,11 +61,6 @@ def shortened(name: str, length: int) -> str:
     return name if len(name) <= length else f"{name[: length - tail - 1]}…{name[-tail:]}"
 
 
-def percent(share: float | None, digits: int = 2) -> str:
-    """`0.9375` as `93.75 %`, and None (not defined) as `–`."""
-    return "–" if share is None else f"{100 * share:.{digits}f} %"
-
-
 def is_wide(values: Sequence[float]) -> bool:
     """Whether values span more than a factor of 30, so that their axis should be logarithmic."""
     return 0 < 30 * min(values) < max(values)

@@ -1,5 +1,5 @@
 """The report of a run as an HTML page, and the comparison of several runs."""
 
-from xpnet.report.summary import report_again
+from xpnet.report.files import report_again
 
 __all__ = ["report_again"]

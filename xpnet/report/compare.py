@@ -16,11 +16,11 @@ from xpnet.config import TrainConfig
 from xpnet.errors import printable, truncate
 from xpnet.figures.curves import Curve, drawable_points
 from xpnet.figures.plots import horizontal
-from xpnet.figures.style import percent
 from xpnet.report.diagrams import Diagram, curves_diagram
 from xpnet.report.rendering import render
 from xpnet.runs.run_reader import RunRecord
 from xpnet.training.history import loss_text
+from xpnet.utils.text import percent
 from xpnet.utils.toml import toml_value
 
 _LONGEST = 30

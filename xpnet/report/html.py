@@ -21,9 +21,9 @@ from xpnet.network import Sequential
 from xpnet.report.confusion import PICTURES, confusion_values, mistake_values
 from xpnet.report.diagrams import Diagram, curves_diagram
 from xpnet.report.rendering import render
-from xpnet.report.test_set import PredictedTestSet
 from xpnet.report.timing import duration_text, timing_values
 from xpnet.runs.run_folder import MODEL, absolute_path_flags, resume_command
+from xpnet.runs.test_set import PredictedTestSet
 from xpnet.training.history import History
 from xpnet.utils.shell import shell_command
 from xpnet.utils.toml import toml_value

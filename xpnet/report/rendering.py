@@ -10,9 +10,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from xpnet.backend import HostArray
-from xpnet.figures.style import percent
 from xpnet.training.history import loss_text
 from xpnet.utils.html import part, policy
+from xpnet.utils.text import percent
 
 
 def render(template: str, **values: object) -> bytes:

@@ -20,7 +20,7 @@ METRICS = "metrics.json"
 """The file that a run writes last."""
 
 # These settings do not change the result: a run may be resumed with others.
-_MAY_DIFFER = {"device", "threads", "checkpoint_every", "run", "resume"}
+_MAY_DIFFER = {"device", "threads", "checkpoint_every", "run", "resume", "report"}
 
 
 PATH_SETTINGS = ("dataset", "initial_model")

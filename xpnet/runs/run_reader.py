@@ -28,7 +28,7 @@ class Samples(BaseModel):
 
 
 class Digests(BaseModel):
-    """The digest of the samples of each part: see `xpnet.report.summary.digest_of`."""
+    """The digest of the samples of each part: see `xpnet.runs.summary.digest_of`."""
 
     train: str
     validation: str | None
@@ -43,7 +43,7 @@ class Origin(BaseModel):
 
 
 class Metrics(BaseModel):
-    """The fields of `metrics.json` that are read: see `xpnet.report.summary`."""
+    """The fields of `metrics.json` that are read: see `xpnet.runs.summary`."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 

@@ -23,10 +23,10 @@ from xpnet.figures.style import (
     TITLE,
     VERMILION,
     new_figure,
-    percent,
     shortened,
     write,
 )
+from xpnet.utils.text import percent
 
 
 def trials(

@@ -42,6 +42,7 @@ _FIXED = {
     "run": "a search has no run folders",
     "checkpoint_every": "a search has no run folders",
     "resume": "a search has no run folders",
+    "report": "a search has no run folders",
 }
 
 
