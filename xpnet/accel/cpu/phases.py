@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from xpnet.accel.cpu.regions import Region
 from xpnet.backend import HostArray
 
@@ -42,16 +44,10 @@ class Phase:
 
     def takes(self, other: Phase) -> bool:
         """Whether `other` may follow within this phase."""
-        return not any(
-            self._conflict(here, other, there)
-            for here in range(len(self.parts))
-            for there in range(len(other.parts))
-            if here != there
-        )
-
-    def _conflict(self, here: int, other: Phase, there: int) -> bool:
-        return _any_overlap(self.writes[here], [*other.reads[there], *other.writes[there]]) or (
-            _any_overlap(self.reads[here], other.writes[there])
+        return not (
+            _any_overlap(self.writes, other.reads)
+            or _any_overlap(self.writes, other.writes)
+            or _any_overlap(self.reads, other.writes)
         )
 
     def append(self, other: Phase) -> None:
@@ -61,8 +57,22 @@ class Phase:
                 one += more
 
 
-def _any_overlap(some: Iterable[Region], others: Sequence[Region]) -> bool:
-    return any(one.overlaps(other) for one in some for other in others)
+def _any_overlap(some: Sequence[Sequence[Region]], others: Sequence[Sequence[Region]]) -> bool:
+    """Whether a region of one part overlaps one of another part."""
+    start, end, part = _bounds(some)
+    other_start, other_end, other_part = _bounds(others)
+    # Most pairs lie apart, which NumPy finds much faster than Python.
+    meet = (start[:, None] < other_end) & (other_start < end[:, None])
+    meet &= part[:, None] != other_part
+    here = [region for part in some for region in part]
+    there = [region for part in others for region in part]
+    return any(here[i].overlaps(there[j]) for i, j in zip(*np.nonzero(meet), strict=True))
+
+
+def _bounds(parts: Sequence[Sequence[Region]]) -> HostArray:
+    """`(3, n)`: the first address of each region, the one after its last, and its part."""
+    rows = [(r.start, r.end, number) for number, part in enumerate(parts) for r in part]
+    return np.array(rows, np.int64).reshape(-1, 3).T
 
 
 def phases(operations: Iterable[Parts]) -> list[Phase]:
