@@ -2,7 +2,7 @@
 
     python -m bench                         every workload, every peer, about ten minutes
     python -m bench --workload W2 W3 --peer torch jax-scan
-    python -m bench contended | end-to-end | epochs | footprint | late-epochs | scaling
+    python -m bench contended | end-to-end | epochs | footprint | late-epochs | scaling | speedrun
 
 Each competitor runs in its own process, and they are interleaved: one repeat each, round after
 round, so that noise of the machine affects all equally. Before timing, the losses of each must
@@ -31,7 +31,7 @@ from xpnet.cli import console
 from xpnet.errors import ConfigError
 
 RESULTS = Path(__file__).resolve().parent / "results"
-OTHERS = ("contended", "end-to-end", "epochs", "footprint", "late-epochs", "scaling")
+OTHERS = ("contended", "end-to-end", "epochs", "footprint", "late-epochs", "scaling", "speedrun")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

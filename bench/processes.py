@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +26,10 @@ class Done:
     output: str
 
 
-def run(argv: Sequence[str], threads: int = THREADS) -> Done:
-    """Python with `argv` until it exits. Raises `Failed`."""
+def run(
+    argv: Sequence[str], threads: int = THREADS, variables: Mapping[str, str] | None = None
+) -> Done:
+    """Python with `argv` until it exits, and with more environment variables. Raises `Failed`."""
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, *argv],
@@ -35,7 +37,7 @@ def run(argv: Sequence[str], threads: int = THREADS) -> Done:
         text=True,
         check=False,
         cwd=ROOT,
-        env=environment(threads),
+        env=environment(threads) | dict(variables or {}),
     )
     seconds = time.perf_counter() - began
     if done.returncode:

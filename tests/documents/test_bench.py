@@ -28,6 +28,7 @@ from bench import (
     machine,
     picture,
     scaling,
+    speedrun,
     tables,
 )
 from bench.peer import Peer, Unsupported
@@ -392,6 +393,35 @@ def busy_processes():
         ["ps", "-ww", "-o", "pid,args", "--ppid", str(os.getpid())], capture_output=True, text=True
     )
     return [line for line in listed.stdout.splitlines() if "while True: pass" in line]
+
+
+@pytest.mark.skipif("XPNET_DATA" not in os.environ, reason="XPNET_DATA names no folder with MNIST")
+def test_speedrun_runs(tmp_path, capsys):
+    assert command_line.main(["speedrun", "--quick", "--folder", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "speedrun.json").read_text())
+    assert {"xpnet", "xpnet, with figures and report", "PyTorch"} <= {*found["runs"]}
+    assert {*found["missing"]} <= {"JAX"}
+    for name, runs in found["runs"].items():
+        (one,) = runs
+        assert one["test_accuracy"] >= 0.98, name
+    assert (tmp_path / "speedrun.md").read_text() in capsys.readouterr().out
+
+
+def test_speedrun_says_what_is_missing(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="speedrun measures a CPU, found --device cuda"):
+        command_line.main(["speedrun", "--device", "cuda"])
+    monkeypatch.setenv("XPNET_DATA", str(tmp_path))
+    with pytest.raises(ConfigError, match="set XPNET_DATA to the folder that holds mnist/"):
+        command_line.main(["speedrun"])
+
+
+def test_speedrun_marks_what_missed_the_goal():
+    runs = [
+        {"seconds": s, "test_accuracy": a} for s, a in ((3.0, 0.981), (2.0, 0.9799), (5.0, 0.99))
+    ]
+    found = {"goal": 0.98, "runs": {"xpnet": runs}, "first": {"xpnet": runs[2]}, "missing": {}}
+    row = "| xpnet | 3.00 | 3.00, 2.00, 5.00 | 98.10, 97.99 (missed), 99.00 | 5.0 |"
+    assert row in speedrun.table(found | {"missing": {"JAX": "No module named 'jax'"}})
 
 
 def test_late_epochs_runs(tmp_path, capsys):
