@@ -61,9 +61,3 @@ def by_rows(rows: int, unit: int = 1) -> Layout:
 def by_columns(columns: int, unit: int = 1) -> Layout:
     """Ranges of columns, in all rows."""
     return [(ALL, c) for c in ranges_of(columns, PARTS, unit)]
-
-
-def grid(rows: int, columns: int) -> Layout:
-    """`GROUPS` ranges of rows, each in `PARTS // GROUPS` ranges of columns."""
-    across = ranges_of(columns, PARTS // GROUPS, LINE)
-    return [(r, c) for r in ranges_of(rows, GROUPS, LINE) for c in across]

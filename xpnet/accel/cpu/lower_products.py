@@ -15,7 +15,6 @@ from xpnet.accel.cpu.layout import (
     Layout,
     by_columns,
     by_rows,
-    grid,
     is_wide,
     natural,
     ranges_of,
@@ -66,10 +65,9 @@ class Products(Base):
         is_gradient = a.strides[0] == a.itemsize and a.shape[0] > 1
         is_of_rows = b.strides[0] == b.itemsize and b.shape[1] > 1
         if is_gradient:
-            # Rows of xᵀ dy are columns of x: as those are cut.
-            is_cut = is_wide(rows) and is_wide(columns)
-            unit = LINE if is_wide(rows) else 1
-            self._product_by(grid(rows, columns) if is_cut else by_rows(rows, unit), a, b, out)
+            # Of whole rows: the update that follows reads and writes memory from end to end.
+            unit = LINE if rows >= PARTS * LINE else 1
+            self._product_by(by_rows(rows, unit), a, b, out)
         elif is_of_rows:
             is_cut = columns >= PARTS * LINE
             self._product_by(by_columns(columns, LINE) if is_cut else natural(out), a, b, out)
