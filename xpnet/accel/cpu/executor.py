@@ -14,13 +14,13 @@ from xpnet.accel.cpu.layout import PARTS
 from xpnet.accel.cpu.lower_base import CALL, NotLowered
 from xpnet.accel.cpu.lowering import Lowering, product
 from xpnet.accel.cpu.phases import Work, phases
-from xpnet.accel.program import Program
+from xpnet.accel.program import Op, Program
 from xpnet.backend import Array
 
-MOST_CALLS = 8
-"""Operations of a step that are called in Python; with more, a step takes longer than by calls.
+MOST_CALLS = 6
+"""How often a step may call Python; with more, it takes longer than without compiled loops.
 
-Each takes about 10 µs, in which the other threads wait.
+Each time takes about 10 µs more than the operations themselves, and the other threads wait.
 """
 
 _LOOP = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_int64), ctypes.c_int64)
@@ -46,7 +46,7 @@ class CompiledSteps:
         for op in program:
             lowering.add(op)
         if len(lowering.calls) > MOST_CALLS:
-            raise NotLowered(f"{len(lowering.calls)} operations have no loop")
+            raise NotLowered(f"operations without a loop at {len(lowering.calls)} places")
         self._from_c = _LOOP(self._call)
         found = phases(lowering.end())
         parts = [[list(map(self._record, part)) for part in p.parts if part] for p in found]
@@ -74,18 +74,24 @@ class CompiledSteps:
         return runner.Record(address, work.arguments)
 
     def _call(self, arguments: Any, step: int) -> None:
-        """One operation in Python, with the caller's context; nothing may be raised into C."""
+        """Operations in Python, with the caller's context; nothing may be raised into C."""
         if self._error is not None:
             return
-        op = self._lowering.calls[arguments[0]]
         try:
             for rows in self._tables if step else ():
                 rows[0] = rows[step]
-            self._context.run(op.call)
+            self._context.run(self._run, self._lowering.calls[arguments[0]])
         except BaseException as error:
-            error.add_note(f"in a recorded step, {op}")
             self._error = error
             self._program.stop()
+
+    def _run(self, ops: list[Op]) -> None:
+        for op in ops:
+            try:
+                op.call()
+            except BaseException as error:
+                error.add_note(f"in a recorded step, {op}")
+                raise
 
 
 def threads() -> int:

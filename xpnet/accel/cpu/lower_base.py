@@ -32,7 +32,7 @@ class NotLowered(Exception):
 
 
 CALL = "call"
-"""The loop that calls Python; its argument is a number of `Lowering.calls`."""
+"""The loop that calls Python; its argument is the place of the operations in `Lowering.calls`."""
 
 
 def of_parts(works: Iterable[Work | None]) -> Parts:
@@ -58,7 +58,7 @@ class Base:
         self.kept: list[Array] = []
         self.late: list[tuple[Array, Parts]] = []
         self.operations: list[Parts] = []
-        self.calls: list[Op] = []
+        self.calls: list[list[Op]] = []
 
     def add(self, op: Op) -> None:
         """Lower `op`. Raises `NotLowered` for a product of matrices."""
@@ -75,14 +75,18 @@ class Base:
             self._call(op)
 
     def _call(self, op: Op) -> None:
-        """Call Python for `op`, between two phases."""
+        """Call Python for `op`, between two phases; at once for operations that follow it."""
+        last = self.operations[-1][0] if self.operations else []
+        if last and last[0].loop == CALL and not self.late:
+            self.calls[-1].append(op)
+            return
         self.operations += [parts for _, parts in self.late]
         self.late.clear()
-        number = np.array([len(self.calls)], np.int64)
-        self.kept.append(number)
-        self.calls.append(op)
+        place = np.array([len(self.calls)], np.int64)
+        self.kept.append(place)
+        self.calls.append([op])
         everything = (EVERYTHING,)
-        self.operations.append(single(Work(CALL, number, everything, everything), 0))
+        self.operations.append(single(Work(CALL, place, everything, everything), 0))
 
     def end(self) -> list[Parts]:
         """All operations; those that could wait come last."""
