@@ -13,11 +13,21 @@ import numpy
 def read_settings(path: str) -> dict[str, Any]:
     """The settings of `python -m xpnet.train`. Raises `ValueError` for others than are known."""
     found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    kinds = {"optimizer": "adamw", "schedule": "one_cycle", "batch_norm": True, "dropout": 0.0}
-    wrong = [name for name, value in kinds.items() if found.get(name) != value]
-    if wrong or found.get("normalise", "unit") != "unit":
-        raise ValueError(f"{path}: another {', '.join(wrong or ['normalise'])} than this trains by")
+    known = {"optimizer": "adamw", "schedule": "cosine", "dropout": 0.0}
+    wrong = [name for name, value in known.items() if found.get(name) != value]
+    wrong += [name for name in ("batch_norm", "normalise", "activation") if name in found]
+    if wrong:
+        raise ValueError(f"{path}: another {', '.join(wrong)} than this program knows")
     return found
+
+
+def rates(settings: dict[str, Any], steps: int) -> Any:
+    """`(steps,)` float32: a rise over the share `warm_up` of the steps, then half a cosine."""
+    rising = round(settings["warm_up"] * steps)
+    step, falling = numpy.arange(steps), steps - rising
+    down = (1 + numpy.cos(numpy.pi * (step - rising) / falling)) / 2
+    factor = numpy.where(step < rising, (step + 1) / (rising + 1), down)
+    return (settings["learning_rate"] * factor).astype(numpy.float32)
 
 
 def read(folder: str, kind: str) -> tuple[Any, Any]:

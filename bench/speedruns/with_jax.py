@@ -16,58 +16,26 @@ import jax
 import jax.numpy as jnp
 import numpy
 
-from bench.speedruns.data import read, read_settings
+from bench.speedruns.data import rates, read, read_settings
 
-MOMENTUM, EPSILON, ADAM_EPSILON = 0.1, 1e-5, 1e-8
+ADAM_EPSILON = 1e-8
 
 
-def initial(settings: dict[str, Any], generator: numpy.random.Generator) -> tuple[Any, Any]:
-    """Parameters and running statistics."""
-    widths = [784, *settings["hidden"], 10]
-    parameters, statistics = [], []
-    for fan_in, width in pairwise(widths):
+def initial(settings: dict[str, Any], generator: numpy.random.Generator) -> Any:
+    """Weights and biases."""
+    parameters = []
+    for fan_in, width in pairwise([784, *settings["hidden"], 10]):
         weight = generator.standard_normal((fan_in, width), numpy.float32)
         weight *= numpy.float32(math.sqrt(2 / fan_in))
-        one = {"weight": weight, "bias": numpy.zeros(width, numpy.float32)}
-        if width != 10:
-            one |= {
-                "scale": numpy.ones(width, numpy.float32),
-                "shift": numpy.zeros(width, numpy.float32),
-            }
-            ones = numpy.ones(width, numpy.float32)
-            statistics.append({"mean": numpy.zeros(width, numpy.float32), "variance": ones})
-        parameters.append(one)
-    return parameters, statistics
+        parameters.append({"weight": weight, "bias": numpy.zeros(width, numpy.float32)})
+    return parameters
 
 
-def forward(parameters: Any, statistics: Any, x: Any, training: bool) -> tuple[Any, Any]:
-    """Logits and new running statistics."""
-    after = []
-    for one, known in zip(parameters[:-1], statistics, strict=True):
-        x = x @ one["weight"] + one["bias"]
-        if training:
-            mean, variance = x.mean(0), x.var(0)
-            unbiased = variance * (len(x) / (len(x) - 1))
-            known = {
-                "mean": (1 - MOMENTUM) * known["mean"] + MOMENTUM * mean,
-                "variance": (1 - MOMENTUM) * known["variance"] + MOMENTUM * unbiased,
-            }
-        else:
-            mean, variance = known["mean"], known["variance"]
-        after.append(known)
-        x = (x - mean) * jax.lax.rsqrt(variance + EPSILON) * one["scale"] + one["shift"]
-        x = jax.nn.relu(x)
-    return x @ parameters[-1]["weight"] + parameters[-1]["bias"], after
-
-
-def rates(settings: dict[str, Any], steps: int) -> Any:
-    """PyTorch's `OneCycleLR`."""
-    rate, top, step = settings["learning_rate"], 0.3 * steps - 1, numpy.arange(steps)
-    start, end = rate / 25, rate / 25 / 1e4
-    up = start + (rate - start) * (1 - numpy.cos(numpy.pi * step / top)) / 2
-    done = (step - top) / (steps - 1 - top)
-    down = end + (rate - end) * (1 + numpy.cos(numpy.pi * done)) / 2
-    return numpy.where(step < top, up, down).astype(numpy.float32)
+def forward(parameters: Any, x: Any) -> Any:
+    """Logits."""
+    for one in parameters[:-1]:
+        x = jax.nn.relu(x @ one["weight"] + one["bias"])
+    return x @ parameters[-1]["weight"] + parameters[-1]["bias"]
 
 
 def main(path: str, seed: str, folder: str, cache: str) -> None:
@@ -84,17 +52,15 @@ def main(path: str, seed: str, folder: str, cache: str) -> None:
     size, epochs = settings["batch_size"], settings["epochs"]
     per_epoch = len(x) // size
 
-    def mean_loss(parameters: Any, statistics: Any, x: Any, labels: Any) -> tuple[Any, Any]:
-        logits, after = forward(parameters, statistics, x, training=True)
-        log_p = jax.nn.log_softmax(logits)
+    def mean_loss(parameters: Any, x: Any, labels: Any) -> Any:
+        log_p = jax.nn.log_softmax(forward(parameters, x))
         wanted = (1 - smoothing) * jax.nn.one_hot(labels, 10) + smoothing / 10
-        return -(wanted * log_p).sum(1).mean(), after
+        return -(wanted * log_p).sum(1).mean()
 
     def step(x: Any, labels: Any, carry: Any, given: Any) -> tuple[Any, Any]:
-        parameters, statistics, first, second, t = carry
+        parameters, first, second, t = carry
         rows, rate = given
-        slope = jax.grad(mean_loss, has_aux=True)
-        gradients, statistics = slope(parameters, statistics, x[rows], labels[rows])
+        gradients = jax.grad(mean_loss)(parameters, x[rows], labels[rows])
         t, tree = t + 1, jax.tree.map
         first = tree(lambda m, g: beta1 * m + (1 - beta1) * g, first, gradients)
         second = tree(lambda v, g: beta2 * v + (1 - beta2) * g * g, second, gradients)
@@ -107,23 +73,22 @@ def main(path: str, seed: str, folder: str, cache: str) -> None:
             }
             for one, m, v in zip(parameters, first, second, strict=True)
         ]
-        return (parameters, statistics, first, second, t), None
+        return (parameters, first, second, t), None
 
     @partial(jax.jit, donate_argnums=0)
     def epoch(carry: Any, x: Any, labels: Any, rows: Any, rates: Any) -> Any:
         return jax.lax.scan(partial(step, x, labels), carry, (rows, rates))[0]
 
-    parameters, statistics = initial(settings, generator)
+    parameters = initial(settings, generator)
     zeros = jax.tree.map(numpy.zeros_like, parameters)
-    carry = (parameters, statistics, zeros, zeros, jnp.float32(0))
-    carry = jax.tree.map(jnp.array, carry)
+    carry = jax.tree.map(jnp.array, (parameters, zeros, zeros, jnp.float32(0)))
     every = rates(settings, epochs * per_epoch).reshape(epochs, per_epoch)
     for number in range(epochs):
         rows = generator.permutation(len(x))[: per_epoch * size].reshape(per_epoch, size)
         carry = epoch(carry, x, labels, rows, every[number])
     pixels, labels = read(folder, "t10k")
     test = jnp.asarray(pixels.astype(numpy.float32) / numpy.float32(255))
-    logits = jax.jit(lambda *given: forward(*given, training=False)[0])(*carry[:2], test)
+    logits = jax.jit(forward)(carry[0], test)
     print(float((logits.argmax(1) == jnp.asarray(labels)).mean()))
 
 

@@ -11,7 +11,7 @@ import sys
 import torch
 from torch import nn
 
-from bench.speedruns.data import read, read_settings
+from bench.speedruns.data import rates, read, read_settings
 
 
 def main(path: str, seed: str, folder: str, cache: str = "") -> None:
@@ -26,7 +26,7 @@ def main(path: str, seed: str, folder: str, cache: str = "") -> None:
         linear = nn.Linear(features, width)
         nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
         nn.init.zeros_(linear.bias)
-        layers += [linear, nn.BatchNorm1d(width), nn.ReLU()]
+        layers += [linear, nn.ReLU()]
         features = width
     last = nn.Linear(features, 10)
     nn.init.kaiming_normal_(last.weight, nonlinearity="relu")
@@ -45,12 +45,7 @@ def main(path: str, seed: str, folder: str, cache: str = "") -> None:
         fused=True,
     )
     size, epochs = settings["batch_size"], settings["epochs"]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        max_lr=settings["learning_rate"],
-        total_steps=epochs * -(-len(x) // size),
-        cycle_momentum=False,
-    )
+    rate = iter(rates(settings, epochs * -(-len(x) // size)).tolist())
     smoothing = settings["label_smoothing"]
     for _ in range(epochs):
         for rows in torch.randperm(len(x)).split(size):
@@ -60,10 +55,11 @@ def main(path: str, seed: str, folder: str, cache: str = "") -> None:
             )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            now = next(rate)
+            for group in optimizer.param_groups:
+                group["lr"] = now
             optimizer.step()
-            schedule.step()
     test_x, test_labels = (torch.from_numpy(array.copy()) for array in read(folder, "t10k"))
-    network.eval()
     with torch.inference_mode():
         hits = network(test_x.float().div_(255)).argmax(1) == test_labels
     print(hits.float().mean().item())
