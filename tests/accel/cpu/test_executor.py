@@ -521,6 +521,21 @@ def test_many_operations_without_a_loop_are_run_call_by_call(
     assert len(made) == 4
 
 
+def test_large_products_are_left_to_blas(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    def layers() -> list[Layer]:
+        return [xn.Linear(12, 9), xn.ReLU(), xn.Linear(9, 3)]
+
+    train(layers())
+    found = {steps._lowering.multiplications for steps in made}
+    # For each row: forward, and both gradients but that of the input of the first layer.
+    rows = {count // (2 * 12 * 9 + 3 * 9 * 3) for count in found}
+    assert found == {count * (2 * 12 * 9 + 3 * 9 * 3) for count in rows}
+    known = len(made)
+    monkeypatch.setattr(executor, "MOST_MULTIPLICATIONS", max(found) - 1)
+    train(layers())
+    assert len(made) < 2 * known
+
+
 def test_a_listed_step_changes_nothing_but_python() -> None:
     network = xn.Sequential([xn.Linear(4, 5), xn.BatchNorm(5), xn.Linear(5, 3)], seed=1)
     x, y = np.ones((6, 4), np.float32), np.zeros(6, np.int64)

@@ -49,6 +49,7 @@ class Base:
     """The operations of a step, lowered one after the other; subclasses know the operations.
 
     `tables`: `(steps, n)`; in step `s` row `s` of each takes the place of its row 0.
+    `multiplications`: of all products of matrices in a step.
     """
 
     def __init__(self, tables: Sequence[Array] = ()) -> None:
@@ -58,6 +59,7 @@ class Base:
         self.kept: list[Array] = []
         self.late: list[tuple[Array, Parts]] = []
         self.operations: list[Parts] = []
+        self.multiplications = 0
         self.calls: list[list[Op]] = []
 
     def add(self, op: Op) -> None:

@@ -127,6 +127,7 @@ class Products(Base):
         if 0 in out.shape or a.shape[1] == 0:
             return None
         found = product_block(a, b, out)
+        self.multiplications += a.size * b.shape[1]
         self.kept += [found, a, b, out]
         return Work("product", found, regions([a, b]), regions([out]))
 
