@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.timing import ROOT, environment
-from bench.worker import THREADS
+from bench.worker import THREADS, pin
 from xpnet.errors import XpnetError
 
 
@@ -38,6 +39,8 @@ def run(
         check=False,
         cwd=ROOT,
         env=environment(threads) | dict(variables or {}),
+        # For libraries that count processors instead of reading the variables.
+        preexec_fn=pin if os.name == "posix" else None,
     )
     seconds = time.perf_counter() - began
     if done.returncode:

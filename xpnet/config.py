@@ -183,7 +183,8 @@ class TrainConfig(BaseModel):
     checkpoint_every: str = "60 seconds"
     """the interval between two checkpoints in the run folder: '2 epochs', '30 seconds'"""
     report: bool = True
-    """figures and report.html at the end, which take a few seconds"""
+    """write figures and report.html at the end, which takes about three seconds; later:
+    xpnet.report.report_again(FOLDER)"""
     resume: Path | None = None
     """the folder of an unfinished run to resume, with the settings in its config.toml (default: a
     new run)"""

@@ -628,6 +628,11 @@ def test_a_run_that_is_interrupted_leaves_a_report(tmp_path, monkeypatch, capsys
     command = words(next(part(root, "Commands").iter("pre")))
     assert f"to resume:   {command}" in capsys.readouterr().out
     monkeypatch.undo()
+    without = tmp_path / "without"
+    shutil.copytree(folder, without)
+    assert main(["--resume", str(without), "--no-report"]) == 0
+    assert not (without / "report.html").exists()
+    report_again(without)
     assert main(shlex.split(command)[3:]) == 0
     root = tree((folder / "report.html").read_bytes())
     assert "Interrupted" not in words(root.find(".//header"))

@@ -17,8 +17,8 @@ import in_browser as browser
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from xpnet.report.files import REPORT
 from xpnet.runs.model import Model
+from xpnet.runs.run_folder import REPORT
 from xpnet.web_demo.export import html_page
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -38,8 +38,8 @@ from xpnet.errors import KernelDeclined
 P = ParamSpec("P")
 Formula: TypeAlias = Callable[Concatenate[Any, P], None]
 
-ENOUGH_STEPS = 1200
-"""The number of steps (for a network like 784-512-256-10) that make up for loading numba."""
+ENOUGH_STEPS = 1300
+"""The number of steps (for a network like 784-192-128-10) that make up for loading numba."""
 
 FORMULAS: dict[str, Callable[..., None]] = {}
 """The formulas that may have kernels, by name."""

@@ -149,7 +149,7 @@ class Replay:
         self.parts, self.scope = _weakly(parts), _weakly(scope)
         self.disturbed = False
         self.completed = 0
-        self._may_compile = True
+        self._not_compiled: set[Hashable] = set()
         self._made: dict[Hashable, tuple[Hashable, Steps]] = {}
         self._graphs = Graphs(xp)
         self._steps: dict[Hashable, _Step] = {}
@@ -220,9 +220,10 @@ class Replay:
         return made if is_compiled else None
 
     def _compiled(self, size: Hashable, step: Call, tables: Sequence[Array]) -> Steps | None:
-        """The step as compiled loops, if they are in use and there is one for each operation."""
+        """The step as compiled loops, if they are in use and can run it: see `CompiledSteps`."""
         in_use = current().kernels
-        are_possible = self._may_compile and current().compiled_enabled and self.xp is numpy
+        are_possible = size not in self._not_compiled and self.xp is numpy
+        are_possible = are_possible and current().compiled_enabled
         # One step alone takes less time than to wake the threads for it.
         if not (are_possible and tables and in_use is not None and in_use[0] is numpy):
             return None
@@ -238,7 +239,8 @@ class Replay:
                 known = self._made[size] = made, CompiledSteps(program, tables)
             return known[1]
         except NotLowered:
-            self._may_compile = False
+            # Of this size only: which sizes come first differs in a training that is resumed.
+            self._not_compiled.add(size)
             return None
         finally:
             self.optimizer.steps = steps

@@ -32,7 +32,14 @@ from xpnet.runs.factory import (
     train_from_config,
 )
 from xpnet.runs.initial_model import InitialModel, apply_initial_model
-from xpnet.runs.run_folder import METRICS, MODEL, require_same_settings, resume_command, run_folder
+from xpnet.runs.run_folder import (
+    METRICS,
+    MODEL,
+    REPORT,
+    require_same_settings,
+    resume_command,
+    run_folder,
+)
 from xpnet.runs.summary import collect_facts, collect_metrics, describe_data, describe_test
 from xpnet.runs.test_set import predict_test_set
 from xpnet.serialization import save
@@ -99,6 +106,9 @@ def train(config: TrainConfig) -> Path:
                 files = _report_files()
                 files.draw(folder, network, history, answers, splits.train, augmentation)
                 files.write_report(folder, config, history, metrics, network, answers)
+            else:
+                # Of a run that was interrupted before it was resumed: it says so.
+                (folder / REPORT).unlink(missing_ok=True)
             # The last file: it marks the run as finished.
             content = (json.dumps(metrics, indent=2) + "\n").encode()
             write_atomically(folder / METRICS, content)

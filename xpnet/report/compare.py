@@ -63,6 +63,8 @@ def rows(runs: Sequence[RunRecord]) -> list[Row]:
 
 def _settings(configs: Sequence[TrainConfig]) -> Iterator[Row]:
     for name in TrainConfig.model_fields:
+        if name == "report":  # it changes nothing in what is compared
+            continue
         values = [getattr(config, name) for config in configs]
         if any(value != values[0] for value in values):
             yield Row(name, ["–" if v is None else _plain(toml_value(v)) for v in values])

@@ -16,15 +16,13 @@ from xpnet.network import Sequential
 from xpnet.report.html import run_page
 from xpnet.runs.factory import build_augmentation, read_splits, to_device
 from xpnet.runs.model import Model
-from xpnet.runs.run_folder import MODEL, resume_command
+from xpnet.runs.run_folder import MODEL, REPORT, resume_command
 from xpnet.runs.run_reader import read_run
 from xpnet.runs.test_set import PredictedTestSet, predict_test_set
 from xpnet.training import evaluate
 from xpnet.training.augmentation import Augmentation
 from xpnet.training.history import History
 
-REPORT = "report.html"
-"""The file name of the HTML page of a run."""
 AUGMENTED_ROWS, AUGMENTED_VERSIONS = 6, 9
 """Training samples, and augmented versions of each, in `augmented_samples.png`."""
 DRAWN_SAMPLES = 25

@@ -84,7 +84,7 @@ def _settings(config: TrainConfig) -> dict[str, list[dict[str, str]]]:
     found: dict[str, list[dict[str, str]]] = {"changed": [], "unchanged": []}
     for name, field in fields.items():
         # The number of threads is listed with the versions.
-        if name in {"run", "resume", "threads"}:
+        if name in {"run", "resume", "threads", "report"}:
             continue
         value = getattr(config, name)
         setting = {

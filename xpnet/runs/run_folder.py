@@ -19,6 +19,9 @@ MODEL = "model.safetensors"
 METRICS = "metrics.json"
 """The file that a run writes last."""
 
+REPORT = "report.html"
+"""The HTML page of a run."""
+
 # These settings do not change the result: a run may be resumed with others.
 _MAY_DIFFER = {"device", "threads", "checkpoint_every", "run", "resume", "report"}
 

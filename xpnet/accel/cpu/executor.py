@@ -23,10 +23,11 @@ MOST_CALLS = 6
 Each time takes about 10 µs more than the operations themselves, and the other threads wait.
 """
 
-MOST_MULTIPLICATIONS = 2**32
-"""In the products of a step; with more, BLAS, which is a little faster, matters more than the rest.
+MOST_WEIGHTS = 2**22
+"""Of the matrices of a network; with more, products by BLAS, which take less time, matter most.
 
-784-2500-2000-1500-1000-500-10 in batches of 512 has 17 · 10⁹, of which BLAS takes 0.9 of the time.
+784-512-256-10 has half a million, 784-2500-2000-1500-1000-500-10 twelve million. The limit knows
+nothing of the batch size, so that all batches of a training are computed in the same way.
 """
 
 _LOOP = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_int64), ctypes.c_int64)
@@ -39,7 +40,7 @@ class CompiledSteps:
     `most`: how many steps one call may run. An operation without a loop is called in Python, by
     whichever thread comes to it; without such operations the interpreter is not needed until the
     end. Raises `NotLowered` for a step with products, or many other operations, without a loop, and
-    for large products.
+    for a network of many weights.
     """
 
     def __init__(self, program: Program, tables: Sequence[Array]) -> None:
@@ -54,8 +55,8 @@ class CompiledSteps:
             lowering.add(op)
         if len(lowering.calls) > MOST_CALLS:
             raise NotLowered(f"operations without a loop at {len(lowering.calls)} places")
-        if lowering.multiplications > MOST_MULTIPLICATIONS:
-            raise NotLowered(f"{lowering.multiplications} multiplications in products of matrices")
+        if lowering.weights > MOST_WEIGHTS:
+            raise NotLowered(f"{lowering.weights:,} weights")
         self._from_c = _LOOP(self._call)
         found = phases(lowering.end())
         parts = [[list(map(self._record, part)) for part in p.parts if part] for p in found]

@@ -28,7 +28,7 @@ Parts: TypeAlias = list[list[Work]]
 
 
 class NotLowered(Exception):
-    """An operation for which there is no loop."""
+    """An operation for which there is no loop, or a step that is faster without loops."""
 
 
 CALL = "call"
@@ -49,7 +49,7 @@ class Base:
     """The operations of a step, lowered one after the other; subclasses know the operations.
 
     `tables`: `(steps, n)`; in step `s` row `s` of each takes the place of its row 0.
-    `multiplications`: of all products of matrices in a step.
+    `weights`: how many weights of matrices a step finds the gradient of.
     """
 
     def __init__(self, tables: Sequence[Array] = ()) -> None:
@@ -59,7 +59,7 @@ class Base:
         self.kept: list[Array] = []
         self.late: list[tuple[Array, Parts]] = []
         self.operations: list[Parts] = []
-        self.multiplications = 0
+        self.weights = 0
         self.calls: list[list[Op]] = []
 
     def add(self, op: Op) -> None:

@@ -60,13 +60,14 @@ class Products(Base):
     _op_matmul = _op_dot
 
     def _matrices(self, a: Array, b: Array, out: Array) -> None:
-        """`out = a b`, cut so that each part reads little of `b`, which it copies."""
+        """`out = a b`, cut into cells, or for many columns of `a` into sums over ranges of them."""
         rows, columns = out.shape
         is_gradient = a.strides[0] == a.itemsize and a.shape[0] > 1
         is_of_rows = b.strides[0] == b.itemsize and b.shape[1] > 1
         if is_gradient:
             # Of whole rows: the update that follows reads and writes memory from end to end.
             unit = LINE if rows >= PARTS * LINE else 1
+            self.weights += out.size
             self._product_by(by_rows(rows, unit), a, b, out)
         elif is_of_rows:
             is_cut = columns >= PARTS * LINE
@@ -127,7 +128,6 @@ class Products(Base):
         if 0 in out.shape or a.shape[1] == 0:
             return None
         found = product_block(a, b, out)
-        self.multiplications += a.size * b.shape[1]
         self.kept += [found, a, b, out]
         return Work("product", found, regions([a, b]), regions([out]))
 

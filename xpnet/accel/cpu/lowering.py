@@ -2,8 +2,9 @@
 
 Each operation becomes one call of a loop for each of `PARTS` parts, with the memory that it reads
 and writes; `phases` then puts operations together whose parts do not meet. An operation that has no
-loop, or arrays that no loop takes, becomes one call of Python. That holds for all but products of
-matrices: those of BLAS would depend on the number of threads, so they raise `NotLowered`.
+loop, or arrays that no loop takes, is called in Python, with those next to it in one call. That
+holds for all but products of matrices: those of BLAS would depend on the number of threads, so they
+raise `NotLowered`.
 """
 
 from __future__ import annotations
