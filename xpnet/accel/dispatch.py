@@ -31,7 +31,7 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias
 
 import numpy
 
-from xpnet.accel.program import Later, Op, is_executed, is_traced, run_op
+from xpnet.accel.program import LazyCall, Op, is_executed, is_traced, run_op
 from xpnet.backend.context import changed, current
 from xpnet.errors import KernelDeclined
 
@@ -39,10 +39,11 @@ P = ParamSpec("P")
 Formula: TypeAlias = Callable[Concatenate[Any, P], None]
 
 ENOUGH_STEPS = 900
-"""The number of steps that make up for loading numba.
+"""The number of steps from which `fit()` uses numba's kernels.
 
-On a quiet machine those of 784-192-128-10 do so from 1,250 steps on. Beside other work, where
-NumPy's threads wait for each other, 940 steps of 784-512-256-10 take a third or a quarter as long.
+Loading numba takes half a second. On a quiet machine 1,250 steps of 784-192-128-10 make up for it.
+Beside other work, where NumPy's threads wait for each other, fewer do: 940 steps of 784-512-256-10
+take a third or a quarter as long with kernels.
 """
 
 FORMULAS: dict[str, Callable[..., None]] = {}
@@ -96,7 +97,7 @@ def run_kernel(name: str, arguments: tuple[Any, ...]) -> bool:
         if is_traced(xp):
             bind = partial(module.bind, name, arguments)
             # What is only listed may never be called; to load a kernel takes time.
-            call = bind() if is_executed(xp) else Later(bind)
+            call = bind() if is_executed(xp) else LazyCall(bind)
             run_op(xp, Op(name, arguments, None, call, is_kernel=True))
         else:
             kernel(*arguments)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from xpnet.accel.program import Later, Op, Program
+from xpnet.accel.program import LazyCall, Op, Program
 from xpnet.backend.context import current
 
 
@@ -26,7 +26,7 @@ def fuse(program: Program) -> Program:
             if arguments is not None:
                 origins = f"{fused[-1].origin} and {op.origin}"
                 bind = partial(module.bind, name, arguments)
-                call = Later(bind) if isinstance(op.call, Later) else bind()
+                call = LazyCall(bind) if isinstance(op.call, LazyCall) else bind()
                 fused[-1] = Op(name, arguments, None, call, is_kernel=True, origin=origins)
                 break
         else:

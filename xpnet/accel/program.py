@@ -54,8 +54,8 @@ class Op:
         return f"{self.origin or 'a step'}: {self.name}({', '.join(described)})"
 
 
-class Later:
-    """A call without arguments, which `bind()` makes when it is first called."""
+class LazyCall:
+    """A call without arguments, which is bound by `bind()` when it is first made."""
 
     def __init__(self, bind: Callable[[], Call]) -> None:
         self._bind = bind

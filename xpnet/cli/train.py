@@ -96,6 +96,9 @@ def train(config: TrainConfig) -> Path:
         augmentation = build_augmentation(config, splits.train)
         say("", *network.summary().split("\n"), "")
         with run_folder(config) as folder:
+            if not config.report:
+                # That of a run which is resumed says that it was interrupted.
+                (folder / REPORT).unlink(missing_ok=True)
             facts = collect_facts(config, backend, source, splits, network)
             history, kept = fit_network(config, network, splits, normalisation, folder, facts)
             tested = evaluate(network, to_device(network, splits.test, normalisation))
@@ -106,9 +109,6 @@ def train(config: TrainConfig) -> Path:
                 files = _report_files()
                 files.draw(folder, network, history, answers, splits.train, augmentation)
                 files.write_report(folder, config, history, metrics, network, answers)
-            else:
-                # Of a run that was interrupted before it was resumed: it says so.
-                (folder / REPORT).unlink(missing_ok=True)
             # The last file: it marks the run as finished.
             content = (json.dumps(metrics, indent=2) + "\n").encode()
             write_atomically(folder / METRICS, content)

@@ -79,7 +79,7 @@ class TrainStep:
     and later calls replay them, with bit-identical results. A call also checks and copies its
     batch. Between two calls you may read or change anything; if a layer, the loss or the optimizer
     has changed, the next step is recorded again. On the CPU it uses numba kernels from the first
-    call on where numba is installed; the first call then takes about a second longer. `fit()` then
+    call on where numba is installed; the first call then takes about a second longer. There `fit()`
     runs many steps in one call as compiled loops, which round differently and are faster for small
     networks: a step of 784-512-256-10 in batches of 128 takes as long here as in `fit()`, one of
     784-128-10 in batches of 64 about half as long again (`bench/NOTES.md`).

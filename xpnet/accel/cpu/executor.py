@@ -24,10 +24,10 @@ Each time takes about 10 µs more than the operations themselves, and the other 
 """
 
 MOST_WEIGHTS = 2**22
-"""Of the matrices of a network; with more, products by BLAS, which take less time, matter most.
+"""Weights in the matrices of a network; with more, BLAS is used, whose products take less time.
 
-784-512-256-10 has half a million, 784-2500-2000-1500-1000-500-10 twelve million. The limit knows
-nothing of the batch size, so that all batches of a training are computed in the same way.
+784-512-256-10 has half a million, 784-2500-2000-1500-1000-500-10 twelve million. The batch size
+makes no difference, so that all batches of a training are computed in the same way.
 """
 
 _LOOP = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_int64), ctypes.c_int64)

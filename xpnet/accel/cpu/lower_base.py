@@ -49,7 +49,6 @@ class Base:
     """The operations of a step, lowered one after the other; subclasses know the operations.
 
     `tables`: `(steps, n)`; in step `s` row `s` of each takes the place of its row 0.
-    `weights`: how many weights of matrices a step finds the gradient of.
     """
 
     def __init__(self, tables: Sequence[Array] = ()) -> None:
@@ -59,7 +58,7 @@ class Base:
         self.kept: list[Array] = []
         self.late: list[tuple[Array, Parts]] = []
         self.operations: list[Parts] = []
-        self.weights = 0
+        self.gradients: dict[tuple[int, tuple[int, ...]], Array] = {}
         self.calls: list[list[Op]] = []
 
     def add(self, op: Op) -> None:
@@ -89,6 +88,11 @@ class Base:
         self.calls.append([op])
         everything = (EVERYTHING,)
         self.operations.append(single(Work(CALL, place, everything, everything), 0))
+
+    @property
+    def weights(self) -> int:
+        """The number of weights whose gradient the step computes, in one or more microbatches."""
+        return sum(gradient.size for gradient in self.gradients.values())
 
     def end(self) -> list[Parts]:
         """All operations; those that could wait come last."""

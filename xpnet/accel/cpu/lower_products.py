@@ -67,7 +67,7 @@ class Products(Base):
         if is_gradient:
             # Of whole rows: the update that follows reads and writes memory from end to end.
             unit = LINE if rows >= PARTS * LINE else 1
-            self.weights += out.size
+            self.gradients[key(out)] = out
             self._product_by(by_rows(rows, unit), a, b, out)
         elif is_of_rows:
             is_cut = columns >= PARTS * LINE
