@@ -79,16 +79,14 @@ class _Vectors:
         pointer = self.builder.inttoptr(address, FLOAT.as_pointer())
         return self.splat(self.builder.load(pointer, align=BYTES))
 
-    def keep_if(self, kept: Any, vector: Any) -> Any:
-        """`vector` if the boolean `kept` is true, else 0.
+    def hidden(self, flag: Any) -> Any:
+        """`flag`, which LLVM then takes for a new value each time.
 
-        Without a branch, which LLVM would move out of the loops, with a copy of them for each case.
+        Else it moves branches on it out of loops, and writes a copy of the loops for each case.
         """
-        integers = ir.VectorType(INT32, self.lanes)
-        mask = self.splat(self.builder.sext(kept, INT32))
-        return self.builder.bitcast(
-            self.builder.and_(self.builder.bitcast(vector, integers), mask), self.type
-        )
+        kind = ir.FunctionType(INT32, [INT32])
+        value = self.builder.asm(kind, "", "=r,0", [self.builder.zext(flag, INT32)], True)
+        return self.builder.trunc(value, ir.IntType(1))
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         """`a b + c`, rounded once."""
@@ -115,9 +113,11 @@ def _tile(
     cells = [(m, v) for m in range(rows) for v in range(width)]
     c_rows = [_plus(builder, c_at, c_row, m) for m in range(rows)]
     sums = {cell: cgutils.alloca_once(builder, vectors.type) for cell in cells}
-    for m, v in cells:
-        start = vectors.load(builder.add(c_rows[m], offsets[v]))
-        builder.store(vectors.keep_if(add, start), sums[m, v])
+    for cell in cells:
+        builder.store(vectors.zero, sums[cell])
+    with builder.if_then(vectors.hidden(add)):
+        for m, v in cells:
+            builder.store(vectors.load(builder.add(c_rows[m], offsets[v])), sums[m, v])
     a_now = cgutils.alloca_once_value(builder, a_at)
     b_now = cgutils.alloca_once_value(builder, b_at)
     with cgutils.for_range(builder, k):
@@ -202,6 +202,21 @@ def _transpose(typing: Any, lanes: Any, source: Any, source_row: Any, to: Any, t
 
 
 @code_of
+def _copy(typing: Any, lanes: Any, count: Any, source: Any, to: Any) -> Any:
+    """Copy `count` vectors, from address to address."""
+    n_lanes, n_vectors = lanes.literal_value, count.literal_value
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _, _, source, to = arguments
+        vectors, size = _Vectors(builder, n_lanes), ir.Constant(INT, n_lanes * BYTES)
+        for i in range(n_vectors):
+            vectors.store(vectors.load(_plus(builder, source, size, i)), _plus(builder, to, size, i))
+        return context.get_dummy_value()
+
+    return types.void(lanes, count, types.int64, types.int64), code
+
+
+@code_of
 def _stack(typing: Any, size: Any) -> Any:
     """The address of `size` bytes on the stack of the function, aligned to cache lines."""
 
@@ -238,7 +253,10 @@ def product(lanes: int) -> Any:
                 k, add = min(depth, inner - first), p[12] != 0 or first > 0
                 b_at, b_step = b + first * b_row + j * b_column, b_row
                 if is_copied:
-                    if b_column == side:
+                    if b_column == side and wide == panel:
+                        for r in range(k):
+                            _copy(lanes, width, b_at + r * b_row, copy + r * panel * side)
+                    elif b_column == side:
                         for r in range(k):
                             source = real_pointer(b_at + r * b_row, bits)
                             target = real_pointer(copy + r * panel * side, bits)
