@@ -24,6 +24,12 @@ GROUPS = 4
 LINE = 16
 """Ranges of columns begin at multiples of this: 64 bytes of float32."""
 
+TILE_ROWS = 6
+"""Rows of a tile of a product."""
+
+MANY_COLUMNS = 256
+"""Columns of a gradient from which on its rows are cut in two."""
+
 Cell: TypeAlias = tuple[slice, slice]
 """Rows and columns."""
 
@@ -62,3 +68,15 @@ def by_rows(rows: int, unit: int = 1) -> Layout:
 def by_columns(columns: int, unit: int = 1) -> Layout:
     """Ranges of columns, in all rows."""
     return [(ALL, c) for c in ranges_of(columns, PARTS, unit)]
+
+
+def of_gradient(matrix: Array) -> Layout:
+    """The layout of a gradient of weights: of rows, so that an update reads memory in order.
+
+    Rows of many columns are cut in two: then each part has more rows, and copies fewer columns of
+    dy for each. A part has whole tiles of rows, but for the last one.
+    """
+    rows, columns = matrix.shape
+    across = 2 if columns >= MANY_COLUMNS else 1
+    down = ranges_of(rows, PARTS // across, TILE_ROWS if rows >= PARTS * TILE_ROWS else 1)
+    return [(r, c) for r in down for c in ranges_of(columns, across, LINE)]

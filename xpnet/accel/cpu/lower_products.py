@@ -17,6 +17,7 @@ from xpnet.accel.cpu.layout import (
     by_rows,
     is_wide,
     natural,
+    of_gradient,
     ranges_of,
 )
 from xpnet.accel.cpu.lower_base import Base, NotLowered, of_parts, single
@@ -65,10 +66,8 @@ class Products(Base):
         is_gradient = a.strides[0] == a.itemsize and a.shape[0] > 1
         is_of_rows = b.strides[0] == b.itemsize and b.shape[1] > 1
         if is_gradient:
-            # Of whole rows: the update that follows reads and writes memory from end to end.
-            unit = LINE if rows >= PARTS * LINE else 1
             self.gradients[key(out)] = out
-            self._product_by(by_rows(rows, unit), a, b, out)
+            self._product_by(of_gradient(out), a, b, out)
         elif is_of_rows:
             is_cut = columns >= PARTS * LINE
             self._product_by(by_columns(columns, LINE) if is_cut else natural(out), a, b, out)

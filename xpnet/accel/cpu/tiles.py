@@ -23,6 +23,9 @@ SHAPES = {8: (6, 2, 8, 256), 16: (6, 4, 12, 128)}
 """By lanes: rows and vectors of a tile, rows of a tile of one vector, and the values of k for which
 a panel of B is copied at a time, few enough to stay in the first-level cache."""
 
+MOST_ROWS = 96
+"""Rows of A, a multiple of those of a tile, that are copied so that a tile reads floats in order."""
+
 FLOAT, BYTES = ir.FloatType(), 4
 
 
@@ -139,19 +142,20 @@ def _write_strip(function: Any, lanes: int, height: int, width: int) -> None:
     function.linkage = "internal"
     function.attributes.add("noinline")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
-    a_at, a_row, a_step, *b, c_at, c_row, rows, columns, k, add = function.args
+    a_at, a_row, a_step, a_tile, *b, c_at, c_row, rows, columns, k, add = function.args
     vectors = _Vectors(builder, lanes, columns if width == 1 else None)
     for rows_of_tile in [height, *(h for h in (4, 2, 1) if h < height)]:
         size = ir.Constant(INT, rows_of_tile)
         tiles = builder.udiv(rows, size)
+        start = a_tile if rows_of_tile == height else builder.mul(a_row, size)
         with cgutils.for_range(builder, tiles) as loop:
             row = builder.mul(loop.index, size)
-            a_now = (builder.add(a_at, builder.mul(a_row, row)), a_row, a_step)
+            a_now = (builder.add(a_at, builder.mul(start, loop.index)), a_row, a_step)
             c_now = (builder.add(c_at, builder.mul(c_row, row)), c_row)
             _tile(vectors, rows_of_tile, width, a_now, b, c_now, k, add)
         done = builder.mul(tiles, size)
         rows = builder.sub(rows, done)
-        a_at = builder.add(a_at, builder.mul(a_row, done))
+        a_at = builder.add(a_at, builder.mul(start, tiles))
         c_at = builder.add(c_at, builder.mul(c_row, done))
     builder.ret_void()
 
@@ -162,11 +166,12 @@ def _strip(
 ) -> Any:
     """C (+)= A B for `width` vectors of columns and any number of rows, in tiles of `height` rows.
 
-    `a`: address, row and column in bytes; `b`, `c`: address and row; `sizes`: rows, columns, k.
+    `a`: address, row, column, and tile to tile in bytes; `b`, `c`: address and row; `sizes`: rows,
+    columns, k.
     With a width of one vector there may be fewer columns than lanes.
     """
     shape = [x.literal_value for x in (lanes, height, width)]
-    kinds = [INT] * 10 + [ir.IntType(1)]
+    kinds = [INT] * 11 + [ir.IntType(1)]
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         given = [x for packed in arguments[3:7] for x in cgutils.unpack_tuple(builder, packed)]
@@ -178,8 +183,8 @@ def _strip(
         builder.call(function, [*given, arguments[7]])
         return context.get_dummy_value()
 
-    three, two = types.UniTuple(types.int64, 3), types.UniTuple(types.int64, 2)
-    return types.void(lanes, height, width, three, two, two, three, types.boolean), code
+    four, three, two = (types.UniTuple(types.int64, count) for count in (4, 3, 2))
+    return types.void(lanes, height, width, four, two, two, three, types.boolean), code
 
 
 @code_of
@@ -199,6 +204,19 @@ def _transpose(typing: Any, lanes: Any, source: Any, source_row: Any, to: Any, t
         return context.get_dummy_value()
 
     return types.void(lanes, *[types.int64] * 4), code
+
+
+@code_of
+def _copy_some(typing: Any, lanes: Any, count: Any, source: Any, to: Any) -> Any:
+    """Copy `count` floats, at most `lanes`, from address to address; `lanes` are written."""
+    n_lanes = lanes.literal_value
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _, count, source, to = arguments
+        _Vectors(builder, n_lanes).store(_Vectors(builder, n_lanes, count).load(source), to)
+        return context.get_dummy_value()
+
+    return types.void(lanes, *[types.int64] * 3), code
 
 
 @code_of
@@ -240,13 +258,21 @@ def product(lanes: int) -> Any:
     """
     height, width, tall, depth = SHAPES[lanes]
     panel, side, bits = width * lanes, BYTES, 32
-    size = depth * panel * BYTES
+    size, room = depth * panel * BYTES, (MOST_ROWS * depth + lanes) * BYTES
 
     def tiles_product(p, step):
         a, a_row, a_column, b, b_row, b_column = p[0], p[1], p[2], p[3], p[4], p[5]
         c, c_row, rows, columns, inner = p[6], p[7], p[9], p[10], p[11]
-        copy = _stack(size)
+        copy, packed = _stack(size), _stack(room)
         is_copied = b_column != side or rows >= 4 * height
+        a_tile = a_row * height
+        is_packed = a_row == side and rows <= MOST_ROWS and inner <= depth and columns >= 256
+        if is_packed:
+            a_tile = height * inner * side
+            for t in range(0, rows, height):
+                for r in range(inner):
+                    at, to = t * side + r * a_column, (t * inner + r * height) * side
+                    _copy_some(lanes, min(height, rows - t), a + at, packed + to)
         for j in range(0, columns, panel):
             wide = min(panel, columns - j)
             for first in range(0, max(inner, 1), depth):
@@ -280,11 +306,15 @@ def product(lanes: int) -> Any:
                                 target = real_pointer(copy + (r * panel + q) * side, bits)
                                 target[0] = source[0]
                     b_at, b_step = copy, panel * side
-                a_now, c_now = (a + first * a_column, a_row, a_column), c + j * side
+                c_now = c + j * side
+                a_now = (a + first * a_column, a_row, a_column, a_row * height)
+                if wide == panel and is_packed:
+                    a_now = (packed, side, height * side, a_tile)
                 if wide == panel:
                     sizes = (rows, wide, k)
                     _strip(lanes, height, width, a_now, (b_at, b_step), (c_now, c_row), sizes, add)
                 else:
+                    a_now = (a + first * a_column, a_row, a_column, a_row * tall)
                     for v in range(0, wide, lanes):
                         some, at = min(lanes, wide - v), v * side
                         at_b, at_c = (b_at + at, b_step), (c_now + at, c_row)
