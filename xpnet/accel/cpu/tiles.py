@@ -77,6 +77,14 @@ class _Vectors:
         function = cgutils.get_or_insert_function(self.builder.module, signature, name)
         return self.builder.call(function, given)
 
+    def prefetch(self, address: Any) -> None:
+        """Fetch memory that is read soon into the second-level cache."""
+        byte = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, INT32, INT32, INT32])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        given = [self.builder.inttoptr(address, byte), *(ir.Constant(INT32, n) for n in (0, 2, 1))]
+        self.builder.call(function, given)
+
     def load_splat(self, address: Any) -> Any:
         """A vector of the float at `address` in all lanes."""
         pointer = self.builder.inttoptr(address, FLOAT.as_pointer())
@@ -229,6 +237,7 @@ def _copy(typing: Any, lanes: Any, count: Any, source: Any, to: Any) -> Any:
         vectors, size = _Vectors(builder, n_lanes), ir.Constant(INT, n_lanes * BYTES)
         for i in range(n_vectors):
             vectors.store(vectors.load(_plus(builder, source, size, i)), _plus(builder, to, size, i))
+        vectors.prefetch(_plus(builder, source, size, n_vectors))
         return context.get_dummy_value()
 
     return types.void(lanes, count, types.int64, types.int64), code
