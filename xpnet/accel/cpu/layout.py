@@ -27,9 +27,6 @@ LINE = 16
 TILE_ROWS = 6
 """Rows of a tile of a product."""
 
-MANY_COLUMNS = 256
-"""Columns of a gradient from which on its rows are cut in two."""
-
 Cell: TypeAlias = tuple[slice, slice]
 """Rows and columns."""
 
@@ -71,12 +68,8 @@ def by_columns(columns: int, unit: int = 1) -> Layout:
 
 
 def of_gradient(matrix: Array) -> Layout:
-    """The layout of a gradient of weights: of rows, so that an update reads memory in order.
+    """The layout of a gradient of weights: whole rows, so that an update reads memory in order.
 
-    Rows of many columns are cut in two: then each part has more rows, and copies fewer columns of
-    dy for each. A part has whole tiles of rows, but for the last one.
+    A part has whole tiles of rows, but for the last one.
     """
-    rows, columns = matrix.shape
-    across = 2 if columns >= MANY_COLUMNS else 1
-    down = ranges_of(rows, PARTS // across, TILE_ROWS if rows >= PARTS * TILE_ROWS else 1)
-    return [(r, c) for r in down for c in ranges_of(columns, across, LINE)]
+    return by_rows(len(matrix), TILE_ROWS if len(matrix) >= PARTS * TILE_ROWS else 1)
