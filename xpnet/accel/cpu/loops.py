@@ -84,8 +84,14 @@ def _activations(bits: int) -> tuple[Loop, ...]:
             for j in range(x.size):
                 y[j] = -x[j]
 
+    def copyto(p, step):
+        for n in range(p[0]):
+            x, y = row(p, 0, n, bits), row(p, 1, n, bits)
+            for j in range(x.size):
+                y[j] = x[j]
+
     made = relu, relu_backward, tanh, tanh_backward, sigmoid, sigmoid_backward
-    return (*made, exp, sqrt, absolute, negative)
+    return (*made, exp, sqrt, absolute, negative, copyto)
 
 
 def _products(bits: int) -> tuple[Loop, ...]:
@@ -193,7 +199,19 @@ def _sums(bits: int) -> tuple[Loop, ...]:
                 for j in range(y.size):
                     y[j] += part[j]
 
-    return column_sums, dot, total, sum_parts
+    def sum_transposed(p, step):
+        """`y = (Σ_s parts[s])^T`; arguments as of `sum_parts`; the sum is left in `parts[0]`."""
+        rows = p[0]
+        for j in range(p[1]):
+            first = reals_at(p[2] + j * p[3], rows, bits)
+            for s in range(1, p[8]):
+                part = reals_at(p[2] + j * p[3] + s * p[6], rows, bits)
+                for n in range(rows):
+                    first[n] += part[n]
+            for n in range(rows):
+                row(p, 1, n, bits)[j] = first[n]
+
+    return column_sums, dot, total, sum_parts, sum_transposed
 
 
 def _updates(bits: int) -> tuple[Loop, ...]:

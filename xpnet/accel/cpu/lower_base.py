@@ -56,6 +56,7 @@ class Base:
         self.layouts: dict[tuple[int, tuple[int, ...]], Layout] = {}
         self.written: dict[int, tuple[Array, Layout]] = {}
         self.kept: list[Array] = []
+        self.partials: dict[tuple[int, tuple[int, ...]], Array] = {}
         self.late: list[tuple[Array, Parts]] = []
         self.operations: list[Parts] = []
         self.gradients: dict[tuple[int, tuple[int, ...]], Array] = {}
@@ -102,9 +103,14 @@ class Base:
 
     def _needs(self, op: Op) -> None:
         """Add the operations that wait and write an array of `op`."""
-        used = [address(a) for a in (*op.inputs, op.output) if isinstance(a, np.ndarray)]
-        self.operations += [parts for array, parts in self.late if address(array) in used]
-        self.late = [late for late in self.late if address(late[0]) not in used]
+        used = [a for a in (*op.inputs, op.output) if isinstance(a, np.ndarray)]
+        waiting = self.late
+        self.late = []
+        for array, parts in waiting:
+            if any(share(array, other) for other in used):
+                self.operations.append(parts)
+            else:
+                self.late.append((array, parts))
 
     def _layout(self, matrix: Array) -> Layout:
         """The cells of a matrix: as it was written, else the natural ones."""

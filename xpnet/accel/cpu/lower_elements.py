@@ -69,10 +69,10 @@ class Elements(Base):
 
     def _arithmetic(self, op: Op) -> None:
         """Of two matrices or vectors of the shape of the result, vectors and numbers."""
-        out: Any = op.output
+        *given, out = map(_at_least_vector, (*op.inputs, op.output))
         if op.options or not (is_matrix(out) or is_flat(out)):
             raise NotLowered(str(op))
-        inputs = [self._operand(value, out) for value in op.inputs]
+        inputs = [self._operand(value, out) for value in given]
         if not any(value.shape == out.shape for value in inputs):
             raise NotLowered(str(op))
         self._elements(op.name, inputs, [out])
@@ -100,14 +100,13 @@ class Elements(Base):
         self.operations.append(of_parts(works))
 
     def _op_exp(self, op: Op) -> None:
-        (x,) = op.inputs
-        out: Any = op.output
+        x, out = map(_at_least_vector, (*op.inputs, op.output))
         is_like = is_real(x) and is_real(out) and x.shape == out.shape
         if op.options or not is_like or out.ndim not in (1, 2):
             raise NotLowered(str(op))
         self._elements(op.name, [x], [out])
 
-    _op_tanh = _op_sqrt = _op_absolute = _op_negative = _op_exp
+    _op_tanh = _op_sqrt = _op_absolute = _op_negative = _op_copyto = _op_exp
 
     def _kernel_relu(self, op: Op) -> None:
         self._elements_of_kernel(op, 1)
@@ -148,3 +147,8 @@ class Elements(Base):
         after = self._work("advance", (1, 1), [counter, len(x)], [counter])
         assert after is not None
         self.late.append((counter, single(after)))
+
+
+def _at_least_vector(value: Any) -> Any:
+    """An array without dimensions as a vector of its only number; anything else as it is."""
+    return value.reshape(1) if isinstance(value, np.ndarray) and value.ndim == 0 else value

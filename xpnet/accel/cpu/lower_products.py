@@ -35,6 +35,10 @@ from xpnet.accel.cpu.phases import Work
 from xpnet.accel.program import Op
 from xpnet.backend import Array
 
+MANY_SAMPLES, FEW_WEIGHTS = 512, 2**14
+"""A gradient of few weights by many samples is a sum over parts of the samples: those that a part
+has just read in the forward pass, which are still in its cache."""
+
 WIDTH = 64
 """Sums that each part of a product of two vectors computes."""
 
@@ -67,7 +71,10 @@ class Products(Base):
         is_of_rows = b.strides[0] == b.itemsize and b.shape[1] > 1
         if is_gradient:
             self.gradients[key(out)] = out
-            self._product_by(of_gradient(out), a, b, out)
+            if a.shape[1] >= MANY_SAMPLES and out.size <= FEW_WEIGHTS:
+                self._sum_of_samples(a, b, out)
+            else:
+                self._product_by(of_gradient(out), a, b, out)
         elif is_of_rows:
             is_cut = columns >= PARTS * LINE
             self._product_by(by_columns(columns, LINE) if is_cut else natural(out), a, b, out)
@@ -99,14 +106,39 @@ class Products(Base):
             for r, c in cells
         ]
         self.operations.append(of_parts(works))
-        summed = []
-        cells = natural(out)
-        for cell in cells:
+        self._sum(partial, natural(out), out)
+
+    def _sum_of_samples(self, a: Array, b: Array, out: Array) -> None:
+        """`a b`, where each part has its own columns of `a` and rows of `b`."""
+        # Transposed: `b^T a^T` reads `a^T`, the larger of the two, along its rows.
+        partial = self._partial(out, out.shape[::-1])
+        ranges = zip(ranges_of(a.shape[1], PARTS), partial, strict=True)
+        self.operations.append(of_parts(self._product(a[:, k], b[k], to.T) for k, to in ranges))
+        works, layout = [], of_gradient(out)
+        for cell in layout:
+            pieces, to = [part.T[cell] for part in partial], out[cell]
+            given = [pieces[0].T, to, partial.strides[0], PARTS]
+            works.append(self._work("sum_transposed", to.shape, given, [to, pieces[0]], pieces))
+        # Until then a part goes on with its own samples.
+        self.late.append((out, of_parts(works)))
+        self.layouts[key(out)] = layout
+        self.written[address(out)] = out, layout
+
+    def _partial(self, out: Array, shape: tuple[int, ...]) -> Array:
+        """A matrix or vector for each part, whose sum is `out`."""
+        if key(out) not in self.partials:
+            self.partials[key(out)] = np.zeros((PARTS, *shape), out.dtype)
+        return self.partials[key(out)]
+
+    def _sum(self, partial: Array, layout: Layout, out: Array) -> None:
+        """`out`, the sum of the matrices in `partial`, in cells of `layout`."""
+        works = []
+        for cell in layout:
             pieces, to = [part[cell] for part in partial], out[cell]
-            given = [pieces[0], to, partial.strides[0], GROUPS]
-            summed.append(self._work("sum_parts", to.shape, given, [to], pieces))
-        self.operations.append(of_parts(summed))
-        self.layouts[key(out)] = cells
+            given = [pieces[0], to, partial.strides[0], len(partial)]
+            works.append(self._work("sum_parts", to.shape, given, [to], pieces))
+        self.operations.append(of_parts(works))
+        self.layouts[key(out)] = layout
 
     def _vectors(self, a: Array, b: Array, op: Op) -> None:
         """`out = a · b` of two vectors: `WIDTH` sums of each part, then the sum of all."""
@@ -131,10 +163,20 @@ class Products(Base):
         return Work("product", found, regions([a, b]), regions([out]))
 
     def _column_sums(self, a: Array, out: Array) -> None:
+        is_late = len(a) >= MANY_SAMPLES and out.size <= FEW_WEIGHTS
+        if is_late:
+            partial = self._partial(out, out.shape)
+            pairs = zip(ranges_of(len(a), PARTS), partial, strict=True)
+            works = [self._work("column_sums", a[r].shape, [a[r], to], [to]) for r, to in pairs]
+            self.operations.append(of_parts(works))
+            a = partial
         works = []
         ranges = ranges_of(a.shape[1], PARTS, LINE)
         for columns in ranges:
             given = [a[:, columns], out[columns]]
             works.append(self._work("column_sums", given[0].shape, given, given[1:]))
-        self.operations.append(of_parts(works))
+        if is_late:
+            self.late.append((out, of_parts(works)))
+        else:
+            self.operations.append(of_parts(works))
         self.written[address(out)] = out.reshape(-1, 1), [(c, ALL) for c in ranges]

@@ -273,7 +273,8 @@ def product(lanes: int) -> Any:
         a, a_row, a_column, b, b_row, b_column = p[0], p[1], p[2], p[3], p[4], p[5]
         c, c_row, rows, columns, inner = p[6], p[7], p[9], p[10], p[11]
         copy, packed = _stack(size), _stack(room)
-        is_copied = b_column != side or rows >= 4 * height
+        # A narrow B lies as densely as its copy would.
+        is_copied = b_column != side or (rows >= 4 * height and b_row > panel * side)
         a_tile = a_row * height
         is_packed = a_row == side and rows <= MOST_ROWS and inner <= depth and columns >= 256
         if is_packed:
@@ -282,10 +283,11 @@ def product(lanes: int) -> Any:
                 for r in range(inner):
                     at, to = t * side + r * a_column, (t * inner + r * height) * side
                     _copy_some(lanes, min(height, rows - t), a + at, packed + to)
+        most = depth if is_copied else max(inner, 1)
         for j in range(0, columns, panel):
             wide = min(panel, columns - j)
-            for first in range(0, max(inner, 1), depth):
-                k, add = min(depth, inner - first), p[12] != 0 or first > 0
+            for first in range(0, max(inner, 1), most):
+                k, add = min(most, inner - first), p[12] != 0 or first > 0
                 b_at, b_step = b + first * b_row + j * b_column, b_row
                 if is_copied:
                     if b_column == side and wide == panel:
