@@ -522,6 +522,19 @@ def test_many_operations_without_a_loop_are_run_call_by_call(
     assert len(made) == 4
 
 
+def test_a_step_of_very_many_operations_is_run_call_by_call(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of(rows: int) -> int:
+        train([xn.Linear(12, 3)], rows=2 * rows, batch_size=rows, epochs=1)
+        return len(made)
+
+    assert of(2048) == 1
+    most = len(made[0]._recorded)
+    monkeypatch.setattr(executor, "MOST_OPERATIONS", most)
+    assert (of(2048), of(3072)) == (2, 2)
+
+
 def test_large_matrices_are_left_to_blas(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     def layers() -> list[Layer]:
         return [xn.Linear(12, 9), xn.ReLU(), xn.Linear(9, 3)]

@@ -88,6 +88,7 @@ ELEMENTWISE: dict[str, tuple[int, Callable[..., Any] | None]] = {
     "minimum": (2, np.minimum),
     "sqrt": (1, np.sqrt),
     "absolute": (1, np.absolute),
+    "copyto": (1, np.positive),
     "negative": (1, np.negative),
 }
 
@@ -163,6 +164,12 @@ def test_sums(dtype: str) -> None:
     for part in a[1:]:
         expected += part
     assert same(total, expected)
+    kept, transposed = a.copy(), np.empty((COLUMNS, ROWS), dtype)
+    for down, across in parts():
+        pieces, to = kept[0][down, across], transposed[across, down]
+        call("sum_transposed", block(to.shape, pieces, to, a.strides[0], len(a)), dtype)
+    assert same(transposed.T, expected)
+    assert same(kept[1:], a[1:])
     for part in (slice(0, 17), slice(17, COLUMNS)):
         given = a[0][:, part], columns[part]
         call("column_sums", block((ROWS, part.stop - part.start), *given), dtype)

@@ -74,6 +74,14 @@ def test_samples_of_the_step_are_gathered_by_a_loop() -> None:
         operation(np, "multiply", (MEMORY[0], MEMORY[0, :1]), {"out": MEMORY[0]}),
         operation(np, "exp", (np.zeros((3, 4)),), {"out": np.zeros((3, 4))}),
         operation(np, "sinh", (real(3, 4),), {"out": real(3, 4)}),
+        operation(np, "copyto", (real(4), 1.0), {}),
+        operation(np, "copyto", (real(4), np.zeros(4)), {}),
+        operation(np, "copyto", (real(3, 4), real(4)), {}),
+        operation(np, "copyto", (MEMORY[1:], MEMORY[:3]), {}),
+        # What differs between steps is read from the row of the step.
+        operation(np, "copyto", (real(2), STEPS[0]), {}),
+        operation(np, "multiply", (real(), STEPS[0, 1].reshape(())), {"out": real()}),
+        operation(np, "multiply", (real(2), STEPS[0]), {"out": real(2)}),
         Op("relu", (np.zeros((3, 4)), np.zeros((3, 4))), None, lambda: None, is_kernel=True),
         Op("new kernel", (real(3, 4),), None, lambda: None, is_kernel=True),
     ],
@@ -84,11 +92,16 @@ def test_others_are_called_in_python(op: Op) -> None:
 
 
 @pytest.mark.parametrize("name", ["add", "subtract", "multiply", "divide", "maximum", "minimum"])
-@pytest.mark.parametrize("shape", [(3, 4), (40, 300), (5,), (700,)])
+@pytest.mark.parametrize("shape", [(3, 4), (40, 300), (5,), (700,), ()])
 def test_loops_take_numbers_and_vectors(name: str, shape: tuple[int, ...]) -> None:
     a, out = real(*shape), real(*shape)
     for inputs in ((a, a), (a, 2), (1.5, a), (a, real(*shape[-1:])), (real(*shape[-1:]), a)):
         assert calls(operation(np, name, inputs, {"out": out})) == []
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (700,), (3, 4)])
+def test_a_loop_copies(shape: tuple[int, ...]) -> None:
+    assert calls(operation(np, "copyto", (real(*shape), real(*shape)), {})) == []
 
 
 def test_the_scalars_of_a_step_are_read_from_its_row() -> None:

@@ -51,11 +51,19 @@ def edges(lanes: int) -> Iterator[tuple[int, int]]:
         yield from ((2, columns), (4 * height + 5, columns))
 
 
+def copied(lanes: int) -> Iterator[tuple[int, int]]:
+    """Rows and columns around those from which on a transposed A is copied."""
+    most, many = tiles.MOST_ROWS, tiles.MANY_COLUMNS
+    for rows in (1, 5, 6, 49, most, most + 1):
+        yield from ((rows, many - 1), (rows, many), (rows, many + lanes + 3))
+
+
 @pytest.mark.parametrize("k", [0, 1, 2, 17, 129, 784])
 def test_every_edge_agrees_with_float64(lanes: int, k: int) -> None:
     rng = np.random.default_rng(k)
-    for rows, columns in edges(lanes):
-        kind = int(rng.integers(4))
+    cases = [(*sizes, int(rng.integers(4))) for sizes in edges(lanes)]
+    cases += [(*sizes, kind) for sizes in copied(lanes) for kind in (1, 3)]
+    for rows, columns, kind in cases:
         a = matrix(rng, rows, k, by_columns=kind % 2 == 1)
         b = matrix(rng, k, columns, by_columns=kind >= 2)
         start = rng.standard_normal((rows, columns + 2)).astype(np.float32)

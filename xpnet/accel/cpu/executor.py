@@ -30,6 +30,9 @@ MOST_WEIGHTS = 2**22
 makes no difference, so that all batches of a training are computed in the same way.
 """
 
+MOST_OPERATIONS = 1_500
+"""Of a step; to lower so many takes five seconds. A full batch of 80,000 rows has as many."""
+
 _LOOP = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_int64), ctypes.c_int64)
 
 
@@ -39,8 +42,8 @@ class CompiledSteps:
     `tables`: `(most, n)`; step `s` reads row `s` of each where the recorded one reads row 0.
     `most`: how many steps one call may run. An operation without a loop is called in Python, by
     whichever thread comes to it; without such operations the interpreter is not needed until the
-    end. Raises `NotLowered` for a step with products, or many other operations, without a loop, and
-    for a network of many weights.
+    end. Raises `NotLowered` for a step with products, or many other operations, without a loop, for
+    one of very many operations, and for a network of many weights.
     """
 
     def __init__(self, program: Program, tables: Sequence[Array]) -> None:
@@ -51,6 +54,8 @@ class CompiledSteps:
         # They hold the arrays, of which the loops know only the addresses.
         self._recorded = program
         self._lowering = lowering = Lowering(tables)
+        if len(program) > MOST_OPERATIONS:
+            raise NotLowered(f"{len(program):,} operations")
         for op in program:
             lowering.add(op)
         if len(lowering.calls) > MOST_CALLS:

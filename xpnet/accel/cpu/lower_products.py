@@ -119,7 +119,7 @@ class Products(Base):
             pieces, to = [part.T[cell] for part in partial], out[cell]
             given = [pieces[0].T, to, partial.strides[0], PARTS]
             works.append(self._work("sum_transposed", to.shape, given, [to, pieces[0]], pieces))
-        # Until then a part goes on with its own samples.
+        # Not yet: a part can first do more with its own samples.
         self.late.append((out, of_parts(works)))
         self.layouts[key(out)] = layout
         self.written[address(out)] = out, layout
