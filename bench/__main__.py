@@ -1,6 +1,6 @@
 """`python -m bench`: the time of a training step in xpnet and in its peers, on this machine.
 
-    python -m bench                         every workload, every peer, about ten minutes
+    python -m bench                         every workload, every peer, about twenty minutes
     python -m bench --workload W2 W3 --peer torch jax-scan
     python -m bench contended | end-to-end | epochs | footprint | late-epochs | scaling | speedrun
 
