@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from xpnet.accel.cpu.executor import CompiledSteps
 from xpnet.accel.cpu.lower_base import NotLowered
 from xpnet.accel.cpu.lowering import Lowering
 from xpnet.accel.cpu.phases import phases
@@ -127,6 +128,24 @@ def test_no_product_is_left_to_blas(name: str) -> None:
             calls(operation(np, name, inputs, {"out": out}))
     assert calls(operation(np, name, (kept, matrix), {"out": real(COLUMNS)})) == []
     assert calls(operation(np, name, (matrix, matrix.T), {"out": real(ROWS, ROWS)})) == []
+
+
+@pytest.mark.parametrize("sizes", [(700, 20, 9), (12, 80, 300)], ids=["gradient", "groups"])
+def test_a_product_whose_columns_lie_side_by_side(sizes: tuple[int, int, int]) -> None:
+    inner, rows, columns = sizes
+    rng = np.random.default_rng(0)
+    if inner > rows:
+        a = rng.standard_normal((inner, rows)).astype(np.float32).T
+    else:
+        a, inner = rng.standard_normal((inner, rows)).astype(np.float32), rows
+    b = rng.standard_normal((inner, columns)).astype(np.float32)
+    out = np.zeros((columns, len(a)), np.float32).T
+    program = [operation(np, "matmul", (a, b), {"out": out})]
+    CompiledSteps(program, [])(1)
+    # Sums of `inner` terms, rounded to float32 as often (Higham, as in test_tiles.py).
+    gamma = inner * 2.0**-24 / (1 - inner * 2.0**-24)
+    bound = gamma * (abs(a).astype(float) @ abs(b).astype(float))
+    assert (abs(out - a.astype(float) @ b.astype(float)) <= bound).all()
 
 
 def test_what_differs_between_steps_cannot_be_written_within_one() -> None:

@@ -2,7 +2,8 @@
 
 The cut depends on the shape alone, not on the number of threads: so do the results. A wide matrix
 is cut into `GROUPS` ranges of columns, each into `PARTS // GROUPS` ranges of rows; a narrow one,
-and the gradient of weights, by its rows; `dy Wᵀ` by its columns. The first ranges belong to the
+and the gradient of weights, by its rows; `dy Wᵀ` by its columns; the gradient of few weights is a
+sum over rows of x and dy. The first ranges belong to the
 first threads, so that a thread finds in its caches much of what it has written itself: columns of
 x, the rows of the weights that they are multiplied with, and the gradient and the optimizer's state
 of these rows.
@@ -70,6 +71,6 @@ def by_columns(columns: int, unit: int = 1) -> Layout:
 def of_gradient(matrix: Array) -> Layout:
     """The layout of a gradient of weights: whole rows, so that an update reads memory in order.
 
-    A part has whole tiles of rows, but for the last one.
+    From 96 rows on, every part but the last has whole tiles.
     """
     return by_rows(len(matrix), TILE_ROWS if len(matrix) >= PARTS * TILE_ROWS else 1)

@@ -200,7 +200,7 @@ def _sums(bits: int) -> tuple[Loop, ...]:
                     y[j] += part[j]
 
     def sum_transposed(p, step):
-        """`y = (Σ_s parts[s])^T`; arguments as of `sum_parts`; the sum is left in `parts[0]`."""
+        """`y = (Σ_s parts[s])^T`; arguments as of `sum_parts`; overwrites `parts[0]`."""
         rows = p[0]
         for j in range(p[1]):
             first = reals_at(p[2] + j * p[3], rows, bits)

@@ -102,7 +102,7 @@ class Base:
         return self.operations
 
     def _needs(self, op: Op) -> None:
-        """Add the operations that wait and write an array of `op`."""
+        """Append the waiting operations whose result shares memory with an array of `op`."""
         used = [a for a in (*op.inputs, op.output) if isinstance(a, np.ndarray)]
         waiting = self.late
         self.late = []

@@ -36,8 +36,8 @@ from xpnet.accel.program import Op
 from xpnet.backend import Array
 
 MANY_SAMPLES, FEW_WEIGHTS = 512, 2**14
-"""A gradient of few weights by many samples is a sum over parts of the samples: those that a part
-has just read in the forward pass, which are still in its cache."""
+"""From so many samples on, a gradient of at most so many numbers is a sum: each part multiplies the
+samples that it has just read in the forward pass, which are still in its cache."""
 
 WIDTH = 64
 """Sums that each part of a product of two vectors computes."""
@@ -71,14 +71,15 @@ class Products(Base):
         is_of_rows = b.strides[0] == b.itemsize and b.shape[1] > 1
         if is_gradient:
             self.gradients[key(out)] = out
-            if a.shape[1] >= MANY_SAMPLES and out.size <= FEW_WEIGHTS:
+            is_sum = a.shape[1] >= MANY_SAMPLES and out.size <= FEW_WEIGHTS
+            if is_sum and out.flags.c_contiguous:
                 self._sum_of_samples(a, b, out)
             else:
                 self._product_by(of_gradient(out), a, b, out)
         elif is_of_rows:
             is_cut = columns >= PARTS * LINE
             self._product_by(by_columns(columns, LINE) if is_cut else natural(out), a, b, out)
-        elif is_wide(a.shape[1]) and b.size >= 16_384:
+        elif is_wide(a.shape[1]) and b.size >= 16_384 and out.flags.c_contiguous:
             self._product_in_groups(a, b, out)
         else:
             self._product_by(by_rows(rows), a, b, out)
@@ -119,7 +120,7 @@ class Products(Base):
             pieces, to = [part.T[cell] for part in partial], out[cell]
             given = [pieces[0].T, to, partial.strides[0], PARTS]
             works.append(self._work("sum_transposed", to.shape, given, [to, pieces[0]], pieces))
-        # Not yet: a part can first do more with its own samples.
+        # Added up only when it is needed: a part first does more with its own samples.
         self.late.append((out, of_parts(works)))
         self.layouts[key(out)] = layout
         self.written[address(out)] = out, layout

@@ -33,9 +33,9 @@ SHAPES = {8: (6, 2, 8, 256), 16: (6, 4, 12, 128)}
 """By lanes: rows and vectors of a tile, rows of a tile of one vector, and the values of k for which
 a panel of B is copied at a time, few enough to stay in the first-level cache."""
 
-MOST_ROWS, MANY_COLUMNS = 96, 256
-"""Up to so many rows of a transposed A, a multiple of those of a tile, are copied, so that a tile
-reads floats in order; and from so many columns of C on, for which each is read often enough."""
+MOST_ROWS, MANY_COLUMNS = 66, 256
+"""A transposed A of at most `MOST_ROWS` rows, a multiple of those of a tile, is copied, so that a
+tile reads it in order, if C has at least `MANY_COLUMNS` columns: then the copy is read often."""
 
 
 def lanes() -> int | None:
@@ -44,6 +44,10 @@ def lanes() -> int | None:
     if features.get("avx512f"):
         return 16
     return 8 if features.get("avx2") and features.get("fma") else None
+
+
+CACHE_LINE = 64
+"""Bytes that a prefetch fetches."""
 
 
 def _tile(
@@ -106,9 +110,9 @@ def _strip(
 ) -> Any:
     """C (+)= A B for `width` vectors of columns and any number of rows, in tiles of `height` rows.
 
-    `a`: address, row, column, and tile to tile in bytes; `b`, `c`: address and row; `sizes`: rows,
-    columns, k.
-    With a width of one vector there may be fewer columns than lanes.
+    `a`: address, and bytes from row to row, from column to column, and from tile to tile; `b`, `c`:
+    address, and bytes from row to row; `sizes`: rows, columns, k. With a width of
+    one vector there may be fewer columns than lanes.
     """
     shape = [x.literal_value for x in (lanes, height, width)]
     kinds = [INT] * 11 + [ir.IntType(1)]
@@ -132,8 +136,8 @@ def product(lanes: int) -> Any:
     """C (+)= A B for vectors of `lanes` floats, 8 or 16, compiled.
 
     The arguments are address, row and column in bytes of A, of B, and of C, then rows, columns, k,
-    and 1 to add to C instead of replacing it. The columns of C, and either rows or columns of B,
-    have their floats side by side. C overlaps neither A nor B.
+    and 1 to add to C instead of replacing it. The floats of a row of C lie side by side, and so do
+    those of a row of B, or those of a column. C overlaps neither A nor B.
     """
     height, width, tall, depth = SHAPES[lanes]
     panel, side, bits = width * lanes, BYTES, 32
@@ -166,7 +170,8 @@ def product(lanes: int) -> Any:
                             source, to = b_at + r * b_row, panel_at + r * panel * side
                             if wide == panel:
                                 copy(lanes, width, source, to)
-                                prefetch(source + panel * side)
+                                for at in range(0, panel * side, CACHE_LINE):
+                                    prefetch(source + panel * side + at)
                             else:
                                 for v in range(0, wide, lanes):
                                     at, some = v * side, min(lanes, wide - v)

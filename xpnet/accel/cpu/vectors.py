@@ -63,7 +63,7 @@ class Vectors:
     def hidden(self, flag: Any) -> Any:
         """`flag`, which LLVM then takes for a new value each time.
 
-        Else it moves branches on it out of loops, and writes a copy of the loops for each case.
+        Otherwise LLVM would move branches on it out of loops, with a copy of them for each case.
         """
         kind = ir.FunctionType(INT32, [INT32])
         value = self.builder.asm(kind, "", "=r,0", [self.builder.zext(flag, INT32)], True)
@@ -122,7 +122,7 @@ def copy(typing: Any, lanes: Any, count: Any, source: Any, to: Any) -> Any:
 
 @code_of
 def copy_some(typing: Any, lanes: Any, count: Any, source: Any, to: Any) -> Any:
-    """Copy `count` floats, at most `lanes`, from address to address; zeros fill the vector."""
+    """Copy `count` floats, at most `lanes`, and zeros after them: `lanes` floats are written."""
     n_lanes = lanes.literal_value
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -135,7 +135,7 @@ def copy_some(typing: Any, lanes: Any, count: Any, source: Any, to: Any) -> Any:
 
 @code_of
 def prefetch(typing: Any, address: Any) -> Any:
-    """Fetch memory that is read soon into the second-level cache."""
+    """Fetch the cache line at `address`, which will be read soon, into the second-level cache."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         byte = ir.IntType(8).as_pointer()
