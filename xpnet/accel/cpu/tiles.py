@@ -141,12 +141,12 @@ def product(lanes: int) -> Any:
     """
     height, width, tall, depth = SHAPES[lanes]
     panel, side, bits = width * lanes, BYTES, 32
-    size, room = depth * panel * BYTES, (MOST_ROWS * depth + lanes) * BYTES
+    size, space = depth * panel * BYTES, (MOST_ROWS * depth + lanes) * BYTES
 
     def tiles_product(p, step):
         a, a_row, a_column, b, b_row, b_column = p[0], p[1], p[2], p[3], p[4], p[5]
         c, c_row, rows, columns, inner = p[6], p[7], p[9], p[10], p[11]
-        panel_at, packed = stack(size), stack(room)
+        panel_at, packed = stack(size), stack(space)
         # A narrow B lies as densely as its copy would.
         is_copied = b_column != side or (rows >= 4 * height and b_row > panel * side)
         a_tile = a_row * height
