@@ -81,7 +81,7 @@ def test_samples_of_the_step_are_gathered_by_a_loop() -> None:
         operation(np, "copyto", (MEMORY[1:], MEMORY[:3]), {}),
         # What differs between steps is read from the row of the step.
         operation(np, "copyto", (real(2), STEPS[0]), {}),
-        operation(np, "multiply", (real(), STEPS[0, 1].reshape(())), {"out": real()}),
+        operation(np, "multiply", (real(), STEPS[0, 1:2].reshape(())), {"out": real()}),
         operation(np, "multiply", (real(2), STEPS[0]), {"out": real(2)}),
         Op("relu", (np.zeros((3, 4)), np.zeros((3, 4))), None, lambda: None, is_kernel=True),
         Op("new kernel", (real(3, 4),), None, lambda: None, is_kernel=True),

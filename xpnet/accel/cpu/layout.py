@@ -3,10 +3,9 @@
 The cut depends on the shape alone, not on the number of threads: so do the results. A wide matrix
 is cut into `GROUPS` ranges of columns, each into `PARTS // GROUPS` ranges of rows; a narrow one,
 and the gradient of weights, by its rows; `dy Wᵀ` by its columns; the gradient of few weights is a
-sum over rows of x and dy. The first ranges belong to the
-first threads, so that a thread finds in its caches much of what it has written itself: columns of
-x, the rows of the weights that they are multiplied with, and the gradient and the optimizer's state
-of these rows.
+sum over rows of x and dy. The first ranges belong to the first threads, so that a thread finds in
+its caches much of what it has written itself: columns of x, the rows of the weights that they are
+multiplied with, and the gradient and the optimizer's state of these rows.
 """
 
 from __future__ import annotations

@@ -144,6 +144,8 @@ class Base:
             return None
         found = block(shape, *arguments)
         arrays = [a for a in arguments if isinstance(a, np.ndarray)]
+        if any(share(a, table) for a in arrays for table in self.each.values()):
+            raise NotLowered(f"{loop} of what differs between steps, which is no `Each`")
         arrays += [a.table[0] for a in arguments if isinstance(a, Each) and not a.table.strides[0]]
         self.kept += [found, *arrays]
         return Work(loop, found, regions([*arrays, *reads]), regions(writes))

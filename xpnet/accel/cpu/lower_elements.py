@@ -43,8 +43,6 @@ class Elements(Base):
         """`loop` of matrices of one shape and of vectors, a number for each column; or vectors."""
         if any(share(a, out) and not are_one(a, out) for a in inputs for out in outputs):
             raise NotLowered(f"{loop} of arrays that overlap")
-        if any(share(a, table) for a in inputs for table in self.each.values()):
-            raise NotLowered(f"{loop} of what differs between steps")
         matrices = [a for a in (*inputs, *outputs) if is_matrix(a)]
         layout = self._layout(matrices[0]) if matrices else by_columns(outputs[0].size, LINE)
         given = arguments if arguments is not None else [*inputs, *outputs]

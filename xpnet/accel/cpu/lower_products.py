@@ -71,8 +71,7 @@ class Products(Base):
         is_of_rows = b.strides[0] == b.itemsize and b.shape[1] > 1
         if is_gradient:
             self.gradients[key(out)] = out
-            is_sum = a.shape[1] >= MANY_SAMPLES and out.size <= FEW_WEIGHTS
-            if is_sum and out.flags.c_contiguous:
+            if _is_sum(a.shape[1], out) and out.flags.c_contiguous:
                 self._sum_of_samples(a, b, out)
             else:
                 self._product_by(of_gradient(out), a, b, out)
@@ -164,7 +163,7 @@ class Products(Base):
         return Work("product", found, regions([a, b]), regions([out]))
 
     def _column_sums(self, a: Array, out: Array) -> None:
-        is_late = len(a) >= MANY_SAMPLES and out.size <= FEW_WEIGHTS
+        is_late = _is_sum(len(a), out)
         if is_late:
             partial = self._partial(out, out.shape)
             pairs = zip(ranges_of(len(a), PARTS), partial, strict=True)
@@ -181,3 +180,8 @@ class Products(Base):
         else:
             self.operations.append(of_parts(works))
         self.written[address(out)] = out.reshape(-1, 1), [(c, ALL) for c in ranges]
+
+
+def _is_sum(samples: int, gradient: Array) -> bool:
+    """Whether each part finds the gradient of its own samples, and then all are added."""
+    return samples >= MANY_SAMPLES and gradient.size <= FEW_WEIGHTS

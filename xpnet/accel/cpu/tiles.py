@@ -17,6 +17,7 @@ from numba import types
 from numba.core import cgutils
 
 from xpnet.accel.cpu.compiled import compiled
+from xpnet.accel.cpu.layout import TILE_ROWS
 from xpnet.accel.cpu.llvm import INT, code_of, real_pointer
 from xpnet.accel.cpu.vectors import (
     BYTES,
@@ -29,7 +30,7 @@ from xpnet.accel.cpu.vectors import (
     transpose,
 )
 
-SHAPES = {8: (6, 2, 8, 256), 16: (6, 4, 12, 128)}
+SHAPES = {8: (TILE_ROWS, 2, 8, 256), 16: (TILE_ROWS, 4, 12, 128)}
 """By lanes: rows and vectors of a tile, rows of a tile of one vector, and the values of k for which
 a panel of B is copied at a time, few enough to stay in the first-level cache."""
 
@@ -149,11 +150,9 @@ def product(lanes: int) -> Any:
         panel_at, packed = stack(size), stack(space)
         # A narrow B lies as densely as its copy would.
         is_copied = b_column != side or (rows >= 4 * height and b_row > panel * side)
-        a_tile = a_row * height
         is_packed = a_row == side and columns >= MANY_COLUMNS
         is_packed = is_packed and rows <= MOST_ROWS and inner <= depth
         if is_packed:
-            a_tile = height * inner * side
             for t in range(0, rows, height):
                 for r in range(inner):
                     at, to = t * side + r * a_column, (t * inner + r * height) * side
@@ -195,10 +194,10 @@ def product(lanes: int) -> Any:
                                 target[0] = source[0]
                     b_at, b_step = panel_at, panel * side
                 c_now = c + j * side
-                a_now = (a + first * a_column, a_row, a_column, a_row * height)
-                if wide == panel and is_packed:
-                    a_now = (packed, side, height * side, a_tile)
                 if wide == panel:
+                    a_now = (a + first * a_column, a_row, a_column, a_row * height)
+                    if is_packed:
+                        a_now = (packed, side, height * side, height * inner * side)
                     sizes = (rows, wide, k)
                     _strip(lanes, height, width, a_now, (b_at, b_step), (c_now, c_row), sizes, add)
                 else:
