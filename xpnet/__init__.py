@@ -14,7 +14,9 @@ Train on the digits that come with xpnet, test, and keep the network:
 
 - The network: `Sequential` of `Linear`, `Dropout`, `GaussianNoise`, `BatchNorm`,
   `LayerNorm`, `ReLU`, `LeakyReLU`, `Sigmoid`, `Tanh`, `GELU`, `Softmax`, `Residual`, other
-  networks, or your own `Layer`, which names each `Parameter` that it has.
+  networks, or your own `Layer`, which names each `Parameter` that it has. For images:
+  `Unflatten`, `Conv2d`, `MaxPool2d`, `AveragePool2d`, `GlobalAveragePool2d`, `BatchNorm2d`,
+  `Dropout2d`, `Flatten`.
 - Losses: `SoftmaxCrossEntropy`, `SigmoidBinaryCrossEntropy`, `MeanSquaredError`, or your own
   `Loss`.
 - Optimizers: `SGD`, `RMSprop`, `Adam`, `AdamW`; learning rate schedules: `xpnet.schedules`.
@@ -45,19 +47,27 @@ from xpnet.interop.sklearn import from_sklearn
 from xpnet.interop.torch import from_torch, to_torch
 from xpnet.layers import (
     GELU,
+    AveragePool2d,
     BatchNorm,
+    BatchNorm2d,
+    Conv2d,
     Dropout,
+    Dropout2d,
+    Flatten,
     GaussianNoise,
+    GlobalAveragePool2d,
     Layer,
     LayerNorm,
     LeakyReLU,
     Linear,
+    MaxPool2d,
     Parameter,
     ReLU,
     Residual,
     Sigmoid,
     Softmax,
     Tanh,
+    Unflatten,
 )
 from xpnet.losses import Loss, MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
 from xpnet.network import Sequential
@@ -79,20 +89,27 @@ __all__ = [
     "Adam",
     "AdamW",
     "Augmentation",
+    "AveragePool2d",
     "Backend",
     "BatchNorm",
+    "BatchNorm2d",
     "Callback",
     "Checkpoints",
+    "Conv2d",
     "DeviceData",
     "Dropout",
+    "Dropout2d",
     "EarlyStopping",
+    "Flatten",
     "GaussianNoise",
+    "GlobalAveragePool2d",
     "History",
     "Layer",
     "LayerNorm",
     "LeakyReLU",
     "Linear",
     "Loss",
+    "MaxPool2d",
     "MeanSquaredError",
     "Optimizer",
     "Parameter",
@@ -108,6 +125,7 @@ __all__ = [
     "Tanh",
     "TrainStep",
     "Trainer",
+    "Unflatten",
     "XpnetError",
     "array_module",
     "evaluate",

@@ -28,8 +28,15 @@ class Initializer:
 
 
 def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
-    fan_out, fan_in = shape if len(shape) == 2 else (shape[0], shape[0])
-    return fan_in, fan_out
+    """`(fan_in, fan_out)` of `(out, in)`, of the kernels `(out, in, kh, kw)` of a convolution, or of
+    a vector.
+
+    A unit of a convolution has an input for each channel and pixel of a window.
+    """
+    if len(shape) == 1:
+        return shape[0], shape[0]
+    pixels = math.prod(shape[2:])
+    return shape[1] * pixels, shape[0] * pixels
 
 
 class HeNormal(Initializer):
@@ -40,7 +47,7 @@ class HeNormal(Initializer):
     """
 
     def __call__(self, generator: Any, shape: tuple[int, ...]) -> Any:
-        """Draw float64 of `shape` `(fan_out, fan_in)`."""
+        """Draw float64 of `shape` `(out, in)`, or `(out, in, kh, kw)`."""
         return generator.normal(0.0, math.sqrt(2 / _fans(shape)[0]), shape)
 
 
@@ -48,7 +55,7 @@ class HeUniform(Initializer):
     """Uniform on ±`√(6 / fan_in)`, whose variance (bound² / 3) is `HeNormal`'s."""
 
     def __call__(self, generator: Any, shape: tuple[int, ...]) -> Any:
-        """Draw float64 of `shape` `(fan_out, fan_in)`."""
+        """Draw float64 of `shape` `(out, in)`, or `(out, in, kh, kw)`."""
         bound = math.sqrt(6 / _fans(shape)[0])
         return generator.uniform(-bound, bound, shape)
 
@@ -61,7 +68,7 @@ class GlorotNormal(Initializer):
     """
 
     def __call__(self, generator: Any, shape: tuple[int, ...]) -> Any:
-        """Draw float64 of `shape` `(fan_out, fan_in)`."""
+        """Draw float64 of `shape` `(out, in)`, or `(out, in, kh, kw)`."""
         return generator.normal(0.0, math.sqrt(2 / sum(_fans(shape))), shape)
 
 
@@ -69,7 +76,7 @@ class GlorotUniform(Initializer):
     """Uniform on ±`√(6 / (fan_in + fan_out))` (Glorot, Bengio 2010, eq. 16)."""
 
     def __call__(self, generator: Any, shape: tuple[int, ...]) -> Any:
-        """Draw float64 of `shape` `(fan_out, fan_in)`."""
+        """Draw float64 of `shape` `(out, in)`, or `(out, in, kh, kw)`."""
         bound = math.sqrt(6 / sum(_fans(shape)))
         return generator.uniform(-bound, bound, shape)
 
@@ -81,7 +88,7 @@ class LeCunNormal(Initializer):
     """
 
     def __call__(self, generator: Any, shape: tuple[int, ...]) -> Any:
-        """Draw float64 of `shape` `(fan_out, fan_in)`."""
+        """Draw float64 of `shape` `(out, in)`, or `(out, in, kh, kw)`."""
         return generator.normal(0.0, math.sqrt(1 / _fans(shape)[0]), shape)
 
 
@@ -89,7 +96,7 @@ class LeCunUniform(Initializer):
     """Uniform on ±`√(3 / fan_in)`, whose variance is `LeCunNormal`'s."""
 
     def __call__(self, generator: Any, shape: tuple[int, ...]) -> Any:
-        """Draw float64 of `shape` `(fan_out, fan_in)`."""
+        """Draw float64 of `shape` `(out, in)`, or `(out, in, kh, kw)`."""
         bound = math.sqrt(3 / _fans(shape)[0])
         return generator.uniform(-bound, bound, shape)
 

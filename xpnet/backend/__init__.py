@@ -255,6 +255,17 @@ def zeros(xp: Any, size: int, dtype: Any) -> Array:
     return raw[start : start + size * itemsize].view(dtype)
 
 
+def strided(array: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
+    """A view of the memory of `array` with another shape and other strides, in bytes.
+
+    NumPy and CuPy have it in a submodule, of which a recorded step knows nothing. Nothing checks
+    that the view lies within the array.
+    """
+    if isinstance(array, numpy.ndarray):
+        return numpy.lib.stride_tricks.as_strided(array, shape, strides)
+    return array_module(array).lib.stride_tricks.as_strided(array, shape, strides)
+
+
 def gather(source: Array, indices: Array, out: Array) -> Array:
     """Rows `source[indices]` written into `out`: NumPy and CuPy differ here.
 

@@ -217,6 +217,41 @@ def _same(graph: _Graph, layer: Any, x: str) -> str:
     return x
 
 
+def _unflatten(graph: _Graph, layer: Any, x: str) -> str:
+    height, width, channels = layer.output_shape(None)
+    name = f"{graph.position}.image_shape"
+    graph.constants[name] = numpy.array([-1, channels, height, width], dtype=numpy.int64)
+    return graph.node("Reshape", x, name)
+
+
+def _windows(layer: Any) -> dict[str, Any]:
+    """The attributes of ONNX for windows: borders are `[top, left, bottom, right]`."""
+    windows = layer.windows
+    return {
+        "kernel_shape": windows.kernel_size,
+        "strides": windows.stride,
+        "pads": [*windows.padding, *windows.padding],
+    }
+
+
+def _conv(graph: _Graph, layer: Any, x: str) -> str:
+    state = [graph.state(name) for name in layer.parameters()]
+    how = _windows(layer) | {"dilations": layer.windows.dilation, "group": layer.groups}
+    return graph.node("Conv", x, *state, **how)
+
+
+def _max_pool(graph: _Graph, layer: Any, x: str) -> str:
+    return graph.node("MaxPool", x, **_windows(layer))
+
+
+def _average_pool(graph: _Graph, layer: Any, x: str) -> str:
+    return graph.node("AveragePool", x, count_include_pad=1, **_windows(layer))
+
+
+def _global_average_pool(graph: _Graph, layer: Any, x: str) -> str:
+    return graph.node("Flatten", graph.node("GlobalAveragePool", x))
+
+
 def _plain(operation: str) -> Callable[[_Graph, Any, str], str]:
     return lambda graph, layer, x: graph.node(operation, x)
 
@@ -226,9 +261,17 @@ _FORMS: dict[type[Layer], Callable[[_Graph, Any, str], str]] = {
     Sequential: _sequential,
     layers.Residual: _residual,
     layers.Linear: _linear,
+    layers.Unflatten: _unflatten,
+    layers.Conv2d: _conv,
+    layers.MaxPool2d: _max_pool,
+    layers.AveragePool2d: _average_pool,
+    layers.GlobalAveragePool2d: _global_average_pool,
+    layers.Flatten: _plain("Flatten"),
     layers.Dropout: _same,
+    layers.Dropout2d: _same,
     layers.GaussianNoise: _same,
     layers.BatchNorm: _batch_norm,
+    layers.BatchNorm2d: _batch_norm,
     layers.LayerNorm: _layer_norm,
     activations.ReLU: _plain("Relu"),
     activations.LeakyReLU: _leaky_relu,

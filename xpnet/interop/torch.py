@@ -19,6 +19,7 @@ from xpnet.errors import ConfigError, XpnetError
 from xpnet.interop.peers import imported, kind_of, require_network, require_own_forward
 from xpnet.layers import activations
 from xpnet.layers.base import Layer, frozen_parameters
+from xpnet.layers.images import ImageLayer
 from xpnet.network import Sequential
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class _Pair:
     only: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
+_WINDOWS = ("kernel_size", "stride", "padding")
+
 _PAIRS = (
     _Pair(layers.Linear, "Linear", {"in_features": "in_features", "out_features": "out_features"}),
     _Pair(layers.Dropout, "Dropout", {"rate": "p"}),
@@ -57,6 +60,36 @@ _PAIRS = (
         {"features": "num_features", "momentum": "momentum", "epsilon": "eps"},
         {"track_running_stats": (True,)},
     ),
+    _Pair(
+        layers.BatchNorm2d,
+        "BatchNorm2d",
+        {"features": "num_features", "momentum": "momentum", "epsilon": "eps"},
+        {"track_running_stats": (True,)},
+    ),
+    _Pair(
+        layers.Conv2d,
+        "Conv2d",
+        {
+            "in_channels": "in_channels",
+            "out_channels": "out_channels",
+            **{name: name for name in (*_WINDOWS, "dilation", "groups", "bias")},
+        },
+        {"padding_mode": ("zeros",)},
+    ),
+    _Pair(
+        layers.MaxPool2d,
+        "MaxPool2d",
+        {name: name for name in _WINDOWS},
+        {"dilation": (1, (1, 1)), "ceil_mode": (False,), "return_indices": (False,)},
+    ),
+    _Pair(
+        layers.AveragePool2d,
+        "AvgPool2d",
+        {name: name for name in _WINDOWS},
+        {"ceil_mode": (False,), "count_include_pad": (True,), "divisor_override": (None,)},
+    ),
+    _Pair(layers.Dropout2d, "Dropout2d", {"rate": "p"}),
+    _Pair(layers.Flatten, "Flatten", only={"start_dim": (1,), "end_dim": (-1,)}),
     _Pair(layers.LayerNorm, "LayerNorm", {"features": "normalized_shape", "epsilon": "eps"}),
     _Pair(activations.ReLU, "ReLU"),
     _Pair(activations.LeakyReLU, "LeakyReLU", {"slope": "negative_slope"}),
@@ -105,6 +138,11 @@ def _module(nn: Any, position: str, layer: Layer) -> Any:
     require_own_forward(position, layer)
     if type(layer) is layers.GaussianNoise:
         return nn.Identity()
+    if type(layer) is layers.Unflatten:
+        height, width, channels = layer.output_shape(None)
+        return nn.Unflatten(1, (channels, height, width))
+    if type(layer) is layers.GlobalAveragePool2d:
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     if type(layer) is Sequential:
         return nn.Sequential(*_modules(nn, layer.layers, f"{position}."))
     if type(layer) is layers.Residual:
@@ -124,13 +162,23 @@ def _residual() -> Any:
     return Residual
 
 
-def from_torch(sequential: nn.Sequential, *, device: str | Backend = "cpu") -> Sequential:
+def from_torch(
+    sequential: nn.Sequential,
+    *,
+    device: str | Backend = "cpu",
+    image_shape: tuple[int, ...] | None = None,
+) -> Sequential:
     """A `torch.nn.Sequential` of layers that xpnet has, as a network on `device`.
 
     It owns copies of the parameters and running statistics, has their dtype (float32 or
-    float64), and predicts what `sequential` gives in evaluation mode. `Identity` and `Flatten`
-    do nothing to `(N, features)` and are left out, so later layers move up, and a `Sequential`
-    within is taken as its modules. A module without bias or gains gets the ones that change
+    float64), and predicts what `sequential` gives in evaluation mode. `Identity`, and `Flatten` of
+    rows `(N, features)`, do nothing and are left out, so later layers move up, and a `Sequential`
+    within is taken as its modules. `AdaptiveAvgPool2d(1)` becomes a `GlobalAveragePool2d`.
+
+    `image_shape`: `(height, width)` or `(height, width, channels)` where `sequential` takes images
+    and does not begin with `Unflatten`; the network then begins with one. PyTorch's images are
+    `(N, channels, height, width)`, the network's `(N, height, width, channels)`, or rows
+    `x.reshape(len(x), -1)` of PyTorch's. A module without bias or gains gets the ones that change
     nothing, 0 and 1, which train from then on; one without parameters may occur several times.
     A module none of whose parameters requires a gradient becomes a frozen layer.
 
@@ -152,7 +200,8 @@ def from_torch(sequential: nn.Sequential, *, device: str | Backend = "cpu") -> S
         )
     _require_plain(torch, "the torch.nn.Sequential", sequential)
     state: dict[str, Any] = {}
-    made = _layers(torch, sequential, _Tensors(state), "", "")
+    made: list[Layer] = [] if image_shape is None else [layers.Unflatten(image_shape)]
+    made += _layers(torch, sequential, _Tensors(state), "", "", made)
     network = Sequential(made, backend=device, dtype=_dtype(state))
     own = network.state_dict()
     network.load_state_dict(
@@ -180,19 +229,29 @@ class _Tensors:
             self.by_name[f"{position}.{name}"] = tensor.detach()
 
 
-def _layers(torch: Any, sequential: Any, tensors: _Tensors, place: str, within: str) -> list[Layer]:
+def _layers(
+    torch: Any,
+    sequential: Any,
+    tensors: _Tensors,
+    place: str,
+    within: str,
+    before: Sequence[Layer],
+) -> list[Layer]:
     """The layers for the modules of `sequential`, which lies at `place`.
 
-    `within` begins their positions in the network.
+    `within` begins their positions in the network; `before`: the layers before them.
     """
     made: list[Layer] = []
+    # Those of a Residual are numbered from 0.
+    first = 0 if within else len(before)
     for inner, where, module in _flat(torch, sequential, place):
-        if _does_nothing(torch.nn, module):
+        if _does_nothing(torch.nn, module, [*before, *made]):
             continue
-        position = f"{within}{len(made)}"
+        position = f"{within}{first + len(made)}"
         layer: Layer
         if type(module) is _residual():
-            inside = _layers(torch, module, tensors, f"{inner}.", f"{position}.")
+            so_far = [*before, *made]
+            inside = _layers(torch, module, tensors, f"{inner}.", f"{position}.", so_far)
             try:
                 layer = layers.Residual(*inside)
             except XpnetError as error:
@@ -305,13 +364,29 @@ def _is_trainable(where: str, module: Any) -> bool:
     return False not in found
 
 
-def _does_nothing(nn: Any, module: Any) -> bool:
-    if type(module) is nn.Flatten:
-        return (module.start_dim, module.end_dim) == (1, -1)
+def _does_nothing(nn: Any, module: Any, before: Sequence[Layer]) -> bool:
+    """Whether `module` changes nothing after the layers `before`."""
+    if type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
+        return not _gives_images(before)
     return type(module) is nn.Identity
 
 
+def _gives_images(made: Sequence[Layer]) -> bool:
+    for layer in reversed(made):
+        if isinstance(layer, layers.Flatten | layers.GlobalAveragePool2d | layers.Linear):
+            return False
+        if isinstance(layer, layers.Unflatten | ImageLayer):
+            return True
+    return False
+
+
 def _layer(nn: Any, where: str, module: Any) -> Layer:
+    if type(module) is nn.AdaptiveAvgPool2d and module.output_size in (1, (1, 1)):
+        return layers.GlobalAveragePool2d()
+    if type(module) is nn.Unflatten:
+        sizes = tuple(module.unflattened_size)
+        if module.dim in (1, -1) and len(sizes) == 3:
+            return layers.Unflatten((sizes[1], sizes[2], sizes[0]))
     for pair in _PAIRS:
         if type(module) is not getattr(nn, pair.module):
             continue
@@ -322,6 +397,8 @@ def _layer(nn: Any, where: str, module: Any) -> Layer:
                     f"{' or '.join(map(repr, values))} only"
                 )
         settings = {ours: getattr(module, theirs) for ours, theirs in pair.names.items()}
+        if pair.layer is layers.Conv2d:
+            settings["bias"] = module.bias is not None
         if settings.get("momentum", 0) is None:
             raise ConfigError(f"{where} has momentum None, an average over all batches: set one")
         if pair.layer is layers.LayerNorm:
@@ -335,7 +412,8 @@ def _layer(nn: Any, where: str, module: Any) -> Layer:
             raise ConfigError(f"{where} cannot be had in xpnet: {error}") from None
     known = ", ".join(pair.module for pair in _PAIRS)
     raise ConfigError(
-        f"{where} is no layer that xpnet has: it knows {known}, Identity, Flatten, Sequential"
+        f"{where} is no layer that xpnet has: it knows {known}, "
+        f"AdaptiveAvgPool2d(1), Unflatten(1, (channels, height, width)), Identity, Sequential"
     )
 
 

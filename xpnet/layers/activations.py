@@ -1,8 +1,8 @@
 """Activations: elementwise layers without parameters, and the softmax.
 
 For an elementwise `y = f(x)` the chain rule is `dx = dy · f′(x)`; each class computes `f′` from
-arrays stored in the forward pass. `x`, `y`, `dy`, `dx`: `(N, features)`, float32 or float64, all on
-the same device. See `Layer` for how long returned arrays stay valid.
+arrays stored in the forward pass. `x`, `y`, `dy`, `dx`: `(N, features)` or images, float32 or
+float64, all on the same device. See `Layer` for how long returned arrays stay valid.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from xpnet.accel.dispatch import accelerated
 from xpnet.backend import Array, array_module
-from xpnet.layers.base import Layer
+from xpnet.layers.base import Layer, Shape, require_rows
 from xpnet.utils.arguments import real
 from xpnet.workspace import Workspace
 
@@ -155,6 +155,11 @@ class Softmax(Layer):
     `dx_k = Σ_j dy_j y_j ([j = k] − y_k) = y_k (dy_k − Σ_j dy_j y_j)`.
     A classifier's last layer stays linear: `SoftmaxCrossEntropy` takes logits.
     """
+
+    def output_shape(self, shape: Shape | None) -> Shape | None:
+        """That of `x`. Raises `ShapeError` for images."""
+        require_rows(self, shape)
+        return shape
 
     def forward(self, x: Array, *, training: bool) -> Array:
         """`(N, F) -> (N, F)`, each row positive with sum 1."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 from xpnet.backend import Array, array_module
 from xpnet.errors import ConfigError, ShapeError, deprecated, short_repr
@@ -21,6 +21,9 @@ from xpnet.utils.introspection import (
 )
 from xpnet.workspace import Workspace
 
+Shape: TypeAlias = tuple[int, ...]
+"""The shape of a sample: `(features,)`, or `(height, width, channels)` of an image."""
+
 DEEPEST = 20
 """How many layers a layer may lie within."""
 
@@ -30,18 +33,19 @@ class Parameter:
     """The specification of one parameter, which the network allocates for a layer.
 
     `decays`: whether L2 and weight decay apply: True for weight matrices, False for biases, gains
-    and running statistics. `order`: the memory layout, `"C"` (row-major) or `"F"` (column-major).
+    and running statistics. `order`: the memory layout, `"C"` (row-major), `"F"` (column-major), or
+    the axes from the outermost to the innermost.
     """
 
     shape: tuple[int, ...]
     initializer: Initializer
     decays: bool = False
-    order: Literal["C", "F"] = "C"
+    order: Literal["C", "F"] | tuple[int, ...] = "C"
 
 
 @dataclass(eq=False)
 class Layer:
-    """Base of all layers. Batch first: `x` is `(N, features)`.
+    """Base of all layers. Batch first: `x` is `(N, features)`, images `(N, height, width, channels)`.
 
     `forward(x, training=...) -> y` and, after a forward pass with `training=True`,
     `backward(dy) -> dx`, where `dy = ∂L/∂y` and `dx = ∂L/∂x` for the loss `L`. `backward` also
@@ -98,6 +102,9 @@ class Layer:
         """Support subclasses that override methods by their deprecated names."""
         super().__init_subclass__(**options)
         take_former_names(cls, {"seek": "set_sample_counter", "seed": "set_seed"})
+        if "output_features" in vars(cls) and "output_shape" not in vars(cls):
+            deprecated(f"{cls.__name__}.output_features()", "output_shape()")
+            cls.output_shape = _shape_by(cls.output_features)  # type: ignore[method-assign]
         if "mixes_rows" in vars(cls):
             deprecated(f"{cls.__name__}.mixes_rows", "batch_dependent")
             cls.batch_dependent = bool(vars(cls)["mixes_rows"])
@@ -196,9 +203,19 @@ class Layer:
         """The former name of `set_sample_counter()`, deprecated."""
         former_name(Layer, self, "seek", "set_sample_counter")(samples)
 
+    def output_shape(self, shape: Shape | None) -> Shape | None:
+        """The shape of a sample of `y`, given that of `x` (None: not known yet).
+
+        `(features,)`, or `(height, width, channels)` of an image. Raises `ShapeError` for a shape
+        that the layer does not take.
+        """
+        return shape
+
     def output_features(self, features: int | None) -> int | None:
-        """Features of `y`, given those of `x` (None: not known yet)."""
-        return features
+        """The former name of `output_shape()`, deprecated, for rows of features."""
+        method = former_name(Layer, self, "output_features", "output_shape")
+        shape = method(None if features is None else (features,))
+        return None if shape is None else int(shape[0])
 
     def forward(self, x: Array, *, training: bool) -> Array:
         """`y` for a batch `x`."""
@@ -278,13 +295,35 @@ class Layer:
         return f"{type(self).__name__}({inside})"
 
 
-def require_features(layer: Layer, expected: int, found: int | None) -> None:
-    """Raise `ShapeError` unless the layer before gives what `layer` takes."""
-    if found is not None and found != expected:
+def require_rows(layer: Layer, shape: Shape | None) -> None:
+    """Raise `ShapeError` where the layer before gives images and `layer` takes rows of features."""
+    if shape is not None and len(shape) != 1:
         raise ShapeError(
-            f"{layer} takes {expected} features and is given {found}: "
-            f"make it {type(layer).__name__}({found}, …) or change the layer before it"
+            f"{layer} takes rows of features and is given images {shape}: put Flatten() before it"
         )
+
+
+def require_features(layer: Layer, expected: int, shape: Shape | None) -> None:
+    """Raise `ShapeError` unless the layer before gives what `layer` takes."""
+    require_rows(layer, shape)
+    if shape is not None and shape != (expected,):
+        raise ShapeError(
+            f"{layer} takes {expected} features and is given {shape[0]}: "
+            f"make it {type(layer).__name__}({shape[0]}, …) or change the layer before it"
+        )
+
+
+def _shape_by(
+    output_features: Callable[[Any, int | None], int | None],
+) -> Callable[[Any, Shape | None], Shape | None]:
+    """`output_shape()` of a class that has `output_features()`, as version 0.1 called it."""
+
+    def output_shape(self: Layer, shape: Shape | None) -> Shape | None:
+        require_rows(self, shape)
+        features = output_features(self, None if shape is None else shape[0])
+        return None if features is None else (features,)
+
+    return output_shape
 
 
 def walk(layers: Iterable[Layer]) -> Iterator[Layer]:

@@ -6,8 +6,8 @@ from typing import Any
 
 from xpnet.backend import Array, array_module
 from xpnet.errors import ConfigError, ShapeError
-from xpnet.layers.base import Layer, require_distinct
-from xpnet.layers.short_notation import features_after, layers_from
+from xpnet.layers.base import Layer, Shape, require_distinct
+from xpnet.layers.short_notation import layers_from, shape_after
 
 
 class Residual(Layer):
@@ -24,7 +24,7 @@ class Residual(Layer):
     Parameters are called by the number of their layer in the block: `0.weight`, `2.bias`.
 
     Raises `ConfigError` if there are no layers or one is not a layer; `ShapeError` if the layers do
-    not fit together, or if the numbers of input and output features differ.
+    not fit together, or if the shapes of their input and output differ.
     """
 
     def __init__(self, *layers: Layer | int | str) -> None:
@@ -41,17 +41,18 @@ class Residual(Layer):
         """The layers by their numbers, `"0"`, `"1"`, …"""
         return {str(number): layer for number, layer in enumerate(self.layers)}
 
-    def output_features(self, features: int | None) -> int | None:
-        """The number of input features. Raises `ShapeError`."""
-        after = features
+    def output_shape(self, shape: Shape | None) -> Shape | None:
+        """The shape of a sample of `x`. Raises `ShapeError`."""
+        after = shape
         for number, layer in enumerate(self.layers):
-            before, after = after, features_after(layer, number, after)
-            if features is None and before is None:
-                features = getattr(layer, "in_features", after)
-        if features != after:
+            before, after = after, shape_after(layer, number, after)
+            if shape is None and before is None and after is not None:
+                features = getattr(layer, "in_features", None)
+                shape = after if features is None else (features,)
+        if shape != after:
             raise ShapeError(
-                f"{self} takes {features} features and its layers give {after}, which cannot be "
-                f"added: let the last layer give {features}"
+                f"{self} takes {_described(shape)} and its layers give {_described(after)}, which "
+                f"cannot be added: let the last layer give {_described(shape)}"
             )
         return after
 
@@ -71,3 +72,9 @@ class Residual(Layer):
 
     def __str__(self) -> str:
         return f"Residual({', '.join(map(str, self.layers))})"
+
+
+def _described(shape: Shape | None) -> str:
+    if shape is None:
+        return "an unknown shape"
+    return f"{shape[0]} features" if len(shape) == 1 else f"images {shape}"

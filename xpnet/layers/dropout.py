@@ -1,5 +1,6 @@
-"""Layers with random numbers in training: `Dropout` and `GaussianNoise`. Shapes: `x`, `y`, `dx`,
-`dy`: `(N, F)`; float32 or float64.
+"""Layers with random numbers in training: `Dropout`, `Dropout2d` and `GaussianNoise`.
+
+Shapes: `x`, `y`, `dx`, `dy`: `(N, F)`, or images `(N, H, W, C)`; float32 or float64.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import Any, ClassVar
 from xpnet import random
 from xpnet.accel.dispatch import accelerated
 from xpnet.backend import Array, Backend, array_module
-from xpnet.layers.base import Layer
+from xpnet.layers.base import Layer, Shape
+from xpnet.layers.images import ImageLayer
 from xpnet.utils.arguments import real
 from xpnet.workspace import Workspace
 
@@ -74,18 +76,55 @@ class Dropout(_Drawing):
         """`(N, F) -> (N, F)`; the identity unless `training`."""
         if not training:
             return x
+        shape, x = x.shape, _rows(x)
         xp, units = array_module(x), x.shape[1]
         self.mask, y = self.like(x, "mask"), self.like(x, "y")
         threshold, scale = min(round(self.rate * 2**32), 2**32 - 1), 1 / (1 - self.rate)
         self._place(x, units)
         draws = self._counters, self._units
         dropout(xp, x, *draws, threshold, scale, self.mask, y, workspace=self.workspace)
-        return y
+        return y.reshape(shape)
 
     def backward(self, dy: Array) -> Array:
         """`(N, F) -> (N, F)`, through the mask of the last forward pass."""
         xp = array_module(dy, self.mask)
-        return xp.multiply(dy, self.mask, out=self.like(dy, "dx"))
+        return xp.multiply(dy, self.mask.reshape(dy.shape), out=self.like(dy, "dx"))
+
+
+@dataclass(eq=False)
+class Dropout2d(ImageLayer, Dropout):
+    """Dropout of whole channels of images: in training a channel of a sample is 0 with probability
+    `rate`, else `x / (1 − rate)`.
+
+    `y_nhwc = x_nhwc · m_nc` with the mask `m` of `Dropout` for the channels, so
+    `dx_nhwc = dy_nhwc · m_nc`. Neighbouring pixels of a channel are alike, so that dropping single
+    ones hides little. `x`, `y`: `(N, H, W, C)`. Tompson, Goroshin, Jain, LeCun, Bregler, "Efficient
+    object localization using convolutional networks", CVPR 2015, section 3.2.
+
+    Raises `ConfigError` for a rate outside of `[0, 1)`.
+    """
+
+    def output_shape(self, shape: Shape | None) -> Shape | None:
+        """The shape of the image. Raises `ShapeError`."""
+        if shape is not None:
+            self.require_image(shape)
+        return shape
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        """`(N, H, W, C) -> (N, H, W, C)`; the identity unless `training`."""
+        if not training:
+            return x
+        xp, (count, _, _, channels) = array_module(x), x.shape
+        ones = self.workspace.ones(xp, count * channels, x.dtype).reshape(count, channels)
+        # The mask of `Dropout` times 1.
+        mask = super().forward(ones, training=True)
+        self.by_channel = mask.reshape(count, 1, 1, channels)
+        return xp.multiply(x, self.by_channel, out=self.like(x, "images"))
+
+    def backward(self, dy: Array) -> Array:
+        """`(N, H, W, C) -> (N, H, W, C)`, through the mask of the last forward pass."""
+        xp = array_module(dy, self.by_channel)
+        return xp.multiply(dy, self.by_channel, out=self.like(dy, "dx"))
 
 
 @dataclass(eq=False)
@@ -115,15 +154,21 @@ class GaussianNoise(_Drawing):
         """`(N, F) -> (N, F)`; the identity unless `training`."""
         if not training:
             return x
+        shape, x = x.shape, _rows(x)
         xp, y = array_module(x), self.like(x, "y")
         self._place(x, (x.shape[1] + 1) // 2)
         draws, factor = (self._counters, self._units), -2 * float(self.std) ** 2
         gaussian_noise(xp, x, *draws, factor, y, workspace=self.workspace)
-        return y
+        return y.reshape(shape)
 
     def backward(self, dy: Array) -> Array:
         """`(N, F) -> (N, F)`: `dy` itself."""
         return dy
+
+
+def _rows(x: Array) -> Array:
+    """A batch of images as rows `(N, H·W·C)`: every pixel of every channel is a unit."""
+    return x if x.ndim == 2 else x.reshape(len(x), -1)
 
 
 @accelerated

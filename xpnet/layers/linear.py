@@ -12,7 +12,7 @@ from typing import Any
 from xpnet.backend import Array, array_module
 from xpnet.errors import ConfigError, short_repr
 from xpnet.initializers import HeNormal, Initializer, Zeros
-from xpnet.layers.base import Layer, Parameter, require_features
+from xpnet.layers.base import Layer, Parameter, Shape, require_features
 from xpnet.utils.arguments import whole
 
 
@@ -58,10 +58,10 @@ class Linear(Layer):
         """`in_features` and `out_features`."""
         return {"in_features": self.in_features, "out_features": self.out_features}
 
-    def output_features(self, features: int | None) -> int:
-        """`out_features`."""
-        require_features(self, self.in_features, features)
-        return self.out_features
+    def output_shape(self, shape: Shape | None) -> Shape:
+        """`(out_features,)`. Raises `ShapeError`."""
+        require_features(self, self.in_features, shape)
+        return (self.out_features,)
 
     def forward(self, x: Array, *, training: bool) -> Array:
         """`(N, in) -> (N, out)`."""

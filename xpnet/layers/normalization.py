@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 
 from xpnet.accel.dispatch import accelerated
 from xpnet.backend import Array, array_module
-from xpnet.errors import ConfigError
+from xpnet.errors import ConfigError, ShapeError
 from xpnet.initializers import Ones, Zeros
-from xpnet.layers.base import Layer, Parameter, require_features
+from xpnet.layers.base import Layer, Parameter, Shape, require_features
+from xpnet.layers.images import ImageLayer
 from xpnet.utils.arguments import real, whole
 from xpnet.workspace import Workspace
 
@@ -34,10 +35,10 @@ class _Normalising(Layer):
         shape = (self.features,)
         return {"weight": Parameter(shape, Ones()), "bias": Parameter(shape, Zeros())}
 
-    def output_features(self, features: int | None) -> int:
-        """`features`."""
-        require_features(self, self.features, features)
-        return self.features
+    def output_shape(self, shape: Shape | None) -> Shape:
+        """`(features,)`. Raises `ShapeError`."""
+        require_features(self, self.features, shape)
+        return (self.features,)
 
 
 @dataclass(eq=False)
@@ -122,6 +123,36 @@ class BatchNorm(_Normalising):
         kept = self.normal, self.scale, weight
         batch_norm_backward(xp, dy, *kept, *gradients, dx, workspace=workspace)
         return dx
+
+
+@dataclass(eq=False)
+class BatchNorm2d(ImageLayer, BatchNorm):
+    """`BatchNorm` of each channel of images, over the batch and all pixels.
+
+    `features`: the number of channels. The formulas and the gradient are those of `BatchNorm` for
+    the rows `(N·H·W, C)`, whose statistics are over `N·H·W` values. Shapes: `x`, `y`:
+    `(N, H, W, C)`. Ioffe, Szegedy, "Batch normalization", ICML 2015, section 3.2.
+
+    Raises `ConfigError` at construction, and for a training batch of a single pixel.
+    """
+
+    def output_shape(self, shape: Shape | None) -> Shape | None:  # type: ignore[override]
+        """The shape of the image. Raises `ShapeError`."""
+        if shape is not None and self.require_image(shape)[2] != self.features:
+            raise ShapeError(
+                f"{self} takes {self.features} channels and is given {shape[2]}: make it "
+                f"BatchNorm2d({shape[2]}, …) or change the layer before it"
+            )
+        return shape
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        """`(N, H, W, C) -> (N, H, W, C)`, as `BatchNorm` does for rows."""
+        rows = x.reshape(-1, self.features)
+        return super().forward(rows, training=training).reshape(x.shape)
+
+    def backward(self, dy: Array) -> Array:
+        """`(N, H, W, C) -> (N, H, W, C)`; writes the gradients of `weight` and `bias`."""
+        return super().backward(dy.reshape(-1, self.features)).reshape(dy.shape)
 
 
 @dataclass(eq=False)

@@ -7,20 +7,22 @@ from typing import Any, TypeGuard
 
 from xpnet.errors import ConfigError, ShapeError, join_names, short_repr
 from xpnet.layers.activations import ACTIVATIONS
-from xpnet.layers.base import Layer, require_distinct, walk
+from xpnet.layers.base import Layer, Shape, require_distinct, walk
+from xpnet.layers.images import ImageLayer
 from xpnet.layers.linear import Linear
+from xpnet.layers.reshaping import Unflatten
 from xpnet.utils.arguments import is_whole
 
 
 def layers_from(
-    parts: tuple[Iterable[Layer] | Layer | int | str, ...],
-    features: int | None = None,
+    parts: tuple[Iterable[Layer] | Layer | Shape | int | str, ...],
+    shape: Shape | None = None,
     first: int = 0,
 ) -> list[Layer]:
     """The layers for `Sequential(*parts)`: a list of layers, or short notation.
 
-    `features`: what the layers before give, None at the beginning of a network, where layer
-    number `first` stands at number 0.
+    `shape`: that of a sample after the layers before, None at the beginning of a network, where
+    layer number `first` stands at number 0.
     """
     if len(parts) == 1 and is_list(parts[0]):
         made: list[Layer] = list(parts[0])
@@ -38,24 +40,36 @@ def layers_from(
             layer = part
         elif isinstance(part, str):
             layer = _activation(part)
+        elif isinstance(part, tuple) and not made and shape is None:
+            layer = Unflatten(part)
         elif not is_whole(part) or part < 1:
             raise ConfigError(
                 f"a network in brief is written in whole numbers above 0, names of activations "
-                f"and layers, found {short_repr(part)}"
+                f"and layers, after the size of images (height, width) where these are its inputs; "
+                f"found {short_repr(part)}"
             )
-        elif features is not None:
-            layer = Linear(features, part)
+        elif shape is not None:
+            layer = _linear(shape, int(part), first + len(made))
         elif not made:
-            features = int(part)
+            shape = (int(part),)
             continue
         else:
             raise ConfigError(
                 f"the number of input features comes first, as in Sequential(784, ...), "
                 f"found {made[0]} before {part}"
             )
-        features = features_after(layer, first + len(made), features)
+        shape = shape_after(layer, first + len(made), shape)
         made.append(layer)
     return made
+
+
+def _linear(shape: Shape, units: int, position: int) -> Linear:
+    if len(shape) != 1:
+        raise ShapeError(
+            f"layer {position}: {units} stands for a Linear, which takes rows of features, and is "
+            f"given images {shape}: put Flatten() before it"
+        )
+    return Linear(shape[0], units)
 
 
 def is_list(part: object) -> TypeGuard[Iterable[Any]]:
@@ -73,28 +87,42 @@ def _activation(name: str) -> Layer:
     return known[plain]()
 
 
-def features_after(layer: Layer, position: int, features: int | None) -> int | None:
-    """The outputs of layer number `position` for `features` inputs. Raises `ShapeError`."""
+def shape_after(layer: Layer, position: int, shape: Shape | None) -> Shape | None:
+    """The shape of a sample after layer number `position`. Raises `ShapeError`."""
     try:
-        return layer.output_features(features)
+        return layer.output_shape(shape)
     except ShapeError as error:
         raise ShapeError(f"layer {position}: {error}") from None
 
 
-def features_of_chain(layers: list[Layer]) -> tuple[int, int]:
-    """The numbers of input and output features. Raises `ConfigError` and `ShapeError`."""
+def shapes_of_chain(layers: list[Layer]) -> tuple[Shape, Shape]:
+    """The shapes of a sample before and after `layers`. Raises `ConfigError` and `ShapeError`."""
     if not layers:
         raise ConfigError("a network needs at least one layer: Sequential(784, 10) has one")
     require_distinct(layers, "the network")
-    features: int | None = None
-    entrance: int | None = None
+    shape: Shape | None = None
+    entrance: Shape | None = None
     for position, layer in enumerate(layers):
-        after = features_after(layer, position, features)
-        if features is None and after is not None:
+        if shape is None:
+            _require_size(layer, position)
+        after = shape_after(layer, position, shape)
+        if shape is None and after is not None:
             # For a composite layer, use its first sublayer that knows the number.
             known = (getattr(inside, "in_features", None) for inside in walk([layer]))
-            entrance = next((number for number in known if number is not None), after)
-        features = after
-    if features is None or entrance is None:
+            features = next((number for number in known if number is not None), None)
+            entrance = after if features is None else (features,)
+        shape = after
+    if shape is None or entrance is None:
         raise ConfigError("no layer of the network says how many features it takes")
-    return entrance, features
+    return entrance, shape
+
+
+def _require_size(layer: Layer, position: int) -> None:
+    """Raise `ShapeError` for a layer of images before which no layer says how large they are."""
+    for inside in walk([layer]):
+        if isinstance(inside, ImageLayer):
+            raise ShapeError(
+                f"layer {position}: {inside} takes images, and the network does not say of which "
+                f"size: begin it with their size, as in Sequential((28, 28), …), or with "
+                f"Unflatten((height, width, channels))"
+            )

@@ -111,12 +111,19 @@ def _made(
         kind = LAYERS[type]
         drawn = {f.name for f in fields(kind) if f.default_factory is not MISSING}
         for name, value in settings.items():
-            if name in drawn or not isinstance(value, int | float) or not abs(value) < 2**63:
+            if name in drawn or not _is_setting(value):
                 raise TypeError(f"{name} of {type} is {short_repr(value)}")
         layer = kind(**settings)
     if not trainable:
         layer.trainable = trainable
     return layer
+
+
+def _is_setting(value: Any) -> bool:
+    """Whether a setting of xpnet's own layers may be `value`: a number, or two or three of them."""
+    if isinstance(value, list):
+        return 2 <= len(value) <= 3 and all(isinstance(n, int) and _is_setting(n) for n in value)
+    return isinstance(value, int | float) and abs(value) < 2**63
 
 
 def _called(kind: type[Layer], position: str, settings: dict[str, Any]) -> Layer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from xpnet.backend import Array
-from xpnet.layers.base import Layer, Parameter, below, require_features
+from xpnet.layers.base import Layer, Parameter, Shape, below, require_features
 from xpnet.network.parameters import FlatParameters
 
 
@@ -14,6 +14,7 @@ class NetworkAsLayer(FlatParameters):
 
     in_features: int
     out_features: int
+    _out_shape: Shape
     _layers: tuple[Layer, ...]
 
     def sublayers(self) -> dict[str, Layer]:
@@ -44,10 +45,10 @@ class NetworkAsLayer(FlatParameters):
             for key, array in layer._arrays().items()
         }
 
-    def output_features(self, features: int | None) -> int:
-        """`out_features`. Raises `ShapeError` unless `features` is `in_features`."""
-        require_features(self, self.in_features, features)
-        return self.out_features
+    def output_shape(self, shape: Shape | None) -> Shape:
+        """The shape of a sample of the outputs. Raises `ShapeError` for another input shape."""
+        require_features(self, self.in_features, shape)
+        return self._out_shape
 
     def get_config(self) -> dict[str, Any]:
         """The layers: `{"layers": (Linear(784, 10), …)}`."""

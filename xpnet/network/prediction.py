@@ -7,8 +7,8 @@ from typing import Any
 from xpnet.backend import Array, argmax, array_module, on_its_device
 from xpnet.errors import ConfigError
 from xpnet.layers.activations import Sigmoid, Softmax, sigmoid, softmax
-from xpnet.layers.base import Layer
-from xpnet.layers.dropout import Dropout, GaussianNoise
+from xpnet.layers.base import Layer, Shape
+from xpnet.layers.dropout import Dropout, Dropout2d, GaussianNoise
 
 
 class Predictions(Layer):
@@ -18,6 +18,7 @@ class Predictions(Layer):
     prediction: str | None
     target_shape: tuple[int, ...] | None
     out_features: int
+    _out_shape: Shape
     _layers: tuple[Layer, ...]
 
     def forward(self, x: Any, *, training: bool = False) -> Array:
@@ -34,7 +35,8 @@ class Predictions(Layer):
         `(N, out_features)`. An untrained network predicts the class, or the value if it has one
         output.
         """
-        outputs, kind = self.forward(x), self._answers()
+        kind = self._answers()
+        outputs = self.forward(x)
         xp = array_module(outputs)
         if kind == "class":
             return argmax(outputs)
@@ -83,9 +85,15 @@ class Predictions(Layer):
 
     def last_active(self) -> int:
         """The position of the last layer that is not the identity in prediction."""
-        active = [p for p, x in enumerate(self._layers) if type(x) not in (Dropout, GaussianNoise)]
+        inactive = (Dropout, Dropout2d, GaussianNoise)
+        active = [p for p, x in enumerate(self._layers) if type(x) not in inactive]
         return active[-1] if active else 0
 
     def _answers(self) -> str:
+        if len(self._out_shape) != 1:
+            raise ConfigError(
+                f"the network gives images {self._out_shape}, which are no predictions: end it "
+                f"with Flatten() and a Linear, or call network(x) for the images"
+            )
         is_classifier = self.out_features > 1 or "classes" in self.metadata
         return self.prediction or ("class" if is_classifier else "values")

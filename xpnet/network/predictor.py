@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from xpnet.backend import Array, array_module
-from xpnet.layers import BatchNorm, Dropout, GaussianNoise, LayerNorm, Linear
+from xpnet.layers import BatchNorm, Dropout, Dropout2d, GaussianNoise, LayerNorm, Linear
 from xpnet.layers.base import Layer, layers_in, walk
 from xpnet.utils.inputs import check_finite, is_finite, is_plain
 from xpnet.utils.introspection import is_own
@@ -19,7 +19,8 @@ from xpnet.workspace import Workspace
 PREDICTION_ROWS = 768
 """Rows per block of a prediction: enough for a fast matrix product, few enough for the cache."""
 
-_FIXED = {"in_features", "out_features", "features", "layers"}
+_FIXED = {"in_features", "out_features", "features", "in_channels", "out_channels", "image_shape"}
+_FIXED |= {"layers"}
 
 
 class LayersForPrediction:
@@ -39,7 +40,7 @@ class LayersForPrediction:
         is_shown = True
         for layer in layers:
             kind = type(layer)
-            if kind in (Dropout, GaussianNoise) and "forward" not in vars(layer):
+            if kind in (Dropout, Dropout2d, GaussianNoise) and "forward" not in vars(layer):
                 continue
             if not is_own(kind):
                 self.steps.append((layer, partial(self._passed, layer)))
@@ -134,7 +135,7 @@ class Predictor:
             logits = self._copies().forward(x, look)
             return logits.copy() if logits is not None else self._checked(network, x)
         xp = array_module(x)
-        made = xp.empty((len(x), network.out_features), dtype=network.dtype)
+        made = xp.empty((len(x), *network._out_shape), dtype=network.dtype)
         for start in range(0, len(x), PREDICTION_ROWS):
             rows = slice(start, start + PREDICTION_ROWS)
             logits = self._copies().forward(x[rows], look)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import math
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, overload
 
 from xpnet.backend import Array, Backend, array_module
 from xpnet.errors import ConfigError, ShapeError, short_repr
-from xpnet.layers.base import Layer, walk, walk_positions
-from xpnet.layers.short_notation import features_of_chain, is_list, layers_from
+from xpnet.layers.base import Layer, Shape, walk, walk_positions
+from xpnet.layers.reshaping import Unflatten
+from xpnet.layers.short_notation import is_list, layers_from, shapes_of_chain
 from xpnet.network.architecture import described, layers_of
 from xpnet.network.nesting import NetworkAsLayer
 from xpnet.network.prediction import Predictions
@@ -33,6 +35,12 @@ class Sequential(Predictions, NetworkAsLayer):
     `Sequential([Linear(784, 128), ReLU(), Linear(128, 10)])`: the first number is the number of
     input features, each further number is a `Linear` with that many outputs, a name is an
     activation (`relu`, `leaky_relu`, `sigmoid`, `tanh`, `gelu`), and layer objects may be mixed in.
+    For images the first is their size, `(28, 28)` or `(height, width, channels)`, which stands for
+    an `Unflatten`: `Sequential((28, 28), Conv2d(16, 5), "relu", MaxPool2d(2), Flatten(), 10)`.
+
+    **Images.** Inputs are rows of features in the order channels, height, width, as PyTorch
+    flattens images, or images `(N, height, width)` or `(N, height, width, channels)`. Within the
+    network images are `(N, height, width, channels)`; `Flatten` makes rows of them.
 
     **Calls.** `network(x)` predicts: the outputs of the last layer. `predict` and `predict_proba`
     turn them into classes and probabilities. A training step is `forward(x, training=True)`,
@@ -75,9 +83,12 @@ class Sequential(Predictions, NetworkAsLayer):
     seed: int = 0  # type: ignore[assignment]
     _predict: Predictor
 
+    _in_shape: Shape
+    _out_shape: Shape
+
     def __init__(
         self,
-        *layers: Iterable[Layer] | Layer | int | str,
+        *layers: Iterable[Layer] | Layer | Shape | int | str,
         backend: Backend | str = "cpu",
         dtype: str = "float32",
         seed: int = 0,
@@ -95,7 +106,7 @@ class Sequential(Predictions, NetworkAsLayer):
 
     def _take(self, layers: list[Layer], state: Mapping[str, Array]) -> None:
         """Set the layers; their initial values are those of `state`, if it has them."""
-        features, inside = features_of_chain(layers), list(walk(layers))
+        shapes, inside = shapes_of_chain(layers), list(walk(layers))
         owners = [self, *(layer for layer in inside if isinstance(layer, Sequential))]
         for layer in inside:
             layer.get_config()
@@ -107,11 +118,15 @@ class Sequential(Predictions, NetworkAsLayer):
                 )
         self._store_in(Store.of(layers, state, self.backend, self.dtype, self.seed), layers)
         self._layers = tuple(layers)
-        self.in_features, self.out_features = features
+        self._set_shapes(*shapes)
         own = weakref.ref(self)
         for layer, position in walk_positions(layers):
             layer.set_seed(self.seed, position)
             layer._network = own
+
+    def _set_shapes(self, inputs: Shape, outputs: Shape) -> None:
+        self._in_shape, self._out_shape = inputs, outputs
+        self.in_features, self.out_features = math.prod(inputs), math.prod(outputs)
 
     def _store_in(self, store: Store, layers: Sequence[Layer]) -> None:
         """Store the parameters of `layers` in `store`."""
@@ -143,6 +158,12 @@ class Sequential(Predictions, NetworkAsLayer):
         """The layers, first to last; `append` adds one, slices of the network leave some out."""
         return self._layers
 
+    @property
+    def image_shape(self) -> Shape | None:
+        """`(height, width, channels)` of the images that the network takes, None for rows."""
+        first = self._layers[0]
+        return first.output_shape(None) if isinstance(first, Unflatten) else None
+
     def append(self, layer: Layer | int | str) -> Self:
         """Add a layer at the end, as `Sequential(...)` takes one; returns the network.
 
@@ -156,7 +177,7 @@ class Sequential(Predictions, NetworkAsLayer):
             raise ConfigError(
                 f"append() takes one layer, number or name, found {short_repr(layer)}"
             )
-        added = layers_from((layer,), self.out_features, len(self._layers))
+        added = layers_from((layer,), self._out_shape, len(self._layers))
         self._take([*self._layers, *added], self.state_dict())
         self.prediction, self.target_shape = None, None
         if len(self.metadata.get("classes", ())) != self.out_features:
@@ -253,7 +274,12 @@ class Sequential(Predictions, NetworkAsLayer):
         What is given for a prediction on the host is copied to the device; in training nothing is.
         """
         x = as_samples(
-            x, backend=self.backend, features=self.in_features, check=check, dtype=self.dtype
+            x,
+            backend=self.backend,
+            features=self.in_features,
+            check=check,
+            dtype=self.dtype,
+            image=self.image_shape,
         )
         if check and array_module(x) != self.backend.xp:
             return self.backend.asarray(x, dtype=self.dtype)
@@ -275,9 +301,10 @@ class Sequential(Predictions, NetworkAsLayer):
             return gradient
         if not self._has_forward:
             raise ConfigError("backward() needs forward(x, training=True) first")
-        if gradient.shape[1:] != (self.out_features,):
+        if gradient.shape[1:] != self._out_shape:
+            outputs = ", ".join(map(str, self._out_shape))
             raise ShapeError(
-                f"dlogits must have the shape of the outputs, (N, {self.out_features}), found "
+                f"dlogits must have the shape of the outputs, (N, {outputs}), found "
                 f"{tuple(gradient.shape)}: does the loss's backward() return another one?"
             )
         first = self._own_store.first_trained
@@ -332,7 +359,7 @@ class Sequential(Predictions, NetworkAsLayer):
         made = cls.__new__(cls)
         made._layers, made._own_store, made.seed = tuple(layers), None, 0
         made.metadata, made.prediction, made.target_shape = {}, None, None
-        made.in_features, made.out_features = features_of_chain(layers)
+        made._set_shapes(*shapes_of_chain(layers))
         return made
 
     def summary(self) -> str:

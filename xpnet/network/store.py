@@ -139,6 +139,9 @@ def _shaped(flat: Array, parameter: Parameter) -> Array:
     """A stretch of the store as `parameter` has it: a view."""
     if parameter.order == "F":
         return flat.reshape(parameter.shape[::-1]).T
+    if isinstance(parameter.order, tuple):
+        axes = sorted(range(len(parameter.order)), key=parameter.order.__getitem__)
+        return flat.reshape([parameter.shape[axis] for axis in parameter.order]).transpose(axes)
     return flat.reshape(parameter.shape)
 
 

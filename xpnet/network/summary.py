@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Sequence
 
-from xpnet.layers.base import Layer, frozen_parameters
+from xpnet.layers.base import Layer, Shape, frozen_parameters
 
 Row = tuple[str, str, str]
 
@@ -14,9 +14,10 @@ Row = tuple[str, str, str]
 def table_of(layers: Sequence[Layer], in_features: int) -> list[Row]:
     """The rows of the table: header, one row per layer, footer; frozen layers are marked."""
     rows = [("layer", "output shape", "parameters")]
-    features, total, frozen = in_features, 0, 0
+    shape: Shape = (in_features,)
+    total = frozen = 0
     for position, layer in enumerate(layers):
-        features = layer.output_features(features) or features
+        shape = layer.output_shape(shape) or shape
         sizes = {name: math.prod(p.shape) for name, p in layer._parameter_specs().items()}
         fixed = sum(sizes[name] for name in frozen_parameters(layer))
         count = sum(sizes.values())
@@ -24,9 +25,13 @@ def table_of(layers: Sequence[Layer], in_features: int) -> list[Row]:
         mark = "" if layer.trainable and not fixed else " (frozen)"
         if 0 < fixed < count:
             mark = f" ({fixed:,} frozen)"
-        rows.append((f"{position} {layer}{mark}", f"(N, {features})", f"{count:,}"))
+        rows.append((f"{position} {layer}{mark}", _with_samples(shape), f"{count:,}"))
     name = f"all ({frozen:,} frozen)" if frozen else "all"
-    return [*rows, (name, f"(N, {features})", f"{total:,}")]
+    return [*rows, (name, _with_samples(shape), f"{total:,}")]
+
+
+def _with_samples(shape: Shape) -> str:
+    return f"(N, {', '.join(map(str, shape))})"
 
 
 def as_text(rows: Sequence[Row]) -> str:

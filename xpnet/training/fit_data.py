@@ -11,6 +11,7 @@ from xpnet.errors import ConfigError, DataError, DeviceMismatch, ShapeError, sho
 from xpnet.losses import Loss, MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
 from xpnet.network import Sequential
 from xpnet.training.device_data import DeviceData
+from xpnet.utils.inputs import require_channels_last
 
 Part: TypeAlias = DeviceData | Dataset | tuple[Any, Any]
 """Samples with their targets, as `fit()` and `evaluate()` take them."""
@@ -38,6 +39,9 @@ def on_device(network: Sequential, data: Part, name: str) -> DeviceData:
         held = DeviceData.of(data, as_it_is, backend=backend, dtype=network.dtype)
     else:
         x, target = _pair(data, name)
+        shape = getattr(x, "shape", ())
+        if network.image_shape is not None and len(shape) == 4:
+            require_channels_last(tuple(shape), network.image_shape, f"{name} x")
         held = DeviceData(x, target, backend=backend, dtype=network.dtype, name=name)
     if held.x.shape[1] != network.in_features:
         raise DataError(

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from xpnet.accel.recording import is_replayable
 from xpnet.errors import ConfigError, short_repr
-from xpnet.layers import BatchNorm
+from xpnet.layers import BatchNorm, BatchNorm2d
 from xpnet.layers.activations import Sigmoid, Softmax
 from xpnet.layers.base import walk
 from xpnet.losses import Loss, MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
@@ -152,9 +152,14 @@ def require_validation(callbacks: Iterable[Callback], has_validation: bool) -> N
 def require_trainable(network: Sequential, optimizer: Optimizer, loss: Loss) -> None:
     """Raise `ConfigError` for a training that cannot work.
 
-    That is if all layers are frozen, the optimizer belongs to another network, or the network ends
-    in an activation that the loss would apply a second time.
+    That is if all layers are frozen, the optimizer belongs to another network, or the network gives
+    images or ends in an activation that the loss would apply a second time.
     """
+    if len(network.output_shape(None)) != 1:
+        raise ConfigError(
+            f"the network gives images {network.output_shape(None)}, and a loss takes rows: end it "
+            f"with Flatten() and a Linear"
+        )
     if not network.flat_parameters.size:
         raise ConfigError(
             "the network has no parameters to train: set trainable = True for one of its layers"
@@ -175,7 +180,11 @@ def require_logits(network: Sequential, loss: Loss) -> None:
 
 def require_rows(network: Sequential, count: int, size: int) -> None:
     """Raise `ConfigError` where `count` samples in batches of `size` leave BatchNorm one row."""
-    has_norm = any(isinstance(x, BatchNorm) and x.trainable for x in walk(network.layers))
+    # Of images a single one has the many values of its pixels.
+    has_norm = any(
+        isinstance(x, BatchNorm) and not isinstance(x, BatchNorm2d) and x.trainable
+        for x in walk(network.layers)
+    )
     if not has_norm or (size > 1 and count % size != 1):
         return
     how = f"{count} samples in batches of {size} leave 1 over" if size > 1 else f"batch_size {size}"
