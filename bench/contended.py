@@ -69,9 +69,10 @@ def run(options: argparse.Namespace) -> int:
                     one["us"].setdefault(name, {})[str(count)] = 1e6 * statistics.median(seconds)
                 one["absent"] |= timed.missing | timed.left_out
             found.append(one)
-            print(f"{workload.name}: measured", flush=True)
-    figures = {"machine": machine.describe(options.device), "cores": THREADS, "workloads": found}
-    publish(options, "contended", table(found, THREADS), figures)
+            # After each workload, since a whole run takes an hour where contenders are slowed down.
+            described = machine.describe(options.device)
+            figures = {"machine": described, "cores": THREADS, "workloads": found}
+            publish(options, "contended", table(found, THREADS), figures)
     return 0
 
 

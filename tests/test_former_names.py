@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import xpnet as xn
+from xpnet.errors import ShapeError
 
 X, LABELS = np.ones((4, 3), "float32"), np.arange(4) % 2
 
@@ -129,3 +130,29 @@ def test_a_program_sees_the_warnings_that_are_about_it(tmp_path: Path) -> None:
     lines = [line for line in done.stderr.splitlines() if "DeprecationWarning" in line]
     numbers = [line.split("program.py:")[1].partition(":")[0] for line in lines]
     assert numbers == ["2", "5", "6", "7", "8", "9", "10", "11"]
+
+
+def test_the_number_of_output_features_by_its_former_name() -> None:
+    class Half(xn.Layer):
+        def forward(self, x: Any, *, training: bool) -> Any:
+            return x[:, ::2]
+
+        def backward(self, dy: Any) -> Any:
+            return np.repeat(dy, 2, axis=1)
+
+    with pytest.warns(DeprecationWarning, match=r"Old\.output_features\(\) .* output_shape\(\)"):
+
+        class Old(Half):
+            def output_features(self, features: int | None) -> int | None:
+                known = super().output_features(features)
+                return None if known is None else known // 2
+
+    with pytest.warns(DeprecationWarning, match=r"output_features\(\) .* output_shape\(\)"):
+        network = xn.Sequential([xn.Linear(3, 8), Old()])
+    assert network.out_features == 4
+    with pytest.warns(DeprecationWarning, match=r"output_features\(\) .* output_shape\(\)"):
+        assert Old().output_shape(None) is None
+    with pytest.warns(DeprecationWarning, match=r"Linear\.output_features\(\)"):
+        assert xn.Linear(3, 8).output_features(3) == 8
+    with pytest.raises(ShapeError, match=r"takes rows of features and is given images"):
+        xn.Sequential((4, 4), Old())

@@ -14,13 +14,23 @@ import pytest
 
 import xpnet
 from xpnet import initializers, losses, optimizers, schedules
-from xpnet.layers import activations, base, containers, dropout, linear, normalization
+from xpnet.layers import (
+    activations,
+    base,
+    containers,
+    convolution,
+    dropout,
+    linear,
+    normalization,
+    pooling,
+    reshaping,
+)
 from xpnet.losses import classification, regression
 from xpnet.optimizers import adam, gradient_descent
 
 KINDS = [
     pytest.param(
-        (linear, activations, containers, dropout, normalization),
+        (linear, activations, containers, convolution, dropout, normalization, pooling, reshaping),
         base.Layer,
         cases.LAYERS,
         id="layers",

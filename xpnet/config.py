@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from xpnet.errors import ConfigError, short_repr, truncate
+from xpnet.utils.image_layers import image_layers
 from xpnet.utils.intervals import parse_checkpoint_every, parse_log_every
 from xpnet.utils.toml import INTEGER_LIMIT, read_toml, toml_value
 
@@ -85,11 +86,15 @@ class TrainConfig(BaseModel):
     seed are tested on the same samples (default: that of the run of the initial model, else the
     seed)"""
 
+    conv: tuple[str, ...] = ()
+    """layers of images before the hidden layers: 16k5 for a convolution of 16 channels and windows
+    of 5 x 5 pixels (16k5s2p1g2: stride 2, a border of 1, 2 groups), pool for the largest of 2 x 2
+    pixels (pool3s2: of 3 x 3, stride 2), average, or global for the mean (default: none)"""
     hidden: tuple[int, ...] = (512, 256)
     """units of each hidden layer, separated by commas or spaces"""
     activation: tuple[Activation, ...] = ("relu",)
     """the activation function of the hidden layers, one for all or one for each: relu,
-    leaky_relu, sigmoid, tanh or gelu"""
+    leaky_relu, sigmoid, tanh or gelu; convolutions have the first"""
     batch_norm: bool = False
     """batch normalisation before each activation"""
     initializer: InitializerName = "he_normal"
@@ -218,7 +223,13 @@ class TrainConfig(BaseModel):
         _require_no_nul(value)
         return Path(value) if isinstance(value, str) else value
 
-    @field_validator("hidden", "activation", mode="before")
+    @field_validator("conv", mode="after")
+    @classmethod
+    def _check_conv(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        image_layers(value)
+        return value
+
+    @field_validator("conv", "hidden", "activation", mode="before")
     @classmethod
     def _to_tuple(cls, value: Any) -> Any:
         if isinstance(value, str):

@@ -28,8 +28,7 @@ class Initializer:
 
 
 def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
-    """`(fan_in, fan_out)` of `(out, in)`, of the kernels `(out, in, kh, kw)` of a convolution, or of
-    a vector.
+    """`(fan_in, fan_out)` of `(out, in)`, of `(out, in, kh, kw)` of a convolution, or of a vector.
 
     A unit of a convolution has an input for each channel and pixel of a window.
     """

@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from xpnet.data import Normalisation
 from xpnet.errors import DivergenceError
 from xpnet.layers.activations import relu, softmax
 from xpnet.layers.base import Layer
+from xpnet.layers.convolution import add_entries, gather_windows
 from xpnet.losses import SoftmaxCrossEntropy
 from xpnet.losses.classification import shift_logits
 from xpnet.metrics import Accuracy, MeanLoss
@@ -243,6 +245,69 @@ def batches(
     return run
 
 
+def windows(
+    size: tuple[int, int], kernel: Any, groups: int = 1, channels: int = 0, **settings: Any
+) -> Callable[[Draw], list[Any]]:
+    """What `Conv2d` gathers from images of this size, and the sum of what it has for each entry.
+
+    `channels`: of a group, if not as many as the draw is wide.
+    """
+
+    def run(draw: Draw) -> list[Any]:
+        layer = xn.Conv2d(groups, kernel, groups=groups, **settings)
+        own, numbers = channels or min(draw.width, 30), layer.windows.numbers()
+        x = draw.reals(draw.rows, *size, groups * own)
+        outputs = draw.rows, *layer.windows.output_size(layer, x.shape[1:])
+        entries, by_entry = numbers[:2], x.shape[3] == 1
+        axes = (*entries, *outputs) if by_entry else (*outputs, *entries)
+        columns, dx = np.empty((groups, *axes, own), draw.dtype), np.empty(x.shape, draw.dtype)
+        gather_windows(np, x, *numbers, by_entry, columns, workspace=Workspace())
+        gradients = draw.reals(math.prod(entries), groups, *outputs, own)
+        add_entries(np, gradients, *numbers, dx, workspace=Workspace())
+        return [columns, dx]
+
+    return run
+
+
+def pooling(
+    make: Callable[[], Any], size: tuple[int, int], channels: int = 0
+) -> Callable[[Draw], list[Any]]:
+    """Of images of this size, half of them with many equal values."""
+
+    def run(draw: Draw) -> list[Any]:
+        layer = make()
+        x = draw.reals(draw.rows, *size, channels or draw.width)
+        np.rint(x[::2], out=x[::2])
+        y = layer.forward(x, training=True)
+        # Whether 0 or -0 is the larger, NumPy leaves to the processor.
+        found = [y + 0.0, layer.backward(draw.reals(*y.shape)).copy()]
+        return [*found, layer.chosen] if isinstance(layer, xn.MaxPool2d) else found
+
+    return run
+
+
+WINDOWS = {
+    "windows": windows((7, 6), 3),
+    "windows padded": windows((5, 8), (3, 2), padding=(1, 2)),
+    "windows strided": windows((9, 8), 3, stride=(2, 3), padding=(2, 1), dilation=(1, 2)),
+    "windows in the border": windows((2, 3), 2, stride=(1, 2), padding=(3, 4), dilation=(3, 1)),
+    "windows in groups": windows((6, 5), (2, 3), 3, stride=(1, 2), padding=1),
+    "windows dilated in groups": windows((6, 7), 3, 2, dilation=2, padding=1),
+    "windows depthwise": windows((6, 5), 3, 7, 1, padding=1),
+    "windows of one channel": windows((7, 6), (3, 2), 1, 1),
+    "windows of one channel strided": windows(
+        (5, 9), (2, 3), 1, 1, stride=(1, 2), padding=(2, 3), dilation=(3, 2)
+    ),
+}
+POOLS = {
+    "pool": (lambda kind: kind(2), (6, 4)),
+    "pool cut off": (lambda kind: kind((2, 3)), (5, 7)),
+    "pool overlapping": (lambda kind: kind(3, 2, 1), (7, 6)),
+    "pool of every pixel": (lambda kind: kind((3, 2), 1, (1, 1)), (4, 5)),
+    "pool strided": (lambda kind: kind(2, (3, 5), (1, 0)), (7, 8)),
+}
+
+
 def read_only(array: np.ndarray) -> np.ndarray:
     array.flags.writeable = False
     return array
@@ -286,6 +351,17 @@ CASES = [
     Case(("gather_scaled",), batches("float64", -1.0, 0.0), "float64"),
     Case(("gather_scaled",), batches("bool", 0.5, 1.0), "bits"),
     Case(("gather_scaled",), batches("uint8", 0.5, 1.0, read_only), "pixels read only"),
+    *(Case(("gather_windows", "add_entries"), run, name) for name, run in WINDOWS.items()),
+    *(
+        Case(
+            (name, f"{name}_backward"),
+            pooling(partial(make, kind), size, channels),
+            f"{id} {kind.__name__} {channels}",
+        )
+        for name, kind in (("max_pool", xn.MaxPool2d), ("average_pool", xn.AveragePool2d))
+        for id, (make, size) in POOLS.items()
+        for channels in ([0, 1] if id == "pool overlapping" else [0])
+    ),
 ]
 """What is promised to the bit: all but exp, log and sums."""
 
@@ -529,6 +605,19 @@ def test_a_gradient_of_another_shape_is_refused() -> None:
                     layer.backward(np.ones(shape))
 
 
+@pytest.mark.parametrize("in_use", [False, True])
+@pytest.mark.parametrize("kind", [xn.MaxPool2d, xn.AveragePool2d])
+def test_a_gradient_of_images_of_another_shape_is_refused(kind: Any, in_use: bool) -> None:
+    layer = kind(2, 1)
+    layer.forward(np.ones((4, 5, 6, 3)), training=True)
+    for shape in ((5, 4, 5, 3), (4, 5, 5, 3), (4, 4, 6, 3), (4, 4, 5, 2), (3, 4, 5, 3)):
+        with (
+            dispatch.use_kernels(dispatch.ENOUGH_STEPS * in_use),
+            pytest.raises(ValueError, match=r"not be broadcast|non-broadcastable|not of the shape"),
+        ):
+            layer.backward(np.ones(shape))
+
+
 # When they are in use
 
 
@@ -543,9 +632,14 @@ def trained(
     backend: Backend = CPU,
     batch_size: int = 16,
     callbacks: tuple[xn.Callback, ...] = (),
+    before: Callable[[], list[Layer]] = list,
 ) -> tuple[Any, ...]:
-    """What `steps` steps leave: the values, and the history but for the time."""
-    layers: list[Layer] = [xn.Linear(12, 7), xn.ReLU(), xn.Dropout(0.2), xn.Linear(7, 6)]
+    """What `steps` steps leave: the values, and the history but for the time.
+
+    `before`: layers in front of the others, which take 12 features.
+    """
+    layers: list[Layer] = [*before(), xn.Linear(12, 7)]
+    layers += [xn.ReLU(), xn.Dropout(0.2), xn.Linear(7, 6)]
     layers += [xn.Tanh(), xn.Linear(6, 5), xn.Sigmoid(), xn.Linear(5, 3)]
     network = xn.Sequential(layers, backend=backend, seed=1)
     scaled = Normalisation(1 / 255, -0.25)
@@ -566,11 +660,22 @@ def trained(
 ALWAYS = {"relu", "relu_backward", "tanh_backward", "sigmoid_backward", "dropout", "gather_scaled"}
 ALWAYS |= {"shift_logits", "softmax_cross_entropy", "softmax_cross_entropy_backward"}
 ALWAYS |= {"add_loss", "count_hits"}
-FITS = [
-    (lambda: xn.SGD(0.1), {*ALWAYS, "descend"}),
-    (lambda: xn.SGD(0.1, momentum=0.9), {*ALWAYS, "descend_with_momentum"}),
-    (lambda: xn.RMSprop(0.01), {*ALWAYS, "rmsprop_direction", "descend"}),
-    (xn.AdamW, {*ALWAYS, "adam"}),
+OF_IMAGES = {"gather_windows", "add_entries", "max_pool", "max_pool_backward"}
+OF_IMAGES |= {"average_pool", "average_pool_backward"}
+
+
+def images() -> list[Layer]:
+    """From 12 features to 12."""
+    made = [xn.Unflatten((3, 4)), xn.Conv2d(2, 2, padding=1), xn.MaxPool2d(2, 1)]
+    return [*made, xn.Conv2d(3, 2), xn.AveragePool2d((1, 2), 1), xn.Flatten()]
+
+
+FITS: list[tuple[dict[str, Any], set[str]]] = [
+    ({"optimizer": lambda: xn.SGD(0.1)}, {*ALWAYS, "descend"}),
+    ({"optimizer": lambda: xn.SGD(0.1, momentum=0.9)}, {*ALWAYS, "descend_with_momentum"}),
+    ({"optimizer": lambda: xn.RMSprop(0.01)}, {*ALWAYS, "rmsprop_direction", "descend"}),
+    ({"optimizer": xn.AdamW}, {*ALWAYS, "adam"}),
+    ({"before": images}, {*ALWAYS, *OF_IMAGES, "adam"}),
 ]
 
 
@@ -580,15 +685,17 @@ def twelve(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "ENOUGH_STEPS", 12)
 
 
-@pytest.mark.parametrize(("optimizer", "expected"), FITS, ids=["SGD", "momentum", "RMSprop", "W"])
+@pytest.mark.parametrize(
+    ("options", "expected"), FITS, ids=["SGD", "momentum", "RMSprop", "W", "images"]
+)
 @pytest.mark.usefixtures("twelve")
 def test_long_training_uses_them_and_short_training_does_not(
-    optimizer: Callable[[], Any], expected: set[str]
+    options: dict[str, Any], expected: set[str]
 ) -> None:
     with noted() as names:
-        trained(9, optimizer)
+        trained(9, **options)
         assert names == []
-        trained(12, optimizer)
+        trained(12, **options)
     assert set(names) == expected
 
 

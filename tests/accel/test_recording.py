@@ -17,7 +17,6 @@ from cases import LAYERS, LOSSES, OPTIMIZERS, by_id
 from thread_settings import SETTINGS
 
 import xpnet as xn
-from xpnet import layers
 from xpnet.accel import dispatch, recording
 from xpnet.accel.program import Operations
 from xpnet.accel.recording import Replay, is_replayable, record
@@ -315,9 +314,7 @@ def test_a_replayed_step_makes_the_same_calls(
             counts.append(strict_cupy.ledger.operations.copy())
 
     def make() -> list[Layer]:
-        layer = case.make()
-        out = 3 if case.kind is layers.Linear else 5
-        return [xn.Linear(FEATURES, 5), layer, xn.Linear(out, CLASSES)]
+        return case.between(FEATURES, CLASSES)
 
     trained(
         double,

@@ -33,9 +33,10 @@ def drawn(network: xn.Sequential, seed: int = 0) -> xn.Sequential:
     return network
 
 
-def of_layer(layer: Any, **options: Any) -> xn.Sequential:
-    """A small network around `layer`, which is for `cases.FEATURES` features."""
-    return drawn(xn.Sequential([xn.Linear(4, cases.FEATURES), layer], **options))
+def of_layer(case: cases.LayerCase, **options: Any) -> xn.Sequential:
+    """A small network around the layer of `case`."""
+    layers = [xn.Linear(4, case.features), *case.among_rows()]
+    return drawn(xn.Sequential(layers, **options))
 
 
 # PyTorch.
@@ -46,7 +47,7 @@ def of_layer(layer: Any, **options: Any) -> xn.Sequential:
 def test_every_layer_goes_to_pytorch_and_back(
     case: cases.LayerCase, dtype: str, backend: Backend
 ) -> None:
-    network = of_layer(case.make(), backend=backend, dtype=dtype)
+    network = of_layer(case, backend=backend, dtype=dtype)
     x = np.random.default_rng(1).standard_normal((9, 4)).astype(dtype)
     module = xn.to_torch(network)
     expected = backend.to_host(network.forward(backend.asarray(x)))
@@ -213,9 +214,9 @@ def after_a_linear(module: nn.Module) -> nn.Sequential:
 @pytest.mark.parametrize(
     ("module", "says"),
     [
-        (nn.Conv2d(1, 2, 3), r"module 1 .*torch\.Conv2d, is no layer that xpnet has: .*LayerNorm"),
+        (nn.Conv3d(1, 2, 3), r"module 1 .*torch\.Conv3d, is no layer that xpnet has: .*LayerNorm"),
         (nn.Sequential(nn.Softplus()), r"module 1\.0 .*torch\.Softplus, is no layer"),
-        (nn.Flatten(0), r"module 1 .*torch\.Flatten, is no layer"),
+        (nn.Flatten(0), r"module 1 .*torch\.Flatten, has start_dim 0: .* with 1 only"),
         (nn.GELU(), r"module 1 .*torch\.GELU, has approximate 'none': .* with 'tanh' only"),
         (nn.Softmax(dim=0), r"module 1 .*torch\.Softmax, has dim 0: .* with 1 or -1 only"),
         (nn.BatchNorm1d(4, track_running_stats=False), r"module 1 .*track_running_stats False"),

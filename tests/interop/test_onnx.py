@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 import xpnet as xn
 from xpnet import layers
@@ -52,6 +54,41 @@ MADE: dict[type[Layer], Callable[[np.random.Generator, int], Layer]] = {
 }
 
 
+def windows(rng: np.random.Generator) -> dict[str, Any]:
+    """Windows that fit into `IMAGE`, borders of at most half a window."""
+    kernel = rng.integers(1, 4, 2)
+    padding = [int(rng.integers(0, k // 2 + 1)) for k in kernel]
+    return {
+        "kernel_size": tuple(int(k) for k in kernel),
+        "stride": tuple(int(s) for s in rng.integers(1, 4, 2)),
+        "padding": tuple(padding),
+    }
+
+
+IMAGE = (7, 6, 4)
+
+OF_IMAGES: dict[type[Layer], Callable[[np.random.Generator], Layer]] = {
+    layers.Conv2d: lambda rng: layers.Conv2d(
+        4 * int(rng.integers(1, 4)),
+        **windows(rng),
+        dilation=tuple(int(d) for d in rng.integers(1, 3, 2)),
+        groups=int(rng.choice([1, 2, 4])),
+        bias=bool(rng.integers(2)),
+    ),
+    layers.MaxPool2d: lambda rng: layers.MaxPool2d(**windows(rng)),
+    layers.AveragePool2d: lambda rng: layers.AveragePool2d(**windows(rng)),
+    layers.GlobalAveragePool2d: lambda rng: layers.GlobalAveragePool2d(),
+    layers.BatchNorm2d: lambda rng: layers.BatchNorm2d(IMAGE[2]),
+    layers.Dropout2d: lambda rng: layers.Dropout2d(0.5),
+    layers.Flatten: lambda rng: layers.Flatten(),
+    layers.Unflatten: lambda rng: layers.Residual(layers.Conv2d(4, 3, padding=1), "relu"),
+}
+"""What each is between an `Unflatten` and a `Flatten`."""
+
+NOT_FLOAT64 = (layers.Conv2d, layers.AveragePool2d, layers.GlobalAveragePool2d, layers.Unflatten)
+"""Those whose operations onnxruntime has in float32 alone."""
+
+
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda file: None)
@@ -86,18 +123,25 @@ def small(**options: Any) -> xn.Sequential:
 @pytest.mark.parametrize("name", sorted(LAYERS))
 def test_every_layer_equals_onnxruntime(name: str, dtype: str, tmp_path: Path) -> None:
     kind = LAYERS[name]
-    assert kind in MADE, f"add to MADE how a {name} is drawn"
+    assert kind in MADE.keys() | OF_IMAGES.keys(), f"add to MADE how a {name} is drawn"
     assert kind in onnx_file._FORMS, f"{name} has no form in ONNX: add one to xpnet.interop"
     rng = np.random.default_rng(sorted(LAYERS).index(name))
     tolerance = 1e-5 if dtype == "float32" else 1e-7
     for _ in range(SHAPES):
         rows, inputs, features = (int(n) for n in rng.integers(1, 30, 3))
-        made = [xn.Linear(inputs, features), MADE[kind](rng, features)]
+        if kind in OF_IMAGES:
+            made = [xn.Linear(inputs, math.prod(IMAGE)), xn.Unflatten(IMAGE)]
+            made += [OF_IMAGES[kind](rng), xn.Flatten()]
+        else:
+            made = [xn.Linear(inputs, features), MADE[kind](rng, features)]
         network = drawn(xn.Sequential(made, dtype=dtype), rng)
         x = rng.standard_normal((rows, inputs)).astype(dtype)
         path = tmp_path / "network.onnx"
         xn.export_onnx(network, path)
-        y = computed(path, x)
+        if kind in NOT_FLOAT64 and dtype == "float64":
+            (y,) = ReferenceEvaluator(str(path)).run(None, {"x": x})
+        else:
+            y = computed(path, x)
         assert y.dtype == dtype
         np.testing.assert_allclose(y, network.forward(x), rtol=tolerance, atol=tolerance)
 
@@ -110,7 +154,17 @@ def test_a_layer_without_a_form_would_be_noticed(monkeypatch: pytest.MonkeyPatch
 
 def test_all_layers_in_a_row_and_any_number_of_rows(backend: Backend, tmp_path: Path) -> None:
     rng, made = np.random.default_rng(0), [xn.Linear(6, 8), xn.Linear(8, 8)]
-    made[1:1] = [MADE[kind](rng, 8) for kind in LAYERS.values() if kind is not xn.Linear]
+    made[1:1] = [
+        MADE[kind](rng, 8) for kind in LAYERS.values() if kind in MADE.keys() - {xn.Linear}
+    ]
+    made += [xn.Linear(8, math.prod(IMAGE)), xn.Unflatten(IMAGE)]
+    made += [OF_IMAGES[kind](rng) for kind in (xn.BatchNorm2d, xn.Dropout2d, xn.MaxPool2d)]
+    made += [
+        xn.Conv2d(5, 1),
+        xn.Residual(xn.Conv2d(5, 1), "tanh"),
+        xn.AveragePool2d(1),
+        xn.Flatten(),
+    ]
     network = xn.Sequential(made, backend=backend, seed=3)
     train = backend.asarray(rng.standard_normal((40, 6)), dtype="float32")
     network.forward(train, training=True)

@@ -17,6 +17,7 @@ from xpnet.backend import Array, Backend, array_module
 from xpnet.errors import CheckpointError, ConfigError
 from xpnet.initializers import Initializer, Ones
 from xpnet.layers.base import Layer, Parameter
+from xpnet.layers.shapes import Shape
 from xpnet.losses import Loss
 from xpnet.optimizers import Optimizer
 
@@ -230,8 +231,8 @@ class Twice(Layer):
         self.chain = [xn.Linear(self.features, self.features), xn.Dropout(0.5)]
         self.more = {"norm": xn.BatchNorm(self.features)}
 
-    def output_features(self, features: int | None) -> int:
-        return self.features
+    def output_shape(self, shape: Shape | None) -> Shape:
+        return (self.features,)
 
     def forward(self, x: Array, *, training: bool) -> Array:
         xp = array_module(x)
@@ -435,8 +436,8 @@ def test_a_composite_at_the_beginning_takes_what_its_first_layer_takes() -> None
         def __init__(self) -> None:
             self.linear = xn.Linear(5, 16)
 
-        def output_features(self, features: int | None) -> int | None:
-            return self.linear.output_features(features)
+        def output_shape(self, shape: Shape | None) -> Shape | None:
+            return self.linear.output_shape(shape)
 
         def forward(self, x: Array, *, training: bool) -> Array:
             return self.linear.forward(x, training=training)

@@ -45,14 +45,19 @@ class Block(Layer):
 def everything(backend: Backend | str = "cpu") -> xn.Sequential:
     """All layers there are, with statistics that a training pass has moved."""
     made = [xn.Linear(12, 24), Block()]
-    for case in cases.LAYERS:
+    for case in cases.ROW_LAYERS:
         layer = case.make()
         if hasattr(layer, "features"):
             layer = type(layer)(24)
         if isinstance(layer, xn.Residual):
             layer = xn.Residual(24, 8, "tanh", xn.Sequential(8, 24))
         made.append(xn.Linear(24, 24) if isinstance(layer, xn.Linear) else layer)
-    network = xn.Sequential([*made, xn.Linear(24, 7)], backend=backend, seed=3)
+    made.append(xn.Unflatten((2, 3, 4)))
+    made += [xn.Conv2d(6, 3, padding=1, groups=2), xn.BatchNorm2d(6), xn.Dropout2d(0.2)]
+    made += [xn.MaxPool2d(3, 1, 1), xn.AveragePool2d(1), xn.Residual(xn.Conv2d(6, 1))]
+    made += [xn.GaussianNoise(0.1), xn.Flatten(), xn.Unflatten((2, 3, 6))]
+    made += [xn.GlobalAveragePool2d(), xn.Linear(6, 7)]
+    network = xn.Sequential(made, backend=backend, seed=3)
     rows = np.random.default_rng(0).standard_normal((40, 12))
     network.forward(place(network.backend, rows, "float32"), training=True)
     return network

@@ -6,6 +6,7 @@ case here, so whatever is added gets gradient, parity, dtype and PyTorch checks 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,9 +42,68 @@ class LayerCase:
     make: Callable[[], Any]
     torch: Callable[[], torch.nn.Module] | None
     """Its peer; None for what PyTorch cannot be made to draw (see `Alone.torch_peer`)."""
+    shape: tuple[int, ...] = (FEATURES,)
+    """Of a sample: a row of features, or an image `(H, W, C)`."""
+
+    @property
+    def features(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        return self.make().output_shape(self.shape)
+
+    def among_rows(self, layer: Any = None) -> list[Any]:
+        """Layers from rows of features to rows, among them `layer`, else a new one."""
+        before = [layers.Unflatten(self.shape)] if len(self.shape) == 3 else []
+        after = [layers.Flatten()] if len(self.out_shape) == 3 else []
+        return [*before, layer or self.make(), *after]
+
+    def between(self, inputs: int, outputs: int, layer: Any = None) -> list[Any]:
+        """The same between two `Linear`."""
+        last = layers.Linear(math.prod(self.out_shape), outputs)
+        return [layers.Linear(inputs, self.features), *self.among_rows(layer), last]
 
 
-LAYERS = [
+def channels_last(kind: type, *arguments: Any, **settings: Any) -> Callable[[], torch.nn.Module]:
+    """Makes a module of PyTorch that takes and gives images `(N, H, W, C)`."""
+
+    class ChannelsLast(kind):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = super().forward(x.permute(0, 3, 1, 2) if x.ndim == 4 else x)
+            return y.permute(0, 2, 3, 1) if y.ndim == 4 else y
+
+    return lambda: ChannelsLast(*arguments, **settings)
+
+
+class TorchGlobalAveragePool(torch.nn.Module):
+    """As PyTorch users write it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.adaptive_avg_pool2d(x, 1).flatten(1)
+
+
+IMAGE = (4, 3, 4)
+
+
+def _convolution(id: str, shape: tuple[int, int, int], *sizes: int, **settings: Any) -> LayerCase:
+    """A `Conv2d` with these settings, which both libraries call the same."""
+    return LayerCase(
+        id,
+        layers.Conv2d,
+        lambda: layers.Conv2d(
+            *sizes,
+            in_channels=shape[2],
+            weight_initializer=GlorotNormal(),
+            bias_initializer=Uniform(0.5),
+            **settings,
+        ),
+        channels_last(torch.nn.Conv2d, shape[2], *sizes, **settings),
+        shape,
+    )
+
+
+ROW_LAYERS = [
     LayerCase(
         "Linear",
         layers.Linear,
@@ -91,6 +151,94 @@ LAYERS = [
         ),
     ),
 ]
+
+IMAGE_LAYERS = [
+    LayerCase(
+        "Unflatten",
+        layers.Unflatten,
+        lambda: layers.Unflatten((2, 3, 4)),
+        channels_last(torch.nn.Unflatten, 1, (4, 2, 3)),
+        (24,),
+    ),
+    LayerCase("Flatten", layers.Flatten, layers.Flatten, channels_last(torch.nn.Flatten), IMAGE),
+    _convolution("Conv2d", IMAGE, 3, 3),
+    _convolution("Conv2d of one channel", (5, 6, 1), 3, (2, 4), padding=(0, 1)),
+    _convolution(
+        "Conv2d strided", IMAGE, 3, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2)
+    ),
+    _convolution("Conv2d in groups", IMAGE, 6, 3, padding=1, groups=2, bias=False),
+    _convolution("Conv2d depthwise", IMAGE, 8, 3, stride=2, groups=4),
+    LayerCase(
+        "MaxPool2d",
+        layers.MaxPool2d,
+        lambda: layers.MaxPool2d(2),
+        channels_last(torch.nn.MaxPool2d, 2),
+        IMAGE,
+    ),
+    LayerCase(
+        "MaxPool2d overlapping",
+        layers.MaxPool2d,
+        lambda: layers.MaxPool2d(3, 2, 1),
+        channels_last(torch.nn.MaxPool2d, 3, 2, 1),
+        IMAGE,
+    ),
+    LayerCase(
+        "AveragePool2d",
+        layers.AveragePool2d,
+        lambda: layers.AveragePool2d((2, 3)),
+        channels_last(torch.nn.AvgPool2d, (2, 3)),
+        IMAGE,
+    ),
+    LayerCase(
+        "AveragePool2d overlapping",
+        layers.AveragePool2d,
+        lambda: layers.AveragePool2d(3, 2, 1),
+        channels_last(torch.nn.AvgPool2d, 3, 2, 1),
+        IMAGE,
+    ),
+    LayerCase(
+        "GlobalAveragePool2d",
+        layers.GlobalAveragePool2d,
+        layers.GlobalAveragePool2d,
+        channels_last(TorchGlobalAveragePool),
+        IMAGE,
+    ),
+    LayerCase(
+        "BatchNorm2d",
+        layers.BatchNorm2d,
+        lambda: layers.BatchNorm2d(4, momentum=0.3, epsilon=1e-3),
+        channels_last(torch.nn.BatchNorm2d, 4, momentum=0.3, eps=1e-3),
+        IMAGE,
+    ),
+    LayerCase("Dropout2d", layers.Dropout2d, lambda: layers.Dropout2d(0.4), None, IMAGE),
+    LayerCase(
+        "Residual of images",
+        layers.Residual,
+        lambda: layers.Residual(
+            layers.Conv2d(2, 3, padding=1, in_channels=4),
+            activations.Tanh(),
+            layers.Conv2d(4, 3, padding=1, in_channels=2),
+        ),
+        lambda: channels_last(
+            TorchResidual,
+            torch.nn.Conv2d(4, 2, 3, padding=1),
+            torch.nn.Tanh(),
+            torch.nn.Conv2d(2, 4, 3, padding=1),
+        )(),
+        IMAGE,
+    ),
+    LayerCase("ReLU of images", activations.ReLU, activations.ReLU, torch.nn.ReLU, IMAGE),
+    LayerCase("Dropout of images", layers.Dropout, lambda: layers.Dropout(0.4), None, IMAGE),
+    LayerCase(
+        "GaussianNoise of images",
+        layers.GaussianNoise,
+        lambda: layers.GaussianNoise(0.7),
+        None,
+        IMAGE,
+    ),
+]
+
+LAYERS = [*ROW_LAYERS, *IMAGE_LAYERS]
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ _HOST_NUMBERS = {"shape", "newshape", "axis", "axes", "start", "stop", "step", "
 # What `ndarray` has as methods and operators, by the name of the function that does it.
 _METHODS = {"all", "any", "argmax", "argmin", "argsort", "clip", "cumprod", "cumsum", "diagonal"}
 _METHODS |= {"dot", "max", "mean", "min", "nonzero", "prod", "ptp", "repeat", "round", "squeeze"}
-_METHODS |= {"std", "sum", "swapaxes", "take", "trace", "transpose", "var"}
+_METHODS |= {"std", "sum", "swapaxes", "take", "trace", "var"}
 _BINARY = {"add": "add", "sub": "subtract", "mul": "multiply", "truediv": "true_divide"}
 _BINARY |= {"floordiv": "floor_divide", "mod": "remainder", "pow": "power", "matmul": "matmul"}
 _BINARY |= {"and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor"}
@@ -212,6 +212,10 @@ class ndarray:
     def reshape(self, *shape: Any, order: str = "C") -> ndarray:
         shape = shape[0] if len(shape) == 1 else shape
         return _device("reshape", self._host.reshape(shape, order=order), [self])
+
+    def transpose(self, *axes: Any) -> ndarray:
+        axes = axes[0] if len(axes) == 1 else axes
+        return _device("transpose", self._host.transpose(axes or None), [self])
 
     def ravel(self, order: str = "C") -> ndarray:
         return _device("ravel", self._host.ravel(order), [self])
@@ -506,6 +510,16 @@ def _argmax(a: Any, axis: int | None = None, keepdims: bool = False) -> Any:
     return numpy.where(is_nan.any(axis, keepdims=keepdims), last - from_the_end, found)
 
 
+def _as_strided(x: ndarray, shape: Any, strides: Any) -> ndarray:
+    """A view; CuPy does not notice one that reaches beyond the memory of `x`, and this does."""
+    last = sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+    low, high = numpy.lib.array_utils.byte_bounds(x._host)
+    if min(strides) < 0 or last + x.itemsize > high - low:
+        raise AssertionError(f"as_strided reaches beyond an array of shape {x.shape}")
+    view = numpy.lib.stride_tricks.as_strided(x._host, shape, strides)
+    return _device("as_strided", view, [x])
+
+
 _SPECIAL: dict[str, Callable[..., Any]] = {
     "argmax": _argmax,
     "empty": _empty,
@@ -530,11 +544,13 @@ class _Module(types.ModuleType):
                 raise AttributeError(f"the double runs no CUDA: it has no {name}")
             made: Any = real
         elif isinstance(real, types.ModuleType):
-            if name != "linalg":
+            if name not in ("linalg", "lib", "stride_tricks"):
                 raise AttributeError(f"the double has no module {name}")
             made = _Module(f"{self.__name__}.{name}", real, host)
         elif not callable(real):
             made = real
+        elif name == "as_strided":
+            made = _as_strided
         elif host is None and name != "asnumpy":
             raise AttributeError(f"the double has no {name}: NumPy can't stand in for it")
         else:

@@ -170,7 +170,7 @@ def nullable(dtype: str) -> pd.DataFrame:
         ((row for row in NUMBERS), DataError, "^x is of type generator, which .* only once"),
         (NUMBERS[0], ShapeError, r"found \(3,\): one sample is x.reshape\(1, -1\), several .*1\)$"),
         (frame()["age"], ShapeError, r"found \(4,\): one sample is"),
-        (np.zeros((2, 2, 2, 2)), ShapeError, r"found \(2, 2, 2, 2\)$"),
+        (np.zeros((2, 2, 2, 2, 2)), ShapeError, r"found \(2, 2, 2, 2, 2\)$"),
         ([], ShapeError, r"found \(0,\)"),
         (NUMBERS[:0], DataError, r"^x is empty, shape \(0, 3\): .*N above 0"),
         (NUMBERS[:, :0], DataError, r"^x is empty, shape \(4, 0\)"),

@@ -113,6 +113,59 @@ def test_the_page_says_what_it_holds(saved):
     assert "28 × 28 pixels" in page
 
 
+def convolution(*arguments, **settings):
+    return xpnet.Conv2d(*arguments, **settings, bias=False)
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        (
+            [(28, 28), convolution(16, 5), "relu", convolution(32, 5), xpnet.Flatten(), 10],
+            "28 × 28 → 16 maps → 32 maps → 10 units, 141,210 parameters",
+        ),
+        (
+            [(28, 28), convolution(1, 28), xpnet.Flatten(), 20, 10],
+            "28 × 28 → 1 map → 20 → 10 units, 1,034 parameters",
+        ),
+        (
+            [xpnet.Sequential((28, 28), "relu"), convolution(10, 28), xpnet.Flatten()],
+            "28 × 28 → 10 maps, 7,840 parameters",
+        ),
+        (
+            [xpnet.GaussianNoise(0.1), xpnet.Unflatten((28, 28)), xpnet.Flatten()],
+            "28 × 28, 0 parameters",
+        ),
+        (
+            [xpnet.Linear(784, 32), xpnet.Unflatten((4, 4, 2)), convolution(3, 4), xpnet.Flatten()],
+            "784 → 32 → 3 maps, 25,216 parameters",
+        ),
+    ],
+)
+def test_the_page_says_what_a_network_of_images_holds(parts, text, tmp_path):
+    network = xpnet.Sequential(*parts)
+    network.metadata = PICTURES
+    assert f"A network of {text}, trained" in page_of(network, tmp_path)
+
+
+def test_each_layer_has_the_shapes_of_its_input_and_output(tmp_path):
+    block = xpnet.Residual(xpnet.Conv2d(2, 3, padding=1), xpnet.ReLU(), xpnet.Conv2d(4, 1))
+    network = xpnet.Sequential(
+        (28, 28), xpnet.Conv2d(4, 5, stride=(2, 1)), block, xpnet.MaxPool2d(4), xpnet.Flatten(), 10
+    )
+    network.metadata = PICTURES
+    layers = content_of(page_of(network, tmp_path))["layers"]
+    shapes = [[784], [28, 28, 1], [12, 24, 4], [12, 24, 4], [3, 6, 4], [72], [10]]
+    assert [layer["in_shape"] for layer in layers] == shapes[:-1]
+    assert [layer["out_shape"] for layer in layers] == shapes[1:]
+    inside = [[12, 24, 4], [12, 24, 2], [12, 24, 2], [12, 24, 4]]
+    assert [layer["in_shape"] for layer in layers[2]["layers"]] == inside[:-1]
+    assert [layer["out_shape"] for layer in layers[2]["layers"]] == inside[1:]
+    weight = numpy.frombuffer(base64.b64decode(layers[1]["arrays"]["weight"]), "<f4")
+    expected = network.parameters()["1.weight"]
+    numpy.testing.assert_array_equal(weight.reshape(4, 1, 5, 5), expected)
+
+
 def test_a_float64_network_is_kept_in_float32(tmp_path):
     network = digits_network("float64")
     content = content_of(page_of(network, tmp_path))
@@ -248,6 +301,18 @@ def test_a_network_that_is_not_for_square_pictures(features, metadata, message, 
     line = failure(capsys, path, "--html", tmp_path / "digit.html")
     assert line.startswith(f"xpnet: error: {path}: ")
     assert message in line
+    assert not (tmp_path / "digit.html").exists()
+
+
+@pytest.mark.parametrize("before", [[], [xpnet.GaussianNoise(0.1)]])
+def test_a_drawing_has_one_channel(before, tmp_path, capsys):
+    of_images = [xpnet.Unflatten((14, 14, 4)), xpnet.Conv2d(3, 3), xpnet.GlobalAveragePool2d()]
+    network = xpnet.Sequential([*before, *of_images])
+    network.metadata = PICTURES
+    path = tmp_path / "model.safetensors"
+    xpnet.save(network, path)
+    line = failure(capsys, path, "--html", tmp_path / "digit.html")
+    assert f"{path}: the model takes pictures of 4 channels, and a drawing has one: " in line
     assert not (tmp_path / "digit.html").exists()
 
 

@@ -11,6 +11,7 @@ import threading
 import in_browser
 import numpy
 import pytest
+from cases import IMAGE_LAYERS
 from in_browser import (
     DESKTOP,
     PHONE,
@@ -235,6 +236,75 @@ def test_only_units_that_fired_have_their_weights_shown(visit, tmp_path):
     assert page.locator("#units figcaption").inner_text() == "Hidden layer 1: 2 of 20 units above 0"
 
 
+# Feature maps
+
+
+def of_images():
+    first = [xpnet.Unflatten((28, 28)), xpnet.Conv2d(20, 5, stride=2, padding=(1, 2)), xpnet.ReLU()]
+    second = [xpnet.MaxPool2d(2), xpnet.Conv2d(1, (3, 2)), xpnet.Tanh(), xpnet.Flatten()]
+    return [*first, *second, xpnet.Linear(24, 12), xpnet.ReLU(), xpnet.Linear(12, 10)]
+
+
+@pytest.fixture(scope="module")
+def maps_path(tmp_path_factory):
+    return export(untrained(of_images()), tmp_path_factory.mktemp("maps"))
+
+
+def maps_of(page, number):
+    """The canvases of a hidden layer as arrays `(maps, height, width, 4)`."""
+    canvases = page.locator("#units figure").nth(number).locator("canvas")
+    # Chromium warns where one canvas is read several times.
+    found = canvases.evaluate_all(
+        "(all) => all.map((canvas) => {"
+        "  const { width, height } = canvas;"
+        "  const copy = new OffscreenCanvas(width, height).getContext('2d');"
+        "  copy.drawImage(canvas, 0, 0);"
+        "  return [height, width, Array.from(copy.getImageData(0, 0, width, height).data)];"
+        "})"
+    )
+    return numpy.array([numpy.reshape(data, (h, w, 4)) for h, w, data in found])
+
+
+def test_the_maps_of_convolutions_are_shown_as_they_were_computed(visit, maps_path):
+    page = visit(maps_path, **DESKTOP)
+    empty = [maps_of(page, number) for number in (0, 1)]
+    assert all((maps == [0, 0, 0, 255]).all() for maps in empty)
+    draw_with_mouse(page, STROKES["2"])
+    _, outputs = predict(page, prepared(page, ink_of(page)).reshape(1, -1))
+    # Those after ReLU and Tanh.
+    for number, (place, size) in enumerate([(2, (20, 13, 14)), (5, (1, 4, 6))]):
+        values = outputs[place].reshape(size)
+        levels = 255 * (values - values.min()) / numpy.ptp(values)
+        shown = maps_of(page, number)
+        assert len(shown) == min(16, size[0])
+        for colour in range(3):
+            numpy.testing.assert_allclose(shown[..., colour], levels[:16], atol=0.51)
+        assert (shown[..., 3] == 255).all()
+    fired = int((outputs[8] > 0).sum())
+    assert page.locator("#units figcaption").all_inner_texts() == [
+        "Hidden layer 1: 16 of 20 maps of 13 × 14",
+        "Hidden layer 2: 1 map of 4 × 6",
+        f"Hidden layer 3: {fired} of 12 units above 0",
+    ]
+    page.locator("#clear").click()
+    settle(page)
+    for number in (0, 1):
+        numpy.testing.assert_array_equal(maps_of(page, number), empty[number])
+
+
+def test_the_page_explains_the_colours_that_it_shows(visit, page_path, maps_path, tmp_path):
+    maps_alone = [*of_images()[:-3], xpnet.Linear(24, 10)]
+    pages = [
+        (page_path, True, False),
+        (maps_path, True, True),
+        (export(untrained(maps_alone), tmp_path), False, True),
+    ]
+    for path, has_units, has_maps in pages:
+        page = visit(path)
+        assert page.locator("#about-units").is_visible() == has_units
+        assert page.locator("#about-maps").is_visible() == has_maps
+
+
 def test_clearing_brings_the_empty_page_back(visit, page_path):
     page = visit(page_path, **DESKTOP)
     empty = page.locator("main").inner_text()
@@ -275,6 +345,9 @@ LAYERS = {
 }
 
 
+IMAGES = {case.id: case for case in IMAGE_LAYERS}
+
+
 def shaken(network):
     """The network with no parameter and no statistic left at what it began with."""
     draw = generator(1, "shake")
@@ -303,12 +376,15 @@ def compare(page, path, x):
     values = model.normalisation.apply(x, network.dtype)
     for layer, found in zip(in_order(network), outputs, strict=True):
         values = layer.forward(values, training=False)
+        # The page has images in the order of rows.
+        rows = values if values.ndim == 2 else values.transpose(0, 3, 1, 2).reshape(len(x), -1)
         # float32 has seven digits, wherever its point is.
-        assert numpy.abs(found - values).max() <= 1e-5 * max(numpy.abs(values).max(), 1), layer
+        assert numpy.abs(found - rows).max() <= 1e-5 * max(numpy.abs(rows).max(), 1), layer
 
 
 def test_there_is_a_case_for_every_layer():
-    assert set(LAYERS) == set(network_module.LAYERS)
+    kinds = {case.kind.__name__ for case in IMAGES.values()}
+    assert set(LAYERS) | kinds == set(network_module.LAYERS)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -319,10 +395,27 @@ def test_every_layer_computes_what_xpnet_computes(kind, dtype, visit, held_out, 
     compare(visit(path), path, held_out.x[:10])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", IMAGES)
+def test_every_layer_of_images_computes_what_xpnet_computes(name, dtype, visit, held_out, tmp_path):
+    layers = IMAGES[name].between(784, 10)
+    path = export(shaken(untrained(layers, dtype=dtype)), tmp_path)
+    compare(visit(path), path, held_out.x[:10])
+
+
 def all_in_one():
     first = [xpnet.GaussianNoise(0.1), xpnet.BatchNorm(784), xpnet.Linear(784, 50)]
     second = [xpnet.LayerNorm(50), xpnet.GELU(), xpnet.Dropout(0.2), xpnet.Linear(50, 33)]
     return [*first, *second, xpnet.Sigmoid(), xpnet.Linear(33, 10), xpnet.Softmax()]
+
+
+def all_of_images():
+    block = [xpnet.Conv2d(6, 3, padding=1, groups=3), xpnet.BatchNorm2d(6), xpnet.GELU()]
+    block += [xpnet.Dropout2d(0.2), xpnet.Conv2d(6, 1), xpnet.BatchNorm2d(6)]
+    first = [xpnet.GaussianNoise(0.1), xpnet.Unflatten((12, 12)), xpnet.Conv2d(6, 3, bias=False)]
+    second = [xpnet.Residual(*block), xpnet.ReLU(), xpnet.MaxPool2d(3, 2, 1)]
+    third = [xpnet.Conv2d(9, 3, padding=2, dilation=2), xpnet.Sigmoid(), xpnet.AveragePool2d(2)]
+    return [*first, *second, *third, xpnet.Flatten(), xpnet.Dropout(0.1), xpnet.Linear(36, 10)]
 
 
 SHAPES = {
@@ -336,7 +429,34 @@ SHAPES = {
         xpnet.Residual(20, "tanh", xpnet.Sequential(20, 20)),
         xpnet.Sequential([xpnet.Sequential(20, 8, "gelu"), xpnet.Linear(8, 3)]),
     ],
+    "images": all_of_images,
+    "images, no Linear": lambda: [
+        xpnet.Sequential((8, 8), "tanh"),
+        xpnet.Conv2d(8, 3, stride=2),
+        xpnet.ReLU(),
+        xpnet.Conv2d(5, 1),
+        xpnet.GlobalAveragePool2d(),
+    ],
+    "images, no Conv2d": lambda: [
+        xpnet.Unflatten((8, 8)),
+        xpnet.AveragePool2d(2),
+        xpnet.Flatten(),
+        xpnet.Linear(16, 10),
+    ],
+    "images between two Linear": lambda: [
+        xpnet.Linear(64, 48),
+        xpnet.Unflatten((4, 4, 3)),
+        xpnet.Conv2d(5, 3),
+        xpnet.Flatten(),
+        xpnet.Linear(20, 10),
+    ],
+    "images of 1 x 1": lambda: [
+        xpnet.Unflatten((1, 1)),
+        xpnet.Conv2d(3, 3, padding=1),
+        xpnet.GlobalAveragePool2d(),
+    ],
 }
+POOLING = xpnet.MaxPool2d | xpnet.AveragePool2d | xpnet.GlobalAveragePool2d
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -354,10 +474,15 @@ def test_networks_of_other_shapes(name, visit, tmp_path):
     field = prepare(Image.fromarray(ink_of(page)), (side, side))
     numpy.testing.assert_allclose(prepared(page, ink_of(page)), field, atol=1)
     assert answer(page) == str(model.probabilities(field.reshape(1, -1)).argmax())
-    linears = sum(isinstance(layer, xpnet.Linear) for layer in in_order(network))
-    assert page.locator("#units figure").count() == max(linears - 1, 0)
-    assert page.locator("#hidden").is_visible() == (linears > 1)
-    assert page.locator("#first").is_visible() == (linears > 0)
+    kinds = [type(layer) for layer in in_order(network)]
+    linears, convolutions = kinds.count(xpnet.Linear), kinds.count(xpnet.Conv2d)
+    hidden = max(linears - 1, 0) + convolutions
+    assert page.locator("#units figure").count() == hidden
+    assert page.locator("#hidden").is_visible() == (hidden > 0)
+    # The weights of a Linear that is given the picture itself.
+    before = kinds[: kinds.index(xpnet.Linear)] if linears else []
+    is_first = linears > 0 and not any(issubclass(kind, xpnet.Conv2d | POOLING) for kind in before)
+    assert page.locator("#first").is_visible() == is_first
 
 
 def test_a_network_of_independent_labels(visit, tmp_path):
@@ -585,6 +710,16 @@ def test_nothing_is_wider_than_the_screen(width, visit, page_path):
     assert min(button["width"], button["height"]) >= 40
 
 
+@pytest.mark.parametrize("width", [280, 768, 1600])
+def test_maps_are_seen_and_not_wider_than_the_screen(width, visit, maps_path):
+    page = visit(maps_path, viewport={"width": width, "height": 700})
+    draw_with_mouse(page, STROKES["6"])
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for box in [canvas.bounding_box() for canvas in page.locator(".maps canvas").all()]:
+        assert box["width"] >= 20
+        assert box["x"] + box["width"] <= width
+
+
 def test_long_names_of_classes_do_not_widen_a_phone(visit, tmp_path):
     names = ["Donaudampfschifffahrtsgesellschaft" * 3, "b" * 200, "c" * 200]
     page = visit(export(untrained([xpnet.Linear(784, 3)], classes=names), tmp_path), **PHONE)
@@ -611,8 +746,10 @@ CONTRASTS = """() => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_light_and_dark_can_both_be_read(scheme, visit, page_path):
-    page = visit(page_path, color_scheme=scheme, **DESKTOP)
+@pytest.mark.parametrize("shown", ["units", "maps"])
+def test_light_and_dark_can_both_be_read(shown, scheme, visit, page_path, maps_path):
+    path = page_path if shown == "units" else maps_path
+    page = visit(path, color_scheme=scheme, **DESKTOP)
     draw_with_mouse(page, STROKES["9"])
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     level = sum(int(part) for part in background[4:-1].split(",")) / 3

@@ -255,6 +255,174 @@ __global__ void layer_norm_backward(
     }
 }
 
+// ---- windows that move over images (N, H, W, C): convolution and pooling, no padded copy ----
+
+// Of the element number `rest`, its place along the innermost axis; the number left is that of the
+// other axes.
+__device__ Size innermost(Size& rest, Size length) {
+    Size place = rest % length;
+    rest /= length;
+    return place;
+}
+
+// The one of `count` windows in a row or column whose entry number `entry` is the pixel, or -1.
+__device__ Size window_of(
+    Size pixel, Size entry, Size stride, Size padding, Size dilation, Size count
+) {
+    Size from = pixel + padding - entry * dilation;
+    return from < 0 || from % stride != 0 || from / stride >= count ? -1 : from / stride;
+}
+
+template <typename T>
+__global__ void gather_windows(
+    const T* x, Size kernel_rows, Size kernel_columns, Size stride_rows, Size stride_columns,
+    Size padding_rows, Size padding_columns, Size dilation_rows, Size dilation_columns, bool by_entry, T* columns,
+    Size size, Size count, Size height, Size width, Size channels, Size down, Size across, Size own
+) {
+    EACH(e, size) {
+        Size rest = e, c = innermost(rest, own), p = 0, q = 0, n = 0, i = 0, j = 0, g = 0;
+        if (by_entry) {
+            q = innermost(rest, across);
+            p = innermost(rest, down);
+            n = innermost(rest, count);
+            j = innermost(rest, kernel_columns);
+            i = rest;
+        } else {
+            j = innermost(rest, kernel_columns);
+            i = innermost(rest, kernel_rows);
+            q = innermost(rest, across);
+            p = innermost(rest, down);
+            n = innermost(rest, count);
+            g = rest;
+        }
+        Size h = p * stride_rows + i * dilation_rows - padding_rows;
+        Size w = q * stride_columns + j * dilation_columns - padding_columns;
+        bool is_inside = h >= 0 && h < height && w >= 0 && w < width;
+        columns[e] = is_inside ? x[((n * height + h) * width + w) * channels + g * own + c] : (T)0;
+    }
+}
+
+template <typename T>
+__global__ void add_entries(
+    const T* entries, Size kernel_rows, Size kernel_columns, Size stride_rows, Size stride_columns,
+    Size padding_rows, Size padding_columns, Size dilation_rows, Size dilation_columns, T* dx, Size size,
+    Size height, Size width, Size groups, Size count, Size down, Size across, Size own
+) {
+    EACH(e, size) {
+        Size rest = e, c = innermost(rest, own), g = innermost(rest, groups);
+        Size w = innermost(rest, width), h = innermost(rest, height), n = rest;
+        T sum = 0;
+        for (Size i = 0; i < kernel_rows; i++) {
+            Size p = window_of(h, i, stride_rows, padding_rows, dilation_rows, down);
+            if (p < 0) continue;
+            for (Size j = 0; j < kernel_columns; j++) {
+                Size q = window_of(w, j, stride_columns, padding_columns, dilation_columns, across);
+                if (q < 0) continue;
+                Size of_group = (i * kernel_columns + j) * groups + g;
+                sum += entries[(((of_group * count + n) * down + p) * across + q) * own + c];
+            }
+        }
+        dx[e] = sum;
+    }
+}
+
+// `border` is minus infinity. What is not less or equal is larger, and so is NaN, which stays.
+template <typename T>
+__global__ void max_pool(
+    const T* x, Size kernel_rows, Size kernel_columns, Size stride_rows, Size stride_columns,
+    Size padding_rows, Size padding_columns, Size dilation_rows, Size dilation_columns, T border, int* chosen, T* y,
+    Size size, Size height, Size width, Size channels, Size down, Size across
+) {
+    EACH(e, size) {
+        Size rest = e, c = innermost(rest, channels), q = innermost(rest, across);
+        Size p = innermost(rest, down), n = rest, place = 0;
+        T largest = border;
+        for (Size i = 0; i < kernel_rows; i++) {
+            Size h = p * stride_rows + i * dilation_rows - padding_rows;
+            for (Size j = 0; j < kernel_columns; j++) {
+                Size w = q * stride_columns + j * dilation_columns - padding_columns;
+                bool is_inside = h >= 0 && h < height && w >= 0 && w < width;
+                T value = is_inside ? x[((n * height + h) * width + w) * channels + c] : border;
+                if (value <= largest) continue;
+                place = i * kernel_columns + j;
+                if (largest == largest) largest = value;
+            }
+        }
+        chosen[e] = (int)place;
+        y[e] = largest;
+    }
+}
+
+template <typename T>
+__global__ void max_pool_backward(
+    const T* dy, const int* chosen, Size kernel_rows, Size kernel_columns, Size stride_rows, Size stride_columns,
+    Size padding_rows, Size padding_columns, Size dilation_rows, Size dilation_columns, T* dx, Size size,
+    Size height, Size width, Size channels, Size down, Size across
+) {
+    EACH(e, size) {
+        Size rest = e, c = innermost(rest, channels), w = innermost(rest, width);
+        Size h = innermost(rest, height), n = rest;
+        T sum = 0;
+        for (Size i = 0; i < kernel_rows; i++) {
+            Size p = window_of(h, i, stride_rows, padding_rows, dilation_rows, down);
+            if (p < 0) continue;
+            for (Size j = 0; j < kernel_columns; j++) {
+                Size q = window_of(w, j, stride_columns, padding_columns, dilation_columns, across);
+                if (q < 0) continue;
+                Size from = ((n * down + p) * across + q) * channels + c;
+                sum += dy[from] * (T)(chosen[from] == i * kernel_columns + j);
+            }
+        }
+        dx[e] = sum;
+    }
+}
+
+template <typename T>
+__global__ void average_pool(
+    const T* x, Size kernel_rows, Size kernel_columns, Size stride_rows, Size stride_columns,
+    Size padding_rows, Size padding_columns, Size dilation_rows, Size dilation_columns, T share, T* y, Size size,
+    Size height, Size width, Size channels, Size down, Size across
+) {
+    EACH(e, size) {
+        Size rest = e, c = innermost(rest, channels), q = innermost(rest, across);
+        Size p = innermost(rest, down), n = rest;
+        T sum = 0;
+        for (Size i = 0; i < kernel_rows; i++) {
+            Size h = p * stride_rows + i * dilation_rows - padding_rows;
+            if (h < 0 || h >= height) continue;
+            for (Size j = 0; j < kernel_columns; j++) {
+                Size w = q * stride_columns + j * dilation_columns - padding_columns;
+                if (w < 0 || w >= width) continue;
+                sum += x[((n * height + h) * width + w) * channels + c];
+            }
+        }
+        y[e] = sum * share;
+    }
+}
+
+template <typename T>
+__global__ void average_pool_backward(
+    const T* dy, Size kernel_rows, Size kernel_columns, Size stride_rows, Size stride_columns,
+    Size padding_rows, Size padding_columns, Size dilation_rows, Size dilation_columns, T share, T* dx, Size size,
+    Size height, Size width, Size channels, Size down, Size across
+) {
+    EACH(e, size) {
+        Size rest = e, c = innermost(rest, channels), w = innermost(rest, width);
+        Size h = innermost(rest, height), n = rest;
+        T sum = 0;
+        for (Size i = 0; i < kernel_rows; i++) {
+            Size p = window_of(h, i, stride_rows, padding_rows, dilation_rows, down);
+            if (p < 0) continue;
+            for (Size j = 0; j < kernel_columns; j++) {
+                Size q = window_of(w, j, stride_columns, padding_columns, dilation_columns, across);
+                if (q < 0) continue;
+                sum += dy[((n * down + p) * across + q) * channels + c] * share;
+            }
+        }
+        dx[e] = sum;
+    }
+}
+
 // ---- the loss and what is counted ----
 
 // A thread for each row. Logits lie row by row, so a block reads those of a few classes at a time

@@ -4,7 +4,8 @@ A function here has the name and the arguments of a formula marked `@accelerated
 on CuPy's arrays what the formula does. Nothing here waits for the device or allocates on it.
 
 Not yet run on a GPU. Tested without one: NVRTC compiles each kernel for all architectures that
-xpnet names, and the tests run the source of each kernel on the CPU.
+xpnet names, and the tests run the source of each kernel on the CPU. Those of images are in
+`cuda_windows.py`.
 """
 
 from __future__ import annotations
@@ -25,9 +26,18 @@ from xpnet.accel.cuda_launch import (
     one_each,
     rows_in_blocks,
 )
+from xpnet.accel.cuda_windows import (
+    add_entries,
+    average_pool,
+    average_pool_backward,
+    gather_windows,
+    max_pool,
+    max_pool_backward,
+)
 from xpnet.backend import Array
 
-__all__ = ["KERNELS", "bind"]
+__all__ = ["KERNELS", "add_entries", "average_pool", "average_pool_backward", "bind"]
+__all__ += ["gather_windows", "max_pool", "max_pool_backward"]
 
 
 @launches_of

@@ -3,7 +3,8 @@
 The formula and its derivation are where the decorator `@accelerated` marks it, under the same
 name. Operations are done in the same order and dtype as in the formula, so that results are
 bit-identical, except for `exp`, `log`, sums and smoothed labels. Numbers are therefore converted to
-that dtype: numba would compute `1 - y` of a float32 in float64.
+that dtype: numba would compute `1 - y` of a float32 in float64. Those of images are in
+`numba_windows.py`.
 """
 
 from __future__ import annotations
@@ -16,25 +17,33 @@ from typing import Any
 import numba
 import numpy as np
 
+from xpnet.accel.numba_windows import (
+    OTHER_SHAPE,
+    add_entries,
+    average_pool,
+    average_pool_backward,
+    compiled,
+    gather_windows,
+    max_pool,
+    max_pool_backward,
+)
 from xpnet.backend import Array
 
-KERNELS: dict[str, Any] = {}
-"""All kernels, by name."""
+_OF_POOLS = max_pool, max_pool_backward, average_pool, average_pool_backward
 
-_compiled: Any = partial(numba.njit, cache=True, nogil=True, error_model="numpy")
-# The formula raises too; a loop would continue beyond the end of an array.
-_OTHER_SHAPE = "dy is not of the shape of the output of the forward pass"
+KERNELS: dict[str, Any] = {k.__name__: k for k in (gather_windows, add_entries, *_OF_POOLS)}
+"""All kernels, by name."""
 
 
 def _inlined(function: Callable[..., Any]) -> Any:
     """`function` compiled when it is first called, as a part of its callers."""
-    return _compiled(function)
+    return compiled(function)
 
 
 def _kernel(function: Callable[..., None]) -> Any:
     """`function` compiled when it is first called, and registered."""
-    KERNELS[function.__name__] = compiled = _compiled(function)
-    return compiled
+    KERNELS[function.__name__] = kernel = compiled(function)
+    return kernel
 
 
 def bind(name: str, arguments: Sequence[Any]) -> Callable[[], Any]:
@@ -72,7 +81,7 @@ def add_relu(y: Array, bias: Array, r: Array) -> None:
 def relu_backward(dy: Array, x: Array, dx: Array) -> None:
     """`ReLU.backward`."""
     if dy.shape != x.shape:
-        raise ValueError(_OTHER_SHAPE)
+        raise ValueError(OTHER_SHAPE)
     dy, x, dx = dy.ravel(), x.ravel(), dx.ravel()
     zero = dx.dtype.type(0)
     for i in range(dx.size):
@@ -83,7 +92,7 @@ def relu_backward(dy: Array, x: Array, dx: Array) -> None:
 def tanh_backward(dy: Array, y: Array, dx: Array) -> None:
     """`Tanh.backward`."""
     if dy.shape != y.shape:
-        raise ValueError(_OTHER_SHAPE)
+        raise ValueError(OTHER_SHAPE)
     dy, y, dx = dy.ravel(), y.ravel(), dx.ravel()
     one = y.dtype.type(1)
     for i in range(dx.size):
@@ -94,7 +103,7 @@ def tanh_backward(dy: Array, y: Array, dx: Array) -> None:
 def sigmoid_backward(dy: Array, y: Array, dx: Array) -> None:
     """`Sigmoid.backward`."""
     if dy.shape != y.shape:
-        raise ValueError(_OTHER_SHAPE)
+        raise ValueError(OTHER_SHAPE)
     dy, y, dx = dy.ravel(), y.ravel(), dx.ravel()
     one = y.dtype.type(1)
     for i in range(dx.size):

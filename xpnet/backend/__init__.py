@@ -261,9 +261,8 @@ def strided(array: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> A
     NumPy and CuPy have it in a submodule, of which a recorded step knows nothing. Nothing checks
     that the view lies within the array.
     """
-    if isinstance(array, numpy.ndarray):
-        return numpy.lib.stride_tricks.as_strided(array, shape, strides)
-    return array_module(array).lib.stride_tricks.as_strided(array, shape, strides)
+    module = _modules.get(type(array)) or _module_of(array)
+    return module.lib.stride_tricks.as_strided(array, shape, strides)
 
 
 def gather(source: Array, indices: Array, out: Array) -> Array:

@@ -18,7 +18,7 @@ from xpnet.utils.toml import read_toml
 
 GROUPS = {
     "data": "dataset",
-    "network": "hidden",
+    "network": "conv",
     "regularisation": "dropout",
     "augmentation": "augment_shift",
     "optimisation": "optimizer",
@@ -32,6 +32,7 @@ METAVARS = {
     "validation": "0.2|1000",
     "test": "0.2|1000",
     "split_seed": "N",
+    "conv": "16k5,pool",
     "hidden": "512,256",
     "activation": "relu,tanh",
     "initializer": "NAME",
@@ -73,7 +74,7 @@ METAVARS = {
 }
 """The placeholders of values in the help, unless it lists the possible values."""
 
-_LISTS = ("hidden", "activation")
+_LISTS = ("conv", "hidden", "activation")
 _DESCRIPTION = """Train a classifier, test it, and write model, settings, figures and a report to
 a folder in runs/. Without any setting it trains on the 5,000 digits that come with xpnet, offline,
 in under a minute."""

@@ -34,9 +34,10 @@ def export_onnx(network: Sequential, path: str | Path, *, normalise: bool = Fals
 
     The file takes `x`: `(N, in_features)`, any `N`, and gives `y`: `(N, out_features)`, what
     `network.forward(x)` gives: logits, where a classifier was trained. `x`, `y` and the weights
-    have the network's own dtype (a runtime that computes in float32 alone needs a float32
-    network). Dropout and noise are left out, `BatchNorm` takes its running statistics. Weights
-    keep their names and shapes (`0.weight`: `(out, in)`). The same network gives the same bytes.
+    have the network's own dtype (a runtime that computes in float32 alone, as onnxruntime does for
+    convolutions, needs a float32 network). Dropout and noise are left out, `BatchNorm` takes its
+    running statistics. Weights keep their names and shapes (`0.weight`: `(out, in)`). The same
+    network gives the same bytes.
 
     `normalise`: begin with the normalisation of `network.metadata`, so that `x` are the values
     as they are stored: uint8 where the network was trained on pixels. `scale` and `shift` there

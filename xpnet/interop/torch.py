@@ -16,8 +16,8 @@ import numpy
 from xpnet import layers
 from xpnet.backend import Backend
 from xpnet.errors import ConfigError, XpnetError
+from xpnet.interop._torch_pairs import PAIRS
 from xpnet.interop.peers import imported, kind_of, require_network, require_own_forward
-from xpnet.layers import activations
 from xpnet.layers.base import Layer, frozen_parameters
 from xpnet.layers.images import ImageLayer
 from xpnet.network import Sequential
@@ -33,71 +33,6 @@ _HOOKS = {
     "backward_hook": "",
 }
 """Hooks that a module may have, each with how those of PyTorch itself are removed."""
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """A layer and the module of `torch.nn` that does the same.
-
-    `names`: a setting's name there for each of ours. `only`: what further settings of the module
-    must be to mean our layer; the first value is the one we write.
-    """
-
-    layer: type[Layer]
-    module: str
-    names: dict[str, str] = field(default_factory=dict)
-    only: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-
-
-_WINDOWS = ("kernel_size", "stride", "padding")
-
-_PAIRS = (
-    _Pair(layers.Linear, "Linear", {"in_features": "in_features", "out_features": "out_features"}),
-    _Pair(layers.Dropout, "Dropout", {"rate": "p"}),
-    _Pair(
-        layers.BatchNorm,
-        "BatchNorm1d",
-        {"features": "num_features", "momentum": "momentum", "epsilon": "eps"},
-        {"track_running_stats": (True,)},
-    ),
-    _Pair(
-        layers.BatchNorm2d,
-        "BatchNorm2d",
-        {"features": "num_features", "momentum": "momentum", "epsilon": "eps"},
-        {"track_running_stats": (True,)},
-    ),
-    _Pair(
-        layers.Conv2d,
-        "Conv2d",
-        {
-            "in_channels": "in_channels",
-            "out_channels": "out_channels",
-            **{name: name for name in (*_WINDOWS, "dilation", "groups", "bias")},
-        },
-        {"padding_mode": ("zeros",)},
-    ),
-    _Pair(
-        layers.MaxPool2d,
-        "MaxPool2d",
-        {name: name for name in _WINDOWS},
-        {"dilation": (1, (1, 1)), "ceil_mode": (False,), "return_indices": (False,)},
-    ),
-    _Pair(
-        layers.AveragePool2d,
-        "AvgPool2d",
-        {name: name for name in _WINDOWS},
-        {"ceil_mode": (False,), "count_include_pad": (True,), "divisor_override": (None,)},
-    ),
-    _Pair(layers.Dropout2d, "Dropout2d", {"rate": "p"}),
-    _Pair(layers.Flatten, "Flatten", only={"start_dim": (1,), "end_dim": (-1,)}),
-    _Pair(layers.LayerNorm, "LayerNorm", {"features": "normalized_shape", "epsilon": "eps"}),
-    _Pair(activations.ReLU, "ReLU"),
-    _Pair(activations.LeakyReLU, "LeakyReLU", {"slope": "negative_slope"}),
-    _Pair(activations.Sigmoid, "Sigmoid"),
-    _Pair(activations.Tanh, "Tanh"),
-    _Pair(activations.GELU, "GELU", only={"approximate": ("tanh",)}),
-    _Pair(activations.Softmax, "Softmax", only={"dim": (1, -1)}),
-)
 
 
 def to_torch(network: Sequential) -> nn.Sequential:
@@ -147,7 +82,7 @@ def _module(nn: Any, position: str, layer: Layer) -> Any:
         return nn.Sequential(*_modules(nn, layer.layers, f"{position}."))
     if type(layer) is layers.Residual:
         return _residual()(*_modules(nn, layer.layers, f"{position}."))
-    for pair in _PAIRS:
+    for pair in PAIRS:
         if type(layer) is pair.layer:
             settings = {theirs: getattr(layer, ours) for ours, theirs in pair.names.items()}
             fixed = {name: values[0] for name, values in pair.only.items()}
@@ -319,7 +254,7 @@ def _tensors(torch: Any, where: str, module: Any, layer: Layer) -> dict[str, Any
     found = {}
     known = (*layer.parameters(), *layer.buffers())
     present = {**module._parameters, **module._buffers, **module._modules}
-    for name in present:
+    for name in (name for name, value in present.items() if value is not None):
         if name not in (*known, "num_batches_tracked"):
             raise ConfigError(
                 f"{where} has {name!r}, which a {type(layer).__name__} of xpnet has not: give the "
@@ -387,7 +322,7 @@ def _layer(nn: Any, where: str, module: Any) -> Layer:
         sizes = tuple(module.unflattened_size)
         if module.dim in (1, -1) and len(sizes) == 3:
             return layers.Unflatten((sizes[1], sizes[2], sizes[0]))
-    for pair in _PAIRS:
+    for pair in PAIRS:
         if type(module) is not getattr(nn, pair.module):
             continue
         for name, values in pair.only.items():
@@ -410,7 +345,7 @@ def _layer(nn: Any, where: str, module: Any) -> Layer:
             return pair.layer(**settings)
         except ConfigError as error:
             raise ConfigError(f"{where} cannot be had in xpnet: {error}") from None
-    known = ", ".join(pair.module for pair in _PAIRS)
+    known = ", ".join(pair.module for pair in PAIRS)
     raise ConfigError(
         f"{where} is no layer that xpnet has: it knows {known}, "
         f"AdaptiveAvgPool2d(1), Unflatten(1, (channels, height, width)), Identity, Sequential"

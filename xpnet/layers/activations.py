@@ -13,7 +13,8 @@ from typing import Any
 
 from xpnet.accel.dispatch import accelerated
 from xpnet.backend import Array, array_module
-from xpnet.layers.base import Layer, Shape, require_rows
+from xpnet.layers.base import Layer
+from xpnet.layers.shapes import Shape, require_rows
 from xpnet.utils.arguments import real
 from xpnet.workspace import Workspace
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self, TypeAlias
+from typing import Any, ClassVar, Literal, Self
 
 from xpnet.backend import Array, array_module
-from xpnet.errors import ConfigError, ShapeError, deprecated, short_repr
+from xpnet.errors import ConfigError, deprecated, short_repr
 from xpnet.initializers import Initializer
+from xpnet.layers.shapes import Shape, shape_by
 from xpnet.utils.former_names import FormerAttribute, former_name, take_former_names
 from xpnet.utils.introspection import (
     as_python,
@@ -20,9 +21,6 @@ from xpnet.utils.introspection import (
     parameters_of,
 )
 from xpnet.workspace import Workspace
-
-Shape: TypeAlias = tuple[int, ...]
-"""The shape of a sample: `(features,)`, or `(height, width, channels)` of an image."""
 
 DEEPEST = 20
 """How many layers a layer may lie within."""
@@ -45,7 +43,7 @@ class Parameter:
 
 @dataclass(eq=False)
 class Layer:
-    """Base of all layers. Batch first: `x` is `(N, features)`, images `(N, height, width, channels)`.
+    """Base of all layers. Batch first: `x` is `(N, features)` or `(N, height, width, channels)`.
 
     `forward(x, training=...) -> y` and, after a forward pass with `training=True`,
     `backward(dy) -> dx`, where `dy = ∂L/∂y` and `dx = ∂L/∂x` for the loss `L`. `backward` also
@@ -104,7 +102,7 @@ class Layer:
         take_former_names(cls, {"seek": "set_sample_counter", "seed": "set_seed"})
         if "output_features" in vars(cls) and "output_shape" not in vars(cls):
             deprecated(f"{cls.__name__}.output_features()", "output_shape()")
-            cls.output_shape = _shape_by(cls.output_features)  # type: ignore[method-assign]
+            cls.output_shape = shape_by(cls.output_features)  # type: ignore[method-assign, assignment]
         if "mixes_rows" in vars(cls):
             deprecated(f"{cls.__name__}.mixes_rows", "batch_dependent")
             cls.batch_dependent = bool(vars(cls)["mixes_rows"])
@@ -293,37 +291,6 @@ class Layer:
         kept = self.get_config().values()
         inside = ", ".join(f"{v:g}" if isinstance(v, float) else repr(v) for v in kept)
         return f"{type(self).__name__}({inside})"
-
-
-def require_rows(layer: Layer, shape: Shape | None) -> None:
-    """Raise `ShapeError` where the layer before gives images and `layer` takes rows of features."""
-    if shape is not None and len(shape) != 1:
-        raise ShapeError(
-            f"{layer} takes rows of features and is given images {shape}: put Flatten() before it"
-        )
-
-
-def require_features(layer: Layer, expected: int, shape: Shape | None) -> None:
-    """Raise `ShapeError` unless the layer before gives what `layer` takes."""
-    require_rows(layer, shape)
-    if shape is not None and shape != (expected,):
-        raise ShapeError(
-            f"{layer} takes {expected} features and is given {shape[0]}: "
-            f"make it {type(layer).__name__}({shape[0]}, …) or change the layer before it"
-        )
-
-
-def _shape_by(
-    output_features: Callable[[Any, int | None], int | None],
-) -> Callable[[Any, Shape | None], Shape | None]:
-    """`output_shape()` of a class that has `output_features()`, as version 0.1 called it."""
-
-    def output_shape(self: Layer, shape: Shape | None) -> Shape | None:
-        require_rows(self, shape)
-        features = output_features(self, None if shape is None else shape[0])
-        return None if features is None else (features,)
-
-    return output_shape
 
 
 def walk(layers: Iterable[Layer]) -> Iterator[Layer]:

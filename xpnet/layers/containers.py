@@ -6,7 +6,8 @@ from typing import Any
 
 from xpnet.backend import Array, array_module
 from xpnet.errors import ConfigError, ShapeError
-from xpnet.layers.base import Layer, Shape, require_distinct
+from xpnet.layers.base import Layer, require_distinct
+from xpnet.layers.shapes import Shape
 from xpnet.layers.short_notation import layers_from, shape_after
 
 

@@ -14,8 +14,9 @@ from xpnet.accel.dispatch import accelerated
 from xpnet.backend import Array, Backend, array_module, strided
 from xpnet.errors import ConfigError, ShapeError, short_repr
 from xpnet.initializers import HeNormal, Initializer, Zeros
-from xpnet.layers.base import Parameter, Shape
+from xpnet.layers.base import Parameter
 from xpnet.layers.images import ImageLayer, Pair, Windows, pair_of, short, windows_of
+from xpnet.layers.shapes import Shape
 from xpnet.utils.arguments import whole
 from xpnet.workspace import Workspace
 

@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 from xpnet import random
 from xpnet.accel.dispatch import accelerated
 from xpnet.backend import Array, Backend, array_module
-from xpnet.layers.base import Layer, Shape
+from xpnet.layers.base import Layer
 from xpnet.layers.images import ImageLayer
+from xpnet.layers.shapes import Shape
 from xpnet.utils.arguments import real
 from xpnet.workspace import Workspace
 

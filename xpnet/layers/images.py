@@ -13,11 +13,13 @@ from typing import Any
 
 from xpnet.backend import Array
 from xpnet.errors import ConfigError, ShapeError, short_repr
-from xpnet.layers.base import Layer, Shape
+from xpnet.layers.base import Layer
+from xpnet.layers.shapes import Shape
 from xpnet.utils.arguments import is_whole
 from xpnet.workspace import Workspace
 
 Pair = tuple[int, int]
+Numbers = tuple[int, int, int, int, int, int, int, int]
 
 
 @dataclass(eq=False)
@@ -96,7 +98,7 @@ class Windows:
         )
         return padded[:, rows, columns]
 
-    def numbers(self) -> tuple[int, ...]:
+    def numbers(self) -> Numbers:
         """All eight numbers, as formulas with kernels take them."""
         return (*self.kernel_size, *self.stride, *self.padding, *self.dilation)
 
@@ -130,7 +132,8 @@ class Windows:
     ) -> None:
         """`dx_h,w = Σ_ij g_ij,p,q` over the windows `(p, q)` whose entry `(i, j)` is the pixel.
 
-        `gradients`: for each entry what all windows give it, `(N, oh, ow, C)`; `dx`: `(N, H, W, C)`.
+        `gradients`: for each entry what all windows give it, `(N, oh, ow, C)`; `dx`:
+        `(N, H, W, C)`.
         """
         whole = dx
         if any(self.padding):

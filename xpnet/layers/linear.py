@@ -12,7 +12,8 @@ from typing import Any
 from xpnet.backend import Array, array_module
 from xpnet.errors import ConfigError, short_repr
 from xpnet.initializers import HeNormal, Initializer, Zeros
-from xpnet.layers.base import Layer, Parameter, Shape, require_features
+from xpnet.layers.base import Layer, Parameter
+from xpnet.layers.shapes import Shape, require_features
 from xpnet.utils.arguments import whole
 
 

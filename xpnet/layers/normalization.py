@@ -14,8 +14,9 @@ from xpnet.accel.dispatch import accelerated
 from xpnet.backend import Array, array_module
 from xpnet.errors import ConfigError, ShapeError
 from xpnet.initializers import Ones, Zeros
-from xpnet.layers.base import Layer, Parameter, Shape, require_features
+from xpnet.layers.base import Layer, Parameter
 from xpnet.layers.images import ImageLayer
+from xpnet.layers.shapes import Shape, require_features
 from xpnet.utils.arguments import real, whole
 from xpnet.workspace import Workspace
 

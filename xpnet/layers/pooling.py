@@ -14,8 +14,8 @@ from typing import Any
 from xpnet.accel.dispatch import accelerated
 from xpnet.backend import Array, array_module
 from xpnet.errors import ConfigError
-from xpnet.layers.base import Shape
 from xpnet.layers.images import ImageLayer, Pair, Windows, pair_of, short, windows_of
+from xpnet.layers.shapes import Shape
 from xpnet.workspace import Workspace
 
 

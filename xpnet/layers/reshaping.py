@@ -12,7 +12,8 @@ from typing import Any
 
 from xpnet.backend import Array, array_module
 from xpnet.errors import ConfigError, ShapeError, short_repr
-from xpnet.layers.base import Layer, Shape
+from xpnet.layers.base import Layer
+from xpnet.layers.shapes import Shape
 from xpnet.utils.arguments import is_whole
 
 
@@ -37,7 +38,7 @@ class Unflatten(Layer):
                 f"image_shape of Unflatten must be (height, width) or (height, width, channels), "
                 f"whole numbers above 0, found {short_repr(given)}"
             )
-        if len(sizes) == 3 and sizes[0] in (1, 3) and sizes[2] > 4:
+        if len(sizes) == 3 and sizes[0] in (1, 3) and 8 <= sizes[1] == sizes[2]:
             height, width, channels = sizes[1], sizes[2], sizes[0]
             raise ConfigError(
                 f"image_shape of Unflatten is {sizes}, which looks like (channels, height, width): "

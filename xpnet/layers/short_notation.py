@@ -7,10 +7,11 @@ from typing import Any, TypeGuard
 
 from xpnet.errors import ConfigError, ShapeError, join_names, short_repr
 from xpnet.layers.activations import ACTIVATIONS
-from xpnet.layers.base import Layer, Shape, require_distinct, walk
+from xpnet.layers.base import Layer, require_distinct, walk
 from xpnet.layers.images import ImageLayer
 from xpnet.layers.linear import Linear
 from xpnet.layers.reshaping import Unflatten
+from xpnet.layers.shapes import Shape
 from xpnet.utils.arguments import is_whole
 
 
@@ -103,9 +104,9 @@ def shapes_of_chain(layers: list[Layer]) -> tuple[Shape, Shape]:
     shape: Shape | None = None
     entrance: Shape | None = None
     for position, layer in enumerate(layers):
-        if shape is None:
-            _require_size(layer, position)
         after = shape_after(layer, position, shape)
+        if shape is None:
+            _require_size(layer, position, after)
         if shape is None and after is not None:
             # For a composite layer, use its first sublayer that knows the number.
             known = (getattr(inside, "in_features", None) for inside in walk([layer]))
@@ -117,12 +118,15 @@ def shapes_of_chain(layers: list[Layer]) -> tuple[Shape, Shape]:
     return entrance, shape
 
 
-def _require_size(layer: Layer, position: int) -> None:
+def _require_size(layer: Layer, position: int, after: Shape | None) -> None:
     """Raise `ShapeError` for a layer of images before which no layer says how large they are."""
-    for inside in walk([layer]):
-        if isinstance(inside, ImageLayer):
+    first = layer
+    while inside := tuple(first.sublayers().values()):
+        first = inside[0]
+    for one in [first] if after is not None else walk([layer]):
+        if isinstance(one, ImageLayer):
             raise ShapeError(
-                f"layer {position}: {inside} takes images, and the network does not say of which "
+                f"layer {position}: {one} takes images, and the network does not say of which "
                 f"size: begin it with their size, as in Sequential((28, 28), …), or with "
                 f"Unflatten((height, width, channels))"
             )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from xpnet.backend import Array
-from xpnet.layers.base import Layer, Parameter, Shape, below, require_features
+from xpnet.layers.base import Layer, Parameter, below
+from xpnet.layers.reshaping import Unflatten
+from xpnet.layers.shapes import Shape, require_features
 from xpnet.network.parameters import FlatParameters
 
 
@@ -16,6 +19,16 @@ class NetworkAsLayer(FlatParameters):
     out_features: int
     _out_shape: Shape
     _layers: tuple[Layer, ...]
+
+    @property
+    def image_shape(self) -> Shape | None:
+        """`(height, width, channels)` of the images that the network takes, None for rows."""
+        first = self._layers[0]
+        return first.output_shape(None) if isinstance(first, Unflatten) else None
+
+    def _set_shapes(self, inputs: Shape, outputs: Shape) -> None:
+        self._out_shape = outputs
+        self.in_features, self.out_features = math.prod(inputs), math.prod(outputs)
 
     def sublayers(self) -> dict[str, Layer]:
         """The layers by their numbers, `"0"`, `"1"`, …"""

@@ -7,8 +7,9 @@ from typing import Any
 from xpnet.backend import Array, argmax, array_module, on_its_device
 from xpnet.errors import ConfigError
 from xpnet.layers.activations import Sigmoid, Softmax, sigmoid, softmax
-from xpnet.layers.base import Layer, Shape
+from xpnet.layers.base import Layer
 from xpnet.layers.dropout import Dropout, Dropout2d, GaussianNoise
+from xpnet.layers.shapes import Shape
 
 
 class Predictions(Layer):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-import math
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, overload
 
 from xpnet.backend import Array, Backend, array_module
 from xpnet.errors import ConfigError, ShapeError, short_repr
-from xpnet.layers.base import Layer, Shape, walk, walk_positions
-from xpnet.layers.reshaping import Unflatten
+from xpnet.layers.base import Layer, walk, walk_positions
+from xpnet.layers.shapes import Shape
 from xpnet.layers.short_notation import is_list, layers_from, shapes_of_chain
 from xpnet.network.architecture import described, layers_of
 from xpnet.network.nesting import NetworkAsLayer
@@ -83,9 +82,6 @@ class Sequential(Predictions, NetworkAsLayer):
     seed: int = 0  # type: ignore[assignment]
     _predict: Predictor
 
-    _in_shape: Shape
-    _out_shape: Shape
-
     def __init__(
         self,
         *layers: Iterable[Layer] | Layer | Shape | int | str,
@@ -124,10 +120,6 @@ class Sequential(Predictions, NetworkAsLayer):
             layer.set_seed(self.seed, position)
             layer._network = own
 
-    def _set_shapes(self, inputs: Shape, outputs: Shape) -> None:
-        self._in_shape, self._out_shape = inputs, outputs
-        self.in_features, self.out_features = math.prod(inputs), math.prod(outputs)
-
     def _store_in(self, store: Store, layers: Sequence[Layer]) -> None:
         """Store the parameters of `layers` in `store`."""
         self._own_store: Store | None = store
@@ -157,12 +149,6 @@ class Sequential(Predictions, NetworkAsLayer):
     def layers(self) -> tuple[Layer, ...]:
         """The layers, first to last; `append` adds one, slices of the network leave some out."""
         return self._layers
-
-    @property
-    def image_shape(self) -> Shape | None:
-        """`(height, width, channels)` of the images that the network takes, None for rows."""
-        first = self._layers[0]
-        return first.output_shape(None) if isinstance(first, Unflatten) else None
 
     def append(self, layer: Layer | int | str) -> Self:
         """Add a layer at the end, as `Sequential(...)` takes one; returns the network.

@@ -6,7 +6,8 @@ import math
 import sys
 from collections.abc import Sequence
 
-from xpnet.layers.base import Layer, Shape, frozen_parameters
+from xpnet.layers.base import Layer, frozen_parameters
+from xpnet.layers.shapes import Shape
 
 Row = tuple[str, str, str]
 

@@ -57,7 +57,12 @@ def draw(
     )
     first = next(name for name in network.parameters() if name.endswith(".weight"))
     weight = network.backend.to_host(network.parameters()[first])
-    plots.first_layer_weights(weight, data.image_shape, folder / "weights.png")
+    if weight.ndim == 4:  # the windows of a convolution, their mean over the channels
+        shape = (weight.shape[2], weight.shape[3])
+        weight = weight.mean(axis=1).reshape(len(weight), -1)
+        plots.first_layer_weights(weight, shape, folder / "weights.png")
+    else:
+        plots.first_layer_weights(weight, data.image_shape, folder / "weights.png")
     if augmentation is not None:
         plots.augmented_samples(
             *_augmented(augmentation, train, network), folder / "augmented_samples.png"

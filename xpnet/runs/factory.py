@@ -13,10 +13,23 @@ from xpnet.data import Source, Splits, load_dataset, split
 from xpnet.data.dataset import Dataset
 from xpnet.data.normalisation import Normalisation
 from xpnet.data.pictures import is_centred
-from xpnet.errors import ConfigError, DataError, one_line
-from xpnet.layers import BatchNorm, Dropout, GaussianNoise, Linear
+from xpnet.errors import ConfigError, DataError, ShapeError, one_line
+from xpnet.layers import (
+    AveragePool2d,
+    BatchNorm,
+    BatchNorm2d,
+    Conv2d,
+    Dropout,
+    Flatten,
+    GaussianNoise,
+    GlobalAveragePool2d,
+    Linear,
+    MaxPool2d,
+    Unflatten,
+)
 from xpnet.layers.activations import ACTIVATIONS
 from xpnet.layers.base import Layer
+from xpnet.layers.shapes import Shape
 from xpnet.losses import SoftmaxCrossEntropy
 from xpnet.network import Sequential
 from xpnet.runs.initial_model import InitialModel
@@ -26,6 +39,7 @@ from xpnet.training.callbacks import Callback, EarlyStopping
 from xpnet.training.checkpoints import Checkpoints
 from xpnet.training.device_data import DeviceData
 from xpnet.training.history import History, Record
+from xpnet.utils.image_layers import image_layers
 
 INITIALIZERS: dict[str, type[initializers.Initializer]] = {
     "he_normal": initializers.HeNormal,
@@ -112,7 +126,7 @@ def to_device(network: Sequential, data: Dataset, normalisation: Normalisation) 
 def build_network(
     config: TrainConfig, data: Dataset, backend: Backend, initial: InitialModel | None = None
 ) -> Sequential:
-    """The hidden layers and a linear layer of logits.
+    """The layers of images, the hidden layers and a linear layer of logits.
 
     A hidden layer is Linear, BatchNorm, GaussianNoise, the activation and Dropout, those that the
     settings select; noise is also added to the input. With `config.initial_model` the network has
@@ -125,6 +139,9 @@ def build_network(
     activations = config.activation * (len(config.hidden) // len(config.activation) or 1)
     layers: list[Layer] = [GaussianNoise(config.noise)] if config.noise else []
     features = data.features
+    if config.conv:
+        layers += _image_layers(config, data, weights, biases)
+        features = _features(layers, config)
     for width, activation in zip(config.hidden, activations, strict=False):
         layers.append(Linear(features, width, weights, biases))
         if config.batch_norm:
@@ -140,6 +157,66 @@ def build_network(
     if config.initial_model is not None:
         (initial or InitialModel.read(config)).copy_into(network, data, config)
     return network
+
+
+def _image_layers(
+    config: TrainConfig,
+    data: Dataset,
+    weights: initializers.Initializer,
+    biases: initializers.Initializer,
+) -> list[Layer]:
+    """The layers of `config.conv`, from rows to rows of features.
+
+    Each convolution is followed by BatchNorm2d, if the settings say so, and by the activation.
+    """
+    if data.image_shape is None:
+        raise ConfigError(
+            f"conv: takes pictures, and the {data.features} features of {config.dataset} are not "
+            f"pixels: leave conv out"
+        )
+    layers: list[Layer] = [Unflatten(data.image_shape)]
+    brief = image_layers(config.conv)
+    activation = config.activation[0]
+    waiting = False
+    for layer, following in zip(brief, [*brief[1:], None], strict=True):
+        if layer.kind == "conv":
+            sizes = layer.channels, layer.kernel_size, layer.stride, layer.padding
+            layers.append(
+                Conv2d(
+                    *sizes,
+                    groups=layer.groups,
+                    # BatchNorm subtracts it again.
+                    bias=not config.batch_norm,
+                    weight_initializer=weights,
+                    bias_initializer=biases,
+                )
+            )
+            layers += [BatchNorm2d(layer.channels)] if config.batch_norm else []
+            waiting = True
+        elif layer.kind == "global":
+            layers.append(GlobalAveragePool2d())
+        else:
+            kind = MaxPool2d if layer.kind == "pool" else AveragePool2d
+            layers.append(kind(layer.kernel_size, layer.stride))
+        # The largest value of an increasing function is that of the largest value: on the fewer
+        # values after the pooling it takes less time.
+        is_before_pool = following is not None and following.kind == "pool"
+        if waiting and not (is_before_pool and activation != "gelu"):
+            layers.append(ACTIVATIONS[activation]())
+            waiting = False
+    return layers if brief[-1].kind == "global" else [*layers, Flatten()]
+
+
+def _features(layers: Sequence[Layer], config: TrainConfig) -> int:
+    """The number of features that these layers give. Raises `ConfigError`."""
+    shape: Shape | None = None
+    for layer in layers:
+        try:
+            shape = layer.output_shape(shape)
+        except ShapeError as error:
+            raise ConfigError(f"conv: {','.join(config.conv)}: {error}") from None
+    assert shape is not None
+    return shape[0]
 
 
 def build_schedule(config: TrainConfig, steps_per_epoch: int) -> schedules.Schedule:

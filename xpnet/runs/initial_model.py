@@ -23,9 +23,32 @@ from xpnet.layers.base import Layer
 from xpnet.network import Sequential
 from xpnet.runs.model import Model
 from xpnet.runs.run_folder import MODEL
+from xpnet.utils.image_layers import BriefLayer
 from xpnet.utils.toml import read_toml
 
 _TRAINING_ONLY = ("Dropout", "GaussianNoise")
+
+_BRIEF = {
+    "Conv2d": "conv",
+    "MaxPool2d": "pool",
+    "AveragePool2d": "average",
+    "GlobalAveragePool2d": "global",
+}
+"""The layers of images that settings describe, and what these call them."""
+
+
+def _brief(layer: dict[str, Any]) -> BriefLayer | None:
+    """A layer of images as settings describe it; None for one that they do not."""
+    kind = _BRIEF[layer["type"]]
+    if kind == "global":
+        return BriefLayer(kind)
+    numbers = [layer["kernel_size"], layer["stride"], layer["padding"]]
+    is_plain = all(isinstance(n, int) for n in numbers) and layer.get("dilation", 1) == 1
+    if not is_plain or (kind != "conv" and layer["padding"]):
+        return None
+    size, stride, padding = numbers
+    groups = layer.get("groups", 1)
+    return BriefLayer(kind, layer.get("out_channels", 0), size, stride, padding, groups)
 
 
 @dataclass(frozen=True)
@@ -64,29 +87,39 @@ class InitialModel:
         training: dict[str, set[float]] = {"Dropout": set(), "GaussianNoise": set()}
         names = {kind.__name__: name for name, kind in ACTIVATIONS.items()}
         layers = self.model.network.architecture()
+        conv: list[BriefLayer | None] = []
         for layer in layers:
             kind = layer["type"]
-            if kind == "Linear":
+            if kind in _BRIEF:
+                conv.append(_brief(layer))
+            elif kind == "Linear":
                 widths.append(layer["out_features"])
             elif kind in training:
                 training[kind].add(layer["rate" if kind == "Dropout" else "std"])
             elif kind in names:
                 activations.append(names[kind])
         hidden = tuple(widths[:-1])
-        if len(activations) != len(hidden):
+        of_conv = sum(layer["type"] == "Conv2d" for layer in layers)
+        is_known = len(set(activations[: of_conv + 1])) < 2 and None not in conv
+        if not is_known or len(activations) != len(hidden) + of_conv:
+            what = f"{len(hidden)} hidden layers"
+            if of_conv:
+                what = f"{of_conv} convolutions and {what}, or windows of other kinds"
             raise ConfigError(
-                f"initial_model: {self.path} has {len(activations)} activations for "
-                f"{len(hidden)} hidden layers, which python -m xpnet.train does not make: train "
-                f"it in Python, with xpnet.fit()"
+                f"initial_model: {self.path} has {len(activations)} activations for {what}, which "
+                f"python -m xpnet.train does not make: train it in Python, with xpnet.fit()"
             )
         found: dict[str, Any] = {
             "hidden": hidden,
-            "batch_norm": any(layer["type"] == "BatchNorm" for layer in layers),
+            "batch_norm": any(layer["type"].startswith("BatchNorm") for layer in layers),
             "dtype": str(self.model.network.dtype),
             "normalise": "unit" if self._is_unit() else "standard",
         }
+        if conv:
+            found["conv"] = tuple(map(str, conv))
         if activations:
-            found["activation"] = _shortened(tuple(activations))
+            of_hidden = activations[of_conv:] or activations[:1]
+            found["activation"] = _shortened(tuple(of_hidden))
         for name, values in zip(("dropout", "noise"), training.values(), strict=True):
             if len(values) < 2:
                 found[name] = max(values, default=0.0)
@@ -192,7 +225,7 @@ def apply_initial_model(config: TrainConfig, initial: InitialModel | None = None
     initial = initial or InitialModel.read(config)
     found, given = initial.settings(), config.model_fields_set
     layers = len(found["hidden"])
-    for name in ("hidden", "activation", "batch_norm"):
+    for name in ("conv", "hidden", "activation", "batch_norm"):
         here, there = getattr(config, name), found.get(name, getattr(config, name))
         # One activation stands for all layers.
         both = [v * layers if name == "activation" and len(v) == 1 else v for v in (here, there)]

@@ -11,7 +11,7 @@ from xpnet.errors import ConfigError, DataError, DeviceMismatch, ShapeError, sho
 from xpnet.losses import Loss, MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
 from xpnet.network import Sequential
 from xpnet.training.device_data import DeviceData
-from xpnet.utils.inputs import require_channels_last
+from xpnet.utils.channels import require_channels_last
 
 Part: TypeAlias = DeviceData | Dataset | tuple[Any, Any]
 """Samples with their targets, as `fit()` and `evaluate()` take them."""

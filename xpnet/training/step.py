@@ -172,7 +172,7 @@ class TrainStep:
         network, loss, ndarray = self.network, self.loss, self.network.backend.xp.ndarray
         is_plain = type(x) is type(y) is ndarray and x.dtype == network.dtype
         kind = None
-        if is_plain and x.flags.c_contiguous:
+        if is_plain and x.ndim == 2 and x.flags.c_contiguous:
             kind = x.shape, y.shape, y.dtype, network.out_features
         # For a batch of a known shape and dtype, only the values are checked, and only on the host.
         if kind in self._checked:

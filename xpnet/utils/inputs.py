@@ -22,6 +22,7 @@ import numpy
 from xpnet.backend import Array, Backend, HostArray, array_module, shared
 from xpnet.errors import DataError, DeviceMismatch, ShapeError, short_repr
 from xpnet.utils.arguments import as_float
+from xpnet.utils.channels import require_channels_last
 
 Place: TypeAlias = Callable[[tuple[int, ...]], str]
 """A function that names the value at some indices, for a message."""
@@ -51,54 +52,32 @@ def as_samples(
 ) -> Array:
     """`x` as an array `(N, features)` of numbers, N above 0: a host array, or one of `backend`.
 
-    `x`: rows of numbers, or pictures: `(N, H, W)`, which become `(N, H·W)`, or `(N, H, W, C)` with
-    channels, which become `(N, C·H·W)`, the channels one after the other. It keeps its dtype,
-    except bools (uint8) and `Float64`, `Int64`, `boolean` of pandas (those of NumPy). Arrays that
-    NumPy can read are not copied. `features`: the required number, None for any. `name`: of the
-    argument, for messages. `check`: whether every value must be finite; arrays on a GPU are never
-    checked. `dtype`: of the network, float32 or float64, whose range the values must not exceed.
-    `image`: `(H, W, C)` where the network takes images.
+    `x`: rows of numbers, or pictures `(N, H, W)` or `(N, H, W, C)`, which become `(N, H·W)` or
+    `(N, C·H·W)`. It keeps its dtype, except bools (uint8) and `Float64`, `Int64`, `boolean` of
+    pandas (those of NumPy). Arrays that NumPy can read are not copied. `features`: the required
+    number, None for any. `name`: of the argument, for messages. `check`: whether every value must
+    be finite; arrays on a GPU are never checked. `dtype`: of the network, float32 or float64, whose
+    range the values must not exceed. `image`: `(H, W, C)` where the network takes images.
 
-    Raises `ShapeError` for another shape, as pictures `(N, C, H, W)`; `DataError`, with row and column, for what is not a
-    finite number (text, dates, categories, complex or missing values, NaN, infinity, values
-    beyond `dtype`), for masked, sparse or ragged arrays and for no samples at all;
-    `DeviceMismatch` for an array on another device.
+    Raises `ShapeError` for another shape, as pictures `(N, C, H, W)`; `DataError`, with row and
+    column, for what is not a finite number (text, dates, categories, complex or missing values,
+    NaN, infinity, values beyond `dtype`), for masked, sparse or ragged arrays and for no samples at
+    all; `DeviceMismatch` for an array on another device.
     """
     # Fast for a single row, as in a server.
     if is_plain(x, features) and (not check or (x.size <= _FEW and is_finite(x))):
         return x
     array, place = _as_array(x, backend, name, _NO_SAMPLES_OF_TEXT)
     given, found = array, tuple(array.shape)
-    if array.ndim == 3:
-        array = array.reshape(len(array), math.prod(found[1:]))
-    elif array.ndim == 4:
+    if array.ndim == 4:
         require_channels_last(found, image, name)
-        array = array.transpose(0, 3, 1, 2).reshape(len(array), math.prod(found[1:]))
+        array = array.transpose(0, 3, 1, 2)
+    if array.ndim in (3, 4):
+        array = array.reshape(len(array), math.prod(found[1:]))
     _require_samples(array, found, features, name)
     if check:
         check_finite(given, place, dtype)
     return array
-
-
-_MOST_CHANNELS = 4
-"""Of a picture: red, green, blue and transparency."""
-
-
-def require_channels_last(shape: tuple[int, ...], image: tuple[int, ...] | None, name: str) -> None:
-    """Raise `ShapeError` for pictures of `shape` `(N, C, H, W)`.
-
-    `image`: `(H, W, C)` as the network takes it, None where that is not known; then so few channels
-    as pictures have are looked for.
-    """
-    is_first = shape[1] <= _MOST_CHANNELS < shape[3]
-    if image is not None:
-        is_first = shape[1:] == (image[2], image[0], image[1]) != image
-    if is_first:
-        raise ShapeError(
-            f"{name} has the shape {shape}, which is (N, channels, height, width): pictures are "
-            f"(N, height, width, channels), {name}.transpose(0, 2, 3, 1); or give rows, "
-            f"{name}.reshape(len({name}), -1)"
-        )
 
 
 def is_plain(x: Any, features: int | None = None) -> bool:
@@ -181,10 +160,7 @@ def _not_finite(where: str, value: float, largest: float) -> DataError:
 def _require_samples(array: Array, found: tuple[int, ...], features: int | None, name: str) -> None:
     wanted = f"the network takes {name} of shape (N, {features}), found {found}"
     if features is None:
-        wanted = (
-            f"{name} must be (N, features) or pictures (N, height, width) or "
-            f"(N, height, width, channels), found {found}"
-        )
+        wanted = f"{name} must be (N, features) or pictures (N, height, width), found {found}"
     if array.ndim == 1:
         raise ShapeError(
             f"{wanted}: one sample is {name}.reshape(1, -1), several of one feature "

@@ -17,8 +17,9 @@ import numpy
 
 from xpnet.backend import HostArray
 from xpnet.errors import CheckpointError, ConfigError
-from xpnet.layers import Linear, Residual
+from xpnet.layers import Conv2d, Linear, Residual, Unflatten
 from xpnet.layers.base import Layer
+from xpnet.layers.shapes import Shape
 from xpnet.network import Sequential
 from xpnet.runs.model import Model
 from xpnet.utils.html import part, policy
@@ -26,6 +27,8 @@ from xpnet.utils.introspection import is_own
 
 KNOWN: tuple[str, ...] = ("Linear", "ReLU", "LeakyReLU", "Sigmoid", "Tanh", "GELU", "Softmax")
 KNOWN += ("BatchNorm", "LayerNorm", "Dropout", "GaussianNoise", "Residual")
+KNOWN += ("Unflatten", "Conv2d", "MaxPool2d", "AveragePool2d", "GlobalAveragePool2d")
+KNOWN += ("BatchNorm2d", "Dropout2d", "Flatten")
 """The layers whose forward pass is in `layers.js`."""
 
 SCRIPTS = ("layers.js", "picture.js", "pad.js", "show.js", "page.js")
@@ -40,27 +43,26 @@ def html_page(model: Model) -> str:
 
     Weights are kept in float32, whatever the network's dtype: float16 would move probabilities
     by up to 5e-4. Raises `ConfigError` where the network is not made for square pictures of whole
-    pixels, has no probabilities, or has a layer that the page does not know, `CheckpointError`
-    for weights that are not finite numbers.
+    pixels with one channel, has no probabilities, or has a layer that the page does not know,
+    `CheckpointError` for weights that are not finite numbers.
     """
     network, side = model.network, _side(model)
     content = {
         "side": side,
         **model.normalisation.to_metadata(),
         "classes": model.classes,
-        "layers": list(_layers(network, network.layers)),
+        "layers": list(_layers(network, network.layers, (network.in_features,))),
         "probabilities": network.probabilities_by(),
     }
     style = part("base.css") + part("page.css", "web_demo")
     script = "\n".join(part(name, "web_demo") for name in SCRIPTS)
-    widths = [layer.out_features for layer, _ in _flat(network.layers) if isinstance(layer, Linear)]
     return Template(part("page.html", "web_demo")).substitute(
         policy=policy(style, script),
         style=style,
         script=script,
         # A class name may contain </script>.
         model=json.dumps(content, separators=(",", ":")).replace("<", r"\u003c"),
-        network=" → ".join(map(str, [network.in_features, *widths])),
+        network=_sizes(network),
         parameters=f"{network.count_parameters():,}",
         side=side,
         # A drawing of the network's own size would be no drawing to `xpnet.data.pictures`.
@@ -69,6 +71,12 @@ def html_page(model: Model) -> str:
 
 
 def _side(model: Model) -> int:
+    image = _image(model.network)
+    if image is not None and image[2] > 1:
+        raise ConfigError(
+            f"the model takes pictures of {image[2]} channels, and a drawing has one: export one "
+            f"that takes pictures of one channel"
+        )
     if model.image_shape is None:
         raise ConfigError(
             "the model was not trained on pictures (it has no image_shape), so there is nothing "
@@ -88,6 +96,35 @@ def _side(model: Model) -> int:
     return height
 
 
+def _image(network: Sequential) -> Shape | None:
+    """`(height, width, channels)` of the images that a network takes, None for one that takes rows.
+
+    `Sequential.image_shape` asks the first layer alone, which may be a network, or noise.
+    """
+    for layer, _ in _flat(network.layers):
+        if isinstance(layer, Unflatten):
+            return layer.output_shape(None)
+        if isinstance(layer, Linear | Residual):
+            break
+    return None
+
+
+def _sizes(network: Sequential) -> str:
+    """The inputs and the layers with weights: `28 × 28 → 16 maps → 10 units`."""
+    image = _image(network)
+    sizes = [f"{network.in_features}" if image is None else f"{image[0]} × {image[1]}"]
+    end = "" if image is not None else " units"
+    for layer, _ in _flat(network.layers):
+        if isinstance(layer, Conv2d):
+            maps = layer.out_channels
+            sizes.append("1 map" if maps == 1 else f"{maps} maps")
+            end = ""
+        elif isinstance(layer, Linear):
+            sizes.append(f"{layer.out_features}")
+            end = " units"
+    return " → ".join(sizes) + end
+
+
 def _flat(layers: Sequence[Layer], within: str = "") -> Iterator[tuple[Layer, str]]:
     """The layers with their positions; the layers of a network within stand for it."""
     for number, layer in enumerate(layers):
@@ -99,11 +136,12 @@ def _flat(layers: Sequence[Layer], within: str = "") -> Iterator[tuple[Layer, st
 
 
 def _layers(
-    network: Sequential, layers: Sequence[Layer], within: str = ""
+    network: Sequential, layers: Sequence[Layer], shape: Shape | None, within: str = ""
 ) -> Iterator[dict[str, Any]]:
-    """Each layer as plain data: `{type, settings, arrays, layers}`.
+    """Each layer as plain data: `{type, in_shape, out_shape, settings, arrays, layers}`.
 
-    An array is base64 of float32; `layers` are those of a `Residual`.
+    `shape`: that of a sample before `layers`; `in_shape` and `out_shape` are those before and after
+    a layer. An array is base64 of float32; `layers` are those of a `Residual`.
     """
     state = network.state_dict()
     for layer, position in _flat(layers, within):
@@ -113,15 +151,17 @@ def _layers(
                 f"layer {position} is a {kind}, which the page cannot compute: it knows "
                 f"{', '.join(KNOWN)}"
             )
+        before, shape = shape, layer.output_shape(shape)
+        entry: dict[str, Any] = {"type": kind, "in_shape": before, "out_shape": shape}
         if isinstance(layer, Residual):
-            inside = list(_layers(network, layer.layers, f"{position}."))
-            yield {"type": kind, "settings": {}, "arrays": {}, "layers": inside}
+            inside = list(_layers(network, layer.layers, before, f"{position}."))
+            yield entry | {"settings": {}, "arrays": {}, "layers": inside}
             continue
         arrays = {}
         for name in layer.parameters() | layer.buffers():
             value = network.backend.to_host(state[f"{position}.{name}"])
             arrays[name] = _base64(value, f"{position}.{name}")
-        yield {"type": kind, "settings": layer.get_config(), "arrays": arrays}
+        yield entry | {"settings": layer.get_config(), "arrays": arrays}
 
 
 def _base64(value: HostArray, name: str) -> str:

@@ -10,18 +10,31 @@
 const model = JSON.parse(byId("model").textContent);
 const layers = model.layers.map(decodeLayer);
 
-// A hidden layer is a Linear with the layers after it, up to the next Linear; its output is that
-// of its last layer. The last Linear gives the classes.
-const linears = [...layers.keys()].filter((place) => layers[place].type === "Linear");
-const ends = linears.map((_, number) => (linears[number + 1] ?? layers.length) - 1);
-const hidden = ends.slice(0, -1);
+// A part of the network is a Linear, a Conv2d or a pooling layer with the layers after it, up to
+// the next of these; its output is that of its last layer. The last Linear gives the classes.
+const COMBINING = ["Linear", "Conv2d", "MaxPool2d", "AveragePool2d", "GlobalAveragePool2d"];
+const starts = [...layers.keys()].filter((place) => COMBINING.includes(layers[place].type));
+const parts = starts.map((start, number) => {
+  const { type, out_shape } = layers[start];
+  return { start, end: (starts[number + 1] ?? layers.length) - 1, type, out_shape };
+});
+const weighted = parts.filter(({ type }) => type === "Linear" || type === "Conv2d");
+const hidden = weighted.filter((part) => part.type === "Conv2d" || part !== weighted.at(-1));
+// Only of a layer that is given the picture itself can the weights be shown as pictures.
+const first = parts[0]?.type === "Linear" ? parts[0] : null;
 
 const pad = makePad(byId("pad"), byId("cursor"), byId("pen"), changed);
-const showUnits = makeUnits(byId("units"), hidden.map((_, n) => layers[linears[n]].out_features));
-const showWeights = linears.length ? makeFirstWeights() : () => {};
+const showHidden = hidden.map(({ type, out_shape }, number) => {
+  const name = `Hidden layer ${number + 1}`;
+  if (type === "Conv2d") return makeMaps(byId("units"), name, out_shape);
+  return makeUnits(byId("units"), name, out_shape[0]);
+});
+const showWeights = first ? makeFirstWeights() : () => {};
 
 byId("hidden").hidden = hidden.length === 0;
-byId("first").hidden = linears.length === 0;
+byId("about-units").hidden = !hidden.some(({ type }) => type === "Linear");
+byId("about-maps").hidden = !hidden.some(({ type }) => type === "Conv2d");
+byId("first").hidden = !first;
 byId("clear").addEventListener("click", pad.clear);
 show();
 
@@ -66,8 +79,8 @@ function show() {
   byId("answer").textContent = picture ? answerOf(probabilities, model.classes) : "–";
   showPicture(byId("picture"), picture);
   showClasses(byId("classes"), probabilities, model.classes);
-  hidden.forEach((place, number) => showUnits(number, outputs?.[place]));
-  showWeights(outputs?.[ends[0]]);
+  hidden.forEach(({ end }, number) => showHidden[number](outputs?.[end]));
+  showWeights(outputs?.[first?.end]);
 }
 
 /** Announces the prediction to a screen reader, after a pause in drawing. */
@@ -80,18 +93,22 @@ function say() {
 }
 
 function makeFirstWeights() {
-  const { weight, out_features } = layers[linears[0]];
-  const isLast = linears.length === 1;
+  const { weight, out_features } = layers[first.start];
+  const isLast = weighted.length === 1;
   const names = Array.from({ length: out_features }, (_, unit) =>
     isLast ? model.classes[unit] : `unit ${unit}`,
   );
   return makeWeights(byId("weights"), weight, model.side, names);
 }
 
-/** A layer with its settings and arrays as properties; `layers` are those of a Residual. */
-function decodeLayer({ type, settings, arrays, layers = [] }) {
+/**
+ * A layer with its settings, its arrays and the shapes of its input and output as properties;
+ * `layers` are those of a Residual.
+ */
+function decodeLayer({ settings, arrays, layers = [], ...about }) {
   const decoded = Object.entries(arrays).map(([name, text]) => [name, decodeNumbers(text)]);
-  return { type, ...settings, ...Object.fromEntries(decoded), layers: layers.map(decodeLayer) };
+  // The setting `bias` of a Conv2d says whether there is an array of that name.
+  return { ...about, ...settings, ...Object.fromEntries(decoded), layers: layers.map(decodeLayer) };
 }
 
 /** Base64 of float32 in little-endian order, which is that of all browsers. */

@@ -7,6 +7,8 @@ const BELOW_ZERO = [36, 128, 214];
 const MOST_CLASSES = 10;
 /** The number of units of the first layer whose weights are shown. */
 const MOST_UNITS = 12;
+/** The number of maps of a convolution that are shown. */
+const MOST_MAPS = 16;
 
 /** Sets each pixel of `canvas`, counted row by row, to `[red, green, blue, alpha]`. */
 function paint(canvas, colourOf) {
@@ -56,25 +58,49 @@ function showClasses(list, probabilities, classes) {
   list.replaceChildren(...rows);
 }
 
-/** A figure for each hidden layer; returns the function that shows the outputs (or null) of one. */
-function makeUnits(container, sizes) {
-  const figures = sizes.map((size) => {
-    const columns = Math.ceil(Math.sqrt(2 * size));
-    const [width, height] = [columns, Math.ceil(size / columns)];
-    const canvas = element("canvas", { width, height, className: "numbers", ariaHidden: "true" });
-    const figure = element("figure", {});
-    figure.append(canvas, element("figcaption", {}));
-    return figure;
-  });
-  container.replaceChildren(...figures);
-  return (number, outputs) => {
-    const [canvas, caption] = figures[number].children;
-    const size = sizes[number];
+/** Adds a figure for the units of a layer; returns the function that shows its outputs or null. */
+function makeUnits(container, name, size) {
+  const columns = Math.ceil(Math.sqrt(2 * size));
+  const [width, height] = [columns, Math.ceil(size / columns)];
+  const canvas = element("canvas", { width, height, className: "numbers", ariaHidden: "true" });
+  const caption = addFigure(container, canvas);
+  return (outputs) => {
     const above = (outputs ?? []).filter((output) => output > 0).length;
     paintNumbers(canvas, outputs ?? [], Math.max(...(outputs ?? [0]).map(Math.abs)));
     const count = outputs ? `${above} of ${size} units above 0` : `${size} units`;
-    caption.textContent = `Hidden layer ${number + 1}: ${count}`;
+    caption.textContent = `${name}: ${count}`;
   };
+}
+
+/** The same for the maps of a layer whose outputs are images: a grey picture of each. */
+function makeMaps(container, name, [height, width, channels]) {
+  const shown = Math.min(MOST_MAPS, channels);
+  const row = element("div", { className: "maps", ariaHidden: "true" });
+  row.append(...Array.from({ length: shown }, () => element("canvas", { width, height })));
+  const count = shown < channels ? `${shown} of ${channels}` : channels;
+  const maps = channels === 1 ? "map" : "maps";
+  addFigure(container, row).textContent = `${name}: ${count} ${maps} of ${height} × ${width}`;
+  const pixels = height * width;
+  return (outputs) => {
+    const values = outputs ?? new Float64Array(shown * pixels);
+    const [least, largest] = [Math.min, Math.max].map((f) => values.reduce((a, b) => f(a, b)));
+    const factor = largest > least ? 255 / (largest - least) : 0;
+    Array.from(row.children, (canvas, map) =>
+      paint(canvas, (i) => {
+        const level = factor * (values[map * pixels + i] - least);
+        return [level, level, level, 255];
+      }),
+    );
+  };
+}
+
+/** Adds a figure with `content`; returns its caption. */
+function addFigure(container, content) {
+  const caption = element("figcaption", {});
+  const figure = element("figure", {});
+  figure.append(content, caption);
+  container.append(figure);
+  return caption;
 }
 
 /**

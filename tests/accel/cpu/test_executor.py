@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import LAYERS, LOSSES, OPTIMIZERS, by_id
+from cases import LOSSES, OPTIMIZERS, ROW_LAYERS, by_id
 from thread_settings import SETTINGS
 
 import xpnet as xn
@@ -128,7 +128,7 @@ def require_same_bits(make: Callable[[], Result], threads: Callable[[int], None]
     assert results[2] == results[0]
 
 
-@pytest.mark.parametrize("case", **by_id(LAYERS))
+@pytest.mark.parametrize("case", **by_id(ROW_LAYERS))
 def test_every_layer(case: Any, threads: Callable[[int], None], made: Made) -> None:
     def make(dtype: str = "float32") -> Result:
         body = [case.make(), xn.Tanh()]

@@ -1,0 +1,25 @@
+"""Pictures with channels: `(N, height, width, channels)`, not the channels first."""
+
+from __future__ import annotations
+
+from xpnet.errors import ShapeError
+
+_MOST_CHANNELS = 4
+"""Of a picture: red, green, blue and transparency."""
+
+
+def require_channels_last(shape: tuple[int, ...], image: tuple[int, ...] | None, name: str) -> None:
+    """Raise `ShapeError` for pictures of `shape` `(N, C, H, W)`.
+
+    `image`: `(H, W, C)` as the network takes it, None where that is not known; then so few channels
+    as pictures have are looked for.
+    """
+    is_first = shape[1] <= _MOST_CHANNELS < shape[3]
+    if image is not None:
+        is_first = shape[1:] == (image[2], image[0], image[1]) != image
+    if is_first:
+        raise ShapeError(
+            f"{name} has the shape {shape}, which is (N, channels, height, width): pictures are "
+            f"(N, height, width, channels), {name}.transpose(0, 2, 3, 1); or give rows, "
+            f"{name}.reshape(len({name}), -1)"
+        )
