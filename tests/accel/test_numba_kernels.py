@@ -351,7 +351,7 @@ CASES = [
     Case(("gather_scaled",), batches("float64", -1.0, 0.0), "float64"),
     Case(("gather_scaled",), batches("bool", 0.5, 1.0), "bits"),
     Case(("gather_scaled",), batches("uint8", 0.5, 1.0, read_only), "pixels read only"),
-    *(Case(("gather_windows", "add_entries"), run, name) for name, run in WINDOWS.items()),
+    *(Case(("add_entries",), run, name) for name, run in WINDOWS.items()),
     *(
         Case(
             (name, f"{name}_backward"),
@@ -660,7 +660,7 @@ def trained(
 ALWAYS = {"relu", "relu_backward", "tanh_backward", "sigmoid_backward", "dropout", "gather_scaled"}
 ALWAYS |= {"shift_logits", "softmax_cross_entropy", "softmax_cross_entropy_backward"}
 ALWAYS |= {"add_loss", "count_hits"}
-OF_IMAGES = {"gather_windows", "add_entries", "max_pool", "max_pool_backward"}
+OF_IMAGES = {"add_entries", "max_pool", "max_pool_backward"}
 OF_IMAGES |= {"average_pool", "average_pool_backward"}
 
 

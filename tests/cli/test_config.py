@@ -42,6 +42,7 @@ OTHER: dict[str, tuple[Any, str]] = {
     "validation": (0.25, "0.25"),
     "test": (1000.0, "1000"),
     "split_seed": (5, "5"),
+    "conv": (("4k3", "pool"), "4k3,pool"),
     "hidden": ((30, 20), "30,20"),
     "activation": (("tanh", "sigmoid"), "tanh,sigmoid"),
     "initializer": ("uniform", "uniform"),

@@ -62,24 +62,6 @@ def _set(values: Any, at: int, count: int, value: Any) -> None:
 
 
 @compiled
-def _copy(x: Any, at: int, step: int, y: Any, to: int, count: int, width: int) -> None:
-    """`y = x`; in `y` all lie side by side."""
-    if step == width:
-        count, width = 1, count * width
-    if width < FEW:
-        for k in range(width):
-            a, b = np.uintp(at + k), np.uintp(to + k)
-            for _ in range(count):
-                y[b] = x[a]
-                a, b = a + np.uintp(step), b + np.uintp(width)
-        return
-    for n in range(count):
-        a, b = np.uintp(at + n * step), np.uintp(to + n * width)
-        for k in range(np.uintp(width)):
-            y[b + k] = x[a + k]
-
-
-@compiled
 def _add(
     x: Any, at: int, step: int, factor: Any, y: Any, to: int, by: int, count: int, width: int
 ) -> None:
@@ -153,66 +135,6 @@ def _choose_border(place: Any, chosen: Any, y: Any, first: int, end: int) -> Non
     for k in range(first, end):
         if y[k] != y[k]:
             chosen[k] = place
-
-
-@compiled
-def gather_windows(
-    x: Array,
-    kernel_rows: int,
-    kernel_columns: int,
-    stride_rows: int,
-    stride_columns: int,
-    padding_rows: int,
-    padding_columns: int,
-    dilation_rows: int,
-    dilation_columns: int,
-    by_entry: bool,
-    columns: Array,
-) -> None:
-    """`Conv2d.forward` and `backward`: the windows of some images."""
-    (count, height, width, channels), pixels, to = x.shape, x.reshape(-1), columns.reshape(-1)
-    at = 0
-    if by_entry:
-        down, across = columns.shape[4:6]
-        steps = dilation_columns, padding_columns, stride_columns
-        spans = _spans(kernel_columns, *steps, width, across)
-        for i in range(kernel_rows):
-            top = i * dilation_rows - padding_rows
-            for j in range(kernel_columns):
-                offset, first, end = spans[j]
-                left = first * stride_columns + offset
-                for n in range(count):
-                    for p in range(down):
-                        h = p * stride_rows + top
-                        if 0 <= h < height:
-                            row = (n * height + h) * width + left
-                            _set(to, at, first, 0)
-                            _copy(pixels, row, stride_columns, to, at + first, end - first, 1)
-                            _set(to, at + end, across - end, 0)
-                        else:
-                            _set(to, at, across, 0)
-                        at += across
-        return
-    groups, (down, across), own = columns.shape[0], columns.shape[2:4], columns.shape[6]
-    step, entries = dilation_columns * channels, kernel_columns * own
-    spans = _spans(across, stride_columns, padding_columns, dilation_columns, width, kernel_columns)
-    for n in range(count):
-        for g in range(groups):
-            at = (g * count + n) * down * across * kernel_rows * entries
-            for p in range(down):
-                for q in range(across):
-                    offset, first, end = spans[q]
-                    left = (offset + first * dilation_columns) * channels + g * own
-                    for i in range(kernel_rows):
-                        h = p * stride_rows + i * dilation_rows - padding_rows
-                        if 0 <= h < height:
-                            row = (n * height + h) * width * channels + left
-                            _set(to, at, first * own, 0)
-                            _copy(pixels, row, step, to, at + first * own, end - first, own)
-                            _set(to, at + end * own, entries - end * own, 0)
-                        else:
-                            _set(to, at, entries, 0)
-                        at += entries
 
 
 @compiled

@@ -177,7 +177,7 @@ def max_pool(
     """`y = max_ij x_ij` over the entries of each window, and in `chosen` the number `i·kw + j`.
 
     `x`: `(N, H, W, C)`, its border −∞; `chosen`: int32, `y`: `(N, oh, ow, C)`. A later entry is
-    chosen if it is larger than the largest before, or NaN.
+    chosen unless it is at most the largest before; NaN compares with nothing.
     """
     sizes = kernel_rows, kernel_columns, stride_rows, stride_columns
     windows = windows_of(*sizes, padding_rows, padding_columns, dilation_rows, dilation_columns)

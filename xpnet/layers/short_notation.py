@@ -46,8 +46,7 @@ def layers_from(
         elif not is_whole(part) or part < 1:
             raise ConfigError(
                 f"a network in brief is written in whole numbers above 0, names of activations "
-                f"and layers, after the size of images (height, width) where these are its inputs; "
-                f"found {short_repr(part)}"
+                f"and layers, found {short_repr(part)}"
             )
         elif shape is not None:
             layer = _linear(shape, int(part), first + len(made))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+from xpnet.backend import Array
 from xpnet.errors import ShapeError
 
 _MOST_CHANNELS = 4
@@ -23,3 +26,15 @@ def require_channels_last(shape: tuple[int, ...], image: tuple[int, ...] | None,
             f"(N, height, width, channels), {name}.transpose(0, 2, 3, 1); or give rows, "
             f"{name}.reshape(len({name}), -1)"
         )
+
+
+def as_rows(array: Array, image: tuple[int, ...] | None, name: str) -> Array:
+    """Pictures `(N, H, W)` or `(N, H, W, C)` as rows; any other array unchanged.
+
+    Raises `ShapeError` for pictures `(N, C, H, W)`.
+    """
+    shape = tuple(array.shape)
+    if array.ndim == 4:
+        require_channels_last(shape, image, name)
+        array = array.transpose(0, 3, 1, 2)
+    return array.reshape(len(array), math.prod(shape[1:])) if array.ndim in (3, 4) else array

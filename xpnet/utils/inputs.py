@@ -22,7 +22,7 @@ import numpy
 from xpnet.backend import Array, Backend, HostArray, array_module, shared
 from xpnet.errors import DataError, DeviceMismatch, ShapeError, short_repr
 from xpnet.utils.arguments import as_float
-from xpnet.utils.channels import require_channels_last
+from xpnet.utils.channels import as_rows
 
 Place: TypeAlias = Callable[[tuple[int, ...]], str]
 """A function that names the value at some indices, for a message."""
@@ -67,14 +67,9 @@ def as_samples(
     # Fast for a single row, as in a server.
     if is_plain(x, features) and (not check or (x.size <= _FEW and is_finite(x))):
         return x
-    array, place = _as_array(x, backend, name, _NO_SAMPLES_OF_TEXT)
-    given, found = array, tuple(array.shape)
-    if array.ndim == 4:
-        require_channels_last(found, image, name)
-        array = array.transpose(0, 3, 1, 2)
-    if array.ndim in (3, 4):
-        array = array.reshape(len(array), math.prod(found[1:]))
-    _require_samples(array, found, features, name)
+    given, place = _as_array(x, backend, name, _NO_SAMPLES_OF_TEXT)
+    array = as_rows(given, image, name)
+    _require_samples(array, tuple(given.shape), features, name)
     if check:
         check_finite(given, place, dtype)
     return array
