@@ -87,14 +87,14 @@ class TrainConfig(BaseModel):
     seed)"""
 
     conv: tuple[str, ...] = ()
-    """layers of images before the hidden layers: 16k5 for a convolution of 16 channels and windows
-    of 5 x 5 pixels (16k5s2p1g2: stride 2, a border of 1, 2 groups), pool for the largest of 2 x 2
-    pixels (pool3s2: of 3 x 3, stride 2), average, or global for the mean (default: none)"""
+    """convolution and pooling before the hidden layers: 16k5 is a convolution of 16 channels with a
+    5 x 5 kernel (16k5s2p1g2: stride 2, padding 1, 2 groups), pool max pooling over 2 x 2 (pool3s2:
+    3 x 3, stride 2), average the same by means, global the mean of a channel (default: none)"""
     hidden: tuple[int, ...] = (512, 256)
     """units of each hidden layer, separated by commas or spaces"""
     activation: tuple[Activation, ...] = ("relu",)
     """the activation function of the hidden layers, one for all or one for each: relu,
-    leaky_relu, sigmoid, tanh or gelu; convolutions have the first"""
+    leaky_relu, sigmoid, tanh or gelu; convolutions use the first of them"""
     batch_norm: bool = False
     """batch normalisation before each activation"""
     initializer: InitializerName = "he_normal"

@@ -181,7 +181,7 @@ def test_a_state_of_pytorch_fits_as_it_is() -> None:
     with torch.no_grad():
         y = made(torch.from_numpy(in_rows(images))).numpy()
     np.testing.assert_allclose(network(images), y, atol=1e-5)
-    with pytest.raises(ShapeError, match="the network does not say of which size"):
+    with pytest.raises(ConfigError, match=r"begins with Conv2d.*image_shape=\(height, width, chan"):
         xn.from_torch(module)
 
 
@@ -299,7 +299,7 @@ def test_a_network_of_images_is_trained_saved_and_resumed(tmp_path: Path) -> Non
     part = network[:4]
     assert part(images).shape == (200, 5, 5, 4)
     assert "(N, 5, 5, 4)" in part.summary()
-    with pytest.raises(ConfigError, match=r"gives images \(5, 5, 4\), which are no predictions"):
+    with pytest.raises(ConfigError, match=r"gives images \(5, 5, 4\), which are not class"):
         part.predict(images)
     with pytest.raises(ConfigError, match=r"gives images \(5, 5, 4\), and a loss takes rows"):
         xn.fit(part, (images, labels), optimizer="adam", epochs=1)
@@ -410,7 +410,8 @@ def test_layers_that_do_not_fit(make: Any, says: str) -> None:
         (lambda: xn.Unflatten(28), "image_shape of Unflatten"),
         (lambda: xn.Unflatten((28, 0)), "image_shape of Unflatten"),
         (lambda: xn.Unflatten((3, 32, 32)), r"looks like \(channels, .* write \(32, 32, 3\)"),
-        (lambda: xn.Dropout2d(1.0), "rate of Dropout"),
+        (lambda: xn.Dropout2d(1.0), "rate of Dropout2d"),
+        (lambda: xn.BatchNorm2d(3, momentum=0.0), "momentum of BatchNorm2d"),
         (lambda: xn.Sequential(784, (28, 28)), "written in whole numbers"),
     ],
 )
@@ -444,3 +445,12 @@ def test_a_single_image_may_be_normalised() -> None:
     network = xn.Sequential((4, 4), xn.BatchNorm2d(1), xn.Flatten(), 2)
     x, labels = np.random.default_rng(0).standard_normal((5, 16)), np.arange(5) % 2
     xn.fit(network, (x, labels), optimizer="sgd", epochs=1, batch_size=4)
+    network = xn.Sequential((1, 1), xn.BatchNorm2d(1), xn.Flatten(), 2)
+    with pytest.raises(ConfigError, match="BatchNorm2d cannot train on one image of one pixel"):
+        network.forward(x[:1, :1], training=True)
+
+
+def test_a_network_that_gives_images_goes_to_no_onnx_file(tmp_path: Path) -> None:
+    network = xn.Sequential((9, 9), xn.Conv2d(2, 3))
+    with pytest.raises(ConfigError, match=r"gives images \(7, 7, 2\).*end it with Flatten\(\)"):
+        xn.export_onnx(network, tmp_path / "network.onnx")

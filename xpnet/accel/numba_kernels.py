@@ -3,8 +3,8 @@
 The formula and its derivation are where the decorator `@accelerated` marks it, under the same
 name. Operations are done in the same order and dtype as in the formula, so that results are
 bit-identical, except for `exp`, `log`, sums and smoothed labels. Numbers are therefore converted to
-that dtype: numba would compute `1 - y` of a float32 in float64. Those of images are in
-`numba_windows.py`; to gather windows NumPy's copy is as fast.
+that dtype: numba would compute `1 - y` of a float32 in float64. The kernels for images are in
+`numba_windows.py`; windows are gathered by NumPy's copy, which is as fast.
 """
 
 from __future__ import annotations

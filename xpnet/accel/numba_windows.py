@@ -1,9 +1,9 @@
 """CPU kernels of windows that move over images: `Conv2d` and pooling.
 
-They belong to `numba_kernels.py`, which says what holds for all kernels. An entry `(i, j)` of the
-windows of one row sees pixels of one row; the first window sees the pixel `offset` of it, which may
-lie in the border. Arrays are taken as one row of numbers, and loops over them have unsigned
-indices: for the sake of negative ones numba's loops would not be vectorised.
+They belong to `numba_kernels.py`, which says what holds for all kernels. For an entry `(i, j)`, the
+windows of one row read pixels of one row; the first window reads the pixel `offset` of it, which
+may lie in the border. Arrays are taken as one row of numbers, and loops over them have unsigned
+indices: with signed ones numba handles negative indices and does not vectorise the loop.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from xpnet.backend import Array
 
-# Of fewer numbers side by side the loop over them is the outer one.
+# Below this many adjacent numbers, the loop over them is the outer one.
 FEW = 4
 # The formula raises too; a loop would continue beyond the end of an array.
 OTHER_SHAPE = "dy is not of the shape of the output of the forward pass"
@@ -30,8 +30,9 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 @compiled
 def _spans(number: int, step: int, padding: int, stride: int, size: int, count: int) -> Any:
-    """For each of `number` entries: `offset`, the first of `count` windows that see one of `size`
-    pixels, and one after the last. For windows and their entries as well, the other way round.
+    """For each of `number` entries `j` of a window, `(number, 3)` int64: `offset`, the pixel at
+    entry `j` of window 0; the first of `count` windows whose entry `j` lies within the `size`
+    pixels of the image; and one past the last such window.
     """
     spans = np.empty((number, 3), np.int64)
     for j in range(number):

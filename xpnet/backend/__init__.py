@@ -258,8 +258,8 @@ def zeros(xp: Any, size: int, dtype: Any) -> Array:
 def strided(array: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
     """A view of the memory of `array` with another shape and other strides, in bytes.
 
-    NumPy and CuPy have it in a submodule, of which a recorded step knows nothing. Nothing checks
-    that the view lies within the array.
+    `as_strided` of NumPy or CuPy; here, because a step that is recorded knows the functions of the
+    module `xp` alone. Nothing checks that the view lies within the array.
     """
     module = _modules.get(type(array)) or _module_of(array)
     return module.lib.stride_tricks.as_strided(array, shape, strides)

@@ -53,6 +53,11 @@ def export_onnx(network: Sequential, path: str | Path, *, normalise: bool = Fals
         (logits,) = session.run(None, {"x": x})          # x (N, 784) float32, logits (N, 10)
     """
     require_network(network, "export_onnx()")
+    if len(network.output_shape(None)) != 1:
+        raise ConfigError(
+            f"the network gives images {network.output_shape(None)}, which no ONNX file of xpnet's "
+            f"does: end it with Flatten()"
+        )
     onnx = imported("onnx", "export_onnx()", "'xpnet[onnx]'")
     path, to_host = as_path("path", path), network.backend.to_host
     state = {name: to_host(array) for name, array in network.state_dict().items()}

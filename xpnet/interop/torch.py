@@ -39,11 +39,12 @@ def to_torch(network: Sequential) -> nn.Sequential:
     """`network` as a `torch.nn.Sequential` on the CPU, of the same dtype, in evaluation mode.
 
     It owns copies of the parameters and running statistics and gives the same outputs, `(N,
-    in_features) -> (N, out_features)`; position and name of each parameter are the same too.
-    A network within the network is a `Sequential` too, and a `Residual` is a `Sequential` that
-    adds its input to its output. `GaussianNoise`, which PyTorch lacks, becomes `Identity`: right
-    for prediction, and to be replaced by a module of your own before further training.
-    Parameters of a frozen layer require no gradient.
+    in_features) -> (N, out_features)`; position and name of each parameter are the same too. For
+    images it takes rows, `x.reshape(len(x), -1)` of `(N, C, H, W)`; images that it gives are `(N,
+    C, H, W)`. A network within the network is a `Sequential` too, and a `Residual` is a
+    `Sequential` that adds its input to its output. `GaussianNoise`, which PyTorch lacks, becomes
+    `Identity`: right for prediction, and to be replaced by a module of your own before further
+    training. Parameters of a frozen layer require no gradient.
 
     Raises `ConfigError` without PyTorch, and for a layer of another kind, by its position.
 
@@ -108,20 +109,22 @@ def from_torch(
     It owns copies of the parameters and running statistics, has their dtype (float32 or
     float64), and predicts what `sequential` gives in evaluation mode. `Identity`, and `Flatten` of
     rows `(N, features)`, do nothing and are left out, so later layers move up, and a `Sequential`
-    within is taken as its modules. `AdaptiveAvgPool2d(1)` becomes a `GlobalAveragePool2d`.
+    within is taken as its modules. `AdaptiveAvgPool2d(1)` becomes a `GlobalAveragePool2d`, which
+    gives `(N, C)`, so that a `Flatten` after it is left out. A `Linear` without bias, or a
+    normalisation without gains and bias, gets the ones that change nothing, 0 and 1, which train
+    from then on; a `Conv2d` without bias stays without one. A module without parameters may occur
+    several times. A module none of whose parameters requires a gradient becomes a frozen layer.
 
     `image_shape`: `(height, width)` or `(height, width, channels)` where `sequential` takes images
-    and does not begin with `Unflatten`; the network then begins with one. PyTorch's images are
-    `(N, channels, height, width)`, the network's `(N, height, width, channels)`, or rows
-    `x.reshape(len(x), -1)` of PyTorch's. A module without bias or gains gets the ones that change
-    nothing, 0 and 1, which train from then on; one without parameters may occur several times.
-    A module none of whose parameters requires a gradient becomes a frozen layer.
+    and does not begin with `Unflatten`; the network then begins with one. PyTorch takes images
+    `(N, C, H, W)`; give the network `x.permute(0, 2, 3, 1)`, or `x.reshape(len(x), -1)`. Images
+    that the network gives are `(N, H, W, C)`.
 
-    Raises `ConfigError` without PyTorch, and for a module that is not a layer of xpnet's, or whose
-    settings mean none, by its name and position. Also for anything that would be silently ignored:
-    hooks, a replaced `forward`, parametrizations, `weight_norm`, `spectral_norm` and pruning,
-    parameters that two modules share; and for a module without values (lazy, or on the meta
-    device).
+    Raises `ShapeError` where the layers do not fit; `ConfigError` without PyTorch, and for a module
+    that is not a layer of xpnet's, or whose settings mean none, by its name and position. Also for
+    anything that would be silently ignored: hooks, a replaced `forward`, parametrizations,
+    `weight_norm`, `spectral_norm` and pruning, parameters that two modules share; and for a module
+    without values (lazy, or on the meta device).
 
         module = nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
         network = xn.from_torch(module)
@@ -137,6 +140,11 @@ def from_torch(
     state: dict[str, Any] = {}
     made: list[Layer] = [] if image_shape is None else [layers.Unflatten(image_shape)]
     made += _layers(torch, sequential, _Tensors(state), "", "", made)
+    if made and image_shape is None and isinstance(made[0], ImageLayer):
+        raise ConfigError(
+            f"the torch.nn.Sequential begins with {made[0]}, which takes images of any size, and a "
+            f"network is made for one: give from_torch(…, image_shape=(height, width, channels))"
+        )
     network = Sequential(made, backend=device, dtype=_dtype(state))
     own = network.state_dict()
     network.load_state_dict(

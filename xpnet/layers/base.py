@@ -204,8 +204,8 @@ class Layer:
     def output_shape(self, shape: Shape | None) -> Shape | None:
         """The shape of a sample of `y`, given that of `x` (None: not known yet).
 
-        `(features,)`, or `(height, width, channels)` of an image. Raises `ShapeError` for a shape
-        that the layer does not take.
+        It is `(features,)`, or `(height, width, channels)` of an image; None where it cannot be
+        known from this. Raises `ShapeError` for a shape that the layer does not take.
         """
         return shape
 

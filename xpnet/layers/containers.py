@@ -15,8 +15,8 @@ class Residual(Layer):
     """A residual block: `y = x + f(x)`, where `f` is the given layers one after the other.
 
     `layers`: as `Sequential` takes them, `Residual(Linear(64, 64), ReLU(), Linear(64, 64))` or
-    in short notation `Residual(64, 64, "relu", 64)`. The number of output features of `f` equals
-    that of its inputs: `x`, `y`: `(N, F)`.
+    in short notation `Residual(64, 64, "relu", 64)`. The output of `f` has the
+    shape of its input: `x`, `y`: `(N, F)` or `(N, H, W, C)`.
 
     `x` affects the loss along two paths, so its gradient is a sum: `dx = dy + f′(x)ᵀ dy`, where the
     second term is the result of the layers' backward pass for `dy`. He, Zhang, Ren, Sun, "Deep

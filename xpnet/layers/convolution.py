@@ -21,18 +21,23 @@ from xpnet.utils.arguments import whole
 from xpnet.workspace import Workspace
 
 COLUMNS = 2**18
-"""Entries of gathered windows at a time on a CPU: 1 MiB of float32, half of a core's L2 cache."""
+"""Entries of gathered windows at a time on a CPU, 1 MiB of float32: they should fit into the L2
+cache of a core, with the weights and what is computed from them."""
 
 
 @dataclass(eq=False)
 class Conv2d(ImageLayer):
     """Convolution: `y_npqo = b_o + Σ_ijc x_n,(p·s+i·d−pad),(q·s+j·d−pad),c · w_ocij`.
 
-    `out_channels`; `kernel_size`, `stride` (s), `padding` (zeros around the image), `dilation` (d):
-    whole numbers, or pairs (height, width); `groups`: channels are divided into so many groups, and
-    outputs see only those of their own (`groups` equal to the channels: a depthwise convolution);
-    `bias`: whether there is one; `in_channels`: those of the layer before, unless given.
-    (Strictly a cross-correlation, as in other libraries.)
+    `out_channels`: the number O of output channels. `kernel_size`, `stride` (s), `padding` (zeros
+    around the image), `dilation` (d): whole numbers, or pairs (height, width). `groups`: input and
+    output channels are divided into this many groups, and an output channel depends only on the
+    input channels of its group, over which `c` runs (as many groups as channels: a depthwise
+    convolution). `bias`: whether to add `b`. `in_channels`: the number C of input channels, by
+    default that of the layer before. `weight_initializer`, `bias_initializer`: see
+    `xpnet.initializers`. (Strictly a cross-correlation, as in other libraries.)
+
+    `oh = ⌊(H + 2·pad − d·(kh − 1) − 1) / s⌋ + 1`, and `ow` likewise.
 
     **As a product.** Let the rows of `X` be the windows, one for each output pixel: `(N·oh·ow,
     kh·kw·C)`. Then `Y = X W + 1 bᵀ` with `W: (kh·kw·C, O)`, as for `Linear`, so `dW = Xᵀ dY` and
@@ -44,8 +49,10 @@ class Conv2d(ImageLayer):
     to document recognition", 1998, section II; Chellapilla, Puri, Simard, "High performance
     convolutional neural networks for document processing", 2006 (as a product).
 
-    `X` is never stored as a whole on a CPU: it is gathered for a few images at a time, again in the
-    backward pass. Raises `ConfigError` for numbers out of range, and `ShapeError`, when the layer
+    On a CPU `X` is gathered for a few images at a time (at least one; about `COLUMNS` numbers), and
+    again in the backward pass; if all images fit at once it is kept. On a GPU it is stored whole.
+
+    Raises `ConfigError` for numbers out of range, and `ShapeError`, when the layer
     joins a network, for rows of features or images that are too small.
     """
 
@@ -94,7 +101,10 @@ class Conv2d(ImageLayer):
         return Windows(*(pair_of(name, getattr(self, name), least=0) for name in names))
 
     def parameters(self) -> dict[str, Parameter]:
-        """`weight: (out_channels, in_channels / groups, kh, kw)`, and `bias: (out_channels,)`."""
+        """`weight: (out_channels, in_channels / groups, kh, kw)`, and `bias: (out_channels,)`.
+
+        Raises `ConfigError` while `in_channels` is not known.
+        """
         if self.in_channels is None:
             raise ConfigError(
                 f"in_channels of {self} are not known before the layer joins a network: give "
@@ -108,14 +118,14 @@ class Conv2d(ImageLayer):
         return {"weight": weight, "bias": Parameter((self.out_channels,), self.bias_initializer)}
 
     def output_shape(self, shape: Shape | None) -> Shape | None:
-        """`(oh, ow, out_channels)`; sets `in_channels` if they are not known. `ShapeError`."""
+        """`(oh, ow, out_channels)`; sets `in_channels` if not known. Raises `ShapeError`."""
         if shape is None:
             return None
         channels = self.require_image(shape)[2]
         if channels % self.groups:
             raise ShapeError(
-                f"{self} has {self.groups} groups and is given {channels} channels, which is no "
-                f"multiple: change groups, or the layer before it"
+                f"{self} has {self.groups} groups and is given {channels} channels, which is not a "
+                f"multiple of {self.groups}: change groups, or the layer before it"
             )
         if self.in_channels is None:
             self.in_channels = channels
@@ -164,7 +174,7 @@ class Conv2d(ImageLayer):
         return dx
 
     def backward_parameters(self, dy: Array) -> None:
-        """Compute only `dW` and `db`."""
+        """Write the gradients of `weight` and `bias` only; `dy`: `(N, oh, ow, O)`."""
         xp = array_module(dy, self.x)
         gradient = _by_group(self.gradients["weight"], self.groups)
         part = self.workspace.array(xp, "part", gradient.shape, dy.dtype)

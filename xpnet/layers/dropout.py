@@ -71,7 +71,7 @@ class Dropout(_Drawing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.rate = real("rate of Dropout", self.rate, 0, 1)
+        self.rate = real(f"rate of {type(self).__name__}", self.rate, 0, 1)
 
     def forward(self, x: Array, *, training: bool) -> Array:
         """`(N, F) -> (N, F)`; the identity unless `training`."""
@@ -102,7 +102,8 @@ class Dropout2d(ImageLayer, Dropout):
     ones hides little. `x`, `y`: `(N, H, W, C)`. Tompson, Goroshin, Jain, LeCun, Bregler, "Efficient
     object localization using convolutional networks", CVPR 2015, section 3.2.
 
-    Raises `ConfigError` for a rate outside of `[0, 1)`.
+    Raises `ConfigError` for a rate outside of `[0, 1)`, and `ShapeError`, when the layer joins a
+    network, for rows of features.
     """
 
     def output_shape(self, shape: Shape | None) -> Shape | None:

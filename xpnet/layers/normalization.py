@@ -76,10 +76,11 @@ class BatchNorm(_Normalising):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.momentum = real("momentum of BatchNorm", self.momentum, low=-math.inf)
+        name = type(self).__name__
+        self.momentum = real(f"momentum of {name}", self.momentum, low=-math.inf)
         if not 0 < self.momentum <= 1:
-            raise ConfigError(f"momentum of BatchNorm must lie in (0, 1], found {self.momentum!r}")
-        self.epsilon = real("epsilon of BatchNorm", self.epsilon, low_is_allowed=False)
+            raise ConfigError(f"momentum of {name} must lie in (0, 1], found {self.momentum!r}")
+        self.epsilon = real(f"epsilon of {name}", self.epsilon, low_is_allowed=False)
 
     def buffers(self) -> dict[str, Parameter]:
         """`running_mean` and `running_var`: `(features,)`, initialised to 0 and 1."""
@@ -134,7 +135,8 @@ class BatchNorm2d(ImageLayer, BatchNorm):
     the rows `(N·H·W, C)`, whose statistics are over `N·H·W` values. Shapes: `x`, `y`:
     `(N, H, W, C)`. Ioffe, Szegedy, "Batch normalization", ICML 2015, section 3.2.
 
-    Raises `ConfigError` at construction, and for a training batch of a single pixel.
+    Raises `ConfigError` for arguments out of range, and for a training batch with `N·H·W = 1`;
+    `ShapeError`, when the layer joins a network, for rows of features or other channels.
     """
 
     def output_shape(self, shape: Shape | None) -> Shape | None:  # type: ignore[override]
@@ -149,6 +151,10 @@ class BatchNorm2d(ImageLayer, BatchNorm):
     def forward(self, x: Array, *, training: bool) -> Array:
         """`(N, H, W, C) -> (N, H, W, C)`, as `BatchNorm` does for rows."""
         rows = x.reshape(-1, self.features)
+        if training and self.trainable and len(rows) < 2:
+            raise ConfigError(
+                "BatchNorm2d cannot train on one image of one pixel: use a larger batch_size"
+            )
         return super().forward(rows, training=training).reshape(x.shape)
 
     def backward(self, dy: Array) -> Array:

@@ -72,9 +72,10 @@ class MaxPool2d(_Pool2d):
     `kernel_size`, `stride` (s; that of `kernel_size` unless given), `padding` (at most half of
     `kernel_size`; padded pixels are never the largest): whole numbers, or pairs (height, width).
 
-    `y` changes with its largest entry alone, so `dy` goes to that pixel: `dx_h,w = Σ dy_pq` over
-    the windows whose largest entry is `(h, w)`. Of several equal ones it is the first, row by row,
-    as in PyTorch. A window with a NaN gives NaN. Zhou, Chellappa, "Computation of optical flow
+    `oh = ⌊(H + 2·pad − kh) / s⌋ + 1`, and `ow` likewise. `y` depends only on the largest entry of
+    its window, so `dy` goes to that pixel: `dx_h,w = Σ dy_pq` over the windows whose largest entry
+    is `(h, w)`. If several entries are equal, the first of them, row by row, is chosen, as in
+    PyTorch. A window with a NaN gives NaN. Zhou, Chellappa, "Computation of optical flow
     using a neural network", ICNN 1988.
 
     Raises `ConfigError` for numbers out of range, and `ShapeError`, when the layer joins a network,
@@ -105,9 +106,9 @@ class AveragePool2d(_Pool2d):
     `kernel_size`, `stride` (s; that of `kernel_size` unless given), `padding` (zeros, which count
     in the mean, as in PyTorch; at most half of `kernel_size`): whole numbers, or pairs.
 
-    Every entry of a window has the weight `1/(kh·kw)`, so `dx_h,w = 1/(kh·kw) Σ dy_pq` over the
-    windows that contain the pixel. LeCun et al., "Gradient-based learning applied to document
-    recognition", 1998, section II (subsampling).
+    `oh = ⌊(H + 2·pad − kh) / s⌋ + 1`, and `ow` likewise. Every entry of a window has the weight
+    `1/(kh·kw)`, so `dx_h,w = 1/(kh·kw) Σ dy_pq` over the windows that contain the pixel. LeCun et
+    al., "Gradient-based learning applied to document recognition", 1998, section II (subsampling).
 
     Raises `ConfigError` for numbers out of range, and `ShapeError`, when the layer joins a network,
     for rows of features or images that are too small.
@@ -133,6 +134,8 @@ class GlobalAveragePool2d(ImageLayer):
 
     `y_nc = 1/(H·W) Σ_hw x_nhwc`, so `dx_nhwc = dy_nc / (H·W)`. Lin, Chen, Yan, "Network in
     network", ICLR 2014, section 3.2.
+
+    Raises `ShapeError`, when the layer joins a network, for rows of features.
     """
 
     def output_shape(self, shape: Shape | None) -> Shape | None:
@@ -176,8 +179,8 @@ def max_pool(
 ) -> None:
     """`y = max_ij x_ij` over the entries of each window, and in `chosen` the number `i·kw + j`.
 
-    `x`: `(N, H, W, C)`, its border −∞; `chosen`: int32, `y`: `(N, oh, ow, C)`. A later entry is
-    chosen unless it is at most the largest before; NaN compares with nothing.
+    `x`: `(N, H, W, C)`, its border −∞; `chosen`: int32, `y`: `(N, oh, ow, C)`. A later entry
+    replaces the chosen one unless it is at most the largest so far; with NaN that is never so.
     """
     sizes = kernel_rows, kernel_columns, stride_rows, stride_columns
     windows = windows_of(*sizes, padding_rows, padding_columns, dilation_rows, dilation_columns)

@@ -24,7 +24,8 @@ class Unflatten(Layer):
     `image_shape`: `(height, width)` for one channel, or `(height, width, channels)`. Rows are in
     the order channels, height, width; `dx` is `dy` in the order of the rows.
 
-    Raises `ConfigError` for anything else.
+    Raises `ConfigError` for another shape, and for one such as `(3, 32, 32)`, whose channels seem
+    to come first.
     """
 
     image_shape: tuple[int, ...]

@@ -55,8 +55,8 @@ def layers_from(
             continue
         else:
             raise ConfigError(
-                f"the number of input features comes first, as in Sequential(784, ...), "
-                f"found {made[0]} before {part}"
+                f"the size of the inputs comes first, as in Sequential(784, ...), or "
+                f"Sequential((28, 28), ...) for images, found {made[0]} before {part}"
             )
         shape = shape_after(layer, first + len(made), shape)
         made.append(layer)

@@ -93,8 +93,8 @@ class Predictions(Layer):
     def _answers(self) -> str:
         if len(self._out_shape) != 1:
             raise ConfigError(
-                f"the network gives images {self._out_shape}, which are no predictions: end it "
-                f"with Flatten() and a Linear, or call network(x) for the images"
+                f"the network gives images {self._out_shape}, which are not class scores or "
+                f"values: end it with Flatten() and a Linear, or call network(x) to get the images"
             )
         is_classifier = self.out_features > 1 or "classes" in self.metadata
         return self.prediction or ("class" if is_classifier else "values")

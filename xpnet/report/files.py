@@ -57,7 +57,7 @@ def draw(
     )
     first = next(name for name in network.parameters() if name.endswith(".weight"))
     weight = network.backend.to_host(network.parameters()[first])
-    if weight.ndim == 4:  # the windows of a convolution, their mean over the channels
+    if weight.ndim == 4:  # the kernels of a convolution, their mean over the input channels
         shape = (weight.shape[2], weight.shape[3])
         weight = weight.mean(axis=1).reshape(len(weight), -1)
         plots.first_layer_weights(weight, shape, folder / "weights.png")

@@ -167,7 +167,8 @@ def _image_layers(
 ) -> list[Layer]:
     """The layers of `config.conv`, from rows to rows of features.
 
-    Each convolution is followed by BatchNorm2d, if the settings say so, and by the activation.
+    Each convolution is followed by BatchNorm2d, if the settings say so, and by the activation,
+    which comes after a max pooling that follows (except GELU).
     """
     if data.image_shape is None:
         raise ConfigError(
@@ -177,7 +178,7 @@ def _image_layers(
     layers: list[Layer] = [Unflatten(data.image_shape)]
     brief = image_layers(config.conv)
     activation = config.activation[0]
-    waiting = False
+    activation_is_due = False
     for layer, following in zip(brief, [*brief[1:], None], strict=True):
         if layer.kind == "conv":
             sizes = layer.channels, layer.kernel_size, layer.stride, layer.padding
@@ -185,25 +186,24 @@ def _image_layers(
                 Conv2d(
                     *sizes,
                     groups=layer.groups,
-                    # BatchNorm subtracts it again.
+                    # BatchNorm2d would subtract the bias again.
                     bias=not config.batch_norm,
                     weight_initializer=weights,
                     bias_initializer=biases,
                 )
             )
             layers += [BatchNorm2d(layer.channels)] if config.batch_norm else []
-            waiting = True
+            activation_is_due = True
         elif layer.kind == "global":
             layers.append(GlobalAveragePool2d())
         else:
             kind = MaxPool2d if layer.kind == "pool" else AveragePool2d
             layers.append(kind(layer.kernel_size, layer.stride))
-        # The largest value of an increasing function is that of the largest value: on the fewer
-        # values after the pooling it takes less time.
+        # max f(x) = f(max x) for an increasing f, and after the pooling there are fewer values.
         is_before_pool = following is not None and following.kind == "pool"
-        if waiting and not (is_before_pool and activation != "gelu"):
+        if activation_is_due and not (is_before_pool and activation != "gelu"):
             layers.append(ACTIVATIONS[activation]())
-            waiting = False
+            activation_is_due = False
     return layers if brief[-1].kind == "global" else [*layers, Flatten()]
 
 

@@ -104,7 +104,9 @@ class InitialModel:
         if not is_known or len(activations) != len(hidden) + of_conv:
             what = f"{len(hidden)} hidden layers"
             if of_conv:
-                what = f"{of_conv} convolutions and {what}, or windows of other kinds"
+                what = (
+                    f"{of_conv} convolutions and {what}, or other windows (such as with dilation)"
+                )
             raise ConfigError(
                 f"initial_model: {self.path} has {len(activations)} activations for {what}, which "
                 f"python -m xpnet.train does not make: train it in Python, with xpnet.fit()"

@@ -180,7 +180,7 @@ def require_logits(network: Sequential, loss: Loss) -> None:
 
 def require_rows(network: Sequential, count: int, size: int) -> None:
     """Raise `ConfigError` where `count` samples in batches of `size` leave BatchNorm one row."""
-    # Of images a single one has the many values of its pixels.
+    # A single image already has many values, its pixels.
     has_norm = any(
         isinstance(x, BatchNorm) and not isinstance(x, BatchNorm2d) and x.trainable
         for x in walk(network.layers)

@@ -14,8 +14,8 @@ _MOST_CHANNELS = 4
 def require_channels_last(shape: tuple[int, ...], image: tuple[int, ...] | None, name: str) -> None:
     """Raise `ShapeError` for pictures of `shape` `(N, C, H, W)`.
 
-    `image`: `(H, W, C)` as the network takes it, None where that is not known; then so few channels
-    as pictures have are looked for.
+    `image`: `(H, W, C)` as the network takes it; None if it is unknown, and then at most 4 channels
+    in the second place count as channels first.
     """
     is_first = shape[1] <= _MOST_CHANNELS < shape[3]
     if image is not None:

@@ -1,9 +1,9 @@
 """Layers of images in brief, for settings: `16k5,pool,32k5,pool`.
 
-`16k5` is a convolution with 16 channels and windows of 5 x 5 pixels, with the activation after it;
-`16k5s2p1` one with stride 2 and a border of 1, `16k3g4` one in 4 groups. `pool` is the largest
-value of 2 x 2 pixels, `pool3` of 3 x 3, `pool3s2` with stride 2; `average` and `average3` are means
-likewise, and `global` is the mean of the whole image.
+`16k5` is a convolution with 16 output channels and a 5 x 5 kernel, with the activation after it, or
+after a `pool` that follows; `16k5s2p1` has stride 2 and padding 1, `16k3g4` 4 groups. `pool` is max
+pooling over 2 x 2 pixels, `pool3` over 3 x 3, `pool3s2` with stride 2; `average` is the same with
+the mean, and `global` is the mean of each whole channel.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def image_layer(text: str) -> BriefLayer:
         if min(size, layer.stride) > 0 and max(size, layer.stride) < _MOST:
             return layer
     raise ConfigError(
-        f"{short_repr(text)} is no layer of images: write 16k5 for 16 channels and windows of 5 x "
-        f"5 pixels (16k5s2p1g2: stride 2, a border of 1, in 2 groups), pool, pool3, pool3s2, "
-        f"average or global"
+        f"{short_repr(text)} is no layer of images: write 16k5 for 16 output channels and a 5 x 5 "
+        f"kernel (16k5s2p1g2: stride 2, padding 1, 2 groups that divide the channels, in this "
+        f"order), pool, pool3, pool3s2, average or global"
     )

@@ -59,8 +59,8 @@ def as_samples(
     be finite; arrays on a GPU are never checked. `dtype`: of the network, float32 or float64, whose
     range the values must not exceed. `image`: `(H, W, C)` where the network takes images.
 
-    Raises `ShapeError` for another shape, as pictures `(N, C, H, W)`; `DataError`, with row and
-    column, for what is not a finite number (text, dates, categories, complex or missing values,
+    Raises `ShapeError` for another shape, such as pictures `(N, C, H, W)`; `DataError`, with row
+    and column, for what is not a finite number (text, dates, categories, complex or missing values,
     NaN, infinity, values beyond `dtype`), for masked, sparse or ragged arrays and for no samples at
     all; `DeviceMismatch` for an array on another device.
     """
