@@ -326,6 +326,91 @@ def test_the_first_of_equal_values_gets_the_gradient(backend: Backend) -> None:
     assert np.isnan(backend.to_host(layer.forward(backend.asarray(x), training=True))).all()
 
 
+def test_large_images_are_predicted_in_small_blocks() -> None:
+    network = xn.Sequential((32, 32, 3), xn.Conv2d(32, 3), "relu", xn.Flatten(), 10)
+    assert network.prediction_rows == 2**22 // (30 * 30 * 32)
+    assert xn.Sequential(784, 512, 10).prediction_rows == 768
+    x = np.random.default_rng(0).standard_normal((300, 3072)).astype("float32")
+    parts = np.concatenate([network(x[:145]), network(x[145:290]), network(x[290:])])
+    np.testing.assert_allclose(network(x), parts, rtol=1e-4, atol=1e-5)
+
+
+def test_augmentation_takes_the_pictures_that_the_network_takes() -> None:
+    rng = np.random.default_rng(0)
+
+    class Seen(xn.Augmentation):
+        def begin(self, image_shape: tuple[int, int], seed: int) -> None:
+            shapes.append(image_shape)
+            super().begin(image_shape, seed)
+
+    def fit(network: xn.Sequential, x: np.ndarray) -> None:
+        data = (x, np.arange(len(x)) % 2)
+        xn.fit(network, data, optimizer="sgd", epochs=1, augmentation=Seen(shift=1.0))
+
+    shapes: list[tuple[int, int]] = []
+    one = xn.Sequential((4, 9), xn.Conv2d(2, 3), xn.Flatten(), 2)
+    fit(one, rng.random((8, 36)))
+    fit(one, rng.random((8, 4, 9, 1)))
+    fit(xn.Sequential(36, 2), rng.random((8, 4, 9, 1)))
+    fit(xn.Sequential(36, 2), rng.random((8, 36)))
+    assert shapes == [(4, 9), (4, 9), (4, 9), (6, 6)]
+    four = xn.Sequential((8, 8, 4), xn.Conv2d(2, 3), xn.Flatten(), 2)
+    for network, x in (
+        (four, (8, 256)),
+        (four, (8, 8, 8, 4)),
+        (xn.Sequential(256, 2), (8, 8, 8, 4)),
+    ):
+        with pytest.raises(ConfigError, match="pictures of one channel, and these have 4"):
+            fit(network, rng.random(x))
+
+
+def test_other_layouts_of_as_many_values_are_refused() -> None:
+    network = xn.Sequential((20, 28, 3), xn.Conv2d(2, 3), xn.Flatten(), 2)
+    labels = np.arange(2)
+    for shape in ((2, 28, 20, 3), (2, 60, 28), (2, 20, 84, 1)):
+        x = np.zeros(shape)
+        says = r"takes images \(N, 20, 28, 3\), or rows \(N, 1680\) in the order channels, height"
+        with pytest.raises(ShapeError, match=says):
+            network(x)
+        with pytest.raises(ShapeError, match=says):
+            xn.fit(network, (x, labels), optimizer="sgd", epochs=1)
+    behind = [xn.GaussianNoise(0.1), xn.Unflatten((4, 4, 3)), xn.Conv2d(2, 3), xn.Flatten()]
+    for network in (xn.Sequential(behind), xn.Sequential([xn.Sequential((4, 4, 3), xn.Flatten())])):
+        assert network.image_shape == (4, 4, 3)
+        with pytest.raises(ShapeError, match=r"which is \(N, channels, height, width"):
+            network(np.zeros((2, 3, 4, 4)))
+
+
+def test_a_layer_learns_its_channels_only_from_the_network_that_it_joins() -> None:
+    layer = xn.Conv2d(4, 5)
+    with pytest.raises(ShapeError, match="do not fit into images of 3 x 3"):
+        xn.Sequential((3, 3), layer)
+    with pytest.raises(ShapeError, match=r"layer 2: .*put Flatten"):
+        xn.Sequential((9, 9), layer, xn.Linear(100, 2))
+    network = xn.Sequential((8, 8, 3), layer, xn.Flatten(), 2)
+    assert layer.in_channels == 3
+    with pytest.raises(ShapeError, match="takes 3 channels and is given 1"):
+        layer.output_shape((8, 8, 1))
+    assert network.layers[1].copy().output_shape((8, 8, 3)) == (4, 4, 4)
+
+
+def test_a_gradient_of_another_number_of_samples_is_refused() -> None:
+    layer = xn.Sequential((8, 8), xn.Conv2d(4, 3)).layers[1]
+    layer.forward(np.zeros((9, 8, 8, 1), "float32"), training=True)
+    with pytest.raises(ShapeError, match=r"dy has 5 samples, .* had 9"):
+        layer.backward(np.zeros((5, 6, 6, 4), "float32"))
+
+
+def test_one_pixel_is_too_few_for_the_last_batch() -> None:
+    layers = [xn.Unflatten((3, 3, 3)), xn.Conv2d(4, 3), xn.BatchNorm2d(4), xn.Flatten()]
+    network = xn.Sequential([*layers, xn.Linear(4, 2)])
+    before = network.flat_parameters.copy()
+    data = np.random.default_rng(0).random((5, 27)), np.arange(5) % 2
+    with pytest.raises(ConfigError, match="5 samples in batches of 4 leave 1 over"):
+        xn.fit(network, data, optimizer="sgd", epochs=1, batch_size=4)
+    assert np.array_equal(network.flat_parameters, before)
+
+
 # Shapes and errors
 
 
@@ -360,7 +445,10 @@ def test_channels_stand_last() -> None:
         ),
         (lambda: xn.Sequential((28, 28), xn.Softmax()), r"Softmax\(\) takes rows"),
         (lambda: xn.Sequential((28, 28), xn.LayerNorm(28)), r"LayerNorm\(.*\) takes rows"),
-        (lambda: xn.Sequential((9, 9), xn.BatchNorm(9)), r"BatchNorm\(.*\) takes rows"),
+        (
+            lambda: xn.Sequential((9, 9), xn.BatchNorm(9)),
+            r"BatchNorm\(.*\) takes rows .*BatchNorm2d\(1\) normalises images, or put Flatten",
+        ),
         (lambda: xn.Sequential((9, 9), xn.BatchNorm2d(3)), r"takes 3 channels and is given 1"),
         (lambda: xn.Sequential(784, xn.Conv2d(4, 3)), r"layer 0: Conv2d\(4, 3\) takes images and"),
         (lambda: xn.Sequential(784, xn.MaxPool2d(2)), r"MaxPool2d\(2\) takes images and is given"),
@@ -409,7 +497,10 @@ def test_layers_that_do_not_fit(make: Any, says: str) -> None:
         (lambda: xn.AveragePool2d(2, stride=(1, 0)), "stride of AveragePool2d"),
         (lambda: xn.Unflatten(28), "image_shape of Unflatten"),
         (lambda: xn.Unflatten((28, 0)), "image_shape of Unflatten"),
-        (lambda: xn.Unflatten((3, 32, 32)), r"looks like \(channels, .* write \(32, 32, 3\)"),
+        (
+            lambda: xn.Sequential((3, 32, 32), xn.Conv2d(4, 3)),
+            r"looks like \(channels, .* write \(32, 32, 3\)",
+        ),
         (lambda: xn.Dropout2d(1.0), "rate of Dropout2d"),
         (lambda: xn.BatchNorm2d(3, momentum=0.0), "momentum of BatchNorm2d"),
         (lambda: xn.Sequential(784, (28, 28)), "written in whole numbers"),

@@ -80,6 +80,7 @@ class Conv2d(ImageLayer):
             )
         if self.in_channels is not None:
             self.in_channels = whole("in_channels of Conv2d", self.in_channels, or_else=" or None")
+        self._has_in_channels = self.in_channels is not None
         for name, count in (("out", self.out_channels), ("in", self.in_channels)):
             if count is not None and count % self.groups:
                 raise ConfigError(
@@ -127,14 +128,15 @@ class Conv2d(ImageLayer):
                 f"{self} has {self.groups} groups and is given {channels} channels, which is not a "
                 f"multiple of {self.groups}: change groups, or the layer before it"
             )
-        if self.in_channels is None:
+        size = self.windows.output_size(self, shape)
+        if not (self._has_in_channels or self.is_bound):
             self.in_channels = channels
         if self.in_channels != channels:
             raise ShapeError(
                 f"{self} takes {self.in_channels} channels and is given {channels}: leave "
                 f"in_channels out, or change the layer before it"
             )
-        return (*self.windows.output_size(self, shape), self.out_channels)
+        return (*size, self.out_channels)
 
     def forward(self, x: Array, *, training: bool) -> Array:
         """`(N, H, W, C) -> (N, oh, ow, O)`."""
@@ -176,6 +178,10 @@ class Conv2d(ImageLayer):
     def backward_parameters(self, dy: Array) -> None:
         """Write the gradients of `weight` and `bias` only; `dy`: `(N, oh, ow, O)`."""
         xp = array_module(dy, self.x)
+        if len(dy) != len(self.x):
+            raise ShapeError(
+                f"dy has {len(dy)} samples, and the last forward pass of {self} had {len(self.x)}"
+            )
         gradient = _by_group(self.gradients["weight"], self.groups)
         part = self.workspace.array(xp, "part", gradient.shape, dy.dtype)
         blocks = self._blocks(dy)

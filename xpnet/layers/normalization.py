@@ -139,9 +139,16 @@ class BatchNorm2d(ImageLayer, BatchNorm):
     `ShapeError`, when the layer joins a network, for rows of features or other channels.
     """
 
+    @property
+    def needs_two(self) -> bool:
+        """Whether a training batch needs two images, since they have a single pixel."""
+        return not getattr(self, "_has_pixels", False)
+
     def output_shape(self, shape: Shape | None) -> Shape | None:  # type: ignore[override]
         """The shape of the image. Raises `ShapeError`."""
-        if shape is not None and self.require_image(shape)[2] != self.features:
+        if shape is not None:
+            self._has_pixels = math.prod(self.require_image(shape)[:2]) > 1
+        if shape is not None and shape[2] != self.features:
             raise ShapeError(
                 f"{self} takes {self.features} channels and is given {shape[2]}: make it "
                 f"BatchNorm2d({shape[2]}, …) or change the layer before it"

@@ -24,8 +24,7 @@ class Unflatten(Layer):
     `image_shape`: `(height, width)` for one channel, or `(height, width, channels)`. Rows are in
     the order channels, height, width; `dx` is `dy` in the order of the rows.
 
-    Raises `ConfigError` for another shape, and for one such as `(3, 32, 32)`, whose channels seem
-    to come first.
+    Raises `ConfigError` for another shape.
     """
 
     image_shape: tuple[int, ...]
@@ -38,12 +37,6 @@ class Unflatten(Layer):
             raise ConfigError(
                 f"image_shape of Unflatten must be (height, width) or (height, width, channels), "
                 f"whole numbers above 0, found {short_repr(given)}"
-            )
-        if len(sizes) == 3 and sizes[0] in (1, 3) and 8 <= sizes[1] == sizes[2]:
-            height, width, channels = sizes[1], sizes[2], sizes[0]
-            raise ConfigError(
-                f"image_shape of Unflatten is {sizes}, which looks like (channels, height, width): "
-                f"write ({height}, {width}, {channels})"
             )
         self.image_shape = tuple(int(n) for n in sizes)
 

@@ -42,7 +42,7 @@ def layers_from(
         elif isinstance(part, str):
             layer = _activation(part)
         elif isinstance(part, tuple) and not made and shape is None:
-            layer = Unflatten(part)
+            layer = _unflatten(part)
         elif not is_whole(part) or part < 1:
             raise ConfigError(
                 f"a network in brief is written in whole numbers above 0, names of activations "
@@ -61,6 +61,17 @@ def layers_from(
         shape = shape_after(layer, first + len(made), shape)
         made.append(layer)
     return made
+
+
+def _unflatten(sizes: Shape) -> Unflatten:
+    layer = Unflatten(sizes)
+    if len(sizes) == 3 and sizes[0] in (1, 3) and 8 <= sizes[1] == sizes[2]:
+        channels, height, width = sizes
+        raise ConfigError(
+            f"the size of images {sizes} looks like (channels, height, width): write ({height}, "
+            f"{width}, {channels}); or Unflatten({sizes}) if it is meant"
+        )
+    return layer
 
 
 def _linear(shape: Shape, units: int, position: int) -> Linear:

@@ -1,7 +1,7 @@
 """`Sequential`, and the parts it is made of."""
 
 from xpnet.network.architecture import LAYERS
-from xpnet.network.predictor import PREDICTION_ROWS
+from xpnet.network.nesting import PREDICTION_ROWS
 from xpnet.network.sequential import Sequential
 from xpnet.network.sequential import _restored as _restored  # where pickles of 0.1 look for it
 

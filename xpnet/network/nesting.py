@@ -7,9 +7,19 @@ from typing import Any
 
 from xpnet.backend import Array
 from xpnet.layers.base import Layer, Parameter, below
+from xpnet.layers.dropout import Dropout, GaussianNoise
+from xpnet.layers.normalization import BatchNorm, LayerNorm
 from xpnet.layers.reshaping import Unflatten
 from xpnet.layers.shapes import Shape, require_features
 from xpnet.network.parameters import FlatParameters
+
+PREDICTION_ROWS = 768
+"""Rows per block of a prediction: enough for a fast matrix product, few enough for the cache."""
+
+MOST_OUTPUTS = 2**22
+"""Numbers that a layer gives for a block of a prediction: fewer rows where layers are larger."""
+
+_OF_ROWS = (Dropout, GaussianNoise, BatchNorm, LayerNorm)
 
 
 class NetworkAsLayer(FlatParameters):
@@ -17,18 +27,30 @@ class NetworkAsLayer(FlatParameters):
 
     in_features: int
     out_features: int
+    prediction_rows: int
+    """Rows per block of a prediction."""
     _out_shape: Shape
     _layers: tuple[Layer, ...]
 
     @property
     def image_shape(self) -> Shape | None:
-        """`(height, width, channels)` of the images that the network takes, None for rows."""
-        first = self._layers[0]
+        """`(height, width, channels)` of the images that the network takes, None for rows.
+
+        Dropout, noise and normalisation may come before the `Unflatten`.
+        """
+        first = next((layer for layer in self._layers if type(layer) not in _OF_ROWS), None)
+        if isinstance(first, NetworkAsLayer):
+            return first.image_shape
         return first.output_shape(None) if isinstance(first, Unflatten) else None
 
     def _set_shapes(self, inputs: Shape, outputs: Shape) -> None:
         self._out_shape = outputs
         self.in_features, self.out_features = math.prod(inputs), math.prod(outputs)
+        shape, largest = inputs, 1
+        for layer in self._layers:
+            shape = layer.output_shape(shape) or shape
+            largest = max(largest, math.prod(shape))
+        self.prediction_rows = max(1, min(PREDICTION_ROWS, MOST_OUTPUTS // largest))
 
     def sublayers(self) -> dict[str, Layer]:
         """The layers by their numbers, `"0"`, `"1"`, …"""

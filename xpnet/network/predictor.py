@@ -16,9 +16,6 @@ from xpnet.utils.inputs import check_finite, is_finite, is_plain
 from xpnet.utils.introspection import is_own
 from xpnet.workspace import Workspace
 
-PREDICTION_ROWS = 768
-"""Rows per block of a prediction: enough for a fast matrix product, few enough for the cache."""
-
 _FIXED = {"in_features", "out_features", "features", "in_channels", "out_channels", "image_shape"}
 _FIXED |= {"layers"}
 
@@ -131,13 +128,14 @@ class Predictor:
 
     def _outputs(self, network: Any, x: Array, *, look: bool) -> Array:
         """`look`: whether to check that every value of `x` is finite."""
-        if len(x) <= PREDICTION_ROWS:
+        size = network.prediction_rows
+        if len(x) <= size:
             logits = self._copies().forward(x, look)
             return logits.copy() if logits is not None else self._checked(network, x)
         xp = array_module(x)
         made = xp.empty((len(x), *network._out_shape), dtype=network.dtype)
-        for start in range(0, len(x), PREDICTION_ROWS):
-            rows = slice(start, start + PREDICTION_ROWS)
+        for start in range(0, len(x), size):
+            rows = slice(start, start + size)
             logits = self._copies().forward(x[rows], look)
             if logits is None:
                 return self._checked(network, x)

@@ -26,7 +26,7 @@ def predict_test_set(
     network: Sequential, tested: Evaluation, data: Dataset, normalisation: Normalisation
 ) -> PredictedTestSet:
     """The evaluation `tested` of `network` on `data`, with the prediction of each sample."""
-    backend, size = network.backend, prediction_rows(network.out_features)
+    backend, size = network.backend, prediction_rows(network)
     on_device = DeviceData.of(data, normalisation, backend=backend, dtype=network.dtype)
     parts = (
         Predictions.of(backend.to_host(network.predict_proba(x)), backend.to_host(labels))

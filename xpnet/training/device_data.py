@@ -24,7 +24,8 @@ from xpnet.workspace import Workspace
 class DeviceData:
     """A dataset on a device, kept in the dtype it came in (pixels stay uint8).
 
-    `x`: `(N, features)` or pictures `(N, height, width)`; `target`: `(N,)` labels (or any targets,
+    `x`: `(N, features)`, or pictures `(N, height, width)` or `(N, height, width, channels)`, which
+    become rows in the order channels, height, width; `target`: `(N,)` labels (or any targets,
     one row per sample); each an array, lists, a DataFrame or Series: see `xpnet.utils.inputs`,
     which also lists what is not accepted. `backend`: a `Backend` or a device name, such as `"cpu"`;
     `dtype`: of the batches, float32 or float64; `image_shape`: `(height, width)` where a row is a
@@ -58,8 +59,10 @@ class DeviceData:
         target = as_targets(target, backend=backend, name=f"{prefix}y", dtype=self.dtype)
         target = _by_rows(target)
         given, x = x, self._samples(x, f"{prefix}x")
-        if image_shape is None:
-            image_shape = _picture_in(given)
+        found = _picture_in(given)
+        self.channels = found[2] if found else 1
+        if image_shape is None and found and self.channels == 1:
+            image_shape = found[:2]
         if len(x) != len(target):
             raise DataError(
                 f"{prefix}x must be (N, features) or (N, height, width) with one target a row, "
@@ -174,8 +177,22 @@ class DeviceData:
         """All samples as one batch; not copied if there is no normalisation."""
         return self._normalised(self._in_order(slice(0, len(self))), "x"), self.target
 
-    def begin(self, augmentation: Augmentation, seed: int) -> None:
-        """Initialise `augmentation`. Raises `ConfigError` if rows are not pictures."""
+    def begin(
+        self, augmentation: Augmentation, seed: int, image: tuple[int, ...] | None = None
+    ) -> None:
+        """Initialise `augmentation`. Raises `ConfigError` if rows are not pictures of one channel.
+
+        `image`: `(height, width, channels)` as the network takes it, None where it takes rows.
+        """
+        channels = self.channels if image is None else image[2]
+        if channels != 1:
+            raise ConfigError(
+                f"augmentation takes pictures of one channel, and these have {channels}: train "
+                f"without augmentation"
+            )
+        if image is not None:
+            augmentation.begin((image[0], image[1]), seed)
+            return
         if self.image_shape is None:
             raise ConfigError(
                 f"augmentation needs pictures, and {self.x.shape[1]} features are no square: "
@@ -240,11 +257,13 @@ def scale_rows(xp: Any, rows: Array, scale: Any, shift: Any, x: Array) -> None:
         xp.add(x, shift, out=x)
 
 
-def _picture_in(x: Any) -> tuple[int, int] | None:
-    """`(height, width)` of samples `(N, height, width)`, lists of lists too; None of others."""
+def _picture_in(x: Any) -> tuple[int, int, int] | None:
+    """`(height, width, channels)` of samples that are pictures, lists of lists too; else None."""
     # Checked samples are all of one shape, so that of lists the first says it.
     shape = numpy.shape(x[0]) if isinstance(x, list | tuple) else getattr(x, "shape", ())[1:]
-    return (shape[0], shape[1]) if len(shape) == 2 else None
+    if len(shape) not in (2, 3):
+        return None
+    return (shape[0], shape[1], shape[2] if len(shape) == 3 else 1)
 
 
 def _by_rows(array: Array) -> Array:

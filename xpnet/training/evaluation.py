@@ -53,7 +53,7 @@ def evaluate(network: Sequential, data: Part) -> Evaluation:
     options.require_logits(network, loss)
     data = fitted(data, network, loss, "data")
     confusion = confusion_counter(network.backend, network.out_features)
-    for x, labels in data.blocks(microbatch.prediction_rows(network.out_features)):
+    for x, labels in data.blocks(microbatch.prediction_rows(network)):
         logits = network.forward(x, training=False)
         mean.update(loss.forward(logits, labels), len(labels))
         confusion.update(logits, labels)
@@ -66,7 +66,7 @@ def mean_loss(network: Sequential, data: DeviceData, loss: Loss) -> tuple[float,
     """The mean loss of `network` on `data`, and the accuracy for a classifier."""
     counts = isinstance(loss, SoftmaxCrossEntropy)
     mean, accuracy = MeanLoss(network.backend), Accuracy(network.backend)
-    for x, target in data.blocks(microbatch.prediction_rows(network.out_features)):
+    for x, target in data.blocks(microbatch.prediction_rows(network)):
         logits = network.forward(x, training=False)
         mean.update(loss.forward(logits, target), len(target))
         if counts:

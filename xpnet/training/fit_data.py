@@ -39,9 +39,9 @@ def on_device(network: Sequential, data: Part, name: str) -> DeviceData:
         held = DeviceData.of(data, as_it_is, backend=backend, dtype=network.dtype)
     else:
         x, target = _pair(data, name)
-        shape = getattr(x, "shape", ())
-        if network.image_shape is not None and len(shape) == 4:
-            require_channels_last(tuple(shape), network.image_shape, f"{name} x")
+        shape = tuple(getattr(x, "shape", ()))
+        if network.image_shape is not None and len(shape) in (3, 4):
+            require_channels_last(shape, network.image_shape, f"{name} x")
         held = DeviceData(x, target, backend=backend, dtype=network.dtype, name=name)
     if held.x.shape[1] != network.in_features:
         raise DataError(

@@ -14,7 +14,7 @@ from xpnet.accel.recording import is_replayable
 from xpnet.backend import Array, array_module
 from xpnet.layers.base import walk
 from xpnet.losses import Loss
-from xpnet.network import PREDICTION_ROWS, Sequential
+from xpnet.network import Sequential
 
 MICROBATCH_ROWS = 1024
 """Rows of a block: enough for a matrix product, few enough for the cache."""
@@ -22,9 +22,9 @@ _MOST_LOGITS = 2**22
 """Of a block of an evaluation, so that tens of thousands of classes do not fill the memory."""
 
 
-def prediction_rows(outputs: int) -> int:
-    """Rows per block of an evaluation, for a network with this number of outputs."""
-    return max(1, min(PREDICTION_ROWS, _MOST_LOGITS // outputs))
+def prediction_rows(network: Sequential) -> int:
+    """Rows per block of an evaluation."""
+    return max(1, min(network.prediction_rows, _MOST_LOGITS // network.out_features))
 
 
 def can_split(network: Sequential, loss: Loss, count: int) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from xpnet.accel.recording import is_replayable
 from xpnet.errors import ConfigError, short_repr
-from xpnet.layers import BatchNorm, BatchNorm2d
+from xpnet.layers import BatchNorm
 from xpnet.layers.activations import Sigmoid, Softmax
 from xpnet.layers.base import walk
 from xpnet.losses import Loss, MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
@@ -182,7 +182,7 @@ def require_rows(network: Sequential, count: int, size: int) -> None:
     """Raise `ConfigError` where `count` samples in batches of `size` leave BatchNorm one row."""
     # A single image already has many values, its pixels.
     has_norm = any(
-        isinstance(x, BatchNorm) and not isinstance(x, BatchNorm2d) and x.trainable
+        isinstance(x, BatchNorm) and x.trainable and getattr(x, "needs_two", True)
         for x in walk(network.layers)
     )
     if not has_norm or (size > 1 and count % size != 1):

@@ -206,7 +206,7 @@ class Trainer:
                 held_out = use.acquire_or_copy(held_out)
             if self.augmentation is not None:
                 self.augmentation = use.acquire_or_copy(self.augmentation)
-                data.begin(self.augmentation, self.seed)
+                data.begin(self.augmentation, self.seed, self.network.image_shape)
             self.penalty = L2Penalty(self.l2, len(data)) if self.l2 else None
             run = TrainingState(network, optimizer, history, epochs, -(-len(data) // size))
             metrics = RunningMetrics(

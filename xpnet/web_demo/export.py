@@ -17,7 +17,7 @@ import numpy
 
 from xpnet.backend import HostArray
 from xpnet.errors import CheckpointError, ConfigError
-from xpnet.layers import Conv2d, Linear, Residual, Unflatten
+from xpnet.layers import Conv2d, Linear, Residual
 from xpnet.layers.base import Layer
 from xpnet.layers.shapes import Shape
 from xpnet.network import Sequential
@@ -71,7 +71,7 @@ def html_page(model: Model) -> str:
 
 
 def _side(model: Model) -> int:
-    image = _image(model.network)
+    image = model.network.image_shape
     if image is not None and image[2] > 1:
         raise ConfigError(
             f"the model takes pictures of {image[2]} channels, and a drawing has one: export one "
@@ -96,22 +96,9 @@ def _side(model: Model) -> int:
     return height
 
 
-def _image(network: Sequential) -> Shape | None:
-    """`(height, width, channels)` of the images that a network takes, None for one that takes rows.
-
-    `Sequential.image_shape` asks the first layer alone, which may be a network, or noise.
-    """
-    for layer, _ in _flat(network.layers):
-        if isinstance(layer, Unflatten):
-            return layer.output_shape(None)
-        if isinstance(layer, Linear | Residual):
-            break
-    return None
-
-
 def _sizes(network: Sequential) -> str:
     """The inputs and the layers with weights: `28 × 28 → 16 maps → 10 units`."""
-    image = _image(network)
+    image = network.image_shape
     sizes = [f"{network.in_features}" if image is None else f"{image[0]} × {image[1]}"]
     end = "" if image is not None else " units"
     for layer, _ in _flat(network.layers):
