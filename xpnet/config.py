@@ -89,7 +89,7 @@ class TrainConfig(BaseModel):
     conv: tuple[str, ...] = ()
     """convolution and pooling before the hidden layers: 16k5 is a convolution of 16 channels with a
     5 x 5 kernel (16k5s2p1g2: stride 2, padding 1, 2 groups), pool max pooling over 2 x 2 (pool3s2:
-    3 x 3, stride 2), average the same by means, global the mean of a channel (default: none)"""
+    3 x 3, stride 2), average the same by means, global the mean of a channel"""
     hidden: tuple[int, ...] = (512, 256)
     """units of each hidden layer, separated by commas or spaces"""
     activation: tuple[Activation, ...] = ("relu",)
@@ -226,8 +226,7 @@ class TrainConfig(BaseModel):
     @field_validator("conv", mode="after")
     @classmethod
     def _check_conv(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        image_layers(value)
-        return value
+        return tuple(map(str, image_layers(value)))
 
     @field_validator("conv", "hidden", "activation", mode="before")
     @classmethod

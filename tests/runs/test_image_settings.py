@@ -55,6 +55,10 @@ def test_other_words_are_refused(text: str) -> None:
         make_config({"conv": [text]})
 
 
+def test_no_layers_of_images() -> None:
+    assert make_config({"conv": "none"}).conv == make_config({"conv": ""}).conv == ()
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ConfigError, match="global gives no image, so it comes last"):
         make_config({"conv": ["global", "pool"]})

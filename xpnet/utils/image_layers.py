@@ -44,7 +44,9 @@ class BriefLayer:
 
 
 def image_layers(texts: Sequence[str]) -> list[BriefLayer]:
-    """The layers that `texts` stand for. Raises `ConfigError`."""
+    """The layers that `texts` stand for; `none` alone stands for none. Raises `ConfigError`."""
+    if tuple(texts) == ("none",):
+        return []
     layers = [image_layer(text) for text in texts]
     if any(layer.kind == "global" for layer in layers[:-1]):
         raise ConfigError("global gives no image, so it comes last")
