@@ -47,6 +47,7 @@ GPU = "needs an NVIDIA GPU"
 IN_TEXT: dict[str, bool | str | tuple[str, str]] = {
     "python -m xpnet.train --config runs/digits-001/config.toml": True,
     "python -m xpnet": True,
+    "python -m xpnet.train --conv 16k5,pool,32k5,pool --hidden 128": True,
     "python -m xpnet.train --help": True,
     'pip install ".[fast]"': True,
     "python examples/reproduce.py": (
