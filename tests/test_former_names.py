@@ -152,6 +152,10 @@ def test_the_number_of_output_features_by_its_former_name() -> None:
     assert network.out_features == 4
     with pytest.warns(DeprecationWarning, match=r"output_features\(\) .* output_shape\(\)"):
         assert Old().output_shape(None) is None
+    mixin = type("Halves", (), {"output_features": lambda self, features: 4})
+    with pytest.warns(DeprecationWarning, match=r"Mixed\.output_features\(\) .* output_shape\(\)"):
+        mixed = type("Mixed", (mixin, Half), {})
+    assert mixed().output_shape((8,)) == (4,)
     with pytest.warns(DeprecationWarning, match=r"Linear\.output_features\(\)"):
         assert xn.Linear(3, 8).output_features(3) == 8
     with pytest.raises(ShapeError, match=r"takes rows of features and is given images"):

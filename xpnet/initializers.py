@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from xpnet.errors import ConfigError, short_repr
 from xpnet.utils.arguments import real
 
 
@@ -25,6 +26,14 @@ class Initializer:
     def __call__(self, generator: Any, shape: tuple[int, ...]) -> Any:
         """Draw an array of `shape` from `generator` (`numpy.random.Generator`)."""
         raise TypeError(f"{type(self).__name__} is no initializer: choose one of its subclasses")
+
+
+def require_initializer(name: str, draw: object) -> None:
+    """Raise `ConfigError` unless `draw`, the argument called `name`, can draw values."""
+    if isinstance(draw, type) or not callable(draw):
+        raise ConfigError(
+            f"{name} must be an initializer such as HeNormal(), found {short_repr(draw)}"
+        )
 
 
 def _fans(shape: tuple[int, ...]) -> tuple[int, int]:

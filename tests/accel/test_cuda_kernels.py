@@ -280,9 +280,9 @@ def windows(
         entries, by_entry = numbers[:2], x.shape[3] == 1
         axes = (*entries, *outputs) if by_entry else (*outputs, *entries)
         columns, dx = xp.empty((groups, *axes, own), x.dtype), xp.empty(x.shape, x.dtype)
-        gather_windows(xp, x, *numbers, by_entry, columns, workspace=Workspace())
+        gather_windows(xp, x, numbers, by_entry, columns, workspace=Workspace())
         gradients = draw.reals(math.prod(entries), groups, *outputs, own)
-        add_entries(xp, gradients, *numbers, dx, workspace=Workspace())
+        add_entries(xp, gradients, numbers, dx, workspace=Workspace())
         return [columns, dx]
 
     return run

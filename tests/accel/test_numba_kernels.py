@@ -261,9 +261,9 @@ def windows(
         entries, by_entry = numbers[:2], x.shape[3] == 1
         axes = (*entries, *outputs) if by_entry else (*outputs, *entries)
         columns, dx = np.empty((groups, *axes, own), draw.dtype), np.empty(x.shape, draw.dtype)
-        gather_windows(np, x, *numbers, by_entry, columns, workspace=Workspace())
+        gather_windows(np, x, numbers, by_entry, columns, workspace=Workspace())
         gradients = draw.reals(math.prod(entries), groups, *outputs, own)
-        add_entries(np, gradients, *numbers, dx, workspace=Workspace())
+        add_entries(np, gradients, numbers, dx, workspace=Workspace())
         return [columns, dx]
 
     return run

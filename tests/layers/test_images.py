@@ -364,6 +364,17 @@ def test_augmentation_takes_the_pictures_that_the_network_takes() -> None:
             fit(network, rng.random(x))
 
 
+def test_a_low_image_of_many_channels_is_what_the_network_says() -> None:
+    network = xn.Sequential((3, 9, 8), xn.Conv2d(2, 3), xn.Flatten(), 2)
+    x, labels = np.random.default_rng(0).random((6, 3, 9, 8)), np.arange(6) % 2
+    xn.fit(network, (x, labels), optimizer="sgd", epochs=1)
+    held = xn.DeviceData(x, labels, backend="cpu", dtype="float32", image_shape=(3, 9, 8))
+    assert np.array_equal(held.whole()[0], in_rows(x).astype("float32"))
+    assert (held.image_shape, held.channels) == ((3, 9), 8)
+    with pytest.raises(ConfigError, match="channels of image_shape"):
+        xn.DeviceData(x, labels, backend="cpu", dtype="float32", image_shape=(3, 9, 0))
+
+
 def test_other_layouts_of_as_many_values_are_refused() -> None:
     network = xn.Sequential((20, 28, 3), xn.Conv2d(2, 3), xn.Flatten(), 2)
     labels = np.arange(2)
@@ -430,6 +441,8 @@ def test_channels_stand_last() -> None:
     ):
         with pytest.raises(ShapeError, match=says):
             call()
+    with pytest.raises(ShapeError, match=says):
+        xn.fit(network, (first.tolist(), labels), optimizer="sgd", epochs=1)
     x[2, 1, 3, 0] = np.nan
     with pytest.raises(ValueError, match=r"x\[2, 1, 3, 0\] is NaN"):
         network(x)
@@ -447,7 +460,7 @@ def test_channels_stand_last() -> None:
         (lambda: xn.Sequential((28, 28), xn.LayerNorm(28)), r"LayerNorm\(.*\) takes rows"),
         (
             lambda: xn.Sequential((9, 9), xn.BatchNorm(9)),
-            r"BatchNorm\(.*\) takes rows .*BatchNorm2d\(1\) normalises images, or put Flatten",
+            r"BatchNorm\(.*\) takes rows .*take BatchNorm2d\(1\), which normalises images, or put",
         ),
         (lambda: xn.Sequential((9, 9), xn.BatchNorm2d(3)), r"takes 3 channels and is given 1"),
         (lambda: xn.Sequential(784, xn.Conv2d(4, 3)), r"layer 0: Conv2d\(4, 3\) takes images and"),

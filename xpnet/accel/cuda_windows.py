@@ -1,6 +1,7 @@
 """The launches of the CUDA kernels of windows that move over images: `Conv2d` and pooling.
 
-They belong to `cuda_kernels.py`, which says what holds for all launches. Each kernel has a thread
+They belong to `cuda_kernels.py`, which says what holds for all launches. `numbers` are the size of
+the windows, their stride, padding and dilation, two each. Each kernel has a thread
 for each element of its result, which takes what that element is computed from: nothing is added
 by several threads, and the border of an image is not stored.
 """
@@ -18,66 +19,39 @@ from xpnet.errors import KernelDeclined
 @launches_of
 def gather_windows(
     x: Real,
-    kernel_rows: int,
-    kernel_columns: int,
-    stride_rows: int,
-    stride_columns: int,
-    padding_rows: int,
-    padding_columns: int,
-    dilation_rows: int,
-    dilation_columns: int,
+    numbers: tuple[int, ...],
     by_entry: bool,
     columns: Real,
 ) -> Iterator[Launch]:
     """`Conv2d.forward` and `backward`: the windows of some images."""
-    sizes = kernel_rows, kernel_columns, stride_rows, stride_columns
-    windows = *sizes, padding_rows, padding_columns, dilation_rows, dilation_columns
     size = columns.shape[4:6] if by_entry else columns.shape[2:4]
-    arguments = (x, *windows, by_entry, columns, columns.size, *x.shape, *size, columns.shape[6])
+    arguments = (x, *numbers, by_entry, columns, columns.size, *x.shape, *size, columns.shape[6])
     yield launch("gather_windows", (columns,), each(columns.size), *arguments)
 
 
 @launches_of
 def add_entries(
     entries: Real,
-    kernel_rows: int,
-    kernel_columns: int,
-    stride_rows: int,
-    stride_columns: int,
-    padding_rows: int,
-    padding_columns: int,
-    dilation_rows: int,
-    dilation_columns: int,
+    numbers: tuple[int, ...],
     dx: Real,
 ) -> Iterator[Launch]:
     """`Conv2d.backward`, `dx` from the gradients of all entries of all windows."""
-    sizes = kernel_rows, kernel_columns, stride_rows, stride_columns
-    windows = *sizes, padding_rows, padding_columns, dilation_rows, dilation_columns
     groups, count, down, across, own = entries.shape[1:]
-    _require_windows(windows, dx, (count, down, across, groups * own))
-    arguments = (entries, *windows, dx, dx.size, *dx.shape[1:3], *entries.shape[1:])
+    _require_windows(numbers, dx, (count, down, across, groups * own))
+    arguments = (entries, *numbers, dx, dx.size, *dx.shape[1:3], *entries.shape[1:])
     yield launch("add_entries", (dx,), each(dx.size), *arguments)
 
 
 @launches_of
 def max_pool(
     x: Real,
-    kernel_rows: int,
-    kernel_columns: int,
-    stride_rows: int,
-    stride_columns: int,
-    padding_rows: int,
-    padding_columns: int,
-    dilation_rows: int,
-    dilation_columns: int,
+    numbers: tuple[int, ...],
     chosen: Array,
     y: Real,
 ) -> Iterator[Launch]:
     """`MaxPool2d.forward`."""
-    sizes = kernel_rows, kernel_columns, stride_rows, stride_columns
-    windows = *sizes, padding_rows, padding_columns, dilation_rows, dilation_columns
     border, over = y.dtype.type(-math.inf), (*x.shape[1:], *y.shape[1:3])
-    arguments = (x, *windows, border, chosen, y, y.size, *over)
+    arguments = (x, *numbers, border, chosen, y, y.size, *over)
     yield launch("max_pool", (y,), each(y.size), *arguments)
 
 
@@ -85,70 +59,43 @@ def max_pool(
 def max_pool_backward(
     dy: Real,
     chosen: Array,
-    kernel_rows: int,
-    kernel_columns: int,
-    stride_rows: int,
-    stride_columns: int,
-    padding_rows: int,
-    padding_columns: int,
-    dilation_rows: int,
-    dilation_columns: int,
+    numbers: tuple[int, ...],
     dx: Real,
 ) -> Iterator[Launch]:
     """`MaxPool2d.backward`."""
-    sizes = kernel_rows, kernel_columns, stride_rows, stride_columns
-    windows = *sizes, padding_rows, padding_columns, dilation_rows, dilation_columns
-    _require_windows(windows, dx, dy.shape)
-    arguments = (dy, chosen, *windows, dx, dx.size, *dx.shape[1:], *dy.shape[1:3])
+    _require_windows(numbers, dx, dy.shape)
+    arguments = (dy, chosen, *numbers, dx, dx.size, *dx.shape[1:], *dy.shape[1:3])
     yield launch("max_pool_backward", (dx,), each(dx.size), *arguments)
 
 
 @launches_of
 def average_pool(
     x: Real,
-    kernel_rows: int,
-    kernel_columns: int,
-    stride_rows: int,
-    stride_columns: int,
-    padding_rows: int,
-    padding_columns: int,
-    dilation_rows: int,
-    dilation_columns: int,
+    numbers: tuple[int, ...],
     y: Real,
 ) -> Iterator[Launch]:
     """`AveragePool2d.forward`."""
-    sizes = kernel_rows, kernel_columns, stride_rows, stride_columns
-    windows = *sizes, padding_rows, padding_columns, dilation_rows, dilation_columns
-    share = y.dtype.type(1 / (kernel_rows * kernel_columns))
-    arguments = (x, *windows, share, y, y.size, *x.shape[1:], *y.shape[1:3])
+    share = y.dtype.type(1 / (numbers[0] * numbers[1]))
+    arguments = (x, *numbers, share, y, y.size, *x.shape[1:], *y.shape[1:3])
     yield launch("average_pool", (y,), each(y.size), *arguments)
 
 
 @launches_of
 def average_pool_backward(
     dy: Real,
-    kernel_rows: int,
-    kernel_columns: int,
-    stride_rows: int,
-    stride_columns: int,
-    padding_rows: int,
-    padding_columns: int,
-    dilation_rows: int,
-    dilation_columns: int,
+    numbers: tuple[int, ...],
     dx: Real,
 ) -> Iterator[Launch]:
     """`AveragePool2d.backward`."""
-    sizes = kernel_rows, kernel_columns, stride_rows, stride_columns
-    windows = *sizes, padding_rows, padding_columns, dilation_rows, dilation_columns
-    _require_windows(windows, dx, dy.shape)
-    share = dx.dtype.type(1 / (kernel_rows * kernel_columns))
-    arguments = (dy, *windows, share, dx, dx.size, *dx.shape[1:], *dy.shape[1:3])
+    _require_windows(numbers, dx, dy.shape)
+    share = dx.dtype.type(1 / (numbers[0] * numbers[1]))
+    arguments = (dy, *numbers, share, dx, dx.size, *dx.shape[1:], *dy.shape[1:3])
     yield launch("average_pool_backward", (dx,), each(dx.size), *arguments)
 
 
-def _require_windows(windows: tuple[int, ...], dx: Array, shape: tuple[int, ...]) -> None:
+def _require_windows(numbers: tuple[int, ...], dx: Array, shape: tuple[int, ...]) -> None:
     """Raises `KernelDeclined` unless `shape` is that of the output for images as `dx`."""
-    pairs = zip(*(windows[k : k + 2] for k in range(0, 8, 2)), dx.shape[1:3], strict=True)
+    pairs = zip(*(numbers[k : k + 2] for k in range(0, 8, 2)), dx.shape[1:3], strict=True)
     size = (
         (length + 2 * padding - (kernel - 1) * dilation - 1) // stride + 1
         for kernel, stride, padding, dilation, length in pairs

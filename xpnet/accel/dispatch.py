@@ -72,7 +72,8 @@ def run_kernel(name: str, arguments: tuple[Any, ...]) -> bool:
     """Run the kernel `name`, if it takes `arguments`; returns whether it ran.
 
     It does not run if kernels are off, if there is no such kernel, for arrays of another module,
-    non-contiguous arrays or unsupported dtypes, and for numbers that are not Python numbers.
+    non-contiguous arrays or unsupported dtypes, and for numbers that are not Python numbers or
+    tuples of these.
     Numbers are converted to the dtype of the last array of floats: results are the last arguments.
     """
     in_use = current().kernels
@@ -90,7 +91,7 @@ def run_kernel(name: str, arguments: tuple[Any, ...]) -> bool:
                 return False
             if dtype.kind == "f":
                 number = dtype.type
-        elif type(argument) not in (int, float, bool):
+        elif type(argument) not in (int, float, bool, tuple):
             return False
     arguments = tuple(number(a) if type(a) is float else a for a in arguments)
     try:

@@ -1,6 +1,7 @@
 """CPU kernels of windows that move over images: `Conv2d` and pooling.
 
-They belong to `numba_kernels.py`, which says what holds for all kernels. For an entry `(i, j)`, the
+They belong to `numba_kernels.py`, which says what holds for all kernels. `numbers` are the size of
+the windows, their stride, padding and dilation, two each. For an entry `(i, j)`, the
 windows of one row read pixels of one row; the first window reads the pixel `offset` of it, which
 may lie in the border. Arrays are taken as one row of numbers, and loops over them have unsigned
 indices: with signed ones numba handles negative indices and does not vectorise the loop.
@@ -45,7 +46,7 @@ def _spans(number: int, step: int, padding: int, stride: int, size: int, count: 
 
 @compiled
 def _window(pixel: int, offset: int, stride: int, count: int) -> int:
-    """The one of `count` windows that sees this pixel, or -1."""
+    """The one of `count` windows whose entry is this pixel, or -1."""
     moved = pixel - offset
     if moved < 0 or moved % stride != 0 or moved // stride >= count:
         return -1
@@ -141,39 +142,31 @@ def _choose_border(place: Any, chosen: Any, y: Any, first: int, end: int) -> Non
 @compiled
 def add_entries(
     entries: Array,
-    kernel_rows: int,
-    kernel_columns: int,
-    stride_rows: int,
-    stride_columns: int,
-    padding_rows: int,
-    padding_columns: int,
-    dilation_rows: int,
-    dilation_columns: int,
+    numbers: tuple[int, ...],
     dx: Array,
 ) -> None:
     """`Conv2d.backward`, `dx` from the gradients of all entries of all windows."""
-    rows = kernel_rows, stride_rows, padding_rows, dilation_rows
-    wide = kernel_columns, stride_columns, padding_columns, dilation_columns
-    _sum_of_entries(entries.reshape(-1), entries.shape[1:], True, 1.0, rows, wide, dx)
+    _sum_of_entries(entries.reshape(-1), entries.shape[1:], True, 1.0, numbers, dx)
 
 
 @compiled
 def _sum_of_entries(
-    gradients: Any, shape: Any, by_entry: bool, factor: float, rows: Any, wide: Any, dx: Any
+    gradients: Any, shape: Any, by_entry: bool, factor: float, numbers: Any, dx: Any
 ) -> None:
     """Every pixel's sum over the windows it lies in, times `factor`.
 
     `gradients`: `shape`, `(groups, N, oh, ow, C/groups)`; if `by_entry`, so many for each entry.
     """
     (images, height, width, channels), (groups, count, down, across, own) = dx.shape, shape
+    kernel_rows, kernel_columns, stride_rows, stride_columns = numbers[:4]
+    padding_rows, padding_columns, dilation_rows, dilation_columns = numbers[4:]
     has_size = images == count and groups * own == channels
-    sizes = (rows, height, down), (wide, width, across)
-    for (kernel, stride, padding, dilation), size, windows in sizes:
+    rows = height, kernel_rows, stride_rows, padding_rows, dilation_rows, down
+    columns = width, kernel_columns, stride_columns, padding_columns, dilation_columns, across
+    for size, kernel, stride, padding, dilation, windows in (rows, columns):
         has_size &= windows == (size + 2 * padding - (kernel - 1) * dilation - 1) // stride + 1
     if not has_size:
         raise ValueError(OTHER_SHAPE)
-    kernel_rows, stride_rows, padding_rows, dilation_rows = rows
-    kernel_columns, stride_columns, padding_columns, dilation_columns = wide
     pixels, factor = dx.reshape(-1), dx.dtype.type(factor)
     row, step = width * channels, stride_columns * channels
     spans = _spans(kernel_columns, dilation_columns, padding_columns, stride_columns, width, across)
@@ -196,18 +189,13 @@ def _sum_of_entries(
 @compiled
 def max_pool(
     x: Array,
-    kernel_rows: int,
-    kernel_columns: int,
-    stride_rows: int,
-    stride_columns: int,
-    padding_rows: int,
-    padding_columns: int,
-    dilation_rows: int,
-    dilation_columns: int,
+    numbers: tuple[int, ...],
     chosen: Array,
     y: Array,
 ) -> None:
     """`MaxPool2d.forward`."""
+    kernel_rows, kernel_columns, stride_rows, stride_columns = numbers[:4]
+    padding_rows, padding_columns, dilation_rows, dilation_columns = numbers[4:]
     (count, height, width, channels), (down, across) = x.shape, y.shape[1:3]
     x, chosen, y = x.reshape(-1), chosen.reshape(-1), y.reshape(-1)
     row, step = across * channels, stride_columns * channels
@@ -236,17 +224,12 @@ def max_pool(
 def max_pool_backward(
     dy: Array,
     chosen: Array,
-    kernel_rows: int,
-    kernel_columns: int,
-    stride_rows: int,
-    stride_columns: int,
-    padding_rows: int,
-    padding_columns: int,
-    dilation_rows: int,
-    dilation_columns: int,
+    numbers: tuple[int, ...],
     dx: Array,
 ) -> None:
     """`MaxPool2d.backward`."""
+    kernel_rows, kernel_columns, stride_rows, stride_columns = numbers[:4]
+    padding_rows, padding_columns, dilation_rows, dilation_columns = numbers[4:]
     if dy.shape != chosen.shape:
         raise ValueError(OTHER_SHAPE)
     (count, height, width, channels), (down, across) = dx.shape, dy.shape[1:3]
@@ -270,17 +253,12 @@ def max_pool_backward(
 @compiled
 def average_pool(
     x: Array,
-    kernel_rows: int,
-    kernel_columns: int,
-    stride_rows: int,
-    stride_columns: int,
-    padding_rows: int,
-    padding_columns: int,
-    dilation_rows: int,
-    dilation_columns: int,
+    numbers: tuple[int, ...],
     y: Array,
 ) -> None:
     """`AveragePool2d.forward`."""
+    kernel_rows, kernel_columns, stride_rows, stride_columns = numbers[:4]
+    padding_rows, padding_columns, dilation_rows, dilation_columns = numbers[4:]
     (count, height, width, channels), (down, across) = x.shape, y.shape[1:3]
     x, y, real = x.reshape(-1), y.reshape(-1), y.dtype.type
     share, one = real(1 / (kernel_rows * kernel_columns)), real(1)
@@ -304,18 +282,9 @@ def average_pool(
 @compiled
 def average_pool_backward(
     dy: Array,
-    kernel_rows: int,
-    kernel_columns: int,
-    stride_rows: int,
-    stride_columns: int,
-    padding_rows: int,
-    padding_columns: int,
-    dilation_rows: int,
-    dilation_columns: int,
+    numbers: tuple[int, ...],
     dx: Array,
 ) -> None:
     """`AveragePool2d.backward`."""
-    rows = kernel_rows, stride_rows, padding_rows, dilation_rows
-    wide = kernel_columns, stride_columns, padding_columns, dilation_columns
-    share = 1 / (kernel_rows * kernel_columns)
-    _sum_of_entries(dy.reshape(-1), (1, *dy.shape), False, share, rows, wide, dx)
+    share = 1 / (numbers[0] * numbers[1])
+    _sum_of_entries(dy.reshape(-1), (1, *dy.shape), False, share, numbers, dx)

@@ -100,9 +100,12 @@ class Layer:
         """Support subclasses that override methods by their deprecated names."""
         super().__init_subclass__(**options)
         take_former_names(cls, {"seek": "set_sample_counter", "seed": "set_seed"})
-        if "output_features" in vars(cls) and "output_shape" not in vars(cls):
+        names = {"output_features", "output_shape"}
+        kind = next(kind for kind in cls.__mro__ if names & vars(kind).keys())
+        if "output_shape" not in vars(kind):
             deprecated(f"{cls.__name__}.output_features()", "output_shape()")
-            cls.output_shape = shape_by(cls.output_features)  # type: ignore[method-assign, assignment]
+            method = vars(kind)["output_features"]
+            cls.output_shape = shape_by(method)  # type: ignore[method-assign, assignment]
         if "mixes_rows" in vars(cls):
             deprecated(f"{cls.__name__}.mixes_rows", "batch_dependent")
             cls.batch_dependent = bool(vars(cls)["mixes_rows"])

@@ -13,9 +13,9 @@ from typing import Any
 from xpnet.accel.dispatch import accelerated
 from xpnet.backend import Array, Backend, array_module, strided
 from xpnet.errors import ConfigError, ShapeError, short_repr
-from xpnet.initializers import HeNormal, Initializer, Zeros
+from xpnet.initializers import HeNormal, Initializer, Zeros, require_initializer
 from xpnet.layers.base import Parameter
-from xpnet.layers.images import ImageLayer, Pair, Windows, pair_of, short, windows_of
+from xpnet.layers.images import ImageLayer, Numbers, Pair, Windows, as_one, pair_of
 from xpnet.layers.shapes import Shape
 from xpnet.utils.arguments import whole
 from xpnet.workspace import Workspace
@@ -72,7 +72,7 @@ class Conv2d(ImageLayer):
         self.out_channels = whole("out_channels of Conv2d", self.out_channels)
         for name, least in (("kernel_size", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
             pair = pair_of(f"{name} of Conv2d", getattr(self, name), least=least)
-            setattr(self, name, short(pair))
+            setattr(self, name, as_one(pair))
         self.groups = whole("groups of Conv2d", self.groups)
         if not isinstance(self.bias, bool):
             raise ConfigError(
@@ -88,12 +88,7 @@ class Conv2d(ImageLayer):
                     f"{self.groups}"
                 )
         for name in ("weight_initializer", "bias_initializer"):
-            draw = getattr(self, name)
-            if isinstance(draw, type) or not callable(draw):
-                raise ConfigError(
-                    f"{name} of Conv2d must be an initializer such as HeNormal(), found "
-                    f"{short_repr(draw)}"
-                )
+            require_initializer(f"{name} of Conv2d", getattr(self, name))
 
     @property
     def windows(self) -> Windows:
@@ -172,7 +167,7 @@ class Conv2d(ImageLayer):
             entries = self.workspace.array(xp, "entries", shape, dy.dtype)
             xp.matmul(gradients, factors, out=entries)
             by_pixel = entries.reshape(rows * columns, groups, len(part), *size, own)
-            add_entries(xp, by_pixel, *numbers, dx[images], workspace=self.workspace)
+            add_entries(xp, by_pixel, numbers, dx[images], workspace=self.workspace)
         return dx
 
     def backward_parameters(self, dy: Array) -> None:
@@ -227,7 +222,7 @@ class Conv2d(ImageLayer):
         gathered = self.workspace.array(xp, "columns", (self.groups, *axes, own), x.dtype)
         if again:
             numbers = self.windows.numbers()
-            gather_windows(xp, x, *numbers, by_entry, gathered, workspace=self.workspace)
+            gather_windows(xp, x, numbers, by_entry, gathered, workspace=self.workspace)
         if by_entry:
             return gathered.reshape(1, entries[0] * entries[1], -1).transpose(0, 2, 1)
         return gathered.reshape(self.groups, size[0] * down * across, -1)
@@ -264,14 +259,7 @@ def _by_group(weight: Array, groups: int) -> Array:
 def gather_windows(
     xp: Any,
     x: Array,
-    kernel_rows: int,
-    kernel_columns: int,
-    stride_rows: int,
-    stride_columns: int,
-    padding_rows: int,
-    padding_columns: int,
-    dilation_rows: int,
-    dilation_columns: int,
+    numbers: Numbers,
     by_entry: bool,
     columns: Array,
     *,
@@ -283,12 +271,11 @@ def gather_windows(
     `(1, kh, kw, N, oh, ow, 1)`, whose innermost axis is a row of pixels and not the few of one
     window.
     """
-    sizes = kernel_rows, kernel_columns, stride_rows, stride_columns
-    windows = windows_of(*sizes, padding_rows, padding_columns, dilation_rows, dilation_columns)
+    windows = Windows.of(numbers)
     x = windows.pad(xp, x, 0, workspace)
     (by_image, by_row, by_column, itemsize), own = x.strides, columns.shape[6]
-    step = by_image, by_row * stride_rows, by_column * stride_columns
-    entry = by_row * dilation_rows, by_column * dilation_columns
+    step = by_image, by_row * windows.stride[0], by_column * windows.stride[1]
+    entry = by_row * windows.dilation[0], by_column * windows.dilation[1]
     axes = (*entry, *step) if by_entry else (*step, *entry)
     strides = (own * itemsize, *axes, itemsize)
     xp.copyto(columns, strided(x, columns.shape, strides))
@@ -298,14 +285,7 @@ def gather_windows(
 def add_entries(
     xp: Any,
     entries: Array,
-    kernel_rows: int,
-    kernel_columns: int,
-    stride_rows: int,
-    stride_columns: int,
-    padding_rows: int,
-    padding_columns: int,
-    dilation_rows: int,
-    dilation_columns: int,
+    numbers: Numbers,
     dx: Array,
     *,
     workspace: Workspace,
@@ -314,8 +294,7 @@ def add_entries(
 
     `entries`: `(kh·kw, groups, N, oh, ow, C/groups)`; `dx`: `(N, H, W, C)`.
     """
-    sizes = kernel_rows, kernel_columns, stride_rows, stride_columns
-    windows = windows_of(*sizes, padding_rows, padding_columns, dilation_rows, dilation_columns)
+    windows = Windows.of(numbers)
     _, groups, count, down, across, own = entries.shape
     if groups == 1:
         windows.sum_of_entries(xp, entries[:, 0], dx, workspace)

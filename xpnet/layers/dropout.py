@@ -74,7 +74,7 @@ class Dropout(_Drawing):
         self.rate = real(f"rate of {type(self).__name__}", self.rate, 0, 1)
 
     def forward(self, x: Array, *, training: bool) -> Array:
-        """`(N, F) -> (N, F)`; the identity unless `training`."""
+        """`(N, F) -> (N, F)`, or images; the identity unless `training`."""
         if not training:
             return x
         shape, x = x.shape, _rows(x)

@@ -51,8 +51,8 @@ def pair_of(name: str, value: Any, *, least: int = 1) -> Pair:
     return int(height), int(width)
 
 
-def short(pair: Pair) -> int | Pair:
-    """Two equal numbers as one, for `str(layer)`."""
+def as_one(pair: Pair) -> int | Pair:
+    """Two equal numbers as one."""
     return pair[0] if pair[0] == pair[1] else pair
 
 
@@ -68,12 +68,17 @@ class Windows:
     padding: Pair
     dilation: Pair = (1, 1)
 
+    @classmethod
+    def of(cls, numbers: Numbers) -> Windows:
+        """The windows with these `numbers()`."""
+        return cls(numbers[:2], numbers[2:4], numbers[4:6], numbers[6:])
+
     def output_size(self, layer: Layer, shape: Shape) -> Pair:
         """The number of windows, down and across. Raises `ShapeError` where none fits."""
         extents = [(k - 1) * d + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True)]
         padded = [n + 2 * p for n, p in zip(shape, self.padding, strict=False)]
         if extents[0] > padded[0] or extents[1] > padded[1]:
-            border = f" with a border of {short(self.padding)}" if any(self.padding) else ""
+            border = f" with a border of {as_one(self.padding)}" if any(self.padding) else ""
             raise ShapeError(
                 f"{layer} has windows of {extents[0]} x {extents[1]} pixels, which do not fit into "
                 f"images of {shape[0]} x {shape[1]}{border}: take a smaller kernel_size, or a "
@@ -90,8 +95,8 @@ class Windows:
         rows, columns = self.kernel_size
         return ((i, j) for i in range(rows) for j in range(columns))
 
-    def seen(self, padded: Array, entry: Pair, size: Pair) -> Array:
-        """What entry `(i, j)` of all `size` windows sees of `(N, H, W, C)`: a view."""
+    def pixels_at(self, padded: Array, entry: Pair, size: Pair) -> Array:
+        """The pixels of `(N, H, W, C)` at entry `(i, j)` of all `size` windows: a view."""
         rows, columns = (
             slice(at * d, at * d + s * (count - 1) + 1, s)
             for at, d, s, count in zip(entry, self.dilation, self.stride, size, strict=True)
@@ -99,7 +104,7 @@ class Windows:
         return padded[:, rows, columns]
 
     def numbers(self) -> Numbers:
-        """All eight numbers, as formulas with kernels take them."""
+        """`(kh, kw, *stride, *padding, *dilation)`, as formulas with kernels take them."""
         return (*self.kernel_size, *self.stride, *self.padding, *self.dilation)
 
     def padded(self, shape: Shape) -> Shape:
@@ -140,13 +145,7 @@ class Windows:
             whole = workspace.array(xp, "dpadded", self.padded(dx.shape), dx.dtype)
         xp.copyto(whole, 0)
         for entry, gradient in zip(self.offsets(), gradients, strict=True):
-            seen = self.seen(whole, entry, gradient.shape[1:3])
-            xp.add(seen, gradient, out=seen)
+            pixels = self.pixels_at(whole, entry, gradient.shape[1:3])
+            xp.add(pixels, gradient, out=pixels)
         if whole is not dx:
             xp.copyto(dx, self.unpadded(whole))
-
-
-def windows_of(*numbers: int) -> Windows:
-    """The windows with these `Windows.numbers()`."""
-    a, b, c, d, e, f, g, h = numbers
-    return Windows((a, b), (c, d), (e, f), (g, h))

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xpnet.backend import Array, array_module
-from xpnet.errors import ConfigError, short_repr
-from xpnet.initializers import HeNormal, Initializer, Zeros
+from xpnet.initializers import HeNormal, Initializer, Zeros, require_initializer
 from xpnet.layers.base import Layer, Parameter
 from xpnet.layers.shapes import Shape, require_features
 from xpnet.utils.arguments import whole
@@ -40,12 +39,7 @@ class Linear(Layer):
         self.in_features = whole("in_features of Linear", self.in_features)
         self.out_features = whole("out_features of Linear", self.out_features)
         for name in ("weight_initializer", "bias_initializer"):
-            draw = getattr(self, name)
-            if isinstance(draw, type) or not callable(draw):
-                raise ConfigError(
-                    f"{name} of Linear must be an initializer such as HeNormal(), found "
-                    f"{short_repr(draw)}"
-                )
+            require_initializer(f"{name} of Linear", getattr(self, name))
 
     def parameters(self) -> dict[str, Parameter]:
         """`weight: (out, in)` and `bias: (out,)`."""

@@ -7,7 +7,7 @@ the rows of `A` and is one matrix-vector product.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from xpnet.accel.dispatch import accelerated
@@ -82,6 +82,20 @@ class BatchNorm(_Normalising):
             raise ConfigError(f"momentum of {name} must lie in (0, 1], found {self.momentum!r}")
         self.epsilon = real(f"epsilon of {name}", self.epsilon, low_is_allowed=False)
 
+    @property
+    def needs_two(self) -> bool:
+        """Whether a training batch needs two samples or more: one has no variance."""
+        return True
+
+    def output_shape(self, shape: Shape | None) -> Shape:
+        """`(features,)`. Raises `ShapeError`."""
+        if shape is not None and len(shape) == 3:
+            raise ShapeError(
+                f"{self} takes rows of features and is given images {shape}: take "
+                f"BatchNorm2d({shape[2]}), which normalises images, or put Flatten() before it"
+            )
+        return super().output_shape(shape)
+
     def buffers(self) -> dict[str, Parameter]:
         """`running_mean` and `running_var`: `(features,)`, initialised to 0 and 1."""
         shape = (self.features,)
@@ -139,15 +153,18 @@ class BatchNorm2d(ImageLayer, BatchNorm):
     `ShapeError`, when the layer joins a network, for rows of features or other channels.
     """
 
+    _pixels: int = field(default=1, init=False, repr=False)
+
     @property
     def needs_two(self) -> bool:
-        """Whether a training batch needs two images, since they have a single pixel."""
-        return not getattr(self, "_has_pixels", False)
+        """Whether a training batch needs two images, since each has a single pixel."""
+        return self._pixels == 1
 
     def output_shape(self, shape: Shape | None) -> Shape | None:  # type: ignore[override]
         """The shape of the image. Raises `ShapeError`."""
         if shape is not None:
-            self._has_pixels = math.prod(self.require_image(shape)[:2]) > 1
+            height, width, _ = self.require_image(shape)
+            self._pixels = height * width
         if shape is not None and shape[2] != self.features:
             raise ShapeError(
                 f"{self} takes {self.features} channels and is given {shape[2]}: make it "

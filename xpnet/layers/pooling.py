@@ -14,7 +14,7 @@ from typing import Any
 from xpnet.accel.dispatch import accelerated
 from xpnet.backend import Array, array_module
 from xpnet.errors import ConfigError
-from xpnet.layers.images import ImageLayer, Pair, Windows, pair_of, short, windows_of
+from xpnet.layers.images import ImageLayer, Numbers, Pair, Windows, as_one, pair_of
 from xpnet.layers.shapes import Shape
 from xpnet.workspace import Workspace
 
@@ -34,11 +34,15 @@ class _Pool2d(ImageLayer):
         padding = pair_of(f"padding of {name}", self.padding, least=0)
         if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
             raise ConfigError(
-                f"padding of {name} must be at most half of kernel_size, found {short(padding)} "
-                f"and {short(kernel)}"
+                f"padding of {name} must be at most half of kernel_size, found {as_one(padding)} "
+                f"and {as_one(kernel)}"
             )
         stride = kernel if self.stride is None else pair_of(f"stride of {name}", self.stride)
-        self.kernel_size, self.padding, self.stride = short(kernel), short(padding), short(stride)
+        self.kernel_size, self.padding, self.stride = (
+            as_one(kernel),
+            as_one(padding),
+            as_one(stride),
+        )
 
     @property
     def windows(self) -> Windows:
@@ -88,14 +92,14 @@ class MaxPool2d(_Pool2d):
         y = self._outputs(x)
         self.chosen = self.workspace.array(xp, "chosen", y.shape, xp.int32)
         numbers = self.windows.numbers()
-        max_pool(xp, x, *numbers, self.chosen, y, workspace=self.workspace)
+        max_pool(xp, x, numbers, self.chosen, y, workspace=self.workspace)
         return y
 
     def backward(self, dy: Array) -> Array:
         """`(N, oh, ow, C) -> (N, H, W, C)`."""
         xp, numbers = array_module(dy, self.chosen), self.windows.numbers()
         dx = self.workspace.array(xp, "dx", self.shape, dy.dtype)
-        max_pool_backward(xp, dy, self.chosen, *numbers, dx, workspace=self.workspace)
+        max_pool_backward(xp, dy, self.chosen, numbers, dx, workspace=self.workspace)
         return dx
 
 
@@ -117,14 +121,14 @@ class AveragePool2d(_Pool2d):
     def forward(self, x: Array, *, training: bool) -> Array:
         """`(N, H, W, C) -> (N, oh, ow, C)`."""
         self.shape, y = x.shape, self._outputs(x)
-        average_pool(array_module(x), x, *self.windows.numbers(), y, workspace=self.workspace)
+        average_pool(array_module(x), x, self.windows.numbers(), y, workspace=self.workspace)
         return y
 
     def backward(self, dy: Array) -> Array:
         """`(N, oh, ow, C) -> (N, H, W, C)`."""
         xp, numbers = array_module(dy), self.windows.numbers()
         dx = self.workspace.array(xp, "dx", self.shape, dy.dtype)
-        average_pool_backward(xp, dy, *numbers, dx, workspace=self.workspace)
+        average_pool_backward(xp, dy, numbers, dx, workspace=self.workspace)
         return dx
 
 
@@ -164,14 +168,7 @@ class GlobalAveragePool2d(ImageLayer):
 def max_pool(
     xp: Any,
     x: Array,
-    kernel_rows: int,
-    kernel_columns: int,
-    stride_rows: int,
-    stride_columns: int,
-    padding_rows: int,
-    padding_columns: int,
-    dilation_rows: int,
-    dilation_columns: int,
+    numbers: Numbers,
     chosen: Array,
     y: Array,
     *,
@@ -182,21 +179,20 @@ def max_pool(
     `x`: `(N, H, W, C)`, its border −∞; `chosen`: int32, `y`: `(N, oh, ow, C)`. A later entry
     replaces the chosen one unless it is at most the largest so far; with NaN that is never so.
     """
-    sizes = kernel_rows, kernel_columns, stride_rows, stride_columns
-    windows = windows_of(*sizes, padding_rows, padding_columns, dilation_rows, dilation_columns)
+    windows = Windows.of(numbers)
     x = windows.pad(xp, x, -math.inf, workspace)
     larger = workspace.array(xp, "larger", y.shape, bool)
     for place, entry in enumerate(windows.offsets()):
-        seen = windows.seen(x, entry, y.shape[1:3])
+        pixels = windows.pixels_at(x, entry, y.shape[1:3])
         if place == 0:
-            xp.copyto(y, seen)
+            xp.copyto(y, pixels)
             xp.copyto(chosen, 0)
             continue
-        # `not (seen <= y)`: true for a NaN as well.
-        xp.less_equal(seen, y, out=larger)
+        # `not (pixels <= y)`: true for a NaN as well.
+        xp.less_equal(pixels, y, out=larger)
         xp.logical_not(larger, out=larger)
         xp.copyto(chosen, place, where=larger)
-        xp.maximum(y, seen, out=y)
+        xp.maximum(y, pixels, out=y)
 
 
 @accelerated
@@ -204,26 +200,18 @@ def max_pool_backward(
     xp: Any,
     dy: Array,
     chosen: Array,
-    kernel_rows: int,
-    kernel_columns: int,
-    stride_rows: int,
-    stride_columns: int,
-    padding_rows: int,
-    padding_columns: int,
-    dilation_rows: int,
-    dilation_columns: int,
+    numbers: Numbers,
     dx: Array,
     *,
     workspace: Workspace,
 ) -> None:
     """`dx_h,w = Σ dy_pq` over the windows that chose the pixel."""
-    sizes = kernel_rows, kernel_columns, stride_rows, stride_columns
-    windows = windows_of(*sizes, padding_rows, padding_columns, dilation_rows, dilation_columns)
+    windows = Windows.of(numbers)
     is_chosen = workspace.array(xp, "larger", dy.shape, bool)
     part = workspace.array(xp, "part", dy.shape, dy.dtype)
 
     def gradients() -> Iterator[Array]:
-        for place in range(kernel_rows * kernel_columns):
+        for place in range(math.prod(windows.kernel_size)):
             xp.equal(chosen, place, out=is_chosen)
             yield xp.multiply(dy, is_chosen, out=part)
 
@@ -234,48 +222,32 @@ def max_pool_backward(
 def average_pool(
     xp: Any,
     x: Array,
-    kernel_rows: int,
-    kernel_columns: int,
-    stride_rows: int,
-    stride_columns: int,
-    padding_rows: int,
-    padding_columns: int,
-    dilation_rows: int,
-    dilation_columns: int,
+    numbers: Numbers,
     y: Array,
     *,
     workspace: Workspace,
 ) -> None:
     """`y = 1/(kh·kw) Σ_ij x_ij` over the entries of each window; the border of `x` is 0."""
-    sizes = kernel_rows, kernel_columns, stride_rows, stride_columns
-    windows = windows_of(*sizes, padding_rows, padding_columns, dilation_rows, dilation_columns)
+    windows = Windows.of(numbers)
     x = windows.pad(xp, x, 0, workspace)
     xp.copyto(y, 0)
     for entry in windows.offsets():
-        xp.add(y, windows.seen(x, entry, y.shape[1:3]), out=y)
-    xp.multiply(y, 1 / (kernel_rows * kernel_columns), out=y)
+        xp.add(y, windows.pixels_at(x, entry, y.shape[1:3]), out=y)
+    xp.multiply(y, 1 / math.prod(windows.kernel_size), out=y)
 
 
 @accelerated
 def average_pool_backward(
     xp: Any,
     dy: Array,
-    kernel_rows: int,
-    kernel_columns: int,
-    stride_rows: int,
-    stride_columns: int,
-    padding_rows: int,
-    padding_columns: int,
-    dilation_rows: int,
-    dilation_columns: int,
+    numbers: Numbers,
     dx: Array,
     *,
     workspace: Workspace,
 ) -> None:
     """`dx_h,w = 1/(kh·kw) Σ dy_pq` over the windows that contain the pixel."""
-    sizes = kernel_rows, kernel_columns, stride_rows, stride_columns
-    windows = windows_of(*sizes, padding_rows, padding_columns, dilation_rows, dilation_columns)
+    windows = Windows.of(numbers)
     share = workspace.array(xp, "share", dy.shape, dy.dtype)
-    xp.multiply(dy, 1 / (kernel_rows * kernel_columns), out=share)
-    entries = repeat(share, kernel_rows * kernel_columns)
-    windows.sum_of_entries(xp, entries, dx, workspace)
+    count = math.prod(windows.kernel_size)
+    xp.multiply(dy, 1 / count, out=share)
+    windows.sum_of_entries(xp, repeat(share, count), dx, workspace)

@@ -14,10 +14,8 @@ Shape: TypeAlias = tuple[int, ...]
 def require_rows(layer: object, shape: Shape | None) -> None:
     """Raise `ShapeError` where the layer before gives images and `layer` takes rows of features."""
     if shape is not None and len(shape) != 1:
-        other = f"BatchNorm2d({shape[-1]}) normalises images, or "
         raise ShapeError(
-            f"{layer} takes rows of features and is given images {shape}: "
-            f"{other if type(layer).__name__ == 'BatchNorm' else ''}put Flatten() before it"
+            f"{layer} takes rows of features and is given images {shape}: put Flatten() before it"
         )
 
 

@@ -106,13 +106,16 @@ def shape_after(layer: Layer, position: int, shape: Shape | None) -> Shape | Non
         raise ShapeError(f"layer {position}: {error}") from None
 
 
-def shapes_of_chain(layers: list[Layer]) -> tuple[Shape, Shape]:
-    """The shapes of a sample before and after `layers`. Raises `ConfigError` and `ShapeError`."""
+def shapes_of_chain(layers: list[Layer]) -> list[Shape]:
+    """The shapes of a sample before `layers` and after each of them that lets them be known.
+
+    Raises `ConfigError` and `ShapeError`.
+    """
     if not layers:
         raise ConfigError("a network needs at least one layer: Sequential(784, 10) has one")
     require_distinct(layers, "the network")
     shape: Shape | None = None
-    entrance: Shape | None = None
+    shapes: list[Shape] = []
     for position, layer in enumerate(layers):
         after = shape_after(layer, position, shape)
         if shape is None:
@@ -121,11 +124,12 @@ def shapes_of_chain(layers: list[Layer]) -> tuple[Shape, Shape]:
             # For a composite layer, use its first sublayer that knows the number.
             known = (getattr(inside, "in_features", None) for inside in walk([layer]))
             features = next((number for number in known if number is not None), None)
-            entrance = after if features is None else (features,)
+            shapes.append(after if features is None else (features,))
         shape = after
-    if shape is None or entrance is None:
+        shapes += [] if shape is None else [shape]
+    if shape is None:
         raise ConfigError("no layer of the network says how many features it takes")
-    return entrance, shape
+    return shapes
 
 
 def _require_size(layer: Layer, position: int, after: Shape | None) -> None:

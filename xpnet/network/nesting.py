@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from xpnet.backend import Array
@@ -43,13 +44,11 @@ class NetworkAsLayer(FlatParameters):
             return first.image_shape
         return first.output_shape(None) if isinstance(first, Unflatten) else None
 
-    def _set_shapes(self, inputs: Shape, outputs: Shape) -> None:
-        self._out_shape = outputs
-        self.in_features, self.out_features = math.prod(inputs), math.prod(outputs)
-        shape, largest = inputs, 1
-        for layer in self._layers:
-            shape = layer.output_shape(shape) or shape
-            largest = max(largest, math.prod(shape))
+    def _set_shapes(self, shapes: Sequence[Shape]) -> None:
+        """`shapes`: of a sample before and after the layers, as `shapes_of_chain` gives them."""
+        self._out_shape = shapes[-1]
+        self.in_features, self.out_features = math.prod(shapes[0]), math.prod(shapes[-1])
+        largest = max(map(math.prod, shapes[1:]))
         self.prediction_rows = max(1, min(PREDICTION_ROWS, MOST_OUTPUTS // largest))
 
     def sublayers(self) -> dict[str, Layer]:

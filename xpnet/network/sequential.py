@@ -114,7 +114,7 @@ class Sequential(Predictions, NetworkAsLayer):
                 )
         self._store_in(Store.of(layers, state, self.backend, self.dtype, self.seed), layers)
         self._layers = tuple(layers)
-        self._set_shapes(*shapes)
+        self._set_shapes(shapes)
         own = weakref.ref(self)
         for layer, position in walk_positions(layers):
             layer.set_seed(self.seed, position)
@@ -231,7 +231,7 @@ class Sequential(Predictions, NetworkAsLayer):
         return self.forward(x)
 
     def forward(self, x: Any, *, training: bool = False) -> Array:
-        """Logits for `x`: `(N, in_features) -> (N, out_features)`.
+        """Logits for `x`: `(N, in_features) -> (N, out_features)`, or images for images.
 
         `x`: an array, rows of numbers, a DataFrame, pictures, or an array of another library such
         as a PyTorch tensor; see `inputs.as_samples`. Another dtype is converted.
@@ -345,7 +345,7 @@ class Sequential(Predictions, NetworkAsLayer):
         made = cls.__new__(cls)
         made._layers, made._own_store, made.seed = tuple(layers), None, 0
         made.metadata, made.prediction, made.target_shape = {}, None, None
-        made._set_shapes(*shapes_of_chain(layers))
+        made._set_shapes(shapes_of_chain(layers))
         return made
 
     def summary(self) -> str:

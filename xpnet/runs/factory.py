@@ -29,7 +29,7 @@ from xpnet.layers import (
 )
 from xpnet.layers.activations import ACTIVATIONS
 from xpnet.layers.base import Layer
-from xpnet.layers.shapes import Shape
+from xpnet.layers.short_notation import shapes_of_chain
 from xpnet.losses import SoftmaxCrossEntropy
 from xpnet.network import Sequential
 from xpnet.runs.initial_model import InitialModel
@@ -207,16 +207,12 @@ def _image_layers(
     return layers if brief[-1].kind == "global" else [*layers, Flatten()]
 
 
-def _features(layers: Sequence[Layer], config: TrainConfig) -> int:
+def _features(layers: list[Layer], config: TrainConfig) -> int:
     """The number of features that these layers give. Raises `ConfigError`."""
-    shape: Shape | None = None
-    for layer in layers:
-        try:
-            shape = layer.output_shape(shape)
-        except ShapeError as error:
-            raise ConfigError(f"conv: {','.join(config.conv)}: {error}") from None
-    assert shape is not None
-    return shape[0]
+    try:
+        return shapes_of_chain(layers)[-1][0]
+    except ShapeError as error:
+        raise ConfigError(f"conv: {','.join(config.conv)}: {error}") from None
 
 
 def build_schedule(config: TrainConfig, steps_per_epoch: int) -> schedules.Schedule:

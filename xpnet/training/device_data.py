@@ -14,8 +14,9 @@ from xpnet.data.dataset import Dataset, square_shape
 from xpnet.data.mapped import MappedRows, Samples, is_mapped
 from xpnet.data.normalisation import Normalisation
 from xpnet.errors import ConfigError, DataError
+from xpnet.layers.shapes import Shape
 from xpnet.training.augmentation import Augmentation
-from xpnet.utils.arguments import float_dtype, instance, picture_shape
+from xpnet.utils.arguments import float_dtype, instance, picture_shape, whole
 from xpnet.utils.exclusive import with_own_buffers
 from xpnet.utils.inputs import as_samples, as_targets, check_finite, named, require_numbers
 from xpnet.workspace import Workspace
@@ -25,13 +26,13 @@ class DeviceData:
     """A dataset on a device, kept in the dtype it came in (pixels stay uint8).
 
     `x`: `(N, features)`, or pictures `(N, height, width)` or `(N, height, width, channels)`, which
-    become rows in the order channels, height, width; `target`: `(N,)` labels (or any targets,
-    one row per sample); each an array, lists, a DataFrame or Series: see `xpnet.utils.inputs`,
-    which also lists what is not accepted. `backend`: a `Backend` or a device name, such as `"cpu"`;
-    `dtype`: of the batches, float32 or float64; `image_shape`: `(height, width)` where a row is a
-    picture, unless `x` says so or it is a square. `name`: of this part of the data, for messages. A
-    batch is gathered and normalised, `x · scale + shift`, in buffers that the next batch
-    overwrites.
+    become rows in the order channels, height, width; `target`: `(N,)` labels (or any targets, one
+    row per sample); each an array, lists, a DataFrame or Series: see `xpnet.utils.inputs`, which
+    also lists what is not accepted. `backend`: a `Backend` or a device name, such as `"cpu"`;
+    `dtype`: of the batches, float32 or float64; `image_shape`: `(height, width)`, or with channels
+    `(height, width, channels)`, where a row is a picture, unless `x` says so or it is a square.
+    `name`: of this part of the data, for messages. A batch is gathered and normalised, `x · scale +
+    shift`, in buffers that the next batch overwrites.
 
     On the CPU `x` is not copied if its rows are contiguous: of a memory map, only the rows of the
     current batch are read into memory, after one check of all values. Contiguous arrays of other
@@ -51,18 +52,15 @@ class DeviceData:
         backend: Backend | str,
         dtype: object,
         normalisation: Normalisation | None = None,
-        image_shape: tuple[int, int] | None = None,
+        image_shape: tuple[int, ...] | None = None,
         name: str = "",
     ) -> None:
         self._place(backend, dtype)
         backend, prefix = self.backend, f"{name} ".lstrip()
         target = as_targets(target, backend=backend, name=f"{prefix}y", dtype=self.dtype)
         target = _by_rows(target)
-        given, x = x, self._samples(x, f"{prefix}x")
-        found = _picture_in(given)
-        self.channels = found[2] if found else 1
-        if image_shape is None and found and self.channels == 1:
-            image_shape = found[:2]
+        image = _with_channels(image_shape)
+        given, x = x, self._samples(x, f"{prefix}x", image)
         if len(x) != len(target):
             raise DataError(
                 f"{prefix}x must be (N, features) or (N, height, width) with one target a row, "
@@ -84,8 +82,10 @@ class DeviceData:
             value if isinstance(value, float | int) else backend.asarray(value, dtype=self.dtype)
             for value in (how.scale, how.shift)
         )
-        self.image_shape = square_shape(x.shape[1])
-        if image_shape is not None:
+        found = image or _picture_in(given)
+        self.image_shape = found[:2] if found else square_shape(x.shape[1])
+        self.channels = found[2] if found else 1
+        if image_shape is not None and image is None:
             self.image_shape = picture_shape("image_shape", image_shape)
         self.rows: Array | None = None
         if not isinstance(x, MappedRows):
@@ -106,12 +106,13 @@ class DeviceData:
         self.backend = instance("backend", place, Backend, "a Backend or a device such as 'cpu'")
         self.dtype = self.backend.xp.dtype(float_dtype("dtype", dtype))
 
-    def _samples(self, x: Any, name: str) -> Samples:
-        """`x`, checked: in memory, or in its file."""
+    def _samples(self, x: Any, name: str, image: Shape | None) -> Samples:
+        """`x`, checked: in memory, or in its file; `image`: `(H, W, C)` that it has to have."""
         if isinstance(x, MappedRows):
             return x  # a reader's, which has looked at all of it
         if not is_mapped(x):
-            return _by_rows(as_samples(x, backend=self.backend, name=name, dtype=self.dtype))
+            how = {"backend": self.backend, "name": name, "dtype": self.dtype, "image": image}
+            return _by_rows(as_samples(x, **how))
         rows = MappedRows(x)
         require_numbers(rows.dtype, name)
         for where, block in rows.blocks():
@@ -177,9 +178,7 @@ class DeviceData:
         """All samples as one batch; not copied if there is no normalisation."""
         return self._normalised(self._in_order(slice(0, len(self))), "x"), self.target
 
-    def begin(
-        self, augmentation: Augmentation, seed: int, image: tuple[int, ...] | None = None
-    ) -> None:
+    def begin(self, augmentation: Augmentation, seed: int, image: Shape | None = None) -> None:
         """Initialise `augmentation`. Raises `ConfigError` if rows are not pictures of one channel.
 
         `image`: `(height, width, channels)` as the network takes it, None where it takes rows.
@@ -255,6 +254,14 @@ def scale_rows(xp: Any, rows: Array, scale: Any, shift: Any, x: Array) -> None:
     xp.multiply(rows, scale, out=x, dtype=x.dtype, casting="same_kind")
     if shift is not None:
         xp.add(x, shift, out=x)
+
+
+def _with_channels(image_shape: Shape | None) -> tuple[int, int, int] | None:
+    """`image_shape`, if it says the number of channels. Raises `ConfigError`."""
+    if not isinstance(image_shape, tuple | list) or len(image_shape) != 3:
+        return None
+    size = picture_shape("image_shape", image_shape[:2])
+    return (*size, whole("channels of image_shape", image_shape[2]))
 
 
 def _picture_in(x: Any) -> tuple[int, int, int] | None:

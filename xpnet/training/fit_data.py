@@ -11,7 +11,6 @@ from xpnet.errors import ConfigError, DataError, DeviceMismatch, ShapeError, sho
 from xpnet.losses import Loss, MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
 from xpnet.network import Sequential
 from xpnet.training.device_data import DeviceData
-from xpnet.utils.channels import require_channels_last
 
 Part: TypeAlias = DeviceData | Dataset | tuple[Any, Any]
 """Samples with their targets, as `fit()` and `evaluate()` take them."""
@@ -39,10 +38,8 @@ def on_device(network: Sequential, data: Part, name: str) -> DeviceData:
         held = DeviceData.of(data, as_it_is, backend=backend, dtype=network.dtype)
     else:
         x, target = _pair(data, name)
-        shape = tuple(getattr(x, "shape", ()))
-        if network.image_shape is not None and len(shape) in (3, 4):
-            require_channels_last(shape, network.image_shape, f"{name} x")
-        held = DeviceData(x, target, backend=backend, dtype=network.dtype, name=name)
+        how: dict[str, Any] = {"backend": backend, "dtype": network.dtype, "name": name}
+        held = DeviceData(x, target, image_shape=network.image_shape, **how)
     if held.x.shape[1] != network.in_features:
         raise DataError(
             f"{name} has {held.x.shape[1]} features a sample, the network takes "

@@ -182,8 +182,7 @@ def require_rows(network: Sequential, count: int, size: int) -> None:
     """Raise `ConfigError` where `count` samples in batches of `size` leave BatchNorm one row."""
     # A single image already has many values, its pixels.
     has_norm = any(
-        isinstance(x, BatchNorm) and x.trainable and getattr(x, "needs_two", True)
-        for x in walk(network.layers)
+        isinstance(x, BatchNorm) and x.trainable and x.needs_two for x in walk(network.layers)
     )
     if not has_norm or (size > 1 and count % size != 1):
         return
