@@ -6,22 +6,28 @@ lower floor is the launch of an empty graph.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
 import numpy
 
 from bench.peer import Peer, Unsupported
-from bench.workloads import Workload
+from bench.workloads import ImageLayer, Workload
 from xpnet.accel.cuda_graph import Graphs
 from xpnet.accel.recording import record
-from xpnet.backend import Backend, array_module
+from xpnet.backend import Backend, HostArray, array_module
+from xpnet.layers.convolution import COLUMNS
 
 
 class Floor(Peer):
     """`x W`, `xᵀ dz` and, but for the first layer, `dz Wᵀ`, for a batch in one piece."""
 
-    about = "matmul(out=) of float32, weights (in, out) row-major; no dx for the first layer"
+    about = (
+        "matmul(out=) of float32, weights (in, out) row-major; no dx for the first layer; "
+        "convolutions as products with windows that are gathered already"
+    )
+    takes_images = True
     gated = False
 
     def __init__(self, workload: Workload, device: str) -> None:
@@ -34,8 +40,12 @@ class Floor(Peer):
         def rows(shape: tuple[int, int]) -> Any:
             return self.backend.asarray(draw.standard_normal(shape, dtype=numpy.float32))
 
-        backward = []
-        for place, (weight, _) in enumerate(workload.weights()):
+        backward: list[list[tuple[Any, Any, Any]]] = []
+        for image, (kernel, _) in zip(_convolutions(workload), workload.kernels(), strict=True):
+            forward, gradients = self._of_convolution(image, kernel, is_first=not backward)
+            self.products += forward
+            backward.append(gradients)
+        for weight, _ in workload.weights():
             count, (fan_in, fan_out) = workload.batch, weight.shape
             w = self.backend.asarray(weight)
             x = rows((count, fan_in))
@@ -44,7 +54,7 @@ class Floor(Peer):
                 continue
             dz = rows((count, fan_out))
             products = [(x.T, dz, xp.empty((fan_in, fan_out), "float32"))]
-            if place:
+            if backward:
                 products.append((dz, w.T, xp.empty((count, fan_in), "float32")))
             backward.append(products)
         for products in reversed(backward):
@@ -54,6 +64,37 @@ class Floor(Peer):
             self.call = Graphs(xp).of(record(xp, self.step))
             for _ in range(2):  # warm-up, capture
                 self.call()
+
+    def _of_convolution(
+        self, image: ImageLayer, kernel: HostArray, is_first: bool
+    ) -> tuple[list[Any], list[Any]]:
+        """The products of a convolution on gathered windows, forward and backward.
+
+        On the CPU in blocks of samples, as in xpnet: their windows are at most `COLUMNS` numbers.
+        """
+        xp, count = self.backend.xp, self.workload.batch
+        fan_in, fan_out = math.prod(kernel.shape[:3]), kernel.shape[3]
+        places = math.prod(image.output[:2])
+        samples = max(1, min(count, COLUMNS // (places * fan_in)))
+        if self.device != "cpu":
+            samples = count
+        draw = numpy.random.default_rng(3)
+
+        def drawn(shape: tuple[int, int]) -> Any:
+            return self.backend.asarray(draw.standard_normal(shape, dtype=numpy.float32))
+
+        w = self.backend.asarray(kernel.reshape(fan_in, fan_out))
+        windows, dw = drawn((samples * places, fan_in)), xp.empty((fan_in, fan_out), "float32")
+        y, dz = xp.empty((count * places, fan_out), "float32"), drawn((count * places, fan_out))
+        forward, backward = [], []
+        for start in range(0, count * places, samples * places):
+            rows = slice(start, start + samples * places)
+            block = windows[: len(y[rows])]
+            forward.append((block, w, y[rows]))
+            backward.append((block.T, dz[rows], dw))
+            if not is_first:
+                backward.append((dz[rows], w.T, block))
+        return forward, backward
 
     def step(self) -> None:
         """All products of one step."""
@@ -71,6 +112,10 @@ class Floor(Peer):
                 run()
             self.backend.synchronize()
         return (time.perf_counter() - began) / steps
+
+
+def _convolutions(workload: Workload) -> list[ImageLayer]:
+    return [image for image in workload.images if image.layer.kind == "conv"]
 
 
 class Launch(Floor):

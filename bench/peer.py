@@ -19,11 +19,13 @@ class Peer:
     """A workload, ready to run: data in memory, weights set.
 
     A subclass trains (`losses`, `epoch`) and predicts (`predict`) with the same code for the
-    gate and for the clock. `about` says in a line how the library is set up.
+    gate and for the clock. `about` says in a line how the library is set up; `takes_images`: it has
+    convolutions.
     """
 
     about: ClassVar[str] = ""
     gated: ClassVar[bool] = True
+    takes_images: ClassVar[bool] = False
 
     @classmethod
     def adapt(cls, workload: Workload) -> tuple[Workload, str]:

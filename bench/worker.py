@@ -35,10 +35,13 @@ class Server:
         """Set up a workload; returns the workload as the library runs it, and a note."""
         from dataclasses import asdict
 
+        from bench.peer import Unsupported
         from bench.workloads import Workload
 
         self.peer: Any = None
         kind = self.competitor.load()
+        if workload["conv"] and not kind.takes_images:
+            raise Unsupported("it has no convolution")
         adapted, note = kind.adapt(Workload.of(workload))
         self.peer = kind(adapted, self.device)
         about = {"about": kind.about, "gated": kind.gated, "versions": self._versions()}

@@ -1,7 +1,8 @@
-"""Six workloads as data, and the samples and weights that all competitors share."""
+"""The workloads as data, and the samples and weights that all competitors share."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import numpy
 
 from xpnet.backend import HostArray
+from xpnet.utils.image_layers import BriefLayer, image_layers
 
 CLASSES = 10
+SIDE = 28
 GATE_STEPS = 6
 """Steps that every competitor trains before it is timed, to compare its losses."""
 NEVER = 1e-12
@@ -25,7 +28,10 @@ that alone changes losses by 1e-3 within a few steps. With this value both agree
 class Workload:
     """A network, how it is trained or predicts, and the steps of one timed repeat.
 
-    `sizes`: units of each layer, input first; `activations`: one for each hidden layer.
+    `sizes`: units of each layer, input first; `activations`: one for each hidden layer. `conv`:
+    layers before the first dense one, in brief (see `xpnet.utils.image_layers`), for which an input
+    row is an image of `SIDE` x `SIDE` pixels; each convolution has ReLU, after a pooling that
+    follows.
     `batch`: samples per step, of `rows` in memory; where they are equal, a full batch without
     selection. `optimizer`: `sgd`, `momentum` (0.9), `adam`, or `none` for prediction, where a step
     is one call for `batch` rows. A repeat is `passes` times `rows / batch` steps.
@@ -40,6 +46,7 @@ class Workload:
     rate: float = 0.0
     dropout: float = 0.0
     passes: int = 1
+    conv: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Workload:
@@ -59,7 +66,7 @@ class Workload:
     @property
     def title(self) -> str:
         """`784-128-10 relu, batch 64, sgd`."""
-        net = "-".join(map(str, self.sizes))
+        net = "-".join([str(self.sizes[0]), *self.conv, *map(str, self.sizes[1:])])
         how = "/".join(dict.fromkeys(self.activations))
         drop = f", dropout {self.dropout:g}" if self.dropout else ""
         if self.predicts:
@@ -81,26 +88,94 @@ class Workload:
         scores = x @ teacher
         return x, (scores - scores.mean(axis=0)).argmax(axis=1)
 
+    @property
+    def images(self) -> list[ImageLayer]:
+        """The layers of `conv` with the shapes of their inputs and outputs."""
+        found: list[ImageLayer] = []
+        shape, layers = (SIDE, SIDE, 1), image_layers(self.conv or ("none",))
+        for layer, following in zip(layers, [*layers[1:], None], strict=False):
+            has_pool = following is not None and following.kind == "pool"
+            was_convolution = bool(found) and found[-1].layer.kind == "conv"
+            is_pool = layer.kind == "pool"
+            # After a pooling ReLU gives the same values, and has fewer to compute.
+            relu = was_convolution if is_pool else not has_pool
+            found.append(ImageLayer(layer, shape, relu))
+            shape = found[-1].output
+        return found
+
+    @property
+    def dense_sizes(self) -> tuple[int, ...]:
+        """Units of the dense layers, the number of their inputs first."""
+        images = self.images
+        first = math.prod(images[-1].output) if images else self.sizes[0]
+        return (first, *self.sizes[1:])
+
     def weights(self) -> list[tuple[HostArray, HostArray]]:
-        """Initial `(W (in, out), b (out,))` of each layer, float32: He's normal, zeros."""
+        """Initial `(W (in, out), b (out,))` of each dense layer, float32: He's normal, zeros.
+
+        After convolutions the inputs of the first are in the order channels, height, width.
+        """
         draw = numpy.random.default_rng(2)
-        return [
-            (
-                (draw.standard_normal((a, b)) * numpy.sqrt(2 / a)).astype(numpy.float32),
-                numpy.zeros(b, numpy.float32),
-            )
-            for a, b in pairwise(self.sizes)
-        ]
+        return [_drawn(draw, (a, b)) for a, b in pairwise(self.dense_sizes)]
+
+    def kernels(self) -> list[tuple[HostArray, HostArray]]:
+        """Initial `(W (kernel, kernel, in, out), b (out,))` of each convolution, as `weights`."""
+        draw = numpy.random.default_rng(4)
+        return [_drawn(draw, image.kernel) for image in self.images if image.layer.kind == "conv"]
+
+    def channels_last_weights(self) -> list[tuple[HostArray, HostArray]]:
+        """As `weights`, for libraries whose images end in the order height, width, channels."""
+        (first, bias), *others = self.weights()
+        height, width, channels = self.images[-1].output
+        rows = first.reshape(channels, height, width, -1).transpose(1, 2, 0, 3)
+        return [(rows.reshape(first.shape), bias), *others]
 
     def gate_rows(self) -> HostArray:
         """The rows of each step of the gate, `(GATE_STEPS, batch)`."""
         return numpy.arange(GATE_STEPS * self.batch).reshape(GATE_STEPS, -1) % self.rows
 
 
+@dataclass(frozen=True)
+class ImageLayer:
+    """A convolution or a max pooling.
+
+    `input`: the shape `(height, width, channels)` of its inputs; `relu`: whether ReLU comes next.
+    """
+
+    layer: BriefLayer
+    input: tuple[int, int, int]
+    relu: bool
+
+    @property
+    def output(self) -> tuple[int, int, int]:
+        """The shape of its outputs."""
+        layer, (height, width, channels) = self.layer, self.input
+        size, step, both = layer.kernel_size, layer.stride, 2 * layer.padding
+        return (
+            (height + both - size) // step + 1,
+            (width + both - size) // step + 1,
+            layer.channels or channels,
+        )
+
+    @property
+    def kernel(self) -> tuple[int, int, int, int]:
+        """The shape of the weights of a convolution."""
+        size = self.layer.kernel_size
+        return (size, size, self.input[2], self.layer.channels)
+
+
+def _drawn(draw: Any, shape: tuple[int, ...]) -> tuple[HostArray, HostArray]:
+    scale = numpy.sqrt(2 / math.prod(shape[:-1]))
+    weight = (draw.standard_normal(shape) * scale).astype(numpy.float32)
+    return weight, numpy.zeros(shape[-1], numpy.float32)
+
+
 def _plural(noun: str, count: int) -> str:
     return noun if count == 1 else f"{noun}s"
 
 
+_LENET = ("16k5", "pool", "32k5", "pool")
+_VGG = ("32k3p1", "32k3p1", "pool", "64k3p1", "64k3p1", "pool")
 _DIGITS = (784, 128, 64, 10)
 WORKLOADS = [
     Workload("W1", (784, 10, 10), ("relu",), 41_000, 41_000, "sgd", 0.1, passes=20),
@@ -113,6 +188,8 @@ WORKLOADS = [
     ),
     Workload("W6-many", (784, 128, 10), ("relu",), 10_000, 10_000, passes=5),
     Workload("W6-one", (784, 128, 10), ("relu",), 1, 1_000, passes=2),
+    Workload("W7", (784, 128, 10), ("relu",), 64, 2_560, "adam", 1e-3, conv=_LENET),
+    Workload("W8", (784, 128, 10), ("relu",), 64, 512, "adam", 1e-3, conv=_VGG),
 ]
 
 

@@ -53,6 +53,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_compared] = defaultdict(set)
+    config.pluginmanager.register(_Comparisons(config.stash[_compared]))
     config.addinivalue_line("markers", "without_kernels: of `backend`, leave `numba` out")
     if config.getoption("--device") == "cuda":
         if os.environ.get("CUPY_TF32", "0") != "0":
@@ -62,6 +63,27 @@ def pytest_configure(config: pytest.Config) -> None:
         except BackendUnavailable as error:
             raise pytest.UsageError(str(error)) from error
         missing.begin()
+
+
+class _Comparisons:
+    """Collects what tests have compared from their reports."""
+
+    def __init__(self, found: dict[str, set[str]]) -> None:
+        self.found = found
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        for kind, value in report.user_properties:
+            if kind == "compared":
+                name, where = value
+                self.found[name].add(where)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`-n` gives all tests of a file to one process: they share arrays and compiled kernels."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -168,7 +190,8 @@ def compared(request: pytest.FixtureRequest) -> Callable[[str], None]:
         where = _parameters(item).get("backend") or ("double" in item.fixturenames and "double")
         if not where:
             raise TypeError("compared() is for tests of the fixture `backend` or `double`")
-        stash[_compared][name].add(where)
+        # With `-n` the test runs in another process; its report has these properties too.
+        item.user_properties.append(("compared", (name, where)))
 
     return record
 

@@ -56,6 +56,14 @@ COMPETITORS = [
         _BOTH,
     ),
     Competitor(
+        "torch-channels-last",
+        "PyTorch eager, fused, channels_last",
+        "peers.torch_eager",
+        "ChannelsLast",
+        ("torch",),
+        _BOTH,
+    ),
+    Competitor(
         "torch-compiled", "torch.compile", "peers.torch_compiled", "Compiled", ("torch",), ("cpu",)
     ),
     Competitor(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy
 
 from bench.peer import Peer, Unsupported
-from bench.workloads import EPSILON, Workload
+from bench.workloads import EPSILON, SIDE, Workload
 from xpnet.backend import HostArray
 
 ACTIVATIONS: dict[str, Any] = {"relu": jax.nn.relu, "tanh": jnp.tanh}
@@ -18,6 +18,9 @@ ACTIVATIONS: dict[str, Any] = {"relu": jax.nn.relu, "tanh": jnp.tanh}
 
 def forward(workload: Workload, parameters: Any, x: Any, key: Any) -> Any:
     """Logits; with a `key`, dropout after every hidden layer."""
+    kernels, parameters = parameters
+    if kernels:
+        x = image_features(workload, kernels, x)
     for (weight, bias), name in zip(parameters[:-1], workload.activations, strict=True):
         x = ACTIVATIONS[name](x @ weight + bias)
         if key is not None:
@@ -26,6 +29,26 @@ def forward(workload: Workload, parameters: Any, x: Any, key: Any) -> Any:
             x = jnp.where(jax.random.bernoulli(now, keep, x.shape), x / keep, 0)
     weight, bias = parameters[-1]
     return x @ weight + bias
+
+
+def image_features(workload: Workload, kernels: Any, x: Any) -> Any:
+    """The features that convolutions and poolings make of rows of pixels."""
+    x = x.reshape(-1, SIDE, SIDE, 1)
+    given, images = iter(kernels), workload.images
+    for image in images:
+        layer = image.layer
+        if layer.kind == "conv":
+            kernel, bias = next(given)
+            steps, border = (layer.stride,) * 2, ((layer.padding,) * 2,) * 2
+            names = "NHWC", "HWIO", "NHWC"
+            how = {"dimension_numbers": names}
+            x = jax.lax.conv_general_dilated(x, kernel, steps, border, **how) + bias
+        else:
+            size, step = (1, *(layer.kernel_size,) * 2, 1), (1, *(layer.stride,) * 2, 1)
+            x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, size, step, "VALID")
+        if image.relu:
+            x = jax.nn.relu(x)
+    return x.reshape(len(x), -1)
 
 
 def update(workload: Workload, parameters: Any, moments: Any, gradients: Any, t: Any) -> Any:
@@ -68,6 +91,7 @@ class Jit(Peer):
     """A compiled step with donated buffers, called from Python for each batch."""
 
     about = "jit, donated buffers, gather inside; threads by CPU affinity"
+    takes_images = True
 
     def __init__(self, workload: Workload, device: str) -> None:
         super().__init__(workload, device)
@@ -97,8 +121,12 @@ class Jit(Peer):
 
     def reset(self) -> None:
         """Initial weights, moments, counter, sums and key."""
-        given = self.workload.weights()
-        parameters = [(jnp.asarray(weight), jnp.asarray(bias)) for weight, bias in given]
+        workload = self.workload
+        dense = workload.channels_last_weights() if workload.conv else workload.weights()
+        parameters = tuple(
+            [(jnp.asarray(weight), jnp.asarray(bias)) for weight, bias in given]
+            for given in (workload.kernels(), dense)
+        )
 
         def zeros() -> Any:
             return jax.tree.map(jnp.zeros_like, parameters)

@@ -11,8 +11,8 @@ os.environ["KERAS_BACKEND"] = "jax"
 import keras
 import numpy
 
-from bench.peer import Peer
-from bench.workloads import EPSILON, Workload
+from bench.peer import Peer, Unsupported
+from bench.workloads import EPSILON, SIDE, Workload
 from xpnet.backend import HostArray
 
 
@@ -33,11 +33,13 @@ class Keras(Peer):
     """A compiled model, NumPy data, its own loss and accuracy."""
 
     about = "fit() on NumPy arrays, jit_compile, accuracy counted; JAX backend"
+    takes_images = True
 
     def __init__(self, workload: Workload, device: str) -> None:
         super().__init__(workload, device)
         keras.utils.clear_session()
         layers: list[Any] = [keras.layers.Input((workload.sizes[0],))]
+        layers += self._image_layers()
         for place, size in enumerate(workload.sizes[1:-1]):
             layers.append(keras.layers.Dense(size, activation=workload.activations[place]))
             if workload.dropout:
@@ -53,6 +55,23 @@ class Keras(Peer):
         self.reset()
         self.x, self.labels = workload.data()
 
+    def _image_layers(self) -> list[Any]:
+        images = self.workload.images
+        layers: list[Any] = [keras.layers.Reshape((SIDE, SIDE, 1))] if images else []
+        for image in images:
+            layer = image.layer
+            if layer.kind == "conv":
+                if layer.padding not in (0, layer.kernel_size // 2):
+                    raise Unsupported("its padding is none or that of equal sizes")
+                padding = "same" if layer.padding else "valid"
+                how = {"strides": layer.stride, "padding": padding}
+                layers.append(keras.layers.Conv2D(layer.channels, layer.kernel_size, **how))
+            else:
+                layers.append(keras.layers.MaxPooling2D(layer.kernel_size, layer.stride))
+            if image.relu:
+                layers.append(keras.layers.ReLU())
+        return [*layers, keras.layers.Flatten()] if images else []
+
     def _optimizer(self) -> Any:
         if self.workload.optimizer == "adam":
             return keras.optimizers.Adam(self.workload.rate, epsilon=EPSILON)
@@ -61,7 +80,10 @@ class Keras(Peer):
 
     def reset(self) -> None:
         """The initial weights (the optimizer keeps its moments)."""
-        self.model.set_weights([array for pair in self.workload.weights() for array in pair])
+        workload = self.workload
+        dense = workload.channels_last_weights() if workload.conv else workload.weights()
+        pairs = [*workload.kernels(), *dense]
+        self.model.set_weights([array for pair in pairs for array in pair])
 
     def losses(self, rows: HostArray) -> list[float]:
         """The gate: a call a batch."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from bench.peer import Peer, Unsupported
-from bench.workloads import EPSILON, Workload
+from bench.workloads import EPSILON, SIDE, Workload
 from xpnet.backend import HostArray
 
 ACTIVATIONS: dict[str, Any] = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}
@@ -18,20 +18,25 @@ class Eager(Peer):
 
     about = "plain optimizer, index_select batches, no DataLoader"
     options: ClassVar[dict[str, Any]] = {}
+    takes_images = True
+    memory_format = torch.contiguous_format
 
     def __init__(self, workload: Workload, device: str) -> None:
         super().__init__(workload, device)
         if ":" in device:
             torch.cuda.set_device(device)
-        layers: list[Any] = []
+        layers = self._image_layers()
         for (weight, _), name in zip(workload.weights(), (*workload.activations, ""), strict=True):
             layers.append(torch.nn.Linear(*weight.shape))
             if name:
                 layers.append(ACTIVATIONS[name]())
                 if workload.dropout:
                     layers.append(torch.nn.Dropout(workload.dropout))
-        self.network = torch.nn.Sequential(*layers).to(device)
-        self.linear = [layer for layer in layers if isinstance(layer, torch.nn.Linear)]
+        self.network = torch.nn.Sequential(*layers).to(device, memory_format=self.memory_format)
+        kinds = torch.nn.Conv2d, torch.nn.Linear
+        self.convolutions, self.linear = (
+            [layer for layer in layers if isinstance(layer, kind)] for kind in kinds
+        )
         self.reset()
         if workload.predicts:
             self.network.eval()
@@ -41,9 +46,30 @@ class Eager(Peer):
         self.total = torch.zeros((), dtype=torch.float64, device=device)
         self.hits = torch.zeros((), dtype=torch.int64, device=device)
 
+    def _image_layers(self) -> list[Any]:
+        images = self.workload.images
+        if not images:
+            return []
+        layers: list[Any] = [_Images(self.memory_format)]
+        for image in images:
+            layer = image.layer
+            if layer.kind == "conv":
+                sizes = image.input[2], layer.channels, layer.kernel_size, layer.stride
+                layers.append(torch.nn.Conv2d(*sizes, layer.padding))
+            else:
+                layers.append(torch.nn.MaxPool2d(layer.kernel_size, layer.stride))
+            if image.relu:
+                layers.append(torch.nn.ReLU())
+        return [*layers, torch.nn.Flatten()]
+
     def reset(self) -> None:
         """The initial weights and a new optimizer."""
         with torch.no_grad():
+            for layer, (kernel, bias) in zip(
+                self.convolutions, self.workload.kernels(), strict=True
+            ):
+                layer.weight.copy_(torch.from_numpy(kernel.transpose(3, 2, 0, 1)))
+                layer.bias.copy_(torch.from_numpy(bias))
             for layer, (weight, bias) in zip(self.linear, self.workload.weights(), strict=True):
                 layer.weight.copy_(torch.from_numpy(weight.T))
                 layer.bias.copy_(torch.from_numpy(bias))
@@ -110,6 +136,18 @@ class Eager(Peer):
             torch.cuda.synchronize()
 
 
+class _Images(torch.nn.Module):
+    """Rows of pixels as images `(N, 1, SIDE, SIDE)`, in a memory format."""
+
+    def __init__(self, memory_format: Any) -> None:
+        super().__init__()
+        self.memory_format = memory_format
+
+    def forward(self, x: Any) -> Any:
+        """`(N, pixels) -> (N, 1, SIDE, SIDE)`."""
+        return x.view(-1, 1, SIDE, SIDE).contiguous(memory_format=self.memory_format)
+
+
 class Fused(Eager):
     """With the optimizers' fused kernels."""
 
@@ -120,6 +158,20 @@ class Fused(Eager):
     def adapt(cls, workload: Workload) -> tuple[Workload, str]:
         """Prediction has no optimizer."""
         _need_training(workload)
+        return workload, ""
+
+
+class ChannelsLast(Fused):
+    """With the memory format that PyTorch recommends for convolutions on a CPU."""
+
+    about = "fused=True, memory_format=torch.channels_last, index_select batches"
+    memory_format = torch.channels_last
+
+    @classmethod
+    def adapt(cls, workload: Workload) -> tuple[Workload, str]:
+        """Only images have channels."""
+        if not workload.conv:
+            raise Unsupported("there are no images")
         return workload, ""
 
 

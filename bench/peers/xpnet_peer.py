@@ -8,8 +8,23 @@ from typing import Any, ClassVar
 import numpy
 
 from bench.peer import Peer
-from bench.workloads import EPSILON, Workload
-from xpnet import SGD, Adam, DeviceData, Dropout, Linear, ReLU, Sequential, Tanh, fit, random
+from bench.workloads import EPSILON, SIDE, Workload
+from xpnet import (
+    SGD,
+    Adam,
+    Conv2d,
+    DeviceData,
+    Dropout,
+    Flatten,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Sequential,
+    Tanh,
+    Unflatten,
+    fit,
+    random,
+)
 from xpnet.accel import dispatch
 from xpnet.backend import HostArray, context
 from xpnet.training.callbacks import Callback, TrainingState
@@ -43,11 +58,12 @@ class Xpnet(Peer):
 
     about = "fit(): whole epochs, one record each; on a CPU without compiled kernels"
     fast: ClassVar[bool] = False
+    takes_images = True
 
     def __init__(self, workload: Workload, device: str) -> None:
         super().__init__(workload, device)
         context.change(kernels_enabled=self.fast or device != "cpu")
-        layers: list[Any] = []
+        layers = self._image_layers()
         for (weight, _), name in zip(workload.weights(), (*workload.activations, ""), strict=True):
             layers.append(Linear(*weight.shape))
             if name:
@@ -60,13 +76,29 @@ class Xpnet(Peer):
             self.x, self.labels = workload.data()
             self.data = self._on_device(self.x, self.labels)
 
+    def _image_layers(self) -> list[Any]:
+        images = self.workload.images
+        layers: list[Any] = [Unflatten((SIDE, SIDE))] if images else []
+        for image in images:
+            layer = image.layer
+            if layer.kind == "conv":
+                sizes = layer.channels, layer.kernel_size, layer.stride, layer.padding
+                layers.append(Conv2d(*sizes))
+            else:
+                layers.append(MaxPool2d(layer.kernel_size, layer.stride))
+            if image.relu:
+                layers.append(ReLU())
+        return [*layers, Flatten()] if images else []
+
     def _on_device(self, x: HostArray, labels: HostArray) -> DeviceData:
         return DeviceData(x, labels, backend=self.network.backend, dtype=self.network.dtype)
 
     def reset(self) -> None:
         """The initial weights, and an optimizer without state."""
         values = self.network.parameters()
-        given = [array for weight, bias in self.workload.weights() for array in (weight.T, bias)]
+        pairs = [(kernel.transpose(3, 2, 0, 1), bias) for kernel, bias in self.workload.kernels()]
+        pairs += [(weight.T, bias) for weight, bias in self.workload.weights()]
+        given = [array for pair in pairs for array in pair]
         for view, array in zip(values.values(), given, strict=True):
             view[...] = self.network.backend.asarray(numpy.ascontiguousarray(array))
         momentum = 0.9 if self.workload.optimizer == "momentum" else 0.0

@@ -40,6 +40,13 @@ def samples(rows: int = 50, features: int = FEATURES) -> tuple[np.ndarray, np.nd
     return x, (x[:, :CLASSES].argmax(axis=1)).astype(np.int64)
 
 
+def _id(value: object) -> str:
+    """The same in every process: `str` of a function names its address."""
+    if isinstance(value, dict):
+        return "-".join(f"{key}={_id(item)}" for key, item in value.items())
+    return getattr(value, "__name__", str(value))
+
+
 def plain() -> list[Layer]:
     return [xn.Linear(FEATURES, 7), xn.ReLU(), xn.Linear(7, CLASSES)]
 
@@ -196,7 +203,7 @@ def test_losses(case: Any, same: Any) -> None:
         ({"optimizer": lambda: xn.Adam(WarmUp(Cosine(0.05, 9), 4))}, 2, 16),
         ({"loss": lambda: SoftmaxCrossEntropy(0.1)}, 2, 16),
     ],
-    ids=str,
+    ids=_id,
 )
 def test_batches_and_records(options: dict[str, Any], recorded: int, steps: int, same: Any) -> None:
     ran = same(**options)
@@ -258,7 +265,7 @@ def test_batches_in_blocks(
         {"elastic": 4.0, "probability": 0.5},
         {"shift": 0.0},
     ],
-    ids=str,
+    ids=_id,
 )
 def test_augmentation(strengths: dict[str, float], batch_size: int | None, same: Any) -> None:
     ran = same(everything, augmentation=strengths, batch_size=batch_size)
@@ -744,7 +751,7 @@ class Momentum(xn.SGD):
         {"optimizer": Momentum},
         {"data_dtype": "float64"},
     ],
-    ids=str,
+    ids=_id,
 )
 def test_what_cannot_be_trusted_runs_as_written(options: dict[str, Any], same: Any) -> None:
     ran = same(**options)

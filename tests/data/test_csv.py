@@ -49,7 +49,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("train.csv", KAGGLE.replace("\n", "\n\n").encode()),
         ("train.csv", KAGGLE.rstrip("\n").encode()),
         ("train.csv", KAGGLE.replace("label", '"Label"').encode()),
-        ("train.csv.gz", gzip.compress(KAGGLE.encode())),
+        ("train.csv.gz", gzip.compress(KAGGLE.encode(), mtime=0)),
         ("train.csv.zip", zipped({"train.csv": KAGGLE})),
         ("train.csv", zipped({"train.csv": KAGGLE})),
         ("train.csv.zip", zipped({"train.csv": KAGGLE, "__MACOSX/._train.csv": "x"})),
@@ -242,7 +242,11 @@ def test_a_label_beyond_the_classes_is_refused(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.csv.gz", b"label,pixel0\n", "damaged and cannot be decompressed"),
-        ("a.csv.gz", gzip.compress(KAGGLE.encode())[:-9], "damaged and cannot be decompressed"),
+        (
+            "a.csv.gz",
+            gzip.compress(KAGGLE.encode(), mtime=0)[:-9],
+            "damaged and cannot be decompressed",
+        ),
         ("a.csv.zip", b"label,pixel0\n", "ZIP archive that cannot be read"),
         ("a.csv.zip", zipped({"a.csv": KAGGLE})[:-9], "ZIP archive that cannot be read"),
         (
@@ -252,7 +256,7 @@ def test_a_label_beyond_the_classes_is_refused(tmp_path: Path) -> None:
         ),
         ("a.csv.zip", zipped({}), "holds 0 files"),
         ("a.csv.gz", b"", "is empty"),
-        ("a.csv.gz", gzip.compress(b""), "is empty"),
+        ("a.csv.gz", gzip.compress(b"", mtime=0), "is empty"),
         ("a.csv", None, "there is no such file"),
     ],
 )
@@ -268,7 +272,7 @@ def test_a_file_that_cannot_be_unpacked_is_told(
 
 def test_a_source_is_hashed_by_its_decompressed_bytes(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(KAGGLE)
-    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(KAGGLE.encode()))
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(KAGGLE.encode(), mtime=0))
     plain, packed = read_csv_source(tmp_path / "a.csv"), read_csv_source(tmp_path / "b.csv.gz")
     assert plain.sha256 == packed.sha256 == hashlib.sha256(KAGGLE.encode()).hexdigest()
     assert (plain.name, packed.name, plain.test) == ("a.csv", "b.csv.gz", None)

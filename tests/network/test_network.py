@@ -349,7 +349,19 @@ def test_summary_counts_parameters() -> None:
     assert "Linear(784, 128)" in text
     assert "100,480" in text
     assert "Dropout(0.25)" in text
-    assert text.splitlines()[-1].split()[-1] == "101,770"
+    assert text.splitlines()[-1].split()[-2:] == ["101,770", "101,632"]
+
+
+def test_summary_counts_multiply_adds() -> None:
+    inside = xn.Residual(xn.Conv2d(16, 3, padding=1, groups=4), ReLU())
+    network = Sequential((28, 28), xn.Conv2d(16, 5), xn.MaxPool2d(2), inside, xn.Flatten(), 10)
+    rows = [line.split()[-1] for line in network.summary().splitlines()]
+    first, block, last = 24 * 24 * 25 * 16, 12 * 12 * 9 * 4 * 16, 12 * 12 * 16 * 10
+    expected = [0, first, 0, block, 0, last]  # Unflatten first
+    assert rows[2:-2] == [f"{count:,}" for count in expected]
+    assert rows[-1] == f"{first + block + last:,}"
+    outer = Sequential([network.copy(), ReLU(), Linear(10, 2)])
+    assert outer.summary().split()[-1] == f"{first + block + last + 20:,}"
 
 
 def test_a_network_without_parameters_in_front(backend: Backend) -> None:

@@ -66,11 +66,11 @@ def record(epoch: int, loss: float, **more: float | None) -> Record:
 def test_a_network_is_a_table() -> None:
     network = xn.Sequential(784, 128, "relu", 10, seed=3)
     assert Cells(network._repr_html_()).rows == [
-        ["layer", "output shape", "parameters"],
-        ["0 Linear(784, 128)", "(N, 128)", "100,480"],
-        ["1 ReLU()", "(N, 128)", "0"],
-        ["2 Linear(128, 10)", "(N, 10)", "1,290"],
-        ["all", "(N, 10)", "101,770"],
+        ["layer", "output shape", "parameters", "multiply-adds"],
+        ["0 Linear(784, 128)", "(N, 128)", "100,480", "100,352"],
+        ["1 ReLU()", "(N, 128)", "0", "0"],
+        ["2 Linear(128, 10)", "(N, 10)", "1,290", "1,280"],
+        ["all", "(N, 10)", "101,770", "101,632"],
     ]
     assert "float32 on cpu, seed 3" in network._repr_html_()
 
@@ -90,14 +90,14 @@ def test_what_a_layer_is_called_is_text_and_not_html() -> None:
     text = network._repr_html_()
     assert "<script" not in text
     assert "<b>" not in text
-    assert Cells(text).rows[2] == [f"1 {name}('<b>')", "(N, 3)", "0"]
+    assert Cells(text).rows[2] == [f"1 {name}('<b>')", "(N, 3)", "0", "0"]
 
 
 def test_to_show_a_network_nothing_leaves_the_device(double: Backend) -> None:
     network = xn.Sequential(8, 4, xn.BatchNorm(4), "relu", 3, backend=double)
     with forbid("sync", "h2d", "d2h", "alloc"):
         text, line = network._repr_html_(), repr(network)
-    assert Cells(text).rows[-1] == ["all", "(N, 3)", "59"]
+    assert Cells(text).rows[-1] == ["all", "(N, 3)", "59", "44"]
     assert line.startswith("Sequential([Linear(8, 4), BatchNorm(4")
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from xpnet.accel import capture, cublas
 from xpnet.accel.cublas import Products
+from xpnet.accel.part_threads import run_parts
 from xpnet.accel.program import Call, Program, run
 from xpnet.backend.context import current
 
@@ -55,7 +56,7 @@ class Graphs:
                 return _Step(self, self._stream, program)
             except Exception as error:
                 self.refuse(error)
-        return run(program)
+        return run_parts(program)
 
     def refuse(self, error: Exception) -> None:
         """Make no more graphs, and warn once with the reason."""

@@ -23,11 +23,13 @@ def fuse(program: Program) -> Program:
     for op in program[1:]:
         for name, arguments_of in pairs:
             arguments = arguments_of(xp, fused[-1], op)
-            if arguments is not None:
+            if arguments is not None and op.part == fused[-1].part:
                 origins = f"{fused[-1].origin} and {op.origin}"
                 bind = partial(module.bind, name, arguments)
                 call = LazyCall(bind) if isinstance(op.call, LazyCall) else bind()
-                fused[-1] = Op(name, arguments, None, call, is_kernel=True, origin=origins)
+                fused[-1] = Op(
+                    name, arguments, None, call, is_kernel=True, origin=origins, part=op.part
+                )
                 break
         else:
             fused.append(op)

@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 import numpy
 
 from xpnet.backend import Array, substitute_of, substituted
+from xpnet.backend.context import current
 from xpnet.errors import ConfigError
 
 Call: TypeAlias = Callable[[], Any]
@@ -35,7 +36,8 @@ class Op:
 
     `inputs`: arrays and numbers. For a kernel they include the arrays it writes, `output` is None,
     and `is_kernel` is True. `call()` runs the operation. `origin`: the class and method that asked
-    for it, such as `Linear.forward`.
+    for it, such as `Linear.forward`. `part`: that of the batch to which it belongs, if any: see
+    `xpnet.accel.part_threads`.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Op:
     options: dict[str, Any] = field(default_factory=dict)
     is_kernel: bool = False
     origin: str = ""
+    part: int | None = None
 
     def __str__(self) -> str:
         described = [_described(value) for value in self.inputs]
@@ -141,8 +144,8 @@ class Operations:
         """Run `op`, or what replaces it, and append it to the program; returns its result."""
         ops = self.replace(op) if self.replace and op.name in PRODUCTS else (op,)
         if self.program is not None:
-            origin = _origin()
-            self.program += [dataclasses.replace(one, origin=origin) for one in ops]
+            origin, part = _origin(), current().part
+            self.program += [dataclasses.replace(op, origin=origin, part=part) for op in ops]
         if not self.executes and (op.is_kernel or op.output is not None):
             self.skipped.append(op)
             return op.output

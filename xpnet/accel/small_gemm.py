@@ -13,6 +13,7 @@ so a larger one is cut into pieces. Other BLAS libraries compute the pieces like
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -39,28 +40,50 @@ _STEP = 16
 _lock = Lock()
 _numbers: list[int] = []
 """The number of threads that the running blocks of `kept` restore, once for each block."""
+_single: list[int] = []
+"""The same for the running blocks of `on_one_thread`."""
 
 
 @contextmanager
-def kept() -> Iterator[None]:
+def kept() -> Iterator[int]:
     """Restore the number of BLAS threads at the end of the block, however it ends.
 
     Where another thread is in such a block already, and may have changed the number, it is the
-    number which that block restores.
+    number which that block restores. The block is given this number (of cores, if not known).
     """
     pool = _pool()
     if pool is None:
-        yield
+        yield os.cpu_count() or 1
         return
     with _lock:
         threads = _numbers[0] if _numbers else pool.get_num_threads()
         _numbers.append(threads)
     try:
-        yield
+        yield threads
     finally:
         with _lock:
             _numbers.pop()
-            pool.set_num_threads(threads)
+            if not _single:
+                pool.set_num_threads(threads)
+
+
+@contextmanager
+def on_one_thread() -> Iterator[int]:
+    """In the block each product uses one thread, also if other threads leave such a block.
+
+    The block is given the number of threads that is restored when all have left.
+    """
+    pool = _pool()
+    with kept() as threads:
+        with _lock:
+            _single.append(threads)
+            if pool is not None and threads > 1:
+                pool.set_num_threads(1)
+        try:
+            yield threads
+        finally:
+            with _lock:
+                _single.pop()
 
 
 def blas_threads() -> int | None:

@@ -23,7 +23,8 @@ class Context:
     that compare the two. `kernels`: the array module
     and the kernels for its arrays, while they are in use. `precision`: of products of two float32
     matrices on a GPU. `substitute`: what `array_module` returns
-    in place of the array module that it equals: see `xpnet.accel.program`.
+    in place of the array module that it equals: see `xpnet.accel.program`. `part`: of the batch
+    that is computed at present, if it is in parts: see `xpnet.accel.part_threads`.
     """
 
     kernels_enabled: bool = True
@@ -33,6 +34,7 @@ class Context:
     kernels: tuple[Any, ModuleType] | None = None
     precision: str = "float32"
     substitute: Any = None
+    part: int | None = None
 
 
 def from_environment() -> Context:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
-from xpnet.backend import Array, array_module
+from xpnet.backend import Array, Backend, array_module
 from xpnet.errors import ConfigError, deprecated, short_repr
 from xpnet.initializers import Initializer
 from xpnet.layers.shapes import Shape, shape_by
@@ -196,6 +197,12 @@ class Layer:
     def set_sample_counter(self, samples: int) -> None:
         """Continue random numbers at training sample number `samples`."""
 
+    def _begin_part(self, whole: Layer, start: int, backend: Backend) -> None:
+        """The next batch is a part, from row `start` on, of the next batch of `whole`."""
+
+    def _skip_samples(self, count: int, backend: Backend) -> None:
+        """Other layers have taken the random numbers of the next `count` samples."""
+
     def seed(self, seed: int, position: int | str) -> None:
         """The former name of `set_seed()`, deprecated."""
         former_name(Layer, self, "seed", "set_seed")(seed, position)
@@ -211,6 +218,13 @@ class Layer:
         known from this. Raises `ShapeError` for a shape that the layer does not take.
         """
         return shape
+
+    def multiply_adds(self, shape: Shape) -> int:
+        """Multiplications, each with an addition, of the products for a sample of `shape`.
+
+        Of a forward pass. Unless overridden, each weight is used once.
+        """
+        return sum(math.prod(p.shape) for p in self._parameter_specs().values() if p.decays)
 
     def output_features(self, features: int | None) -> int | None:
         """The former name of `output_shape()`, deprecated, for rows of features."""

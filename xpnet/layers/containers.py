@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from xpnet.backend import Array, array_module
@@ -57,6 +58,10 @@ class Residual(Layer):
             )
         return after
 
+    def multiply_adds(self, shape: Shape) -> int:
+        """Those of the layers."""
+        return multiply_adds_of_chain(self.layers, shape)
+
     def forward(self, x: Array, *, training: bool) -> Array:
         """`(N, F) -> (N, F)`."""
         y = x
@@ -73,6 +78,15 @@ class Residual(Layer):
 
     def __str__(self) -> str:
         return f"Residual({', '.join(map(str, self.layers))})"
+
+
+def multiply_adds_of_chain(layers: Iterable[Layer], shape: Shape) -> int:
+    """`Layer.multiply_adds` of all `layers`, one after the other, for a sample of `shape`."""
+    total = 0
+    for layer in layers:
+        total += layer.multiply_adds(shape)
+        shape = layer.output_shape(shape) or shape
+    return total
 
 
 def _described(shape: Shape | None) -> str:

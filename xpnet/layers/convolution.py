@@ -6,6 +6,7 @@ of ones, so `1ᵀ A` sums the rows of `A`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -132,6 +133,10 @@ class Conv2d(ImageLayer):
                 f"in_channels out, or change the layer before it"
             )
         return (*size, self.out_channels)
+
+    def multiply_adds(self, shape: Shape) -> int:
+        """Each weight is used once for each pixel of the output."""
+        return super().multiply_adds(shape) * math.prod(self.windows.output_size(self, shape))
 
     def forward(self, x: Array, *, training: bool) -> Array:
         """`(N, H, W, C) -> (N, oh, ow, O)`."""

@@ -46,13 +46,29 @@ class _Drawing(Layer):
 
     def _place(self, x: Array, units: int) -> None:
         """Upload what the draws start from: the counter of the next row, a word per unit."""
-        if self._counters is not None and len(self._units) == units:
-            return
         backend = Backend.of(x)
-        start = random.first_counter(self._seed, self._purpose, self._samples)
-        self._counters = backend.asarray([start], dtype=backend.xp.uint64)
-        words = random.unit_keys(self._seed, f"{self._purpose} units", units)
-        self._units = backend.asarray(words)
+        self._counter(backend)
+        if len(self._units) != units:
+            words = random.unit_keys(self._seed, f"{self._purpose} units", units)
+            self._units = backend.asarray(words)
+
+    def _begin_part(self, whole: Layer, start: int, backend: Backend) -> None:
+        assert isinstance(whole, _Drawing)
+        counter = whole._counter(backend)
+        xp = array_module(counter)
+        self._counters = self.workspace.array(xp, "counter", (1,), xp.uint64)
+        xp.add(counter, start, out=self._counters)
+
+    def _skip_samples(self, count: int, backend: Backend) -> None:
+        counter = self._counter(backend)
+        array_module(counter).add(counter, count, out=counter)
+
+    def _counter(self, backend: Backend) -> Array:
+        """The counter of the next row, `(1,)` uint64."""
+        if self._counters is None:
+            start = random.first_counter(self._seed, self._purpose, self._samples)
+            self._counters = backend.asarray([start], dtype=backend.xp.uint64)
+        return self._counters
 
 
 @dataclass(eq=False)

@@ -8,11 +8,13 @@ from typing import Any
 
 from xpnet.backend import Array
 from xpnet.layers.base import Layer, Parameter, below
+from xpnet.layers.containers import multiply_adds_of_chain
 from xpnet.layers.dropout import Dropout, GaussianNoise
 from xpnet.layers.normalization import BatchNorm, LayerNorm
 from xpnet.layers.reshaping import Unflatten
 from xpnet.layers.shapes import Shape, require_features
 from xpnet.network.parameters import FlatParameters
+from xpnet.network.replicas import Replicas
 
 PREDICTION_ROWS = 768
 """Rows per block of a prediction: enough for a fast matrix product, few enough for the cache."""
@@ -30,6 +32,8 @@ class NetworkAsLayer(FlatParameters):
     out_features: int
     prediction_rows: int
     """Rows per block of a prediction."""
+    replicas: Replicas
+    """For training steps in parts: see `xpnet.training.parts`."""
     _out_shape: Shape
     _layers: tuple[Layer, ...]
 
@@ -83,6 +87,10 @@ class NetworkAsLayer(FlatParameters):
         """The shape of a sample of the outputs. Raises `ShapeError` for another input shape."""
         require_features(self, self.in_features, shape)
         return self._out_shape
+
+    def multiply_adds(self, shape: Shape) -> int:
+        """Those of the layers."""
+        return multiply_adds_of_chain(self._layers, shape)
 
     def get_config(self) -> dict[str, Any]:
         """The layers: `{"layers": (Linear(784, 10), …)}`."""

@@ -11,28 +11,22 @@ from typing import Any
 
 from xpnet.backend import Array, array_module
 from xpnet.layers import BatchNorm, Dropout, Dropout2d, GaussianNoise, LayerNorm, Linear
-from xpnet.layers.base import Layer, layers_in, walk
+from xpnet.layers.base import Layer
+from xpnet.network.copies import LayerCopies
 from xpnet.utils.inputs import check_finite, is_finite, is_plain
 from xpnet.utils.introspection import is_own
-from xpnet.workspace import Workspace
-
-_FIXED = {"in_features", "out_features", "features", "in_channels", "out_channels", "image_shape"}
-_FIXED |= {"layers"}
 
 
 class LayersForPrediction:
     """The layers of a network as one thread predicts with them.
 
-    A forward pass writes into buffers and into attributes of a layer. So each thread predicts with
-    copies of the layers, which share their values and settings but have their own workspaces; other
-    threads and a running training step are not affected.
+    Each thread predicts with copies of the layers (see `LayerCopies`), so that other threads and a
+    running training step are not affected.
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
-        self.workspaces: dict[int, Workspace] = {}
+        self.copies = LayerCopies()
         self.steps: list[tuple[Layer, Callable[..., Array]]] = []
-        # Copies of xpnet's own layers are made once, and updated with settings that were changed.
-        self.settings: list[tuple[Layer, Layer, tuple[str, ...]]] = []
         self.shows: int | None = None
         is_shown = True
         for layer in layers:
@@ -46,13 +40,7 @@ class LayersForPrediction:
             if is_shown and kind is Linear:
                 self.shows = len(self.steps)
             is_shown = is_shown and kind in (BatchNorm, LayerNorm)
-            made: dict[int, Layer] = {}
-            copy = self._copied(layer, made)
-            for inside in walk([layer]):
-                names = tuple(inside.get_config().keys() - _FIXED)
-                if is_own(type(inside)) and names:
-                    self.settings.append((inside, made[id(inside)], names))
-            self.steps.append((layer, copy.forward))
+            self.steps.append((layer, self.copies.lasting(layer).forward))
 
     def forward(self, x: Array, look: bool = False) -> Array | None:
         """`y` of the last layer, `(N, out)`: a buffer of this thread.
@@ -60,9 +48,7 @@ class LayersForPrediction:
         With `look`, returns None if some value of `x` may not be finite. Each output of the first
         `Linear` is a sum over all features of a row, so checking one output per row is enough.
         """
-        for layer, copy, names in self.settings:
-            for name in names:
-                setattr(copy, name, getattr(layer, name))
+        self.copies.update()
         shows = self.shows if look else -1
         if shows is None and not is_finite(x):
             return None
@@ -75,28 +61,7 @@ class LayersForPrediction:
         return x
 
     def _passed(self, layer: Layer, x: Array, *, training: bool) -> Array:
-        return self._copied(layer, {}).forward(x, training=training)
-
-    def _copied(self, layer: Layer, made: dict[int, Layer]) -> Layer:
-        """A copy of `layer`, and of the layers within it; `made`: the copies so far, by `id`."""
-        copy = made[id(layer)] = type(layer).__new__(type(layer))
-        attributes = copy.__dict__
-        attributes["workspace"] = self.workspaces.setdefault(id(layer), Workspace())
-        for name, value in layer.__getstate__().items():
-            if name != "workspace":
-                attributes[name] = self._with_copies(value, made)
-        return copy
-
-    def _with_copies(self, value: Any, made: dict[int, Layer]) -> Any:
-        """`value` with copies in the place of the layers in it, however deep in lists and dicts."""
-        if isinstance(value, Layer):
-            return made.get(id(value)) or self._copied(value, made)
-        # Any other list is the layer's own, which it may append to.
-        if type(value) not in (dict, list, tuple) or not any(True for _ in layers_in(value)):
-            return value
-        if isinstance(value, dict):
-            return {key: self._with_copies(item, made) for key, item in value.items()}
-        return type(value)(self._with_copies(item, made) for item in value)
+        return self.copies.new(layer).forward(x, training=training)
 
 
 def _is_sound(y: Array) -> bool:

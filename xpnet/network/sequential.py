@@ -16,6 +16,7 @@ from xpnet.network.architecture import described, layers_of
 from xpnet.network.nesting import NetworkAsLayer
 from xpnet.network.prediction import Predictions
 from xpnet.network.predictor import Predictor
+from xpnet.network.replicas import Replicas
 from xpnet.network.store import Store, require_fit
 from xpnet.network.summary import as_text, table_of
 from xpnet.utils import notebook
@@ -131,6 +132,7 @@ class Sequential(Predictions, NetworkAsLayer):
                 layer._predict = Predictor(layer, layer._layers)
         # New copies of the layers for each thread: they hold views of the store as well.
         self._predict = Predictor(self, layers)
+        self.replicas = Replicas(self.backend, layers, store)
 
     @property
     def trainable(self) -> bool:
@@ -349,7 +351,7 @@ class Sequential(Predictions, NetworkAsLayer):
         return made
 
     def summary(self) -> str:
-        """A table of layers, output shapes and parameter counts; layers not trained are marked.
+        """A table: layers, their output shapes, parameters and multiply-adds; frozen ones marked.
 
         ASCII only if the encoding of standard output has no line-drawing characters.
         """

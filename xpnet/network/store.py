@@ -112,9 +112,10 @@ class Store:
             first_trained=min(map(_position, trained), default=len(layers)),
         )
 
-    def bind(self, layers: Sequence[Layer]) -> None:
-        """Bind `layers` to these arrays."""
-        gradients = self.gradients.views | self.unused.views
+    def bind(self, layers: Sequence[Layer], gradients: dict[str, Array] | None = None) -> None:
+        """Bind `layers` to these arrays, or to other arrays for their gradients."""
+        if gradients is None:
+            gradients = self.gradients.views | self.unused.views
         kinds = (self.parameters, gradients, self.statistics.views)
         views = [by_layer(kind) for kind in kinds]
         for position, layer in enumerate(layers):

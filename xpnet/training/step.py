@@ -17,7 +17,7 @@ from xpnet.losses.base import with_inner
 from xpnet.network import Sequential
 from xpnet.optimizers import Optimizer
 from xpnet.optimizers.clipping import ClipNorm
-from xpnet.training import microbatch, options
+from xpnet.training import microbatch, options, parts
 from xpnet.training.fit_data import fitted, on_device, require_targets, set_prediction
 from xpnet.utils.arguments import instance
 from xpnet.utils.exclusive import ExclusiveUse
@@ -45,6 +45,8 @@ def train_step(
     """
     if weights is None and microbatch.can_split(network, loss, len(x)):
         value, logits = microbatch.forward_backward(network, loss, x, target)
+    elif weights is None and parts.can_split(network, loss, len(x)):
+        value, logits = parts.forward_backward(network, loss, x, target)
     else:
         with small_gemm.if_few(x, network.flat_parameters):
             logits = network.forward(x, training=True)

@@ -1,0 +1,286 @@
+"""A batch of images in parts, on several threads: the step in one piece, but for rounding."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import threadpoolctl
+from cases import error
+from thread_settings import SETTINGS
+
+import xpnet as xn
+from xpnet.accel import part_threads
+from xpnet.accel.program import trace
+from xpnet.layers.base import Layer
+from xpnet.losses import Loss, MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
+from xpnet.network import Sequential
+from xpnet.training import parts
+from xpnet.training import step as step_module
+
+SIDE, CLASSES = 10, 3
+
+
+def images(rows: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(3)
+    return rng.random((rows, SIDE * SIDE)), rng.integers(0, CLASSES, rows)
+
+
+def layers() -> list[Any]:
+    return [
+        xn.GaussianNoise(0.1),
+        xn.Unflatten((SIDE, SIDE)),
+        xn.Conv2d(4, 3),
+        xn.MaxPool2d(2),
+        xn.ReLU(),
+        xn.Dropout2d(0.2),
+        xn.Residual([xn.Conv2d(4, 3, padding=1), xn.Tanh()]),
+        xn.Flatten(),
+        xn.Dropout(0.3),
+        xn.Linear(64, 9),
+        xn.ReLU(),
+        xn.Linear(9, CLASSES),
+    ]
+
+
+def made(dtype: str = "float64", list_of: Callable[[], list[Any]] = layers) -> Sequential:
+    return Sequential(list_of(), dtype=dtype, seed=5)
+
+
+@pytest.fixture
+def whole(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """`whole()`: from now on batches are computed in one piece."""
+    return lambda: monkeypatch.setattr(step_module.parts, "can_split", lambda *_: False)
+
+
+@contextmanager
+def on(threads: int) -> Iterator[None]:
+    with threadpoolctl.threadpool_limits(threads, user_api="blas"):
+        yield
+
+
+LOSSES: list[tuple[Callable[[], Loss], Callable[[np.ndarray], np.ndarray]]] = [
+    (SoftmaxCrossEntropy, lambda labels: labels),
+    (lambda: SoftmaxCrossEntropy(0.2), lambda labels: labels),
+    (MeanSquaredError, lambda labels: np.eye(CLASSES)[labels]),
+    (SigmoidBinaryCrossEntropy, lambda labels: np.eye(CLASSES)[labels]),
+]
+
+
+@pytest.mark.parametrize("rows", [32, 47, 64, 300])
+@pytest.mark.parametrize(("loss", "targets"), LOSSES, ids=["ce", "smoothed", "mse", "sigmoid"])
+def test_loss_outputs_and_gradients_are_those_of_the_whole_batch(
+    loss: Any, targets: Any, rows: int
+) -> None:
+    x, labels = images(rows)
+    target = targets(labels)
+    one, other, own, plain = made(), made(), loss(), loss()
+    for _ in range(3):  # of which each has new random numbers
+        assert parts.can_split(one, own, rows)
+        value, outputs = parts.forward_backward(one, own, x, target)
+        expected = other.forward(x, training=True)
+        assert error(value, plain.forward(expected, target)) < 1e-14
+        assert error(outputs, expected) < 1e-13
+        other.backward(plain.backward())
+        # Sums of a few hundred float64 numbers in another order.
+        assert error(one.flat_gradients, other.flat_gradients) < 1e-12
+
+
+@pytest.mark.parametrize("recording", [True, False])
+def test_bits_do_not_depend_on_threads_or_recording(
+    recording: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(threads: int, recording: bool) -> np.ndarray:
+        network = made("float32")
+        monkeypatch.setattr(SETTINGS, "recording_enabled", recording)
+        with on(threads):
+            xn.fit(network, images(150), optimizer="adam", epochs=4, batch_size=64)
+        return network.flat_parameters
+
+    one = trained(1, True)
+    for threads in (1, 2, 5):
+        np.testing.assert_array_equal(trained(threads, recording), one)
+
+
+def test_training_is_that_of_whole_batches(whole: Callable[[], None]) -> None:
+    def trained() -> Sequential:
+        network = made()
+        # Batches of 64, 64 and 22 samples, the last one in one piece.
+        how: dict[str, Any] = {"optimizer": xn.SGD(0.1), "epochs": 3, "batch_size": 64}
+        xn.fit(network, images(150), l2=0.1, clip_norm=1.0, **how)
+        return network
+
+    found = trained()
+    whole()
+    assert error(found.flat_parameters, trained().flat_parameters) < 1e-12
+
+
+def test_several_threads_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[int | None, set[int]] = {}
+    run = part_threads.run
+
+    def noting(program: Any) -> Any:
+        call, number = run(program), program[0].part
+
+        def noted() -> None:
+            seen.setdefault(number, set()).add(threading.get_ident())
+            if number is not None:
+                meeting.wait()  # until four threads are here
+            call()
+
+        return noted
+
+    meeting = threading.Barrier(4, timeout=60)
+    monkeypatch.setattr(part_threads, "run", noting)
+    step = xn.TrainStep(made(), "cross_entropy", "sgd")
+    with on(4):
+        for _ in range(4):
+            step(*images())
+    assert set(seen) == {None, 0, 1, 2, 3}
+    assert len(set.union(*(seen[number] for number in range(4)))) >= 4
+    assert seen[None] == {threading.get_ident()}
+
+
+def test_the_number_of_blas_threads_is_restored() -> None:
+    step = xn.TrainStep(made(), "cross_entropy", "sgd")
+    with on(2):
+        for _ in range(3):
+            step(*images())
+            assert {pool["num_threads"] for pool in _blas()} == {2}
+
+
+def _blas() -> list[dict[str, Any]]:
+    home = str(Path(np.__file__).parent)
+    found = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+    return [pool for pool in found if pool["filepath"].startswith(home)] or found
+
+
+class Own(Layer):
+    replayable = True
+
+    def forward(self, x: Any, *, training: bool) -> Any:
+        return x
+
+    def backward(self, dy: Any) -> Any:
+        return dy
+
+
+def of_rows() -> list[Any]:
+    return [xn.Linear(100, 5), xn.ReLU(), xn.Linear(5, CLASSES)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "rows"),
+    [
+        (layers, 31),
+        (of_rows, 64),
+        (lambda: [*layers()[:3], xn.BatchNorm2d(4), *layers()[3:]], 64),
+        (lambda: [*layers(), Own()], 64),
+    ],
+    ids=["few rows", "rows", "BatchNorm2d", "own layer"],
+)
+def test_what_stays_in_one_piece(changed: Callable[[], list[Any]], rows: int) -> None:
+    assert not parts.can_split(made(list_of=changed), SoftmaxCrossEntropy(), rows)
+
+
+def test_a_replaced_method_is_called() -> None:
+    network = made()
+    network.layers[4].forward = lambda x, *, training: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        xn.fit(network, images(), optimizer="sgd", epochs=1, batch_size=64)
+
+
+def test_changed_settings_reach_the_parts(whole: Callable[[], None]) -> None:
+    class Drops(xn.Callback):
+        def on_step_end(self, run: Any) -> None:
+            run.network.layers[8].rate = 0.1 * (run.step % 5)
+
+    def trained() -> np.ndarray:
+        network = made()
+        how: dict[str, Any] = {"optimizer": xn.SGD(0.1), "epochs": 8, "batch_size": 64}
+        xn.fit(network, images(), callbacks=[Drops()], **how)
+        return network.flat_parameters
+
+    found = trained()
+    whole()
+    assert error(found, trained()) < 1e-12
+
+
+def test_frozen_and_new_layers(whole: Callable[[], None]) -> None:
+    """Whatever gives a network another store."""
+
+    def trained() -> np.ndarray:
+        network = made()
+        train = {"epochs": 2, "batch_size": 64}
+        xn.fit(network, images(), optimizer=xn.SGD(0.1), **train)
+        network.layers[2].trainable = False
+        xn.fit(network, images(), optimizer=xn.SGD(0.1), **train)
+        network.append("relu").append(CLASSES)
+        xn.fit(network, images(), optimizer=xn.SGD(0.1), **train)
+        return np.concatenate([p.ravel() for p in network.parameters().values()])
+
+    found = trained()
+    whole()
+    assert error(found, trained()) < 1e-12
+
+
+def test_an_error_in_a_part_names_the_layer_and_ends_the_step() -> None:
+    x, labels = images()
+    network, loss = made(), SoftmaxCrossEntropy()
+    parts.forward_backward(network, loss, x, labels)  # makes constants
+    program = trace(np, lambda: parts.forward_backward(network, loss, x, labels))
+    in_pool = [op.part == 2 and op.origin == "MaxPool2d.forward" for op in program]
+    place = in_pool.index(True)
+
+    def fail() -> None:
+        raise MemoryError("too large")
+
+    broken = dataclasses.replace(program[place], call=fail)
+    call = part_threads.run_parts((*program[:place], broken, *program[place + 1 :]))
+    for threads in (1, 3):
+        with on(threads), pytest.raises(MemoryError) as caught:
+            call()
+        (note,) = set(caught.value.__notes__)
+        assert "MaxPool2d.forward" in note
+
+
+def test_two_trainings_at_a_time() -> None:
+    def trained(into: list[np.ndarray]) -> None:
+        network = made("float32")
+        xn.fit(network, images(), optimizer="adam", epochs=20, batch_size=64)
+        into.append(network.flat_parameters)
+
+    alone: list[np.ndarray] = []
+    trained(alone)
+    together: list[np.ndarray] = []
+    threads = [threading.Thread(target=trained, args=(together,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(together) == 3
+    for found in together:
+        np.testing.assert_array_equal(found, alone[0])
+
+
+def test_a_forked_child_trains_on(tmp_path: Any) -> None:
+    step = xn.TrainStep(made(), "cross_entropy", "sgd")
+    x, labels = images()
+    with on(2):
+        for _ in range(3):
+            step(x, labels)
+        child = os.fork()
+        if child == 0:
+            try:
+                (tmp_path / "loss").write_text(repr(float(step(x, labels))))
+            finally:
+                os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert (tmp_path / "loss").read_text() == repr(float(step(x, labels)))
