@@ -10,6 +10,7 @@ position and size, so other pictures are converted in the same way. `read_pictur
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -43,6 +44,9 @@ _SMALLEST = 16 / 28
 
 _MOST_PIXELS = 2**25
 """About 5,800 by 5,800; with four bytes each, and copies, they take 180 MB."""
+
+_DEEP = re.compile(r";16[BLN]")
+"""Pillow's names of formats with 16 bits a channel; BGR;16 has 16 bits in all."""
 
 _LONGEST_SIDE = 2**16
 _PIXELS_AT_ONCE = 2**20
@@ -147,7 +151,7 @@ def _upright_levels(path: Path, levels_of: Callable[[Image, bool], HostArray]) -
         most = _MOST_PIXELS // 2 if image.format == "WEBP" else _MOST_PIXELS
         if math.prod(image.size) > most or max(image.size) > _LONGEST_SIDE:
             raise _too_large(path, f"{image.width} x {image.height} pixels")
-        is_deep = any("16" in str(tile) for tile in image.tile)
+        is_deep = any(_DEEP.search(str(tile[3])) for tile in image.tile)
         image.load()
         try:
             levels = levels_of(image, is_deep)
