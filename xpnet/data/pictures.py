@@ -113,7 +113,7 @@ def read_resized(path: str | Path, image_shape: tuple[int, ...]) -> HostArray:
 def _decoded(path: Path, levels_of: Callable[[Image, bool], HostArray]) -> HostArray:
     """The levels of an image file, upright; every failure is a `DataError`.
 
-    `levels_of`: gives the levels of an image, and is told whether the file has 16 bits a channel.
+    `levels_of`: gives the levels of an image, given whether the file has 16 bits a channel.
     """
     from PIL import Image, UnidentifiedImageError
 
