@@ -67,8 +67,8 @@ class TrainConfig(BaseModel):
     )
 
     dataset: str = "digits"
-    """the data set: digits (5,000 that come with xpnet), mnist, or a path: a folder of IDX or .npy
-    files, a .csv, .csv.gz, .csv.zip, .npz or .npy file"""
+    """the data set: digits (5,000 that come with xpnet), mnist, or a path: a .csv, .csv.gz,
+    .csv.zip, .npz or .npy file, a folder of IDX, .npy or binary CIFAR files, or of class folders"""
     target: str | None = None
     """the column of a CSV file that holds the classes: its name, or without a header first, last
     or its number (default: the column named label, or the first without a header)"""

@@ -44,6 +44,28 @@ def test_take_gives_rows_in_the_order_asked_for() -> None:
     assert Dataset(X, None, ()).take(numpy.array([1])).labels is None
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [((2, 2), (2, 2)), ([2, 2], (2, 2)), ((2, 2, 1), (2, 2)), ((1, 2, 2), (1, 2, 2))],
+    ids=["two", "list", "one channel", "two channels"],
+)
+def test_one_channel_is_not_written(given: Any, kept: tuple[int, ...]) -> None:
+    data = Dataset(X, LABELS, CLASSES, given)
+    assert data.image_shape == kept
+    assert data.take(numpy.array([1])).image_shape == kept
+
+
+def test_parts_of_other_channels_are_refused() -> None:
+    train = Dataset(X, LABELS, CLASSES, (2, 2))
+    test = Dataset(X, LABELS, CLASSES, (1, 2, 2))
+    message = (
+        "the test part holds pictures of 1 x 2 pixels of 2 channels, the training part pictures "
+        "of 2 x 2 pixels$"
+    )
+    with pytest.raises(DataError, match=message):
+        Source("a", train, test, "")
+
+
 def test_a_dataset_is_frozen_and_contiguous() -> None:
     data = Dataset(numpy.asfortranarray(X), LABELS, CLASSES)
     assert data.x.flags.c_contiguous
@@ -67,6 +89,12 @@ def test_a_dataset_is_frozen_and_contiguous() -> None:
         (X, LABELS - 1, CLASSES, None, r"labels\[0\] is -1, which is not in 0\.\.1"),
         (X, LABELS + 1, CLASSES, None, r"labels\[1\] is 2, which is not in 0\.\.1"),
         (X, LABELS, CLASSES, (3, 2), r"image_shape \(3, 2\) does not hold the 4 features"),
+        (X, LABELS, CLASSES, (2, 2, 3), r"image_shape \(2, 2, 3\) does not hold the 4 features"),
+        (X, LABELS, CLASSES, (4,), r"image_shape must be \(height, width\) or .*found \(4,\)"),
+        (X, LABELS, CLASSES, (1, 1, 2, 2), r"image_shape must be .*found \(1, 1, 2, 2\)"),
+        (X, LABELS, CLASSES, (2, 2.0), r"image_shape must be .*found \(2, 2\.0\)"),
+        (X, LABELS, CLASSES, (-2, -2), r"image_shape must be .*found \(-2, -2\)"),
+        (X, LABELS, CLASSES, 4, r"image_shape must be .*found 4"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(

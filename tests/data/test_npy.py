@@ -75,6 +75,24 @@ def test_a_folder_gives_what_an_archive_of_its_arrays_gives(
         assert_same(ours.test, other.test)
 
 
+@pytest.mark.parametrize("flat", [False, True])
+def test_one_channel_in_the_last_place_is_as_none(tmp_path: Path, flat: bool) -> None:
+    test = X[:5].reshape(5, -1) if flat else X[:5]
+    folder = fill(tmp_path, x_train=X[..., None], y_train=Y, x_test=test, y_test=Y[:5])
+    source = load_dataset(folder)
+    assert source.test is not None
+    assert source.train.image_shape == source.test.image_shape == (4, 3)
+    assert isinstance(source.train.x, MappedRows)
+    numpy.testing.assert_array_equal(numpy.asarray(source.train.x), X.reshape(60, -1))
+
+
+def test_mapped_rows_of_planes_are_colour_pictures_if_the_dataset_says_so(tmp_path: Path) -> None:
+    rows = numpy.load(fill(tmp_path, x=X.reshape(60, -1)) / "x.npy", mmap_mode="r")
+    data = Dataset(rows, None, (), (2, 2, 3))
+    assert isinstance(data.x, MappedRows)
+    assert data.take(numpy.arange(3)).image_shape == (2, 2, 3)
+
+
 def test_one_file_has_its_labels_beside_it(tmp_path: Path) -> None:
     fill(tmp_path, big=X, big_labels=Y)
     source = load_dataset(tmp_path / "big.npy")
@@ -266,6 +284,7 @@ def test_the_command_trains_on_a_folder_and_on_a_file(
 
 # What does not fit
 
+COLOUR = X.reshape(60, 2, 2, 3).repeat(5, axis=1).repeat(5, axis=2)
 NAN = X.astype(numpy.float32)
 NAN[33, 1, 2] = numpy.nan
 FORTRAN = numpy.asfortranarray(X)
@@ -280,7 +299,9 @@ OBJECTS = numpy.array([None, 1], dtype=object)
         ({**WHOLE, "x": X}, r"a holds x\.npy, x_test\.npy, x_train\.npy"),
         ({"x_train": X, "y_train": Y, "x_test": X}, r"a holds x_test\.npy, x_train\.npy, y_train"),
         ({"x": X[0, 0], "y": Y[:3]}, r"x\.npy has shape \(3,\): samples must be"),
-        ({"x": X[..., None], "y": Y}, r"x\.npy has shape \(60, 4, 3, 1\)"),
+        ({"x": X[..., None, None], "y": Y}, r"x\.npy has shape \(60, 4, 3, 1, 1\)"),
+        ({"x": COLOUR, "y": Y}, r"x\.npy: x is a memory map of pictures .*savez .*transpose"),
+        ({"x": COLOUR.transpose(0, 3, 1, 2), "y": Y}, r"x\.npy has the shape .*N, channels, heig"),
         ({"x": X[:0], "y": Y}, r"x\.npy has shape \(0, 4, 3\): it holds no array"),
         ({"x": X, "y": numpy.int64(3)}, r"y\.npy has shape \(\): it holds no array"),
         ({"x": X, "y": Y[:7]}, r"x\.npy holds 60 samples and .*y\.npy 7 labels: the two must"),
@@ -379,6 +400,7 @@ def test_a_file_without_labels_says_where_they_belong(tmp_path: Path) -> None:
         (numpy.asfortranarray(X.reshape(60, 12)), "another order than rows can be gathered in"),
         (X.reshape(60, 12).astype(">f8"), r"another byte order \(>f8\)"),
         (X[0, 0], r"x has shape \(3,\)|x must be"),
+        (X.reshape(60, 2, 2, 3), r"x is a memory map of pictures \(60, 2, 2, 3\)"),
     ],
 )
 def test_a_map_whose_rows_cannot_be_gathered_is_refused(

@@ -46,6 +46,27 @@ def test_kerass_layout_gives_both_parts(tmp_path: Path) -> None:
     assert source.train.image_shape == (2, 3)
 
 
+def test_colour_pictures_become_rows_of_planes(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npz", x_train=COLOUR, y_train=Y, x_test=COLOUR[:2], y_test=Y[:2])
+    source = read_npz(path)
+    assert source.test is not None
+    assert source.train.image_shape == source.test.image_shape == (5, 6, 3)
+    planes = COLOUR.transpose(0, 3, 1, 2).reshape(4, -1)
+    assert source.train.x.tolist() == planes.tolist()
+    assert read_npz_samples(path).x.tolist() == planes[:2].tolist()
+    one = read_npz(save(tmp_path / "b.npz", x=COLOUR[..., :1], y=Y)).train
+    assert one.image_shape == (5, 6)
+    assert one.x.tolist() == COLOUR[..., 0].reshape(4, -1).tolist()
+
+
+def test_flat_rows_beside_colour_pictures_are_refused(tmp_path: Path) -> None:
+    flat = COLOUR.reshape(4, -1)
+    path = save(tmp_path / "a.npz", x_train=COLOUR, y_train=Y, x_test=flat, y_test=Y)
+    message = "test part holds no pictures, the training part pictures of 5 x 6 pixels of 3 chann"
+    with pytest.raises(DataError, match=message):
+        read_npz(path)
+
+
 @pytest.mark.parametrize("names", [("x", "y"), ("x_train", "y_train")])
 def test_one_part_alone_is_the_training_part(tmp_path: Path, names: tuple[str, str]) -> None:
     source = read_npz(save(tmp_path / "a.npz", **{names[0]: X.reshape(4, 6), names[1]: Y}))
@@ -83,6 +104,7 @@ def test_other_types_are_brought_to_ours(tmp_path: Path) -> None:
     assert square.image_shape == (2, 2)
 
 
+COLOUR = numpy.arange(4 * 5 * 6 * 3, dtype=numpy.uint8).reshape(4, 5, 6, 3)
 HUGE = numpy.array([0, 2, 1, 10**9])
 NAN = X.astype(float)
 NAN[1, 0, 2] = numpy.nan
@@ -96,7 +118,14 @@ NAN[1, 0, 2] = numpy.nan
         ({"x_train": X, "y_train": Y, "x_test": X}, "holds x_test, x_train, y_train"),
         ({}, "holds nothing"),
         ({"x": X[0, 0], "y": Y}, r"x has shape \(3,\)"),
-        ({"x": X[..., None], "y": Y}, r"x has shape \(4, 2, 3, 1\)"),
+        ({"x": X[..., None, None], "y": Y}, r"x has shape \(4, 2, 3, 1, 1\)"),
+        ({"x": COLOUR.transpose(0, 3, 1, 2), "y": Y}, r"x has the shape .* is \(N, channels, hei"),
+        (
+            {"x": numpy.zeros((4, 1, 28, 28)), "y": Y},
+            r"x has the shape .* is \(N, channels, height",
+        ),
+        ({"x": numpy.zeros((4, 6, 6, 5)), "y": Y}, r"x has shape \(4, 6, 6, 5\): .* 4 channels"),
+        ({"x": COLOUR.astype(int) + 256, "y": Y}, r"x\[0, 0, 0, 0\] is 256: integers are pixels"),
         ({"x": X[:0], "y": Y[:0]}, "y is empty"),
         ({"x": X[:, :0], "y": Y}, r"x has shape \(4, 0, 3\)"),
         ({"x": X, "y": Y[:3]}, "x holds 4 samples and y 3 labels"),

@@ -28,11 +28,12 @@ from PIL import Image
 import xpnet as xn
 from xpnet import serialization
 from xpnet.config import TrainConfig, make_config, read_toml
+from xpnet.data.cifar import read_cifar_samples
 from xpnet.data.csv import read_csv
 from xpnet.data.idx import read_idx, read_idx_images
 from xpnet.data.npy import read_npy, read_npy_samples
 from xpnet.data.npz import read_npz, read_npz_samples
-from xpnet.data.pictures import read_image
+from xpnet.data.pictures import read_image, read_picture, read_resized
 from xpnet.errors import DivergenceError, XpnetError
 from xpnet.report import compare
 from xpnet.report.html import run_page
@@ -423,6 +424,8 @@ _FIELDS = tuple(name.encode() for name in TrainConfig.model_fields)
 _TYPES = (b"Linear", b"LayerNorm", b"weight_initializer", b"in_features", b"1e999", b"NaN")
 _NPY = (b"'descr'", b"'fortran_order'", b"'shape'", b"|O", b"<f8", b"|S0", b"|V9", b"|b1", b"4L")
 
+PICTURE = (read_image, read_picture, functools.partial(read_resized, image_shape=(4, 5, 3)))
+
 READERS = {
     "idx": Reader((read_idx, read_idx_images), "a-idx3", (*_idx_seeds(),)),
     "csv": Reader(
@@ -438,6 +441,7 @@ READERS = {
         (b"x_train.npy", b"y_test.npy", b"PK\x01\x02", b"PK\x05\x06"),
     ),
     "npz, one array": Reader((read_npz_samples,), "a.npz", (*_npy_seeds(),), _NPY, _as_member),
+    "cifar": Reader((read_cifar_samples,), "a.bin", (bytes([3]) + bytes(3072),)),
     "npy": Reader((_read_npy,), "a.npy", (*_npy_seeds(),), _NPY),
     "npy, labels": Reader((_read_npy_labels,), "b_labels.npy", (*_npy_seeds(), _npy(Y)), _NPY),
     "safetensors": Reader((_read_model,), "a.safetensors", (*_model_seeds(),), _TYPES),
@@ -453,8 +457,8 @@ READERS = {
     "metrics": Reader(
         (read_metrics,), "metrics.json", (*_metrics_seeds(),), (b"NaN", b"1e999", b"null")
     ),
-    "png": Reader((read_image,), "a.png", (*_png_seeds(),), dressed=with_checksums),
-    "jpeg": Reader((read_image,), "a.jpg", (*_jpeg_seeds(),)),
-    "picture": Reader((read_image,), "a.tif", (*_other_picture_seeds(),)),
+    "png": Reader(PICTURE, "a.png", (*_png_seeds(),), dressed=with_checksums),
+    "jpeg": Reader(PICTURE, "a.jpg", (*_jpeg_seeds(),)),
+    "picture": Reader(PICTURE, "a.tif", (*_other_picture_seeds(),)),
 }
 """By name, in the order in which they are tried."""

@@ -1,7 +1,9 @@
 """`python -m xpnet.predict MODEL FILE...`: the predictions of a trained network for files.
 
-A picture (PNG, JPEG, BMP, GIF, WebP, TIFF) gives one line. A file of samples (IDX, CSV, NPZ) gives
-one line for each sample and, where the samples are labelled, a last line with the accuracy.
+A picture (PNG, JPEG, BMP, GIF, WebP, TIFF) gives one line. A file of samples (IDX, CSV, NPZ, NPY,
+CIFAR) gives one line for each sample and, where the samples are labelled, a last line with the
+accuracy. A model of grey drawings gets a picture as `xpnet.data.pictures.read_image` prepares it, a
+model of colour pictures, or of a folder of picture files, as `read_resized` gives it.
 """
 
 from __future__ import annotations
@@ -17,13 +19,13 @@ from xpnet.cli import console
 from xpnet.cli.parser import Parser, count
 from xpnet.data.catalogue import read_samples
 from xpnet.data.dataset import square_shape
-from xpnet.data.pictures import read_image
+from xpnet.data.pictures import ENDINGS, read_image, read_resized
 from xpnet.errors import DataError, XpnetError
 from xpnet.network import PREDICTION_ROWS
 from xpnet.runs.model import Model
+from xpnet.utils.channels import as_rows, shape_text
 
-_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-_TABLES = (".csv", ".gz", ".zip", ".npz", ".npy")
+_TABLES = (".csv", ".gz", ".zip", ".npz", ".npy", ".bin")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,14 +110,14 @@ def _files(path: str) -> list[Path]:
     found = [
         name
         for name in names
-        if name.name.lower().endswith(_PICTURES) and not name.name.startswith(".")
+        if name.name.lower().endswith(ENDINGS) and not name.name.startswith(".")
     ]
     if not found:
         raise DataError(f"{folder} is a folder without pictures: give files")
     return found
 
 
-def _require_shape(model: Model, path: Path, found: tuple[int, int] | None) -> None:
+def _require_shape(model: Model, path: Path, found: tuple[int, ...] | None) -> None:
     """Raise `DataError` for pictures of another shape than the model was trained on.
 
     Where a file gives only the number of pixels, the reader has assumed square pictures.
@@ -123,17 +125,16 @@ def _require_shape(model: Model, path: Path, found: tuple[int, int] | None) -> N
     is_guessed = found == square_shape(model.network.in_features) and "idx" not in path.name.lower()
     if found is None or model.image_shape is None or found == model.image_shape or is_guessed:
         return
-    (height, width), (own_height, own_width) = found, model.image_shape
     raise DataError(
-        f"{path} holds pictures of {height} x {width} pixels, the model was trained on "
-        f"{own_height} x {own_width}"
+        f"{path} holds pictures of {shape_text(found)}, the model was trained on "
+        f"{shape_text(model.image_shape)}"
     )
 
 
 def _is_sample_file(path: Path) -> bool:
     """Whether a file has a name that `read_samples` accepts."""
     name = path.name.lower()
-    return name.endswith(_TABLES) or ("idx" in name and not name.endswith(_PICTURES))
+    return name.endswith(_TABLES) or ("idx" in name and not name.endswith(ENDINGS))
 
 
 def _read_picture(model: Model, path: Path) -> HostArray:
@@ -143,7 +144,12 @@ def _read_picture(model: Model, path: Path) -> HostArray:
             f"{path} is taken for a picture, and the model was not trained on pictures (it has no "
             f"image_shape): give samples as .csv, .npz or IDX"
         )
-    return read_image(path, model.image_shape, centred=model.centred).reshape(1, -1)
+    if model.as_read:
+        picture = read_resized(path, model.image_shape)
+        rows: HostArray = as_rows(picture[None], None, str(path))
+        return rows
+    height, width = model.image_shape
+    return read_image(path, (height, width), centred=model.centred).reshape(1, -1)
 
 
 def _probabilities(model: Model, path: Path, x: HostArray, before: int = 0) -> HostArray:
@@ -176,9 +182,10 @@ def _parser() -> Parser:
         "files",
         metavar="FILE",
         nargs="+",
-        help="a picture (PNG, JPEG, BMP, GIF, WebP, TIFF) of one drawing on a plain background, a "
-        "folder of such pictures, or samples: an IDX file of images, .csv (plain, .gz, .zip), "
-        ".npz, .npy",
+        help="a picture (PNG, JPEG, BMP, GIF, WebP, TIFF) of one drawing on a plain background "
+        "(for a model of colour pictures, or of a folder of pictures, any picture: it is resized "
+        "to their size, without keeping its proportions), a folder of such pictures, or samples: "
+        "an IDX file of images, .csv (plain, .gz, .zip), .npz, .npy, a .bin file of CIFAR",
     )
     parser.add_device()
     parser.add_argument(

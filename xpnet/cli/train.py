@@ -91,7 +91,7 @@ def train(config: TrainConfig) -> Path:
             "image_shape": list(splits.train.image_shape or ()) or None,
             "normalisation": normalisation.to_metadata(),
             "pixels": splits.train.x.dtype == numpy.uint8,
-            **prediction_metadata(config, splits.train),
+            **prediction_metadata(config, splits.train, as_read=source.as_read),
         }
         augmentation = build_augmentation(config, splits.train)
         say("", *network.summary().split("\n"), "")

@@ -10,12 +10,14 @@ import sys
 from typing import Any
 
 from xpnet.data.catalogue import load_dataset, read_samples
+from xpnet.data.cifar import read_cifar_folder
 from xpnet.data.csv import read_csv
 from xpnet.data.dataset import Dataset, Source, Splits, one_hot
 from xpnet.data.idx import read_idx, read_idx_folder
 from xpnet.data.normalisation import Normalisation
 from xpnet.data.npy import read_npy, read_npy_folder
 from xpnet.data.npz import read_npz
+from xpnet.data.picture_folders import read_picture_folder
 from xpnet.data.splits import split
 from xpnet.errors import deprecated
 
@@ -26,12 +28,14 @@ __all__ = [
     "Splits",
     "load_dataset",
     "one_hot",
+    "read_cifar_folder",
     "read_csv",
     "read_idx",
     "read_idx_folder",
     "read_npy",
     "read_npy_folder",
     "read_npz",
+    "read_picture_folder",
     "read_samples",
     "split",
 ]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from xpnet.data.cifar import is_cifar_folder, read_cifar_folder, read_cifar_samples
 from xpnet.data.csv import read_csv, read_csv_source
 from xpnet.data.dataset import Dataset, Source
 from xpnet.data.idx import (
@@ -20,6 +21,7 @@ from xpnet.data.idx import (
 )
 from xpnet.data.npy import read_npy, read_npy_folder, read_npy_samples
 from xpnet.data.npz import read_npz, read_npz_samples
+from xpnet.data.picture_folders import holds_class_folders, read_picture_folder
 from xpnet.errors import ConfigError, DataError, one_line
 from xpnet.utils.arguments import as_path, whole
 
@@ -42,7 +44,8 @@ _MIRRORS = (
 _DIGITS_FILE = "mnist_5k.csv.gz"
 _CSV = (".csv", ".csv.gz", ".csv.zip")
 _KINDS = (
-    "a folder of IDX or .npy files, a .csv, .csv.gz or .csv.zip file, an .npz file or an .npy file"
+    "a folder of IDX, .npy or binary CIFAR files or with a subfolder of pictures for each class, a "
+    ".csv, .csv.gz or .csv.zip file, an .npz file or an .npy file"
 )
 
 
@@ -52,9 +55,10 @@ def load_dataset(name_or_path: str | Path, *, target: str | int | None = None) -
     Names: `digits`, the 5,000 MNIST digits that come with xpnet; `mnist`, searched for in
     `$XPNET_DATA/mnist`, `$XPNET_DATA` and the user's cache, then, unless `XPNET_DATA` is set,
     downloaded into the cache. Names take precedence over paths: write `./mnist` for a folder of
-    that name. Paths: a folder of IDX files, a CSV file (plain, `.gz`, `.zip`), an `.npz` file;
-    and, memory-mapped, a folder of `.npy` files named like the arrays of an `.npz`, or an `.npy`
-    file of samples. Labels with gaps give classes up to the largest label.
+    that name. Paths: a folder of IDX files, of the binary files of CIFAR-10 or CIFAR-100, or with
+    a subfolder of pictures for each class; a CSV file (plain, `.gz`, `.zip`), an `.npz` file; and,
+    memory-mapped, a folder of `.npy` files named like the arrays of an `.npz`, or an `.npy` file of
+    samples. Labels with gaps give classes up to the largest label.
     `target`: the column of a CSV file that holds the labels, see `read_csv`.
 
     Raises `ConfigError` for a `target` of anything but a CSV file, and `DataError`, naming the
@@ -85,12 +89,7 @@ def load_dataset(name_or_path: str | Path, *, target: str | int | None = None) -
             f"path ({_KINDS})"
         )
     if path.is_dir():
-        has_idx = any(find_idx_file(path, name) for name in IDX_FILES)
-        return (
-            read_npy_folder(path)
-            if not has_idx and any(path.glob("*.npy"))
-            else read_idx_folder(path)
-        )
+        return _read_folder(path)
     if lowered.endswith(_CSV):
         return read_csv_source(path, target=target)
     if lowered.endswith(".npz"):
@@ -98,6 +97,22 @@ def load_dataset(name_or_path: str | Path, *, target: str | int | None = None) -
     if lowered.endswith(".npy"):
         return read_npy(path)
     raise DataError(f"{path} is of an unknown kind: give {_KINDS}, or a name ({', '.join(NAMES)})")
+
+
+def _read_folder(path: Path) -> Source:
+    if any(find_idx_file(path, name) for name in IDX_FILES):
+        return read_idx_folder(path)
+    if any(path.glob("*.npy")):
+        return read_npy_folder(path)
+    if is_cifar_folder(path):
+        return read_cifar_folder(path)
+    if holds_class_folders(path):
+        return read_picture_folder(path)
+    raise DataError(
+        f"{path} holds no data: give a folder with the files of MNIST ({', '.join(IDX_FILES)}; "
+        f"plain or .gz), .npy files, the binary files of CIFAR-10 (data_batch_1.bin, ...), or a "
+        f"subfolder of pictures for each class"
+    )
 
 
 def read_samples(
@@ -111,9 +126,9 @@ def read_samples(
     """The samples of one file, for prediction; `labels` is None where the file has none.
 
     An IDX file of images (plain or `.gz`), a CSV file (plain, `.gz`, `.zip`), an `.npz` file
-    with `x`, else `x_test`, else `x_train`, or an `.npy` file, memory-mapped. `target`,
-    `classes`, `features` and `pixels` are those of the network, for a CSV file: see
-    `read_csv`. Raises `DataError`, naming the file.
+    with `x`, else `x_test`, else `x_train`, an `.npy` file, memory-mapped, or a binary file of
+    CIFAR (`.bin`). `target`, `classes`, `features` and `pixels` are those of the network, for a
+    CSV file: see `read_csv`. Raises `DataError`, naming the file.
     """
     path = Path(path).expanduser()
     lowered = path.name.lower()
@@ -123,13 +138,15 @@ def read_samples(
         return read_npz_samples(path)
     if lowered.endswith(".npy"):
         return read_npy_samples(path)
+    if lowered.endswith(".bin"):
+        return read_cifar_samples(path)
     if "idx" in lowered:
         return read_idx_images(path)
     if not path.exists():
         raise DataError(f"{path}: there is no such file")
     raise DataError(
         f"{path} is of an unknown kind: give an IDX file of images (its name has 'idx' in it), "
-        f" a .csv, .csv.gz or .csv.zip file, an .npz file or an .npy file"
+        f"a .csv, .csv.gz or .csv.zip file, an .npz file, an .npy file or a .bin file of CIFAR"
     )
 
 

@@ -10,7 +10,9 @@ import numpy
 
 from xpnet.backend import HostArray
 from xpnet.data.mapped import MappedRows, Samples, is_mapped
-from xpnet.errors import DataError
+from xpnet.errors import DataError, short_repr
+from xpnet.utils.arguments import is_whole
+from xpnet.utils.channels import shape_text
 
 MAX_CLASSES = 65_536
 """More classes than this are considered a mistake in the labels."""
@@ -23,10 +25,13 @@ class Dataset:
     """Samples, one per row, and their labels.
 
     `x`: `(N, features)`, uint8 (pixels) or float32 / float64, finite; N and features are at
-    least 1. A memory map, also `(N, height, width)`, stays in its file, as `MappedRows`.
+    least 1. A memory map, also `(N, height, width)` or `(N, height, width, 1)`, stays in its file,
+    as `MappedRows`.
     `labels`: `(N,)` integers in `0..len(classes) - 1`, kept as int64, or None for unlabelled
-    data. `classes`: the name of each label. `image_shape`: `(height, width)` with
-    `height * width == features`, or None where a row is not a picture.
+    data. `classes`: the name of each label. `image_shape`: `(height, width)` where a row is a
+    picture of one channel, `(height, width, channels)` where it has several, in the order
+    channels, height, width, as PyTorch flattens a picture; None where a row is not a picture.
+    `(height, width, 1)` becomes `(height, width)`.
 
     Raises `DataError`, naming the field, for anything else.
     """
@@ -34,11 +39,11 @@ class Dataset:
     x: Samples
     labels: HostArray | None
     classes: tuple[str, ...]
-    image_shape: tuple[int, int] | None = None
+    image_shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if is_mapped(self.x):
-            if self.x.ndim == 3 and self.image_shape is None:
+            if self.x.ndim > 2 and self.image_shape is None:
                 object.__setattr__(self, "image_shape", self.x.shape[1:])
             object.__setattr__(self, "x", MappedRows(self.x))
         if not isinstance(self.x, numpy.ndarray | MappedRows) or self.x.dtype not in _DTYPES:
@@ -57,10 +62,22 @@ class Dataset:
             check_finite(self.x, "x")
         if self.labels is not None:
             object.__setattr__(self, "labels", self._checked_labels(self.labels))
-        if self.image_shape is not None and math.prod(self.image_shape) != self.features:
+        if self.image_shape is not None:
+            object.__setattr__(self, "image_shape", self._checked_shape(self.image_shape))
+
+    def _checked_shape(self, shape: Any) -> tuple[int, ...]:
+        is_shape = isinstance(shape, tuple | list) and len(shape) in (2, 3)
+        if not is_shape or not all(is_whole(size) and size > 0 for size in shape):
             raise DataError(
-                f"image_shape {self.image_shape} does not hold the {self.features} features of x"
+                f"image_shape must be (height, width) or (height, width, channels), whole numbers "
+                f"above 0, found {short_repr(shape)}"
             )
+        if math.prod(shape) != self.features:
+            raise DataError(
+                f"image_shape {tuple(shape)} does not hold the {self.features} features of x"
+            )
+        sizes = tuple(int(size) for size in shape)
+        return sizes[:2] if sizes[2:] == (1,) else sizes
 
     def _checked_labels(self, labels: HostArray) -> HostArray:
         if not isinstance(labels, numpy.ndarray) or labels.dtype.kind not in "iu":
@@ -102,7 +119,8 @@ class Source:
     their file a digest of some rows, evenly spaced, and of the labels, which begins with
     `sampled:`. `label`: the label column of a table, to be printed; `hint`: what to do about a
     table without labels. Raises `DataError` when the two parts differ in features, in the shape of
-    their pictures or in classes, or when only one of them is labelled.
+    their pictures or in classes, or when only one of them is labelled. `as_read`: the pictures are
+    those of picture files, without any change, and so are the pictures of predictions to be.
     """
 
     name: str
@@ -111,6 +129,7 @@ class Source:
     sha256: str
     label: str = ""
     hint: str = ""
+    as_read: bool = False
 
     def __post_init__(self) -> None:
         if self.test is None:
@@ -122,7 +141,7 @@ class Source:
             )
         if self.test.image_shape != self.train.image_shape:
             test, train = (
-                "no pictures" if shape is None else f"pictures of {shape[0]} x {shape[1]} pixels"
+                "no pictures" if shape is None else f"pictures of {shape_text(shape)}"
                 for shape in (self.test.image_shape, self.train.image_shape)
             )
             raise DataError(f"{self.name}: the test part holds {test}, the training part {train}")

@@ -25,15 +25,25 @@ class MappedRows:
     """Rows of a memory map, in any order, which are read only when they are indexed.
 
     `array`: the result of `numpy.load(path, mmap_mode="r")`, or a contiguous part of it,
-    `(M, features)` or `(M, height, width)`; `indices`: `(N,)` the rows, None for all. `rows[key]`,
-    with a slice or an array of indices, is a NumPy array `(n, features)`, and
-    `numpy.asarray(rows)` reads all rows. A pickle holds the path of the file, not its content.
+    `(M, features)`, `(M, height, width)` or `(M, height, width, 1)`; `indices`: `(N,)` the rows,
+    None for all. `rows[key]`, with a slice or an array of indices, is a NumPy array
+    `(n, features)`, and `numpy.asarray(rows)` reads all rows. A pickle holds the path of the file,
+    not its content.
 
-    Raises `DataError` for another shape, and where rows are not contiguous in the file.
+    Raises `DataError` for another shape, such as pictures of several channels, and where rows are
+    not contiguous in the file.
     """
 
     def __init__(self, array: HostArray, indices: HostArray | None = None) -> None:
-        if array.ndim not in (2, 3) or 0 in array.shape:
+        if array.ndim == 4 and array.shape[3] != 1 and 0 not in array.shape:
+            # Rows are channels first; a batch would be reordered in memory each time.
+            raise DataError(
+                f"x is a memory map of pictures {array.shape}, whose channels come last, and rows "
+                f"are gathered in the order channels, height, width: save the array with "
+                f"numpy.savez (.npz is read into memory), or map rows in this order, "
+                f"x.transpose(0, 3, 1, 2).reshape(len(x), -1), in a Dataset with an image_shape"
+            )
+        if array.ndim not in (2, 3, 4) or 0 in array.shape:
             raise DataError(
                 f"x has shape {array.shape}: give (samples, features) or (samples, height, width), "
                 f"each at least 1"

@@ -31,10 +31,11 @@ def read_npy_folder(folder: str | Path) -> Source:
     """`x_train.npy, y_train.npy[, x_test.npy, y_test.npy]`, or `x.npy, y.npy`, of a folder.
 
     The files have the names of the arrays in an `.npz`, which is a ZIP archive of such files.
-    Samples, `(N, features)` or `(N, height, width)` of uint8, float32 or float64, C-ordered,
-    stay in their file: it is mapped, and a batch reads the rows that it needs. Floats are read
-    once, in blocks, to check that they are finite. Labels, `(N,)` integers from 0, are read into
-    memory. Pickled objects are never loaded.
+    Samples, `(N, features)`, `(N, height, width)` or `(N, height, width, 1)` of uint8, float32 or
+    float64, C-ordered, stay in their file: it is mapped, and a batch reads the rows that it needs.
+    Pictures of several channels would have to be reordered, so they are refused: `read_npz` takes
+    them. Floats are read once, in blocks, to check that they are finite. Labels, `(N,)` integers
+    from 0, are read into memory. Pickled objects are never loaded.
 
     Raises `DataError`, naming the file.
     """
@@ -153,7 +154,7 @@ def _dataset(
             f"file"
         )
     try:
-        shape = None if x.ndim == 3 else image_shape or square_shape(x.shape[1])
+        shape = None if x.ndim > 2 else image_shape or square_shape(x.shape[1])
         return Dataset(x, labels_array, classes, shape)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None

@@ -20,7 +20,8 @@ from xpnet._files import reading
 from xpnet.backend import HostArray
 from xpnet.data.dataset import Dataset, Source, check_finite, numbered_classes, square_shape
 from xpnet.data.files import check_members
-from xpnet.errors import DataError, join_names, one_line, truncate
+from xpnet.errors import DataError, ShapeError, join_names, one_line, truncate
+from xpnet.utils.channels import MOST_CHANNELS, as_rows, require_channels_last
 
 # NumPy parses the header of an array as Python; a damaged header raises many kinds of errors.
 HEADER_ERRORS = (
@@ -41,8 +42,9 @@ _MOST_HEADER = 2**14
 def read_npz(path: str | Path) -> Source:
     """The arrays `x_train, y_train[, x_test, y_test]`, or `x, y`, of an `.npz` file.
 
-    Samples are `(N, features)` or `(N, height, width)`: uint8, other integers within 0..255
-    (which become uint8), float32, float64, or float16 (which becomes float32). Labels are
+    Samples are `(N, features)`, `(N, height, width)` or `(N, height, width, channels)` with at most
+    4 channels, which become rows in the order channels, height, width: uint8, other integers within
+    0..255 (which become uint8), float32, float64, or float16 (which becomes float32). Labels are
     `(N,)` integers from 0; classes are numbered up to the largest (see `numbered_classes`).
     `sha256` is that of the file's bytes. Pickled objects are never loaded.
 
@@ -170,8 +172,11 @@ def check_labels(name: str, labels: HostArray) -> HostArray:
 
 
 def shared_image_shape(arrays: Sequence[HostArray]) -> tuple[int, int] | None:
-    """The shape of the pictures in one of two arrays, for the other one if it is flat."""
-    shapes = {array.shape[1:] for array in arrays if array.ndim == 3}
+    """The shape of the pictures in one of two arrays, for the other one if it is flat.
+
+    None for several channels: flat rows do not say in which order they hold them.
+    """
+    shapes = {array.shape[1:3] for array in arrays if array.ndim == 3 or array.shape[3:] == (1,)}
     flat = {array.shape[1:] for array in arrays if array.ndim == 2}
     if len(shapes) != 1 or not flat:
         return None
@@ -181,11 +186,21 @@ def shared_image_shape(arrays: Sequence[HostArray]) -> tuple[int, int] | None:
 
 def check_samples(name: str, x: HostArray, labels_name: str, labels: HostArray | None) -> None:
     """Raise `DataError`, naming the array, unless it has the shape of samples for `labels`."""
-    if x.ndim not in (2, 3) or 0 in x.shape:
+    if x.ndim not in (2, 3, 4) or 0 in x.shape:
         raise DataError(
-            f"{name} has shape {truncate(str(x.shape), 60)}: samples must be (N, features) or "
-            f"(N, height, width)"
+            f"{name} has shape {truncate(str(x.shape), 60)}: samples must be (N, features), "
+            f"(N, height, width) or (N, height, width, channels)"
         )
+    if x.ndim == 4:
+        try:
+            require_channels_last(x.shape, None, name)
+        except ShapeError as error:
+            raise DataError(str(error)) from None
+        if x.shape[3] > MOST_CHANNELS:
+            raise DataError(
+                f"{name} has shape {truncate(str(x.shape), 60)}: pictures must be (N, height, "
+                f"width, channels) with at most {MOST_CHANNELS} channels"
+            )
     if labels is not None and len(labels) != len(x):
         raise DataError(
             f"{name} holds {len(x)} samples and {labels_name} {len(labels)} labels: the two must "
@@ -202,10 +217,10 @@ def _dataset(
     image_shape: tuple[int, int] | None = None,
 ) -> Dataset:
     check_samples(f"{path}: {name}", x, f"y{name[1:]}", labels)
-    shape = image_shape or square_shape(x.shape[1])
-    if x.ndim == 3:
-        shape = x.shape[1], x.shape[2]
-    x = _values(path, name, x).reshape(len(x), -1)
+    shape: tuple[int, ...] | None = image_shape or square_shape(x.shape[1])
+    if x.ndim > 2:
+        shape = x.shape[1:]
+    x = as_rows(_values(path, name, x), None, f"{path}: {name}")
     try:
         return Dataset(x, labels, numbered_classes(labels) if classes is None else classes, shape)
     except DataError as error:

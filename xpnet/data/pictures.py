@@ -1,14 +1,16 @@
-"""Converts a picture of a digit, of any size and colour, to the format of MNIST.
+"""Reads image files; converts a picture of a digit, of any size and colour, to MNIST's format.
 
 In MNIST each digit was scaled, with its proportions, into a box of 20 x 20 pixels and placed in
 a field of 28 x 28 with its centre of mass in the middle (Y. LeCun, C. Cortes, C. Burges, "The
 MNIST database of handwritten digits"). A network trained on such images has also learnt their
-position and size, so other pictures are converted in the same way.
+position and size, so other pictures are converted in the same way. `read_picture` and
+`read_resized` convert nothing: they are for networks trained on pictures as files hold them.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -23,6 +25,9 @@ from xpnet.errors import DataError, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+"""Of the names of image files, in lower case."""
 
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 _BOX = 20 / 28
@@ -40,6 +45,9 @@ _SMALLEST = 16 / 28
 _MOST_PIXELS = 2**25
 """About 5,800 by 5,800; with four bytes each, and copies, they take 180 MB."""
 
+_DEEP = re.compile(r";16[BLN]")
+"""Pillow's names of formats with 16 bits a channel; BGR;16 has 16 bits in all."""
+
 _LONGEST_SIDE = 2**16
 _PIXELS_AT_ONCE = 2**20
 
@@ -56,15 +64,65 @@ def read_image(
     Raises `DataError`, naming the file, when it is missing, no such image, damaged, of more
     than 33 million pixels (WebP: 16 million), or blank.
     """
-    from PIL import Image, UnidentifiedImageError
+    path = Path(path)
+    grey = _decoded(path, _grey_scaled)
+    try:
+        return _prepared(grey, image_shape, centred)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def read_picture(path: str | Path) -> HostArray:
+    """The image file at `path` as it is: `(height, width)` grey or `(height, width, 3)` RGB, uint8.
+
+    Grey where the file holds one channel, whether with transparency or not. A transparent image is
+    composed with white, and a picture is turned as its EXIF tag says. Formats as for `read_image`.
+
+    Raises `DataError`, naming the file, as `read_image` does, but not for a blank picture; and for
+    levels of more than 8 bits, which have no scale that is the same for all files.
+    """
+    return _decoded(Path(path), _unchanged)
+
+
+def read_resized(path: str | Path, image_shape: tuple[int, ...]) -> HostArray:
+    """The image file at `path`, as `read_picture` reads it, for a network of such pictures.
+
+    `image_shape`: `(height, width)`, which gives that shape, grey, or `(height, width, 3)`, which
+    gives RGB; uint8. A picture of another size is resized to this one, without keeping its
+    proportions (bilinear, antialiased).
+
+    Raises `DataError` as `read_picture` does, and for another number of channels.
+    """
+    from PIL import Image
 
     path = Path(path)
+    if image_shape[2:] not in ((), (3,)):
+        raise DataError(
+            f"{path} is an image file, which is read as grey or as RGB, and the model takes "
+            f"pictures of {image_shape[2]} channels: give samples as an .npz file"
+        )
+    picture = read_picture(path)
+    height, width = image_shape[:2]
+    is_colour = len(image_shape) == 3
+    if picture.ndim - 2 == is_colour and picture.shape[:2] == (height, width):
+        return picture
+    image = Image.fromarray(picture).convert("RGB" if is_colour else "L")
+    return numpy.array(image.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _decoded(path: Path, levels_of: Callable[[Image, bool], HostArray]) -> HostArray:
+    """The levels of an image file, upright; every failure is a `DataError`.
+
+    `levels_of`: gives the levels of an image, given whether the file has 16 bits a channel.
+    """
+    from PIL import Image, UnidentifiedImageError
+
     with warnings.catch_warnings():
         # Pillow also warns of unusual files that it can read.
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            grey = _read_grey(path)
+            return _upright_levels(path, levels_of)
         except FileNotFoundError:
             raise DataError(f"{path}: there is no such file") from None
         except IsADirectoryError:
@@ -81,15 +139,10 @@ def read_image(
         except Exception as error:
             reason = one_line(getattr(error, "strerror", None) or error)
             raise DataError(f"{path} cannot be read as an image: {reason}") from error
-    try:
-        return _prepared(grey, image_shape, centred)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
 
 
-def _read_grey(path: Path) -> HostArray:
-    """The grey levels of an image file, upright."""
-    from PIL import ExifTags, Image, ImageOps
+def _upright_levels(path: Path, levels_of: Callable[[Image, bool], HostArray]) -> HostArray:
+    from PIL import ExifTags, Image
 
     refuse_special(path)
     # `closing` frees the memory of a file that could not be read.
@@ -98,17 +151,50 @@ def _read_grey(path: Path) -> HostArray:
         most = _MOST_PIXELS // 2 if image.format == "WEBP" else _MOST_PIXELS
         if math.prod(image.size) > most or max(image.size) > _LONGEST_SIDE:
             raise _too_large(path, f"{image.width} x {image.height} pixels")
-        is_deep = any("16" in str(tile) for tile in image.tile)
+        is_deep = any(_DEEP.search(str(tile[3])) for tile in image.tile)
         image.load()
-        levels = _grey(image)
-        # Pillow has dropped the lower 8 of the 16 bits of a colour.
-        if is_deep and not _has_many_bits(image) and levels.max() < 128:
-            levels = levels * numpy.uint8(255 // (2 ** int(levels.max()).bit_length() - 1 or 1))
-        grey = Image.fromarray(levels)
+        try:
+            levels = levels_of(image, is_deep)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
         # Cameras store their orientation in a tag and do not rotate the pixels.
-        tag = ExifTags.Base.Orientation
-        grey.getexif()[tag] = image.getexif().get(tag, 1)
-    return numpy.array(ImageOps.exif_transpose(grey))
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    turned = _TURNED.get(orientation)
+    return levels if turned is None else numpy.ascontiguousarray(turned(levels))
+
+
+_TURNED: dict[object, Callable[[HostArray], HostArray]] = {
+    2: numpy.fliplr,
+    3: lambda levels: numpy.rot90(levels, 2),
+    4: numpy.flipud,
+    5: lambda levels: levels.swapaxes(0, 1),
+    6: lambda levels: numpy.rot90(levels, -1),
+    7: lambda levels: numpy.rot90(levels, 2).swapaxes(0, 1),
+    8: numpy.rot90,
+}
+"""For each EXIF orientation but 1, upright, what turns the picture upright."""
+
+
+def _grey_scaled(image: Image, is_deep: bool) -> HostArray:
+    levels = _grey(image)
+    # Pillow has dropped the lower 8 of the 16 bits of a colour.
+    if is_deep and not _has_many_bits(image) and levels.max() < 128:
+        levels = levels * numpy.uint8(255 // (2 ** int(levels.max()).bit_length() - 1 or 1))
+    return levels
+
+
+def _unchanged(image: Image, is_deep: bool) -> HostArray:
+    if is_deep or _has_many_bits(image):
+        raise DataError(
+            "the image has levels of more than 8 bits: save it with 8 bits a channel, all images "
+            "on one scale"
+        )
+    mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    channels = () if mode == "L" else (3,)
+    levels = numpy.empty((image.height, image.width, *channels), dtype=numpy.uint8)
+    for top, strip in _strips(image):
+        levels[top : top + strip.height] = _opaque(strip, mode)
+    return levels
 
 
 def _too_large(path: Path, found: str) -> DataError:
@@ -169,7 +255,7 @@ def _grey(image: Image) -> HostArray:
     grey = numpy.empty((image.height, image.width), dtype=numpy.uint8)
     scaled = _scaling(image) if _has_many_bits(image) else None
     for top, strip in _strips(image):
-        levels = scaled(strip) if scaled else _grey_strip(strip)
+        levels = scaled(strip) if scaled else _opaque(strip, "L")
         grey[top : top + strip.height] = levels
     return grey
 
@@ -205,14 +291,15 @@ def _scaling(image: Image) -> Callable[[Image], HostArray]:
     )
 
 
-def _grey_strip(image: Image) -> HostArray:
+def _opaque(image: Image, mode: str) -> HostArray:
+    """The levels of `mode`, L or RGB, composed with white."""
     from PIL import Image as pillow
 
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = pillow.new("RGBA", image.size, "white")
         image = pillow.alpha_composite(white, image)
-    return numpy.array(image.convert("L"))
+    return numpy.array(image.convert(mode))
 
 
 def _light_on_dark(grey: HostArray) -> HostArray:

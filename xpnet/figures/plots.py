@@ -37,6 +37,7 @@ from xpnet.figures.style import (
     shortened,
     write,
 )
+from xpnet.utils.channels import visible
 from xpnet.utils.text import percent
 
 _RIGHT = LinearSegmentedColormap.from_list("right", ["#f2f7fb", "#7db8dd"])
@@ -202,7 +203,9 @@ def sample_predictions(
 ) -> None:
     """The first 25 samples with the predicted class, the true one, and their probabilities.
 
-    `images`: `(N, height, width)`, N at least 1, shown on one grey scale; `probabilities`:
+    `images`: `(N, height, width)`, N at least 1, shown on one grey scale, or with channels
+    `(N, height, width, channels)`, shown in colour if these are three or four (the fourth is left
+    out), uint8 as they are, other values scaled from smallest to largest; `probabilities`:
     `(N, C)`; `labels`: `(N,)`. A wrong prediction has a cross and a thick red frame.
     `choose_samples` chooses the samples. Raises `ShapeError`.
     """
@@ -213,12 +216,14 @@ def _samples_figure(
     images: HostArray, probabilities: HostArray, labels: HostArray, classes: Sequence[str]
 ) -> Figure:
     shape = (len(labels), len(classes))
-    if images.ndim != 3 or len(images) != len(labels) or probabilities.shape != shape or 0 in shape:
+    is_picture = images.ndim in (3, 4)
+    if not is_picture or len(images) != len(labels) or probabilities.shape != shape or 0 in shape:
         raise ShapeError(
             f"images, probabilities and labels have shapes {images.shape}, "
-            f"{probabilities.shape} and {labels.shape}, expected (N, height, width), "
-            f"(N, {len(classes)}) and (N,), N at least 1"
+            f"{probabilities.shape} and {labels.shape}, expected (N, height, width) or "
+            f"(N, height, width, channels), (N, {len(classes)}) and (N,), N at least 1"
         )
+    images = visible(images) if images.ndim == 4 else images
     count = min(len(images), _MOST_SAMPLES)
     columns = max(min(5, count), 3)
     rows = -(-count // columns)
@@ -228,6 +233,9 @@ def _samples_figure(
     names = [shortened(name, 12) for name in classes]
     long = max(map(len, names)) > 4
     shades = Normalize(float(images[:count].min()), float(images[:count].max()))
+    if images.ndim == 4 and images.dtype != numpy.uint8:
+        # Colours have no scale of their own: they are shown from 0 to 1.
+        images = numpy.asarray(shades(images[:count].astype(numpy.float64)))
     for number, axes in enumerate(grid):
         if number >= count:
             axes.set_axis_off()

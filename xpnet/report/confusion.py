@@ -14,6 +14,7 @@ from xpnet.errors import truncate
 from xpnet.figures.calibration import Predictions
 from xpnet.metrics import ClassCounts, ConfusedPairs, Confusion
 from xpnet.report.rendering import image_uri
+from xpnet.utils.channels import as_pictures, visible
 
 PAIRS, PICTURES = 6, 8
 """The numbers of pairs of classes that are shown, and of mistakes of each pair."""
@@ -117,9 +118,13 @@ def _examples(
 
 
 def _pixels(data: Dataset, index: int) -> HostArray:
-    """A sample as grey levels `(height, width)` uint8, reduced to at most 96 pixels a side."""
+    """A sample, grey `(height, width)` or RGB `(height, width, 3)`, at most 96 pixels a side.
+
+    uint8; other values are scaled so that the smallest is 0 and the largest 255.
+    """
     assert data.image_shape is not None
-    values = data.x[index : index + 1].reshape(data.image_shape)
+    values = as_pictures(data.x[index : index + 1], data.image_shape)[0]
+    values = visible(values) if values.ndim == 3 else values
     if values.dtype != numpy.uint8:
         if values.dtype.kind == "i":
             values = values.astype(numpy.float64)  # -128 has no absolute value in int8
@@ -127,7 +132,7 @@ def _pixels(data: Dataset, index: int) -> HostArray:
         values = values / max(float(numpy.abs(values).max()), 1e-300)
         low, high = float(values.min()), float(values.max())
         values = (values - low) * (255 / (high - low) if high > low else 0.0)
-    image = Image.fromarray(values.astype(numpy.uint8))
+    image = Image.fromarray(numpy.ascontiguousarray(values, numpy.uint8))
     if max(image.size) > _LARGEST:
         image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.BOX)
     return numpy.asarray(image)

@@ -22,6 +22,7 @@ from xpnet.runs.test_set import PredictedTestSet, predict_test_set
 from xpnet.training import evaluate
 from xpnet.training.augmentation import Augmentation
 from xpnet.training.history import History
+from xpnet.utils.channels import as_pictures
 
 AUGMENTED_ROWS, AUGMENTED_VERSIONS = 6, 9
 """Training samples, and augmented versions of each, in `augmented_samples.png`."""
@@ -39,7 +40,8 @@ def draw(
 ) -> None:
     """Write the figures of a run: curves, confusion matrix, sample predictions, first weights.
 
-    With an `augmentation`, also augmented training samples.
+    With an `augmentation`, also augmented training samples. The weights of the channels of a
+    picture, or of the input of a convolution, are shown as their mean.
     """
     plots.training_metrics(history, folder / "training_metrics.png")
     data, predictions, confusion = predicted.data, predicted.predictions, predicted.tested.confusion
@@ -49,7 +51,7 @@ def draw(
         return
     chosen = plots.choose_predictions(predictions, data.labels, DRAWN_SAMPLES, network.seed)
     plots.sample_predictions(
-        data.x[chosen].reshape(-1, *data.image_shape),
+        as_pictures(data.x[chosen], data.image_shape),
         predictions.table(chosen, data.labels, len(data.classes)),
         data.labels[chosen],
         data.classes,
@@ -62,7 +64,10 @@ def draw(
         weight = weight.mean(axis=1).reshape(len(weight), -1)
         plots.first_layer_weights(weight, shape, folder / "weights.png")
     else:
-        plots.first_layer_weights(weight, data.image_shape, folder / "weights.png")
+        height, width, *channels = data.image_shape
+        if channels:
+            weight = weight.reshape(len(weight), channels[0], -1).mean(axis=1)
+        plots.first_layer_weights(weight, (height, width), folder / "weights.png")
     if augmentation is not None:
         plots.augmented_samples(
             *_augmented(augmentation, train, network), folder / "augmented_samples.png"
@@ -74,7 +79,8 @@ def _augmented(
 ) -> tuple[HostArray, HostArray]:
     """Training samples `(n, H, W)`, and `k` augmented versions of each `(n, k, H, W)`."""
     assert data.image_shape is not None
-    backend, shape = network.backend, data.image_shape
+    backend, (height, width) = network.backend, data.image_shape
+    shape = height, width
     some = data.x[:: max(len(data) // AUGMENTED_ROWS, 1)][:AUGMENTED_ROWS]
     augmentation.begin(shape, network.seed)
     many = backend.asarray(some.repeat(AUGMENTED_VERSIONS, axis=0), dtype=network.dtype)

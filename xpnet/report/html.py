@@ -189,4 +189,5 @@ def _commands(
 
 def _can_be_drawn_on(network: Sequential) -> bool:
     shape = network.metadata.get("image_shape") or (0, 1)
-    return shape[0] == shape[1] and network.metadata.get("pixels") is not False
+    is_square = len(shape) == 2 and shape[0] == shape[1]
+    return is_square and network.metadata.get("pixels") is not False

@@ -42,7 +42,7 @@ def _environment() -> Environment:
 
 
 def image_uri(pixels: HostArray) -> str:
-    """`pixels` `(height, width)` grey or `(height, width, 4)`, uint8, as a `data:` URI (PNG)."""
+    """`pixels`, `(height, width)` grey or `(height, width, 3 or 4)`, uint8, as a `data:` URI."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

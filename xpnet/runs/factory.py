@@ -104,13 +104,20 @@ def fit_normalisation(
     return made
 
 
-def prediction_metadata(config: TrainConfig, data: Dataset) -> dict[str, object]:
+def prediction_metadata(
+    config: TrainConfig, data: Dataset, *, as_read: bool = False
+) -> dict[str, object]:
     """The metadata for prediction of a network trained on `data`.
 
-    `target`: the label column of its table, if it was named; `centred`: whether its pictures are
-    centred as MNIST's are.
+    `target`: the label column of its table, if it was named; `as_read`: whether its pictures are
+    those of picture files, without any change; otherwise, for one channel, `centred`: whether they
+    are centred as MNIST's are.
     """
     about: dict[str, object] = {} if config.target is None else {"target": config.target}
+    if as_read:
+        return about | {"as_read": True}
+    if data.image_shape is not None and len(data.image_shape) == 3:
+        return about
     if data.image_shape is not None and data.x.dtype == numpy.uint8:
         some = data.x[:: max(len(data) // _SAMPLED_PICTURES, 1)]
         centred = sum(is_centred(picture.reshape(data.image_shape)) for picture in some)
@@ -233,11 +240,16 @@ def build_schedule(config: TrainConfig, steps_per_epoch: int) -> schedules.Sched
 def build_augmentation(config: TrainConfig, data: Dataset) -> Augmentation | None:
     """The augmentation of training pictures, None where no strength is above 0.
 
-    Raises `ConfigError` where the rows of `data` are not pictures.
+    Raises `ConfigError` where the rows of `data` are not pictures of one channel.
     """
     asked = [name for name in AUGMENTATIONS if getattr(config, name)]
     if not asked:
         return None
+    if data.image_shape is not None and len(data.image_shape) == 3:
+        raise ConfigError(
+            f"{asked[0]}: changes pictures of one channel, and those of {config.dataset} have "
+            f"{data.image_shape[2]}: leave {asked[0]} out"
+        )
     if data.image_shape is None:
         raise ConfigError(
             f"{asked[0]}: changes pictures, and the {data.features} features of "

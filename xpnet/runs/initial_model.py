@@ -23,6 +23,7 @@ from xpnet.layers.base import Layer
 from xpnet.network import Sequential
 from xpnet.runs.model import Model
 from xpnet.runs.run_folder import MODEL
+from xpnet.utils.channels import shape_text
 from xpnet.utils.image_layers import BriefLayer
 from xpnet.utils.toml import read_toml
 
@@ -181,8 +182,8 @@ class InitialModel:
         shape = self.model.image_shape
         if shape is not None and data.image_shape is not None and shape != data.image_shape:
             raise ConfigError(
-                f"initial_model: {self.path} takes pictures of {shape} pixels, and those of "
-                f"{config.dataset} have {data.image_shape}"
+                f"initial_model: {self.path} takes pictures of {shape_text(shape)}, and those of "
+                f"{config.dataset} have {shape_text(data.image_shape)}"
             )
         is_pixels = data.x.dtype == numpy.uint8
         if self.model.pixels is not None and self.model.pixels != is_pixels:

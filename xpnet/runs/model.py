@@ -21,21 +21,24 @@ from xpnet.serialization import load
 class Model:
     """A network and the description of its training data in its file, or defaults.
 
-    `classes`: a name for each output, by default its number. `image_shape`: `(height, width)` of
-    the pictures that it was trained on; None for other data, or if not known. `normalisation`:
+    `classes`: a name for each output, by default its number. `image_shape`: `(height, width)`, or
+    `(height, width, channels)` for several channels, of the pictures that it was trained on; None
+    for other data, or if not known. `normalisation`:
     from stored values to inputs, by default the identity. `pixels`: it was trained on integer
     pixels 0..255 (True) or on other numbers (False); None: not known. `target`: the label column
     of its table; None: the default one. `centred`: the pictures that it was trained on are centred
-    as MNIST's are.
+    as MNIST's are. `as_read`: they are those of picture files without any change; always so for
+    several channels.
     """
 
     network: Sequential
     classes: tuple[str, ...]
-    image_shape: tuple[int, int] | None
+    image_shape: tuple[int, ...] | None
     normalisation: Normalisation
     pixels: bool | None = None
     target: str | None = None
     centred: bool = True
+    as_read: bool = False
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "cpu") -> Model:
@@ -64,10 +67,13 @@ class Model:
         shape = about.get("image_shape")
         if shape is not None:
             inputs = network.in_features
-            positive = _is_list_of(int, shape) and len(shape) == 2 and min(shape) > 0
+            positive = _is_list_of(int, shape) and len(shape) in (2, 3) and min(shape) > 0
             if not positive or math.prod(shape) != inputs:
-                raise wrong("image_shape", f"[height, width] of {inputs} pixels, or null")
-            shape = (shape[0], shape[1])
+                raise wrong(
+                    "image_shape",
+                    f"[height, width] or [height, width, channels] of {inputs} values, or null",
+                )
+            shape = tuple(shape[:2] if shape[2:] == [1] else shape)
         how = about.get("normalisation", {"scale": 1.0, "shift": 0.0})
         try:
             normalisation = Normalisation.from_metadata(how, network.in_features)
@@ -80,11 +86,15 @@ class Model:
         if pixels is not None and not isinstance(pixels, bool):
             raise wrong("pixels", "true, false or null")
         target, centred = about.get("target"), about.get("centred", True)
+        as_read = about.get("as_read", False)
         if target is not None and not isinstance(target, str):
             raise wrong("target", "the name of a column, or null")
         if not isinstance(centred, bool):
             raise wrong("centred", "true or false")
-        return cls(network, tuple(classes), shape, normalisation, pixels, target, centred)
+        if not isinstance(as_read, bool):
+            raise wrong("as_read", "true or false")
+        as_read = as_read or (shape is not None and len(shape) == 3)
+        return cls(network, tuple(classes), shape, normalisation, pixels, target, centred, as_read)
 
     def require_kind(self, path: Path, x: HostArray) -> None:
         """Raise `DataError` when one of `x` and the training data is pixels and the other is not.

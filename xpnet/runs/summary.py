@@ -36,7 +36,7 @@ def describe_data(source: Source, splits: Splits) -> str:
     data, some = splits.train, splits.train.x
     # For a file that may be larger than memory, finding them would take as long as an epoch.
     values = "" if isinstance(some, MappedRows) else f", values {some.min():g} to {some.max():g}"
-    shape = f" ({data.image_shape[0]}×{data.image_shape[1]})" if data.image_shape else ""
+    shape = f" ({'×'.join(map(str, data.image_shape))})" if data.image_shape else ""
     names = [printable(name) for name in data.classes]
     lines = [
         f"data      {printable(source.name)}: {data.features} features{shape} {some.dtype}{values}"

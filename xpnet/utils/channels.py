@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
-from xpnet.backend import Array
+import numpy
+
+from xpnet.backend import Array, HostArray
 from xpnet.errors import ShapeError
 
-_MOST_CHANNELS = 4
+MOST_CHANNELS = 4
 """Of a picture: red, green, blue and transparency."""
 
 
@@ -18,7 +20,7 @@ def require_channels_last(shape: tuple[int, ...], image: tuple[int, ...] | None,
     None, unknown, at most 4 channels in the second place count as channels first.
     """
     found = shape[1:] if len(shape) == 4 else (*shape[1:], 1)
-    is_first = len(shape) == 4 and shape[1] <= _MOST_CHANNELS < shape[3]
+    is_first = len(shape) == 4 and shape[1] <= MOST_CHANNELS < shape[3]
     if image is not None:
         is_first = found == (image[2], image[0], image[1]) != image
     if is_first:
@@ -46,3 +48,31 @@ def as_rows(array: Array, image: tuple[int, ...] | None, name: str) -> Array:
     if array.ndim == 4:
         array = array.transpose(0, 3, 1, 2)
     return array.reshape(len(array), math.prod(shape[1:])) if array.ndim in (3, 4) else array
+
+
+def as_pictures(rows: HostArray, image: tuple[int, ...]) -> HostArray:
+    """`rows` `(N, features)` in the order channels, height, width, as pictures: a view.
+
+    `image`: `(H, W)`, which gives `(N, H, W)`, or `(H, W, C)`, which gives `(N, H, W, C)`.
+    """
+    height, width, *channels = image
+    pictures = rows.reshape(len(rows), *channels, height, width)
+    return numpy.moveaxis(pictures, 1, -1) if channels else pictures
+
+
+def visible(pictures: HostArray) -> HostArray:
+    """Pictures `(…, H, W, C)` as they can be shown: grey `(…, H, W)` or RGB `(…, H, W, 3)`.
+
+    Two channels are shown as their mean; of four, the fourth, which may be transparency, is left
+    out.
+    """
+    if pictures.shape[-1] < 3:
+        mean: HostArray = pictures.mean(axis=-1, dtype=numpy.float64)
+        return mean.astype(pictures.dtype)
+    return pictures[..., :3]
+
+
+def shape_text(image: tuple[int, ...]) -> str:
+    """`(28, 28)` as `28 x 28 pixels`, `(32, 32, 3)` as `32 x 32 pixels of 3 channels`."""
+    height, width, *channels = image
+    return f"{height} x {width} pixels" + "".join(f" of {count} channels" for count in channels)

@@ -71,8 +71,9 @@ def html_page(model: Model) -> str:
 
 
 def _side(model: Model) -> int:
-    image = model.network.image_shape
-    if image is not None and image[2] > 1:
+    # A network of Linear layers does not know the channels of its pictures.
+    image = model.network.image_shape or model.image_shape
+    if image is not None and len(image) == 3 and image[2] > 1:
         raise ConfigError(
             f"the model takes pictures of {image[2]} channels, and a drawing has one: export one "
             f"that takes pictures of one channel"
@@ -82,7 +83,7 @@ def _side(model: Model) -> int:
             "the model was not trained on pictures (it has no image_shape), so there is nothing "
             "to draw: export one that was"
         )
-    height, width = model.image_shape
+    height, width = model.image_shape[:2]
     if height != width:
         raise ConfigError(
             f"the model takes pictures of {height} x {width} pixels, and the page's pad is "
