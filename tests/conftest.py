@@ -9,6 +9,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
+# Of several processes, each has one thread: threads of BLAS that wait for a busy core take long.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
+
 import cuda_on_cpu
 import least_tests
 import missing
@@ -83,6 +87,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """`-n` gives all tests of a file to one process: they share arrays and compiled kernels."""
     from xdist.scheduler import LoadFileScheduling
 
+    # By their number the tests of README.md, which take longest, would be among the last.
+    config.option.loadscopereorder = False
     return LoadFileScheduling(config, log)
 
 

@@ -34,6 +34,7 @@ from bench import (
 from bench.peer import Peer, Unsupported
 from bench.peers import COMPETITORS
 from bench.peers.numpy_student import Student
+from bench.peers.torch_eager import ChannelsLast
 from bench.peers.xpnet_peer import OnCpu, Xpnet
 from bench.timing import Measured, Refused, Wrong, compare, gate, measure
 from bench.worker import Server
@@ -43,6 +44,11 @@ from xpnet.errors import BackendUnavailable, ConfigError, XpnetError
 
 SMALL = {workload.name: quick(workload) for workload in WORKLOADS}
 TRAINING = [workload for workload in SMALL.values() if not workload.predicts]
+
+
+def peer_of(workload: Workload) -> type[Peer]:
+    """Whom to gate: the student has no convolution."""
+    return ChannelsLast if workload.conv else Student
 
 
 class Here:
@@ -92,6 +98,8 @@ def test_workloads_are_those_of_the_issue():
         "W5": "784-2500-2000-1500-1000-500-10 relu, batch 512, momentum",
         "W6-many": "784-128-10 relu, prediction of 10,000 rows",
         "W6-one": "784-128-10 relu, prediction of 1 row",
+        "W7": "784-16k5-pool-32k5-pool-128-10 relu, batch 64, adam",
+        "W8": "784-32k3p1-32k3p1-pool-64k3p1-64k3p1-pool-128-10 relu, batch 64, adam",
     }
 
 
@@ -116,19 +124,40 @@ def test_data_and_weights_are_the_same_for_everyone():
     assert [w.shape for w, _ in workload.weights()] == [(784, 64), (64, 10)]
 
 
+def test_images_of_a_workload():
+    workload = SMALL["W8"]
+    shapes = [image.output for image in workload.images]
+    assert shapes[:3] == [(28, 28, 32), (28, 28, 32), (14, 14, 32)]
+    assert [image.relu for image in workload.images] == [True, False, True] * 2
+    assert [kernel.shape for kernel, _ in workload.kernels()][:2] == [(3, 3, 1, 32), (3, 3, 32, 32)]
+    assert workload.dense_sizes == (7 * 7 * 64, 64, 10)
+    # The same features, in the other order.
+    features = np.random.default_rng(0).random((5, 7, 7, 64), dtype=np.float32)
+    first, last = workload.weights()[0][0], workload.channels_last_weights()[0][0]
+    expected = features.transpose(0, 3, 1, 2).reshape(5, -1) @ first
+    np.testing.assert_allclose(features.reshape(5, -1) @ last, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_who_has_no_convolution_is_left_out():
+    with pytest.raises(Unsupported, match="it has no convolution"):
+        Server("student", "cpu").prepare(vars(SMALL["W7"]))
+    with pytest.raises(Unsupported, match="there are no images"):
+        ChannelsLast.adapt(SMALL["W2"])
+
+
 # Gate
 
 
 @pytest.mark.parametrize("workload", SMALL.values(), ids=SMALL.keys())
 def test_gate_lets_an_honest_competitor_pass(workload):
-    worker = Here(Student)
+    worker = Here(peer_of(workload))
     worker.ask("prepare", vars(workload))
     assert gate(worker, workload, reference) < 1e-5
 
 
 @pytest.mark.parametrize("workload", TRAINING, ids=lambda workload: workload.name)
 def test_gate_catches_a_learning_rate_that_is_off(workload):
-    worker = Here(Student, lambda given: replace(given, rate=1.05 * given.rate))
+    worker = Here(peer_of(workload), lambda given: replace(given, rate=1.05 * given.rate))
     worker.ask("prepare", vars(workload))
     with pytest.raises(Wrong, match="of the gate is"):
         gate(worker, workload, reference)
@@ -475,6 +504,7 @@ def test_competitors_on_a_gpu_are_those_of_the_issue():
             "xpnet-cpu",
             "torch",
             "torch-fused",
+            "torch-channels-last",
             "torch-reduced",
             "torch-graph",
         ),

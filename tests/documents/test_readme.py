@@ -28,12 +28,12 @@ BASH = [block for block in BLOCKS if block.language == "bash"]
 # Blocks that run elsewhere: the file whose lines run them.
 ELSEWHERE = {
     'python3 -m venv .venv && . .venv/bin/activate && pip install -e ".[test]" '
-    "&& python -m pytest\n": (
+    "&& python -m pytest -n 2\n": (
         ".ci/run",
         [
             'python3 -m venv "$environment"',
             'pip install --quiet --disable-pip-version-check -e ".[test]"',
-            "python -m pytest",
+            "python -m pytest -n 2",
         ],
     ),
 }
@@ -55,7 +55,7 @@ IN_TEXT: dict[str, bool | str | tuple[str, str]] = {
         'reproduce.py"), "--quick"',
     ),
     "nox -s docs": (".ci/run", "nox --no-venv -s docs"),
-    "nox -s kernels": (".ci/run", "nox --no-venv -s parity kernels"),
+    "nox -s kernels": (".ci/run", "nox --no-venv -s parity kernels faults"),
     "nox -s cupy": (".ci/run", "nox --no-venv -s cupy"),
     "nox -s bench": ("noxfile.py", 'session.run("python", "-m", "bench", *session.posargs)'),
     'pip install ".[cuda13]"': GPU,

@@ -318,18 +318,21 @@ def _augmented_figure(originals: HostArray, changed: HostArray) -> Figure:
     return figure
 
 
-def first_layer_weights(weight: HostArray, image_shape: tuple[int, int], path: str | Path) -> None:
+def first_layer_weights(
+    weight: HostArray, image_shape: tuple[int, int], path: str | Path, what: str = "units"
+) -> None:
     """The weights of each unit of the first layer as an image.
 
     `weight`: `(out, in)` with `in == height * width`. The 100 units with the largest norm,
     largest first, on one colour scale that is symmetric around 0; it ends at the 99.8th
     percentile of the absolute weights shown, so that a single large one does not make the
-    others pale. Raises `ShapeError`.
+    others pale. `what`: what the title calls the units, such as the filters of a convolution.
+    Raises `ShapeError`.
     """
-    write(_weights_figure(weight, image_shape), path)
+    write(_weights_figure(weight, image_shape, what), path)
 
 
-def _weights_figure(weight: HostArray, image_shape: tuple[int, int]) -> Figure:
+def _weights_figure(weight: HostArray, image_shape: tuple[int, int], what: str = "units") -> Figure:
     height, width = image_shape
     if weight.ndim != 2 or weight.shape[1] != height * width or 0 in weight.shape:
         raise ShapeError(
@@ -356,7 +359,7 @@ def _weights_figure(weight: HostArray, image_shape: tuple[int, int]) -> Figure:
     )
     axes.set_axis_off()
     title = "First layer: weights of " + (
-        f"{count} of {units} units (largest norms)" if count < units else f"all {units} units"
+        f"{count} of {units} {what} (largest norms)" if count < units else f"all {units} {what}"
     )
     axes.set_title(title, fontsize=TITLE)
     clipped = bool((numpy.abs(chosen) > limit).any())

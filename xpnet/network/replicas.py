@@ -77,16 +77,14 @@ class Replicas:
 
     def first(self, count: int) -> list[Replica]:
         """That many; the first one writes the gradients of the network itself."""
-        store = self._store
+        own, backend = self._store, self._backend
         while len(self._made) < count:
-            blocks = store.gradients, store.unused
+            blocks = own.gradients, own.unused
             if self._made:
-                how = self._backend, store.trained.flat.dtype
-                blocks = (
-                    Block.zeros(*how, store.trained.layout),
-                    Block.zeros(*how, store.frozen.layout),
-                )
-            self._made.append(Replica(self._backend, self._layers, store, *blocks))
+                kinds, dtype = (own.trained.layout, own.frozen.layout), own.trained.flat.dtype
+                gradients, unused = (Block.zeros(backend, dtype, kind) for kind in kinds)
+                blocks = gradients, unused
+            self._made.append(Replica(backend, self._layers, own, *blocks))
         return self._made[:count]
 
     def advance(self, rows: int) -> None:

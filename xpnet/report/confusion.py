@@ -109,12 +109,17 @@ def _examples(
     return [
         {
             "number": index + 1,
-            "image": image_uri(_pixels(data, index)) if data.image_shape is not None else None,
+            "image": sample_uri(data, index),
             "confidence": float(predictions.confidence[index]),
             "of_true": float(predictions.of_true[index]),
         }
         for index in found[order[:PICTURES]].tolist()
     ]
+
+
+def sample_uri(data: Dataset, index: int) -> str | None:
+    """A sample as the URI of a picture; None if it is none."""
+    return None if data.image_shape is None else image_uri(_pixels(data, index))
 
 
 def _pixels(data: Dataset, index: int) -> HostArray:

@@ -62,7 +62,7 @@ def draw(
     if weight.ndim == 4:  # the kernels of a convolution, their mean over the input channels
         shape = (weight.shape[2], weight.shape[3])
         weight = weight.mean(axis=1).reshape(len(weight), -1)
-        plots.first_layer_weights(weight, shape, folder / "weights.png")
+        plots.first_layer_weights(weight, shape, folder / "weights.png", "filters")
     else:
         height, width, *channels = data.image_shape
         if channels:

@@ -18,8 +18,9 @@ from xpnet.figures.plots import horizontal
 from xpnet.figures.reliability import reliability_svg
 from xpnet.metrics import MOST_CLASSES, class_scores
 from xpnet.network import Sequential
-from xpnet.report.confusion import PICTURES, confusion_values, mistake_values
+from xpnet.report.confusion import PICTURES, confusion_values, mistake_values, sample_uri
 from xpnet.report.diagrams import Diagram, curves_diagram
+from xpnet.report.feature_maps import feature_map_values
 from xpnet.report.rendering import render
 from xpnet.report.timing import duration_text, timing_values
 from xpnet.runs.run_folder import MODEL, absolute_path_flags, resume_command
@@ -72,6 +73,8 @@ def run_page(
             "confusion": confusion_values(confusion, data.classes),
             "mistakes": mistake_values(confusion, predicted.predictions, data),
             "pictures": PICTURES,
+            "sample": sample_uri(data, 0),
+            "feature_maps": feature_map_values(network, data),
             "class_scores": _class_scores(predicted),
             "calibration": _calibration(predicted),
         }
