@@ -21,7 +21,10 @@ from xpnet.layers.convolution import COLUMNS
 
 
 class Floor(Peer):
-    """`x W`, `xᵀ dz` and, but for the first layer, `dz Wᵀ`, for a batch in one piece."""
+    """`x W`, `xᵀ dz` and, but for the first layer, `dz Wᵀ`.
+
+    For a batch in one piece; of convolutions on a CPU for blocks of it.
+    """
 
     about = (
         "matmul(out=) of float32, weights (in, out) row-major; no dx for the first layer; "

@@ -87,7 +87,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """`-n` gives all tests of a file to one process: they share arrays and compiled kernels."""
     from xdist.scheduler import LoadFileScheduling
 
-    # By their number the tests of README.md, which take longest, would be among the last.
+    # Sorted by number of tests, those of README.md, the slowest, would start last.
     config.option.loadscopereorder = False
     return LoadFileScheduling(config, log)
 

@@ -57,6 +57,12 @@ def test_the_digest_is_that_of_content_and_class_names(tmp_path: Path) -> None:
     folder = fill(tmp_path / "a")
     first = read_cifar_folder(folder).sha256
     assert read_cifar_folder(fill(tmp_path / "b")).sha256 == first
+    moved = fill(tmp_path / "c")
+    last, test = (moved / name for name in FILES[-2:])
+    kept, record = last.read_bytes()[:-3073], last.read_bytes()[-3073:]
+    last.write_bytes(kept)
+    test.write_bytes(record + test.read_bytes())
+    assert read_cifar_folder(moved).sha256 != first
     (folder / "batches.meta.txt").write_text("\n".join(NAMES) + "\n\n")
     assert read_cifar_folder(folder).sha256 == first
     names = "0123456789"

@@ -53,6 +53,12 @@ def test_colour_pictures_are_rows_of_planes_in_the_order_of_names(tmp_path: Path
     assert data.x.tolist() == [planes(picture(seed, 3)) for seed in (1, 0, 2)]
 
 
+def test_another_file_in_the_folder_is_not_taken_for_data(tmp_path: Path) -> None:
+    fill(tmp_path)
+    (tmp_path / "test.bin").write_bytes(bytes(5))
+    assert load_dataset(tmp_path).train.classes == ("cat", "dog")
+
+
 def test_grey_pictures_have_one_channel(tmp_path: Path) -> None:
     data = load_dataset(fill(tmp_path)).train
     assert data.image_shape == SHAPE

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +21,12 @@ from thread_settings import SETTINGS
 
 import xpnet as xn
 from xpnet.accel import part_threads
-from xpnet.accel.program import trace
+from xpnet.accel.program import Op, trace
+from xpnet.errors import ConfigError
 from xpnet.layers.base import Layer
 from xpnet.losses import Loss, MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
 from xpnet.network import Sequential
-from xpnet.training import parts
+from xpnet.training import parts, train_step
 from xpnet.training import step as step_module
 
 SIDE, CLASSES = 10, 3
@@ -94,15 +97,32 @@ def test_loss_outputs_and_gradients_are_those_of_the_whole_batch(
         assert error(one.flat_gradients, other.flat_gradients) < 1e-12
 
 
+def large() -> list[Any]:
+    """With products that OpenBLAS would cut for several threads."""
+    return [
+        xn.Unflatten((20, 20)),
+        xn.Conv2d(24, 5),
+        xn.ReLU(),
+        xn.Conv2d(24, 5, stride=2),
+        xn.Flatten(),
+        xn.Dropout(0.2),
+        xn.Linear(864, 200),
+        xn.Tanh(),
+        xn.Linear(200, CLASSES),
+    ]
+
+
 @pytest.mark.parametrize("recording", [True, False])
 def test_bits_do_not_depend_on_threads_or_recording(
     recording: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    x, labels = np.random.default_rng(0).random((160, 400)), images(160)[1]
+
     def trained(threads: int, recording: bool) -> np.ndarray:
-        network = made("float32")
+        network = made("float32", large)
         monkeypatch.setattr(SETTINGS, "recording_enabled", recording)
         with on(threads):
-            xn.fit(network, images(150), optimizer="adam", epochs=4, batch_size=64)
+            xn.fit(network, (x, labels), optimizer="adam", epochs=3, batch_size=80)
         return network.flat_parameters
 
     one = trained(1, True)
@@ -214,14 +234,18 @@ def test_changed_settings_reach_the_parts(whole: Callable[[], None]) -> None:
     assert error(found, trained()) < 1e-12
 
 
-def test_frozen_and_new_layers(whole: Callable[[], None]) -> None:
-    """Whatever gives a network another store."""
+@pytest.mark.parametrize("frozen", [(2,), (9,), (6, 0)])
+def test_frozen_and_new_layers(frozen: tuple[int, ...], whole: Callable[[], None]) -> None:
+    """Whatever gives a network another store; the first layer, one in the middle, one inside."""
 
     def trained() -> np.ndarray:
         network = made()
-        train = {"epochs": 2, "batch_size": 64}
+        train: dict[str, Any] = {"epochs": 2, "batch_size": 64}
         xn.fit(network, images(), optimizer=xn.SGD(0.1), **train)
-        network.layers[2].trainable = False
+        layer: Any = network
+        for place in frozen:
+            layer = layer.layers[place]
+        layer.trainable = False
         xn.fit(network, images(), optimizer=xn.SGD(0.1), **train)
         network.append("relu").append(CLASSES)
         xn.fit(network, images(), optimizer=xn.SGD(0.1), **train)
@@ -230,6 +254,92 @@ def test_frozen_and_new_layers(whole: Callable[[], None]) -> None:
     found = trained()
     whole()
     assert error(found, trained()) < 1e-12
+
+
+def test_a_network_within_a_network(whole: Callable[[], None]) -> None:
+    def trained() -> np.ndarray:
+        inner = made()
+        xn.fit(inner, images(), optimizer=xn.SGD(0.1), epochs=1, batch_size=64)
+        network = Sequential([inner, xn.ReLU(), xn.Linear(CLASSES, CLASSES)], seed=3)
+        assert "replicas" not in vars(inner)
+        xn.fit(network, images(), optimizer=xn.SGD(0.1), epochs=2, batch_size=64)
+        return network.flat_parameters
+
+    found = trained()
+    whole()
+    # float32, as the outer network is.
+    assert error(found, trained()) < 1e-5
+
+
+def test_a_new_seed_reaches_the_parts(whole: Callable[[], None]) -> None:
+    def outputs() -> np.ndarray:
+        network, loss = made(), SoftmaxCrossEntropy()
+        x, labels = images()
+        found = []
+        for seed in (1, 2):
+            network.layers[8].set_seed(seed, 8)
+            _, logits = train_step(network, loss, xn.SGD(0.0), x, labels)
+            found.append(logits.copy())
+        return np.concatenate(found)
+
+    found = outputs()
+    whole()
+    assert error(found, outputs()) < 1e-12
+
+
+def test_a_training_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
+    """In the middle of an epoch, to the bit."""
+
+    class Stops(xn.Callback):
+        def on_step_end(self, run: Any) -> None:
+            if run.step == 6:
+                raise KeyboardInterrupt
+
+    def trained(*callbacks: Any, interrupted: bool = True) -> np.ndarray:
+        network = made("float32")
+        how: dict[str, Any] = {"optimizer": "adam", "epochs": 3, "batch_size": 64}
+        kept = xn.Checkpoints(tmp_path, every="0.001 seconds") if interrupted else None
+        xn.fit(network, images(200), callbacks=callbacks, checkpoints=kept, **how)
+        return network.flat_parameters
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(Stops())
+    assert sorted(tmp_path.glob("*5.safetensors"))  # the second step of four in epoch 2
+    np.testing.assert_array_equal(trained(), trained(interrupted=False))
+
+
+def test_the_gradients_of_large_networks_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = made()
+    assert parts.number_of_parts(network, 64) == 4
+    monkeypatch.setattr(parts, "MOST_GRADIENTS", 2 * network.flat_parameters.size)
+    assert parts.number_of_parts(network, 64) == 3
+    monkeypatch.setattr(parts, "MOST_GRADIENTS", network.flat_parameters.size - 1)
+    assert not parts.can_split(network, SoftmaxCrossEntropy(), 64)
+
+
+def test_backward_after_a_step_in_parts_needs_a_forward_pass() -> None:
+    network, (x, labels) = made(), images()
+    network.forward(x, training=True)
+    _, outputs = train_step(network, SoftmaxCrossEntropy(), xn.SGD(0.1), x, labels)
+    with pytest.raises(ConfigError, match=r"backward\(\) needs forward"):
+        network.backward(outputs)
+
+
+def test_nothing_runs_after_ctrl_c() -> None:
+    begun, ended, main = threading.Event(), [], threading.get_ident()
+
+    def slow() -> None:
+        if threading.get_ident() == main:
+            begun.wait(60)  # a helper is at work
+            raise KeyboardInterrupt
+        begun.set()
+        time.sleep(0.3)
+        ended.append(None)
+
+    ops = [Op("slow", (), None, slow, part=number) for number in range(3)]
+    with on(2), pytest.raises(KeyboardInterrupt):
+        part_threads.run_parts(tuple(ops))()
+    assert len(ended) == 1
 
 
 def test_an_error_in_a_part_names_the_layer_and_ends_the_step() -> None:
@@ -252,23 +362,55 @@ def test_an_error_in_a_part_names_the_layer_and_ends_the_step() -> None:
         assert "MaxPool2d.forward" in note
 
 
-def test_two_trainings_at_a_time() -> None:
-    def trained(into: list[np.ndarray]) -> None:
-        network = made("float32")
-        xn.fit(network, images(), optimizer="adam", epochs=20, batch_size=64)
-        into.append(network.flat_parameters)
+TRAINS = """
+import threading
+import numpy as np
+import xpnet as xn
+from xpnet.accel import small_gemm
 
-    alone: list[np.ndarray] = []
-    trained(alone)
-    together: list[np.ndarray] = []
-    threads = [threading.Thread(target=trained, args=(together,)) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(together) == 3
-    for found in together:
-        np.testing.assert_array_equal(found, alone[0])
+def trained(into):
+    network = xn.Sequential((20, 20), xn.Conv2d(24, 5), "relu", xn.Flatten(), 3, seed=1)
+    x, y = np.random.default_rng(0).random((64, 400)), np.arange(64) % 3
+    xn.fit(network, (x, y), optimizer="adam", epochs=20, batch_size=64, callbacks=[Looks()])
+    into.append(network.flat_parameters)
+
+class Looks(xn.Callback):
+    def on_step_end(self, run):
+        with small_gemm.on_one_thread() as threads:
+            assert (threads, small_gemm.blas_threads()) == (2, 1), threads
+
+assert small_gemm.blas_threads() == 2
+alone, together = [], []
+trained(alone)
+threads = [threading.Thread(target=trained, args=(together,)) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert len(together) == 3
+for found in together:
+    assert np.array_equal(found, alone[0])
+assert small_gemm.blas_threads() == 2
+print("done")
+"""
+
+
+def run_on_two_threads(program: str) -> list[str]:
+    variables = {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_two_trainings_at_a_time() -> None:
+    assert run_on_two_threads(TRAINS) == ["done"]
 
 
 FORKS = """
@@ -278,7 +420,7 @@ import xpnet as xn
 images = xn.Sequential((10, 10), xn.Conv2d(4, 3), xn.Flatten(), 3)
 step = xn.TrainStep(images, "cross_entropy", "sgd")
 x, y = np.random.default_rng(0).random((64, 100)), np.arange(64) % 3
-for _ in range(3):
+for _ in range(4):
     step(x, y)
 child = os.fork()
 loss = float(step(x, y))
@@ -292,7 +434,22 @@ print(loss)
 
 def test_a_forked_child_trains_on() -> None:
     """It has none of the threads of its parent, and would wait for them."""
-    command = [sys.executable, "-W", "ignore", "-c", FORKS]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
-    own, of_child = done.stdout.split()
+    own, of_child = run_on_two_threads(FORKS)
     assert own == of_child
+
+
+LATE = """
+import threading
+import numpy as np
+import xpnet as xn
+def train():
+    images = xn.Sequential((10, 10), xn.Conv2d(4, 3), xn.Flatten(), 3)
+    x, y = np.random.default_rng(0).random((64, 100)), np.arange(64) % 3
+    xn.fit(images, (x, y), optimizer="sgd", epochs=200, batch_size=64)
+    print("trained", flush=True)
+threading.Thread(target=train).start()
+"""
+
+
+def test_a_thread_trains_on_when_the_main_thread_has_ended() -> None:
+    assert run_on_two_threads(LATE) == ["trained"]

@@ -37,11 +37,20 @@ PIECE = 1_000_000
 _STEP = 16
 """Rows or columns of a piece come in multiples of a float32 vector."""
 
-_lock = Lock()
-_numbers: list[int] = []
-"""The number of threads that the running blocks of `kept` restore, once for each block."""
-_single: list[int] = []
-"""The same for the running blocks of `on_one_thread`."""
+
+class _Blocks:
+    """The running blocks of `kept` and of `on_one_thread`, by a key for each, in this process.
+
+    The values are the numbers of threads that they restore.
+    """
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.kept: dict[object, int] = {}
+        self.single: dict[object, int] = {}
+
+
+_blocks = _Blocks()
 
 
 @contextmanager
@@ -49,22 +58,22 @@ def kept() -> Iterator[int]:
     """Restore the number of BLAS threads at the end of the block, however it ends.
 
     Where another thread is in such a block already, and may have changed the number, it is the
-    number which that block restores. The block is given this number (of cores, if not known).
+    number which that block restores. The block is given this number; 1 if it is not known.
     """
     pool = _pool()
     if pool is None:
-        yield os.cpu_count() or 1
+        yield 1
         return
-    with _lock:
-        threads = _numbers[0] if _numbers else pool.get_num_threads()
-        _numbers.append(threads)
+    blocks, key, threads = _blocks, object(), 1
     try:
+        with blocks.lock:
+            threads = next(iter(blocks.kept.values()), pool.get_num_threads())
+            blocks.kept[key] = threads
         yield threads
     finally:
-        with _lock:
-            _numbers.pop()
-            if not _single:
-                pool.set_num_threads(threads)
+        with blocks.lock:
+            if blocks.kept.pop(key, None) is not None and not blocks.single:
+                _set_threads(threads)
 
 
 @contextmanager
@@ -73,17 +82,41 @@ def on_one_thread() -> Iterator[int]:
 
     The block is given the number of threads that is restored when all have left.
     """
-    pool = _pool()
+    blocks, key = _blocks, object()
     with kept() as threads:
-        with _lock:
-            _single.append(threads)
-            if pool is not None and threads > 1:
-                pool.set_num_threads(1)
         try:
+            if threads > 1:
+                with blocks.lock:
+                    blocks.single[key] = threads
+                    _set_threads(1)
             yield threads
         finally:
-            with _lock:
-                _single.pop()
+            with blocks.lock:
+                blocks.single.pop(key, None)
+
+
+def _set_threads(count: int) -> None:
+    """Set the number of threads of NumPy's BLAS; it stays 1 in a block of `on_one_thread`."""
+    pool = _pool()
+    # threadpoolctl lets only the first thread that asks set that of OpenBLAS, until it is told so.
+    release = getattr(pool, "clear_controlling_thread", None)
+    if release is not None:
+        release(force=True)
+    pool.set_num_threads(1 if _blocks.single else count)
+    if release is not None:
+        release(force=True)
+
+
+def _start_anew() -> None:
+    """In a forked child no block of another thread runs."""
+    global _blocks
+    blocks, _blocks = _blocks, _Blocks()
+    if blocks.single:
+        _set_threads(next(iter(blocks.single.values())))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
 
 
 def blas_threads() -> int | None:
@@ -108,13 +141,13 @@ def if_few(x: Array, weights: Array) -> Iterator[None]:
         return
     threads = pool.get_num_threads()
     if threads > 1:
-        _run(partial(pool.set_num_threads, 1))
+        _run(partial(_set_threads, 1))
     try:
         with replaced(numpy, in_pieces):
             yield
     finally:
         if threads > 1:
-            _run(partial(pool.set_num_threads, threads))
+            _run(partial(_set_threads, threads))
 
 
 def in_pieces(op: Op) -> Sequence[Op]:

@@ -128,9 +128,11 @@ def read_cifar_samples(path: str | Path) -> Dataset:
 
 def _layout(folder: Path) -> _Layout | None:
     # Binary files first: a folder may hold both versions.
-    for layout in (_CIFAR10, _CIFAR100):
-        if any((folder / name).is_file() for name in (*layout.train, layout.test)):
-            return layout
+    if any((folder / name).is_file() for name in (*_CIFAR10.train, _CIFAR10.test)):
+        return _CIFAR10
+    # A file test.bin may be anything.
+    if (folder / _CIFAR100.train[0]).is_file():
+        return _CIFAR100
     for layout in (_CIFAR10, _CIFAR100):
         if all((folder / name).is_file() for name in layout.pickles):
             return layout
@@ -144,10 +146,11 @@ def _read(
     counts = [_count(path, layout) for path in paths]
     with reading(paths[0]):
         x = numpy.empty((sum(counts), _PIXELS), numpy.uint8)
-    labels = numpy.empty(len(x), numpy.int64)
+        labels = numpy.empty(len(x), numpy.int64)
     start = 0
     for path, count in zip(paths, counts, strict=True):
         records = _records(path, count, layout)
+        digest.update(f"{path.name}, {count} records:".encode())
         digest.update(records.data)
         rows = slice(start, start + count)
         found = records[:, layout.labels - 1]
@@ -173,9 +176,9 @@ def _count(path: Path, layout: _Layout) -> int:
         raise DataError(f"{path} is empty")
     if size % layout.record:
         raise DataError(
-            f"{path} is truncated or no file of {layout.title}: its {size} bytes are no whole "
-            f"number of records of {layout.record} bytes (labels and 3 x 32 x 32 pixels); fetch it "
-            f"again"
+            f"{path} is truncated or no file of {layout.title}: its {size} bytes are not a "
+            f"whole number of records of {layout.record} bytes (labels and 3 x 32 x 32 pixels); "
+            f"fetch it again, or give a file of CIFAR-100 its own name"
         )
     return size // layout.record
 

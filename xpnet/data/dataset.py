@@ -120,7 +120,7 @@ class Source:
     `sampled:`. `label`: the label column of a table, to be printed; `hint`: what to do about a
     table without labels. Raises `DataError` when the two parts differ in features, in the shape of
     their pictures or in classes, or when only one of them is labelled. `as_read`: the pictures are
-    those of picture files, without any change, and so are the pictures of predictions to be.
+    those of picture files, without any change; pictures to predict are read in the same way.
     """
 
     name: str

@@ -54,6 +54,8 @@ class _Drawing(Layer):
 
     def _begin_part(self, whole: Layer, start: int, backend: Backend) -> None:
         assert isinstance(whole, _Drawing)
+        if (self._seed, self._purpose) != (whole._seed, whole._purpose):
+            self._seed, self._purpose, self._units = whole._seed, whole._purpose, ()
         counter = whole._counter(backend)
         xp = array_module(counter)
         self._counters = self.workspace.array(xp, "counter", (1,), xp.uint64)

@@ -48,6 +48,10 @@ class NetworkAsLayer(FlatParameters):
             return first.image_shape
         return first.output_shape(None) if isinstance(first, Unflatten) else None
 
+    def forget_forward(self) -> None:
+        """The last training forward pass was not one of the layers themselves: see `Replicas`."""
+        self._has_forward = False
+
     def _set_shapes(self, shapes: Sequence[Shape]) -> None:
         """`shapes`: of a sample before and after the layers, as `shapes_of_chain` gives them."""
         self._out_shape = shapes[-1]
@@ -67,6 +71,7 @@ class NetworkAsLayer(FlatParameters):
     ) -> None:
         """Let the layers take views of another network's store; called by that network."""
         self._own_store = None
+        vars(self).pop("replicas", None)  # which hold the former arrays
         for name, layer in self.sublayers().items():
             layer.bind(*(below(name, views) for views in (values, gradients, statistics)))
 

@@ -15,7 +15,8 @@ from xpnet.utils.exclusive import with_own_buffers
 class Replica:
     """Copies of the layers that share the parameters and have gradients and buffers of their own.
 
-    `gradients`, `unused`: where they are written, as in `Store`. All layers are xpnet's own.
+    `gradients`, `unused`: the blocks for the gradients of trained and of frozen parameters, as in
+    `Store`. All layers are xpnet's own.
     """
 
     def __init__(

@@ -1,11 +1,14 @@
-"""A batch of images in parts, which threads compute at the same time: the same gradient.
+"""Computes a batch of images in parts, on several threads; the gradient is that of the batch.
 
 A convolution of a few images is a product too small for several cores, and between products the
 other cores have nothing to do. So a batch is cut into parts of at least `PART_ROWS` samples, each
 computed by copies of the layers with buffers of their own. The loss of the batch is the mean of the
 parts' losses, weighted by their shares of the rows, `L = Σ_p (N_p / N) L_p`, so its gradient is the
 sum of theirs with the same weights, in the order of the parts. How a batch is cut does not depend
-on the number of threads; nor do the results.
+on the number of threads, and each part has one; so neither does the gradient, to the last bit.
+
+Batches of fewer than two parts stay whole, and so do those of networks with `BatchNorm2d`, of a
+layer or loss that is not xpnet's own, with sample weights, and on a GPU.
 """
 
 from __future__ import annotations
@@ -22,11 +25,14 @@ from xpnet.utils.introspection import is_own
 
 PART_ROWS = 16
 MOST_PARTS = 16
+MOST_GRADIENTS = 2**23
+"""Numbers in the gradients of all parts but the first, 32 MiB of float32: they stay allocated, and
+one thread adds them in every step."""
 
 
 def can_split(network: Sequential, loss: Loss, count: int) -> bool:
     """Whether a batch of `count` rows is computed in two parts or more: of images, on a CPU."""
-    if count < 2 * PART_ROWS or network.backend.device != "cpu":
+    if number_of_parts(network, count) < 2 or network.backend.device != "cpu":
         return False
     layers = list(walk(network.layers))
     parts = [network, loss, *layers]
@@ -38,13 +44,19 @@ def can_split(network: Sequential, loss: Loss, count: int) -> bool:
     )
 
 
+def number_of_parts(network: Sequential, count: int) -> int:
+    """The parts of a batch of `count` rows."""
+    affordable = 1 + MOST_GRADIENTS // max(int(network.flat_parameters.size), 1)
+    return min(count // PART_ROWS, MOST_PARTS, affordable)
+
+
 def forward_backward(
     network: Sequential, loss: Loss, x: Array, target: Array
 ) -> tuple[Array, Array]:
     """Loss `()` and logits `(N, C)` of a training pass over `x` `(N, F)`, and all gradients."""
     xp, workspace, count = array_module(x, network.flat_parameters), network.workspace, len(x)
     logits = workspace.array(xp, "logits", (count, network.out_features), network.dtype)
-    number = min(count // PART_ROWS, MOST_PARTS)
+    number = number_of_parts(network, count)
     replicas = network.replicas.first(number)
     starts = [place * count // number for place in range(number + 1)]
     values = []
@@ -62,6 +74,7 @@ def forward_backward(
                 xp.copyto(logits[rows], outputs)
                 xp.multiply(values[-1], share, out=values[-1])
     network.replicas.advance(count)
+    network.forget_forward()
     mean = workspace.array(xp, "mean loss", (), network.dtype)
     xp.copyto(mean, values[0])
     for value, replica in zip(values[1:], replicas[1:], strict=True):
