@@ -3,7 +3,6 @@
     python -m bench                         every workload, every peer, about twenty minutes
     python -m bench --workload W2 W3 --peer torch jax-scan
     python -m bench contended | end-to-end | epochs | footprint | late-epochs | scaling | speedrun
-    python -m bench speedrun-99
 
 Each competitor runs in its own process, and they are interleaved: one repeat each, round after
 round, so that noise of the machine affects all equally. Before timing, the losses of each must
@@ -33,7 +32,6 @@ from xpnet.errors import ConfigError
 
 RESULTS = Path(__file__).resolve().parent / "results"
 OTHERS = ("contended", "end-to-end", "epochs", "footprint", "late-epochs", "scaling", "speedrun")
-OTHERS += ("speedrun-99",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

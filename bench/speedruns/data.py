@@ -13,13 +13,13 @@ FIXED = {"dataset": "mnist", "validation": 0, "dropout": 0.0, "report": False}
 FIXED |= {"optimizer": "adamw", "schedule": "cosine"}
 """Settings that the programs have in their code."""
 USED = {"hidden", "label_smoothing", "learning_rate", "weight_decay", "beta1", "beta2"}
-USED |= {"warm_up", "epochs", "batch_size", "conv"}
+USED |= {"warm_up", "epochs", "batch_size"}
 """Settings that they read; they know no others."""
 
 
 def read_settings(path: str) -> dict[str, Any]:
     """The settings of `python -m xpnet.train`. Raises `ValueError` for others than are known."""
-    found = {"conv": [], **tomllib.loads(Path(path).read_text(encoding="utf-8"))}
+    found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     wrong = [name for name, value in FIXED.items() if found.get(name) != value]
     wrong += sorted({*found} ^ {*FIXED, *USED})
     if wrong:

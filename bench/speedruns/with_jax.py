@@ -43,8 +43,6 @@ def main(path: str, seed: str, folder: str, cache: str) -> None:
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     settings = read_settings(path)
-    if settings["conv"]:
-        raise ValueError(f"{path}: this program has no convolutions")
     beta1, beta2 = settings["beta1"], settings["beta2"]
     decay, smoothing = settings["weight_decay"], settings["label_smoothing"]
     generator = numpy.random.default_rng(int(seed))

@@ -14,31 +14,14 @@ from torch import nn
 from bench.speedruns.data import rates, read, read_settings
 
 
-def image_layers(conv: list[str], pixels: int) -> tuple[list[nn.Module], int]:
-    """Convolutions, each with a max pooling after it and then ReLU, and their features."""
-    if not conv:
-        return [], pixels
-    side, channels = round(pixels**0.5), 1
-    layers: list[nn.Module] = [nn.Unflatten(1, (1, side, side))]
-    for text, pool in zip(conv[::2], conv[1::2], strict=True):
-        if pool != "pool":
-            raise ValueError(f"{pool} after {text}: this program knows only pool there")
-        width, kernel = map(int, text.split("k"))
-        layer = nn.Conv2d(channels, width, kernel)
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        nn.init.zeros_(layer.bias)
-        layers += [layer, nn.MaxPool2d(2), nn.ReLU()]
-        side, channels = (side - kernel + 1) // 2, width
-    return [*layers, nn.Flatten()], channels * side * side
-
-
 def main(path: str, seed: str, folder: str, cache: str = "") -> None:
     """Train and test; there is no compiled code to keep in `cache`."""
     settings = read_settings(path)
     torch.manual_seed(int(seed))
     x, labels = (torch.from_numpy(array.copy()) for array in read(folder, "train"))
     x = x.float().div_(255)
-    layers, features = image_layers(settings["conv"], x.shape[1])
+    layers: list[nn.Module] = []
+    features = x.shape[1]
     for width in settings["hidden"]:
         linear = nn.Linear(features, width)
         nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
@@ -48,9 +31,8 @@ def main(path: str, seed: str, folder: str, cache: str = "") -> None:
     last = nn.Linear(features, 10)
     nn.init.kaiming_normal_(last.weight, nonlinearity="relu")
     nn.init.zeros_(last.bias)
-    network = nn.Sequential(*layers, last).to(memory_format=torch.channels_last)
-    kinds = nn.Linear, nn.Conv2d
-    decayed = [module.weight for module in network if isinstance(module, kinds)]
+    network = nn.Sequential(*layers, last)
+    decayed = [module.weight for module in network if isinstance(module, nn.Linear)]
     others = [p for p in network.parameters() if all(p is not one for one in decayed)]
     groups = [
         {"params": decayed, "weight_decay": settings["weight_decay"]},

@@ -289,7 +289,7 @@ def answer(reader: str, path: Path) -> str:
         [sys.executable, "-c", program, str(path)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,  # only a hang takes so long
         check=False,
     )
     assert done.returncode == 0, done.stderr
