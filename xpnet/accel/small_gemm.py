@@ -98,7 +98,7 @@ def on_one_thread() -> Iterator[int]:
 def _set_threads(count: int) -> None:
     """Set the number of threads of NumPy's BLAS; it stays 1 in a block of `on_one_thread`."""
     pool = _pool()
-    # threadpoolctl lets only the first thread that asks set that of OpenBLAS, until it is told so.
+    # In threadpoolctl, only the first thread that sets that of OpenBLAS may set it again.
     release = getattr(pool, "clear_controlling_thread", None)
     if release is not None:
         release(force=True)
