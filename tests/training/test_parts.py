@@ -21,7 +21,7 @@ from thread_settings import SETTINGS
 
 import xpnet as xn
 from xpnet.accel import part_threads
-from xpnet.accel.program import Op, trace
+from xpnet.accel.program import trace
 from xpnet.errors import ConfigError
 from xpnet.layers.base import Layer
 from xpnet.losses import Loss, MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
@@ -313,7 +313,9 @@ def test_the_gradients_of_large_networks_are_limited(monkeypatch: pytest.MonkeyP
     assert parts.number_of_parts(network, 64) == 4
     monkeypatch.setattr(parts, "MOST_GRADIENTS", 2 * network.flat_parameters.size)
     assert parts.number_of_parts(network, 64) == 3
-    monkeypatch.setattr(parts, "MOST_GRADIENTS", network.flat_parameters.size - 1)
+    network.layers[9].trainable = False  # has gradients that nobody reads
+    assert parts.number_of_parts(network, 64) == 3
+    monkeypatch.setattr(parts, "MOST_GRADIENTS", network.count_parameters() - 1)
     assert not parts.can_split(network, SoftmaxCrossEntropy(), 64)
 
 
@@ -336,10 +338,51 @@ def test_nothing_runs_after_ctrl_c() -> None:
         time.sleep(0.3)
         ended.append(None)
 
-    ops = [Op("slow", (), None, slow, part=number) for number in range(3)]
     with on(2), pytest.raises(KeyboardInterrupt):
-        part_threads.run_parts(tuple(ops))()
+        part_threads.run_together([slow] * 3)
     assert len(ended) == 1
+
+
+def test_ctrl_c_does_not_end_the_wait_for_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, ended, main = threading.Event(), [], threading.get_ident()
+    wait_for, times = threading.Condition.wait_for, iter(range(3))
+
+    def interrupted(self: threading.Condition, *arguments: Any) -> Any:
+        if threading.get_ident() == main and next(times, None) is not None:
+            raise KeyboardInterrupt
+        return wait_for(self, *arguments)
+
+    def slow() -> None:
+        if threading.get_ident() == main:
+            begun.wait(60)
+            return
+        begun.set()
+        time.sleep(0.3)
+        ended.append(None)
+
+    with on(2):
+        monkeypatch.setattr(threading.Condition, "wait_for", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            part_threads.run_together([slow] * 2)
+    assert len(ended) == 1
+
+
+def test_steps_that_are_not_replayed_use_several_threads() -> None:
+    class Mine(xn.SGD):
+        pass
+
+    seen: set[str] = set()
+    forward = xn.MaxPool2d.forward
+
+    def noting(self: Any, x: Any, *, training: bool) -> Any:
+        seen.add(threading.current_thread().name)
+        time.sleep(0.05)  # until the other thread has begun
+        return forward(self, x, training=training)
+
+    with pytest.MonkeyPatch.context() as patch, on(2):
+        patch.setattr(xn.MaxPool2d, "forward", noting)
+        xn.fit(made(), images(), optimizer=Mine(0.1), epochs=3, batch_size=64)
+    assert len(seen) == 2
 
 
 def test_an_error_in_a_part_names_the_layer_and_ends_the_step() -> None:

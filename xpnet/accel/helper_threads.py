@@ -13,24 +13,19 @@ class Helper:
     """A thread that makes calls, one after the other."""
 
     def __init__(self) -> None:
-        self._calls: SimpleQueue[tuple[Callable[[], None], threading.Event]] = SimpleQueue()
+        self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
         # A daemon: at the end of the interpreter it waits for calls, or nobody wants its result.
         threading.Thread(target=self._work, name="xpnet helper", daemon=True).start()
 
-    def start(self, call: Callable[[], None]) -> threading.Event:
-        """Begin `call`, which raises nothing; the event is set when it has ended."""
-        done = threading.Event()
-        self._calls.put((call, done))
-        return done
+    def start(self, call: Callable[[], None]) -> None:
+        """Make `call`, which raises nothing, after those that it was given before."""
+        self._calls.put(call)
 
     def _work(self) -> None:
         while True:
-            call, done = self._calls.get()
-            try:
-                call()
-            finally:
-                done.set()
-                del call, done  # what they hold is not kept while this thread waits
+            call = self._calls.get()
+            call()
+            del call  # what it holds is not kept while this thread waits
 
 
 class _Helpers:

@@ -37,7 +37,7 @@ def run_parts(program: Program) -> Call:
     for are_parts, ops in groupby(program, key=lambda op: op.part is not None):
         if are_parts:
             parts = [run(tuple(own)) for _, own in groupby(ops, key=lambda op: op.part)]
-            calls.append(partial(_run_together, parts))
+            calls.append(partial(run_together, parts))
         else:
             calls.append(run(tuple(ops)))
 
@@ -48,26 +48,22 @@ def run_parts(program: Program) -> Call:
     return run_calls
 
 
-def _run_together(calls: Sequence[Call]) -> None:
-    """Run the calls, each on one of several threads, the caller's one of them.
+def run_together(calls: Sequence[Call]) -> None:
+    """Make the calls, each on one of several threads, the caller's one of them.
 
-    When it ends, however it ends, none of them is running. Raises the first error of any of them.
+    When it ends, also by an error or Ctrl-C, none of them is running. Raises the first error.
     """
     work = _Work(calls)
     with (
         small_gemm.on_one_thread() as threads,
         helpers(min(threads, len(calls)) - 1) as others,
     ):
-        running: list[threading.Event] = []
         try:
-            # One by one: after Ctrl-C those that were started are waited for.
             for helper in others:
-                started = helper.start(partial(copy_context().run, work.do_noting_errors))
-                running.append(started)
+                helper.start(partial(copy_context().run, work.do_as_helper))
             work.do()
         finally:
-            work.stop()
-            _wait(running)
+            work.end()
     if work.error is not None:
         raise work.error
 
@@ -77,38 +73,45 @@ class _Work:
 
     def __init__(self, calls: Iterable[Call]) -> None:
         self._remaining = iter(calls)
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._at_work = 0
         self.error: BaseException | None = None
 
     def do(self) -> None:
         while (call := self._next()) is not None:
             call()
 
-    def do_noting_errors(self) -> None:
+    def do_as_helper(self) -> None:
+        with self._changed:
+            self._at_work += 1
         try:
             self.do()
         except BaseException as error:
-            self.error = self.error or error
-            self.stop()
+            with self._changed:
+                self.error = self.error or error
+                self._remaining = iter(())
+        finally:
+            with self._changed:
+                self._at_work -= 1
+                self._changed.notify_all()
 
-    def stop(self) -> None:
-        """No further call is begun."""
-        with self._lock:
-            self._remaining = iter(())
+    def end(self) -> None:
+        """Begin no further call, and wait for the helpers, also if Ctrl-C comes meanwhile.
 
-    def _next(self) -> Call | None:
-        with self._lock:
-            return next(self._remaining, None)
-
-
-def _wait(running: Iterable[threading.Event]) -> None:
-    """Wait for all, also after Ctrl-C: nobody may compute with the arrays afterwards."""
-    interrupted: BaseException | None = None
-    for event in running:
-        while not event.is_set():
+        One that has not begun yet will find nothing to do.
+        """
+        interrupted: BaseException | None = None
+        while True:
             try:
-                event.wait()
+                with self._changed:
+                    self._remaining = iter(())
+                    self._changed.wait_for(lambda: not self._at_work)
+                break
             except BaseException as error:
                 interrupted = error
-    if interrupted is not None:
-        raise interrupted
+        if interrupted is not None:
+            raise interrupted
+
+    def _next(self) -> Call | None:
+        with self._changed:
+            return next(self._remaining, None)

@@ -111,8 +111,8 @@ def _start_anew() -> None:
     """In a forked child no block of another thread runs."""
     global _blocks
     blocks, _blocks = _blocks, _Blocks()
-    if blocks.single:
-        _set_threads(next(iter(blocks.single.values())))
+    for threads in (*blocks.single.values(), *blocks.kept.values())[:1]:
+        _set_threads(threads)
 
 
 if hasattr(os, "register_at_fork"):

@@ -197,7 +197,7 @@ def _class_names(folder: Path, layout: _Layout) -> tuple[str, ...]:
     if not path.exists():
         return known or tuple(map(str, range(layout.classes)))
     with reading(path), path.open("rb") as file:
-        text = file.read(_MOST_NAMES + 1).decode("utf-8", errors="replace")
+        text = file.read(_MOST_NAMES + 1).decode("utf-8-sig", errors="replace")
     names = [line.strip() for line in text.splitlines() if line.strip()]
     if len(names) != layout.classes or len(set(names)) != len(names):
         raise DataError(

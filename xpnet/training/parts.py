@@ -8,13 +8,17 @@ sum of theirs with the same weights, in the order of the parts. How a batch is c
 on the number of threads, and each part has one; so neither does the gradient, to the last bit.
 
 Batches of fewer than two parts stay whole, and so do those of networks with `BatchNorm2d`, of a
-layer or loss that is not xpnet's own, with sample weights, and on a GPU.
+layer or loss that is not xpnet's own, with sample weights, and on a GPU. Batches of 2,048 rows and
+more are cut by `xpnet.training.microbatch` instead.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 from xpnet.accel import small_gemm
-from xpnet.accel.part_threads import part
+from xpnet.accel.part_threads import part, run_together
+from xpnet.accel.program import is_traced
 from xpnet.accel.recording import is_replayable
 from xpnet.backend import Array, array_module
 from xpnet.layers.base import walk
@@ -46,7 +50,7 @@ def can_split(network: Sequential, loss: Loss, count: int) -> bool:
 
 def number_of_parts(network: Sequential, count: int) -> int:
     """The parts of a batch of `count` rows."""
-    affordable = 1 + MOST_GRADIENTS // max(int(network.flat_parameters.size), 1)
+    affordable = 1 + MOST_GRADIENTS // max(network.count_parameters(), 1)
     return min(count // PART_ROWS, MOST_PARTS, affordable)
 
 
@@ -59,25 +63,34 @@ def forward_backward(
     number = number_of_parts(network, count)
     replicas = network.replicas.first(number)
     starts = [place * count // number for place in range(number + 1)]
-    values = []
-    with small_gemm.on_one_thread():
-        for replica, start in zip(replicas, starts, strict=False):
-            replica.update(start)
-        for place, replica in enumerate(replicas):
-            rows = slice(starts[place], starts[place + 1])
-            share = (rows.stop - rows.start) / count
-            with part(place):
-                own = replica.loss_of(loss)
-                outputs = replica.forward(x[rows])
-                values.append(own.forward(outputs, target[rows]))
-                replica.backward(own.backward(share))
-                xp.copyto(logits[rows], outputs)
-                xp.multiply(values[-1], share, out=values[-1])
+    for replica, start in zip(replicas, starts, strict=False):
+        replica.update(start)
+
+    def compute(place: int) -> None:
+        replica, rows = replicas[place], slice(starts[place], starts[place + 1])
+        share = (rows.stop - rows.start) / count
+        with part(place):
+            own = replica.loss_of(loss)
+            outputs = replica.forward(x[rows])
+            value = own.forward(outputs, target[rows])
+            replica.backward(own.backward(share))
+            xp.copyto(logits[rows], outputs)
+            xp.multiply(value, share, out=value)
+        values[place] = value
+
+    values: dict[int, Array] = {}
+    calls = [partial(compute, place) for place in range(number)]
+    if is_traced(network.backend.xp):  # the list of operations has an order
+        with small_gemm.on_one_thread():
+            for call in calls:
+                call()
+    else:
+        run_together(calls)
     network.replicas.advance(count)
     network.forget_forward()
     mean = workspace.array(xp, "mean loss", (), network.dtype)
     xp.copyto(mean, values[0])
-    for value, replica in zip(values[1:], replicas[1:], strict=True):
-        xp.add(mean, value, out=mean)
+    for place, replica in enumerate(replicas[1:], start=1):
+        xp.add(mean, values[place], out=mean)
         xp.add(network.flat_gradients, replica.gradients, out=network.flat_gradients)
     return mean, logits
