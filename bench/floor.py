@@ -38,24 +38,20 @@ class Floor(Peer):
         self.backend = Backend(device)
         self.xp = xp = self.backend.xp
         self.products: list[tuple[Any, Any, Any]] = []
-        draw = numpy.random.default_rng(3)
-
-        def rows(shape: tuple[int, int]) -> Any:
-            return self.backend.asarray(draw.standard_normal(shape, dtype=numpy.float32))
-
+        self.draw = numpy.random.default_rng(3)
         backward: list[list[tuple[Any, Any, Any]]] = []
-        for image, (kernel, _) in zip(_convolutions(workload), workload.kernels(), strict=True):
+        for image, (kernel, _) in zip(workload.convolutions, workload.kernels(), strict=True):
             forward, gradients = self._of_convolution(image, kernel, is_first=not backward)
             self.products += forward
             backward.append(gradients)
         for weight, _ in workload.weights():
             count, (fan_in, fan_out) = workload.batch, weight.shape
             w = self.backend.asarray(weight)
-            x = rows((count, fan_in))
+            x = self._drawn((count, fan_in))
             self.products.append((x, w, xp.empty((count, fan_out), "float32")))
             if workload.predicts:
                 continue
-            dz = rows((count, fan_out))
+            dz = self._drawn((count, fan_out))
             products = [(x.T, dz, xp.empty((fan_in, fan_out), "float32"))]
             if backward:
                 products.append((dz, w.T, xp.empty((count, fan_in), "float32")))
@@ -81,14 +77,11 @@ class Floor(Peer):
         samples = max(1, min(count, COLUMNS // (places * fan_in)))
         if self.device != "cpu":
             samples = count
-        draw = numpy.random.default_rng(3)
-
-        def drawn(shape: tuple[int, int]) -> Any:
-            return self.backend.asarray(draw.standard_normal(shape, dtype=numpy.float32))
-
         w = self.backend.asarray(kernel.reshape(fan_in, fan_out))
-        windows, dw = drawn((samples * places, fan_in)), xp.empty((fan_in, fan_out), "float32")
-        y, dz = xp.empty((count * places, fan_out), "float32"), drawn((count * places, fan_out))
+        windows, dz = (
+            self._drawn(shape) for shape in ((samples * places, fan_in), (count * places, fan_out))
+        )
+        dw, y = xp.empty(w.shape, "float32"), xp.empty(dz.shape, "float32")
         forward, backward = [], []
         for start in range(0, count * places, samples * places):
             rows = slice(start, start + samples * places)
@@ -98,6 +91,9 @@ class Floor(Peer):
             if not is_first:
                 backward.append((dz[rows], w.T, block))
         return forward, backward
+
+    def _drawn(self, shape: tuple[int, int]) -> Any:
+        return self.backend.asarray(self.draw.standard_normal(shape, dtype=numpy.float32))
 
     def step(self) -> None:
         """All products of one step."""
@@ -115,10 +111,6 @@ class Floor(Peer):
                 run()
             self.backend.synchronize()
         return (time.perf_counter() - began) / steps
-
-
-def _convolutions(workload: Workload) -> list[ImageLayer]:
-    return [image for image in workload.images if image.layer.kind == "conv"]
 
 
 class Launch(Floor):

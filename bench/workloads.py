@@ -104,6 +104,11 @@ class Workload:
         return found
 
     @property
+    def convolutions(self) -> list[ImageLayer]:
+        """The convolutions among `images`."""
+        return [image for image in self.images if image.layer.kind == "conv"]
+
+    @property
     def dense_sizes(self) -> tuple[int, ...]:
         """Units of the dense layers, the number of their inputs first."""
         images = self.images
@@ -121,7 +126,7 @@ class Workload:
     def kernels(self) -> list[tuple[HostArray, HostArray]]:
         """Initial `(W (kernel, kernel, in, out), b (out,))` of each convolution, as `weights`."""
         draw = numpy.random.default_rng(4)
-        return [_drawn(draw, image.kernel) for image in self.images if image.layer.kind == "conv"]
+        return [_drawn(draw, image.kernel) for image in self.convolutions]
 
     def channels_last_weights(self) -> list[tuple[HostArray, HostArray]]:
         """As `weights`, for libraries whose images end in the order height, width, channels."""

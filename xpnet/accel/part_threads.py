@@ -60,7 +60,7 @@ def run_together(calls: Sequence[Call]) -> None:
     ):
         try:
             for helper in others:
-                helper.start(partial(copy_context().run, work.do_as_helper))
+                helper.put(partial(copy_context().run, work.do_as_helper))
             work.do()
         finally:
             work.end()

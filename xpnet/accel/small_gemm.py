@@ -74,6 +74,7 @@ def kept() -> Iterator[int]:
         with blocks.lock:
             if blocks.kept.pop(key, None) is not None and not blocks.single:
                 _set_threads(threads)
+                _release(pool)
 
 
 @contextmanager
@@ -97,12 +98,17 @@ def on_one_thread() -> Iterator[int]:
 
 def _set_threads(count: int) -> None:
     """Set the number of threads of NumPy's BLAS; it stays 1 in a block of `on_one_thread`."""
-    pool = _pool()
+    pool, count = _pool(), 1 if _blocks.single else count
+    pool.set_num_threads(count)
     # In threadpoolctl, only the first thread that sets that of OpenBLAS may set it again.
+    if pool.get_num_threads() != count:
+        _release(pool)
+        pool.set_num_threads(count)
+
+
+def _release(pool: Any) -> None:
+    """Let any thread set the number of threads of NumPy's BLAS."""
     release = getattr(pool, "clear_controlling_thread", None)
-    if release is not None:
-        release(force=True)
-    pool.set_num_threads(1 if _blocks.single else count)
     if release is not None:
         release(force=True)
 

@@ -40,7 +40,7 @@ def can_split(network: Sequential, loss: Loss, count: int) -> bool:
         return False
     layers = list(walk(network.layers))
     parts = [network, loss, *layers]
-    # A layer of a user may have random numbers of its own, in the order of the rows.
+    # A user's layer may draw random numbers in the order of the rows.
     return (
         any(isinstance(layer, ImageLayer) for layer in layers)
         and not any(layer.batch_dependent for layer in layers)

@@ -15,6 +15,7 @@ import numba
 import numpy as np
 import pytest
 
+from xpnet.accel import helper_threads
 from xpnet.accel.cpu import llvm, runner
 from xpnet.accel.cpu.compiled import SIGNATURE
 from xpnet.accel.cpu.runner import Program, Record
@@ -168,7 +169,7 @@ def test_helpers_are_kept_for_the_next_run() -> None:
 
 
 def test_a_run_does_not_wait_for_a_thread_that_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner._Helper, "put", lambda *_: None)
+    monkeypatch.setattr(helper_threads.Helper, "put", lambda *_: None)
     program, numbers = mixing(5)
     assert program.run(0, 300, 4) == 300
     np.testing.assert_array_equal(numbers, mixed(5, 300))
@@ -176,10 +177,10 @@ def test_a_run_does_not_wait_for_a_thread_that_never_comes(monkeypatch: pytest.M
 
 def test_a_thread_that_comes_late_finds_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     late: list[Any] = []
-    put = runner._Helper.put
+    put = helper_threads.Helper.put
     monkeypatch.setattr(runner, "SLICE_SECONDS", 1e-5)
     with monkeypatch.context() as patch:
-        patch.setattr(runner._Helper, "put", lambda *given: late.append(given))
+        patch.setattr(helper_threads.Helper, "put", lambda *given: late.append(given))
         program, numbers = mixing(5)
         program.run(0, 300, 4)
     expected = mixed(5, 300)

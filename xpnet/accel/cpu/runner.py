@@ -20,10 +20,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from queue import Empty, SimpleQueue
+from functools import cache, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -49,6 +48,7 @@ from xpnet.accel.cpu.threads import (
     USLEEP,
     work,
 )
+from xpnet.accel.helper_threads import helpers
 from xpnet.backend import HostArray
 
 SLICE_SECONDS = 0.1
@@ -97,12 +97,12 @@ class Program:
         self._run = run = _Run(self, first, threads)
         work()
         count = 1
-        with _helpers.lent(threads - 1, run) as helpers:
+        with _runs.entered(run), helpers(threads - 1) as others:
             while run.next_step < last and not run.is_stopped():
                 start = time.perf_counter()
                 job = run.until(min(run.next_step + count, last))
-                for number, helper in enumerate(helpers, 1):
-                    helper.put(job, number)
+                for number, helper in enumerate(others, 1):
+                    helper.put(partial(job.do, number))
                 job.do(0)
                 seconds = time.perf_counter() - start
                 count = max(1, int(count * min(8.0, SLICE_SECONDS / max(seconds, 1e-9))))
@@ -170,71 +170,32 @@ class _Job:
         _work()(self.numbers.ctypes.data, me)
 
 
-class _Helper:
-    """A thread that does jobs, one after the other."""
-
-    def __init__(self) -> None:
-        self._jobs: SimpleQueue[tuple[_Job, int] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="xpnet helper", daemon=True)
-        self._thread.start()
-
-    def _work(self) -> None:
-        while (given := self._jobs.get()) is not None:
-            job, me = given
-            job.do(me)
-            del given, job  # the arrays of the run are not kept while this thread waits
-
-    def put(self, job: _Job, me: int) -> None:
-        """Give it a job; one that it has not begun is done, without it, and is taken away."""
-        given: tuple[_Job, int] | None = (job, me)
-        with suppress(Empty):
-            while given is not None:
-                given = given if self._jobs.get_nowait() is not None else None
-        self._jobs.put(given)
-
-    def end(self) -> None:
-        self._jobs.put(None)
-        self._thread.join()
-
-
-class _Helpers:
-    """The helpers of this process: those that no run has at present are kept for the next one."""
+class _Runs:
+    """The runs of this process, which are stopped at the end of the interpreter."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._free: list[_Helper] = []
-        self._all: list[_Helper] = []
-        self._runs: set[_Run] = set()
-        self._has_ended = False
+        self._running: set[_Run] = set()
+        self._have_ended = False
 
     @contextmanager
-    def lent(self, count: int, run: _Run) -> Iterator[list[_Helper]]:
-        """In the block, `count` helpers that no other run has; after the interpreter's end none."""
+    def entered(self, run: _Run) -> Iterator[None]:
+        """In the block `run` is one of them; after the interpreter's end it is stopped at once."""
         with self._lock:
-            if self._has_ended:
+            self._running.add(run)
+            if self._have_ended:
                 run.stop()
-                count = 0
-            while len(self._free) < count:
-                self._free.append(helper := _Helper())
-                self._all.append(helper)
-            helpers = [self._free.pop() for _ in range(count)]
-            self._runs.add(run)
         try:
-            yield helpers
+            yield
         finally:
             with self._lock:
-                self._free += helpers
-                self._runs.discard(run)
+                self._running.discard(run)
 
     def end(self) -> None:
-        """Stop all runs and end all threads."""
         with self._lock:
-            self._has_ended = True
-            for run in self._runs:
+            self._have_ended = True
+            for run in self._running:
                 run.stop()
-            helpers, self._all = self._all, []
-        for helper in helpers:
-            helper.end()
 
 
 @cache
@@ -247,13 +208,13 @@ _TIMEOUT = np.array([0, 10_000_000], np.int64)
 """Seconds and nanoseconds after which a thread that sleeps looks again."""
 
 _FUTEX = {"x86_64": 202, "aarch64": 98}
-_helpers = _Helpers()
+_runs = _Runs()
 
 
 def _start_anew() -> None:
-    """In a forked child there is only the thread that has forked."""
-    global _helpers
-    _helpers = _Helpers()
+    """In a forked child there are no runs of other threads."""
+    global _runs
+    _runs = _Runs()
 
 
 if hasattr(os, "register_at_fork"):
@@ -262,7 +223,8 @@ if hasattr(os, "register_at_fork"):
 
 @atexit.register
 def _end() -> None:
-    _helpers.end()
+    # Before the helpers end, which are waited for: their module was imported earlier.
+    _runs.end()
 
 
 @cache
