@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -10,6 +11,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from bench.peers import COMPETITORS, OURS
 from bench.tables import Results, place
 from xpnet.figures.style import BLUE, GREY, SMALL, TEXT, TITLE, VERMILION, new_figure, write
+
+_TITLE_WIDTH = 40
+"""Characters above a panel, which would else overlap the title of the next one."""
 
 
 def draw(results: Results, path: Path) -> None:
@@ -83,4 +87,4 @@ def figure(results: Results) -> Figure:
 
 def _wrapped(title: str) -> str:
     net, _, rest = title.partition(", ")
-    return f"{net}\n{rest}"
+    return "\n".join([*textwrap.wrap(net, _TITLE_WIDTH), rest])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import cupy
@@ -566,6 +567,16 @@ def test_a_long_run_may_be_cut_into_parts(tmp_path):
     other = json.loads(json.dumps(first))
     other["machine"]["driver"] = "another"
     assert command_line.with_earlier(other, tmp_path) == other
+
+
+def test_titles_of_panels_do_not_overlap():
+    results = canned()
+    longest = {"title": max((one.title for one in WORKLOADS), key=len)}
+    results["workloads"] = [one | longest for one in 2 * results["workloads"]]
+    figure = picture.figure(results)
+    figure.draw_without_rendering()
+    spans = [axes.title.get_window_extent() for axes in figure.axes]
+    assert all(left.x1 < right.x0 for left, right in pairwise(spans))
 
 
 def test_a_workload_without_a_floor_has_an_empty_panel():

@@ -21,17 +21,14 @@ MOST_MAPS = 64
 
 _MOST_STAGES = 8
 _LARGEST = 128
-_ACROSS = 360
-"""Pixels of a row of maps."""
-_GAP = 255
 
 
 def feature_map_values(network: Sequential, data: Dataset) -> list[dict[str, Any]]:
     """The feature maps of the first sample of `data`; none for a network without convolutions.
 
     One item for each convolution, with the layers up to the next one: `layers` by name, `shape`
-    `(height, width, channels)` of the maps, `shown`: how many, and `image`, a `data:` URI, with all
-    maps on one scale, black the smallest and white the largest value. Large maps are left out.
+    `(height, width, channels)` of the maps, and `images`, a `data:` URI for each of the first maps,
+    all on one scale, black the smallest and white the largest value. Large maps are left out.
     """
     stages = _stages(network)
     if not stages:
@@ -43,8 +40,7 @@ def feature_map_values(network: Sequential, data: Dataset) -> list[dict[str, Any
         {
             "layers": ", ".join(str(layer) for layer in network.layers[first:end]),
             "shape": shape,
-            "shown": min(shape[2], MOST_MAPS),
-            "image": image_uri(_mosaic(network.backend.to_host(network[:end].forward(x))[0])),
+            "images": _pictures(network.backend.to_host(network[:end].forward(x))[0]),
         }
         for first, end, shape in stages
     ]
@@ -71,18 +67,11 @@ def _convolves(layer: Layer) -> bool:
     return any(isinstance(inside, Conv2d) for inside in walk([layer]))
 
 
-def _mosaic(maps: HostArray) -> HostArray:
-    """The maps `(height, width, channels)` side by side, with gaps: uint8 of grey levels."""
+def _pictures(maps: HostArray) -> list[str]:
+    """The first maps of `(height, width, channels)`, as grey pictures on one scale: URIs."""
     maps = maps[..., :MOST_MAPS].astype(numpy.float64)
     low, high = float(maps.min()), float(maps.max())
     levels = numpy.zeros(maps.shape)
     if math.isfinite(high - low) and high > low:
         levels = (maps - low) * (255 / (high - low))
-    height, width, count = maps.shape
-    columns = min(count, max(1, _ACROSS // (width + 1)))
-    rows = -(-count // columns)
-    field = numpy.full((rows * (height + 1) - 1, columns * (width + 1) - 1), _GAP, numpy.uint8)
-    for number in range(count):
-        top, left = number // columns * (height + 1), number % columns * (width + 1)
-        field[top : top + height, left : left + width] = levels[..., number]
-    return field
+    return [image_uri(one) for one in numpy.moveaxis(levels, -1, 0).astype(numpy.uint8)]
