@@ -35,7 +35,7 @@ MODES = ["ASYNC=1 SUM=1", "ASYNC=2 SUM=3", "ORDER=1 SUM=2", "POOL=0 ULP=2"]
 MODES += ["MEMORY=1073741824", "WITHOUT=curand", ALL_AT_ONCE]
 
 # The modules that users import, also to write their own layer, loss or callback.
-MODULES = ["data", "estimator", "gradcheck", "initializers", "metrics", "schedules"]
+MODULES = ["data", "distributed", "estimator", "gradcheck", "initializers", "metrics", "schedules"]
 MODULES += ["errors", "layers.base", "losses", "optimizers", "training"]
 MODULES += ["training.callbacks", "training.history"]
 

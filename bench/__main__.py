@@ -2,7 +2,8 @@
 
     python -m bench                         every workload, every peer, about twenty minutes
     python -m bench --workload W2 W3 --peer torch jax-scan
-    python -m bench contended | end-to-end | epochs | footprint | late-epochs | scaling | speedrun
+    python -m bench contended | end-to-end | epochs | footprint | late-epochs | ranks | scaling
+    python -m bench speedrun | speedrun-99
 
 Each competitor runs in its own process, and they are interleaved: one repeat each, round after
 round, so that noise of the machine affects all equally. Before timing, the losses of each must
@@ -31,14 +32,16 @@ from xpnet.cli import console
 from xpnet.errors import ConfigError
 
 RESULTS = Path(__file__).resolve().parent / "results"
-OTHERS = ("contended", "end-to-end", "epochs", "footprint", "late-epochs", "scaling", "speedrun")
+OTHERS = ("contended", "end-to-end", "epochs", "footprint", "late-epochs", "ranks", "scaling")
+OTHERS += ("speedrun", "speedrun-99")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     options = parse(argv)
     if options.what != "steps":
-        other = import_module(f"bench.{options.what.replace('-', '_')}")
+        name = options.what.removesuffix("-99").replace("-", "_")
+        other = import_module(f"bench.{name}")
         return int(other.run(options))
     Backend(options.device)
     competitors = choose_competitors(options.peer, options.device)

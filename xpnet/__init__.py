@@ -35,6 +35,7 @@ from __future__ import annotations
 
 from xpnet import _moved
 from xpnet import data as data
+from xpnet import distributed as distributed
 from xpnet import gradcheck as gradcheck
 from xpnet import initializers as initializers
 from xpnet import metrics as metrics

@@ -82,9 +82,8 @@ class TrainConfig(BaseModel):
     """the size of the test set, a fraction or a number of samples, drawn from all samples of the
     data (default: the data's own test set, else a fifth)"""
     split_seed: int | None = Field(None, ge=0, lt=INTEGER_LIMIT)
-    """the seed of the division into training, validation and test set; runs with the same split
-    seed are tested on the same samples (default: that of the run of the initial model, else the
-    seed)"""
+    """the seed of the division of the data; runs with the same split seed are tested on the same
+    samples (default: that of the run of the initial model, else the seed)"""
 
     conv: tuple[str, ...] = ()
     """convolution and pooling before the hidden layers: 16k5 is a convolution of 16 channels with a
@@ -200,7 +199,9 @@ class TrainConfig(BaseModel):
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """the precision of float32 matrix products on a GPU; the weights stay float32"""
     threads: int | None = Field(None, ge=1, lt=INTEGER_LIMIT)
-    """the number of BLAS threads (default: that of the BLAS)"""
+    """the number of BLAS threads (default: that of the BLAS; of several ranks, a share each)"""
+    reproducible_parts: int = Field(0, ge=0, lt=2**20)
+    """the parts of each batch, a power of two: the bits are then those of any 1, 2, 4, ... ranks"""
 
     @field_validator("dataset", "initial_model", mode="before")
     @classmethod

@@ -50,6 +50,19 @@ class DivergenceError(XpnetError, ArithmeticError):
     """Training diverged: a value is not finite."""
 
     exit_code = 3
+    on_all_ranks = True
+    """Of several ranks that train together, each raises it."""
+
+
+class RankError(XpnetError):
+    """Another rank of a training by several processes has failed, or does not answer.
+
+    `reported`: whether that rank itself reports why; `exit_code`: that of its error.
+    """
+
+    def __init__(self, message: str, reported: bool = False, exit_code: int = 2) -> None:
+        super().__init__(message)
+        self.reported, self.exit_code = reported, exit_code
 
 
 class KernelDeclined(Exception):

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from xpnet.accel.dispatch import accelerated
 from xpnet.backend import Array, Backend, HostArray, argmax, array_module
+from xpnet.distributed.group import ALONE, Group
 from xpnet.utils.arguments import whole
 from xpnet.workspace import Workspace
 
@@ -36,9 +37,10 @@ class MeanLoss:
         self.samples += samples
         add_loss(xp, loss, samples, self.total, workspace=self.workspace)
 
-    def result(self) -> float:
-        """The mean over all samples so far."""
-        return float(self.backend.to_host(self.total)[0]) / self.samples
+    def result(self, group: Group = ALONE) -> float:
+        """The mean over all samples so far, of all ranks of `group`."""
+        found = group.gather((float(self.backend.to_host(self.total)[0]), self.samples))
+        return sum(total for total, _ in found) / sum(samples for _, samples in found)
 
     def reset(self) -> None:
         """Reset to zero."""
@@ -84,9 +86,10 @@ class Accuracy:
         xp.less(rank, self.top, out=hit)
         add_hits(xp, hit, self.hits, workspace)
 
-    def result(self) -> float:
-        """Hits over samples, between 0 and 1."""
-        return int(self.backend.to_host(self.hits)[0]) / self.samples
+    def result(self, group: Group = ALONE) -> float:
+        """Hits over samples of all ranks of `group`, between 0 and 1."""
+        found = group.gather((int(self.backend.to_host(self.hits)[0]), self.samples))
+        return sum(hits for hits, _ in found) / sum(samples for _, samples in found)
 
     def reset(self) -> None:
         """Reset to zero."""

@@ -59,6 +59,8 @@ class Xpnet(Peer):
     about = "fit(): whole epochs, one record each; on a CPU without compiled kernels"
     fast: ClassVar[bool] = False
     takes_images = True
+    how: ClassVar[dict[str, Any]] = {}
+    """More arguments of `fit()`."""
 
     def __init__(self, workload: Workload, device: str) -> None:
         super().__init__(workload, device)
@@ -141,6 +143,7 @@ class Xpnet(Peer):
             epochs=1 + timed,
             batch_size=self.workload.batch,
             callbacks=[clock],
+            **self.how,
         )
         return clock.seconds / (timed * self.workload.steps)
 

@@ -1,1 +1,1 @@
-"""Programs that train the network of `examples/speedrun_98.toml` in PyTorch and in JAX."""
+"""Programs that train the networks of `examples/speedrun_*.toml` in PyTorch and in JAX."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ USED |= {"warm_up", "epochs", "batch_size"}
 """Settings that they read; they know no others."""
 
 
-def read_settings(path: str) -> dict[str, Any]:
-    """The settings of `python -m xpnet.train`. Raises `ValueError` for others than are known."""
-    found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+def read_settings(path: str, optional: Collection[str] = ()) -> dict[str, Any]:
+    """The settings of `python -m xpnet.train`, `None` for those of `optional` that are not there.
+
+    Raises `ValueError` for others than are known.
+    """
+    found = dict.fromkeys(optional) | tomllib.loads(Path(path).read_text(encoding="utf-8"))
     wrong = [name for name, value in FIXED.items() if found.get(name) != value]
-    wrong += sorted({*found} ^ {*FIXED, *USED})
+    wrong += sorted({*found} ^ {*FIXED, *USED, *optional})
     if wrong:
         raise ValueError(f"{path}: {', '.join(wrong)} as these programs do not know it")
     return found

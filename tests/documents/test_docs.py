@@ -13,6 +13,8 @@ from types import ModuleType
 import pytest
 from readme import ROOT, Block, blocks, differences
 
+import xpnet as xn
+
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("[bdet]*/*.md")]
 
@@ -35,8 +37,8 @@ def run(
             printed = capsys.readouterr().out
         elif block.language == "text":
             wrong += differences(block.text, printed)
-        else:
-            wrong.append(f"line {block.line}: only blocks of python and text can be run here")
+        elif block.language != "bash":  # of which `tests/distributed` runs the commands of mpiexec
+            wrong.append(f"line {block.line}: only blocks of python, text and bash are known here")
     return wrong
 
 
@@ -48,6 +50,8 @@ def test_the_programs_of_a_page_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # One process, without MPI.
+    monkeypatch.setattr(xn.distributed, "mpi", xn.distributed.Group)
     page = blocks(path.read_text(encoding="utf-8"))
     assert run(page, path.name, monkeypatch, capsys) == []
 

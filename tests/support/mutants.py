@@ -63,6 +63,7 @@ FILES = {
     "layers/linear.py": "layers/test_layers.py",
     "layers/activations.py": "layers/test_layers.py",
     "layers/normalization.py": "layers/test_layers.py",
+    "layers/normalization_formulas.py": "layers/test_layers.py",
     "layers/dropout.py": "layers/test_layers.py",
     "layers/containers.py": "layers/test_layers.py",
     "layers/images.py": "layers/test_images.py",

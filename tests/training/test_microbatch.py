@@ -17,8 +17,7 @@ from xpnet.layers.base import Layer
 from xpnet.losses import L2Penalty, Loss, MeanSquaredError, SoftmaxCrossEntropy
 from xpnet.metrics import Accuracy
 from xpnet.network import Sequential
-from xpnet.training import microbatch, train_step
-from xpnet.training import step as step_module
+from xpnet.training import gradients, microbatch, train_step
 
 FEATURES, CLASSES, ROWS = 12, 4, 250
 NEVER = 10**9
@@ -360,4 +359,4 @@ def test_mini_batches_are_asked_once_and_stay_whole(
     x, labels = data()
     xn.fit(Sequential(dropout()), (x, labels), optimizer=xn.SGD(), epochs=2, batch_size=64)
     assert set(seen) == {64, 58}
-    assert step_module.microbatch is microbatch
+    assert gradients.microbatch is microbatch

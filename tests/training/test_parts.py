@@ -26,8 +26,7 @@ from xpnet.errors import ConfigError
 from xpnet.layers.base import Layer
 from xpnet.losses import Loss, MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
 from xpnet.network import Sequential
-from xpnet.training import parts, train_step
-from xpnet.training import step as step_module
+from xpnet.training import gradients, parts, train_step
 
 SIDE, CLASSES = 10, 3
 
@@ -61,7 +60,7 @@ def made(dtype: str = "float64", list_of: Callable[[], list[Any]] = layers) -> S
 @pytest.fixture
 def whole(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """`whole()`: from now on batches are computed in one piece."""
-    return lambda: monkeypatch.setattr(step_module.parts, "can_split", lambda *_: False)
+    return lambda: monkeypatch.setattr(gradients.parts, "can_split", lambda *_: False)
 
 
 @contextmanager

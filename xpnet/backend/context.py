@@ -24,7 +24,9 @@ class Context:
     and the kernels for its arrays, while they are in use. `precision`: of products of two float32
     matrices on a GPU. `substitute`: what `array_module` returns
     in place of the array module that it equals: see `xpnet.accel.program`. `part`: of the batch
-    that is computed at present, if it is in parts: see `xpnet.accel.part_threads`.
+    that is computed at present, if it is in parts: see `xpnet.accel.part_threads`. `group`,
+    `rows_of_group`: the ranks that compute it, and its rows on all of them, if they are several:
+    see `xpnet.distributed.group`.
     """
 
     kernels_enabled: bool = True
@@ -35,6 +37,8 @@ class Context:
     precision: str = "float32"
     substitute: Any = None
     part: int | None = None
+    group: Any = None
+    rows_of_group: int = 0
 
 
 def from_environment() -> Context:

@@ -16,7 +16,7 @@ from xpnet.runs.run_reader import read_run
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table and write the page; 0, or 2 with the reason."""
-    return console.run(lambda: _compare(argv))
+    return console.run(lambda: _compare(argv), "python -m xpnet.compare")
 
 
 def _compare(argv: Sequence[str] | None) -> int:

@@ -12,14 +12,17 @@ import numpy
 from xpnet.backend.device_errors import explained
 from xpnet.cli.parser import Parser as Parser
 from xpnet.cli.parser import count as count
+from xpnet.distributed.launcher import require_alone
 from xpnet.errors import XpnetError, printable, truncate
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 NO_READER = 141  # 128 + SIGPIPE
 
 
-def run(action: Callable[[], int]) -> int:
+def run(action: Callable[[], int], alone: str = "") -> int:
     """The exit code of `action()`, or of its error.
+
+    `alone`: the name of a command that several processes cannot run together.
 
     An `XpnetError` is printed as one line on stderr and gives its own code (2, or 3 for
     divergence); out of memory and operating system errors give one line and exit code 2; Ctrl-C is
@@ -31,6 +34,8 @@ def run(action: Callable[[], int]) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
+        if alone:
+            require_alone(alone)
         with numpy.errstate(all="ignore"):
             return action()
     except XpnetError as error:

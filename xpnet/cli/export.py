@@ -16,7 +16,7 @@ from xpnet.web_demo.export import html_page
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the requested files; 0, or 2 with the reason."""
-    return console.run(lambda: _export(argv))
+    return console.run(lambda: _export(argv), "python -m xpnet.export")
 
 
 def _export(argv: Sequence[str] | None) -> int:

@@ -71,6 +71,7 @@ METAVARS = {
     "resume": "FOLDER",
     "device": "DEVICE",
     "threads": "N",
+    "reproducible_parts": "N",
 }
 """The placeholders of values in the help, unless it lists the possible values."""
 

@@ -30,7 +30,7 @@ _TABLES = (".csv", ".gz", ".zip", ".npz", ".npy", ".bin")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the predictions; 0 when every file could be read, else 2, with the reasons."""
-    return console.run(lambda: _predict(argv))
+    return console.run(lambda: _predict(argv), "python -m xpnet.predict")
 
 
 def _predict(argv: Sequence[str] | None) -> int:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,12 +18,13 @@ import threadpoolctl
 from xpnet._files import write_atomically
 from xpnet.accel import cublas
 from xpnet.backend import Backend
-from xpnet.cli import console
+from xpnet.cli import ranks
 from xpnet.cli.console import say
 from xpnet.cli.options import from_command_line
 from xpnet.config import TrainConfig
 from xpnet.data import Normalisation, Splits
 from xpnet.data.normalisation import scale_hint
+from xpnet.distributed.group import ALONE, Group
 from xpnet.errors import DivergenceError
 from xpnet.network import Sequential
 from xpnet.runs.factory import (
@@ -53,16 +58,18 @@ def main(argv: list[str] | None = None) -> int:
     """The command; exit codes: 0, 2 invalid input, 3 divergence, 130 Ctrl-C, 143 SIGTERM."""
     arguments = sys.argv[1:] if argv is None else argv
 
-    def action() -> int:
-        train(from_command_line(arguments, "python -m xpnet.train"))
-        return 0
+    def action(group: Group) -> None:
+        train(from_command_line(arguments, "python -m xpnet.train"), group)
 
-    return console.run(action)
+    return ranks.run(action)
 
 
-def train(config: TrainConfig) -> Path:
-    """Read the data, train, test, save and write the report; returns the run folder."""
-    if config.resume and (config.resume / METRICS).exists():
+def train(config: TrainConfig, group: Group = ALONE) -> Path:
+    """Read the data, train, test, save and write the report; returns the run folder.
+
+    All ranks of `group` train; the first one does the rest.
+    """
+    if config.resume and group.broadcast((config.resume / METRICS).exists()):
         require_same_settings(config)
         say(f"{config.resume}/ is finished: there is nothing to do")
         return config.resume
@@ -81,7 +88,7 @@ def train(config: TrainConfig) -> Path:
     hint = scale_hint(splits.train) if config.normalise == "unit" else ""
     if hint:
         say(hint)
-    with threadpoolctl.threadpool_limits(config.threads, user_api="blas"):
+    with threadpoolctl.threadpool_limits(config.threads or share_of_cores(group), user_api="blas"):
         config = config.model_copy(update={"threads": config.threads or blas_threads()})
         network = build_network(config, splits.train, backend, initial)
         normalisation = fit_normalisation(config, splits.train, initial)
@@ -95,12 +102,16 @@ def train(config: TrainConfig) -> Path:
         }
         augmentation = build_augmentation(config, splits.train)
         say("", *network.summary().split("\n"), "")
-        with run_folder(config) as folder:
+        with folder_of_run(config, group) as folder:
+            if group.rank:
+                fit_on_rank(config, network, splits, normalisation, folder, group)
+                return folder
             if not config.report:
                 # That of a run which is resumed says that it was interrupted.
                 (folder / REPORT).unlink(missing_ok=True)
             facts = collect_facts(config, backend, source, splits, network)
-            history, kept = fit_network(config, network, splits, normalisation, folder, facts)
+            arguments = config, network, splits, normalisation, folder, facts, group
+            history, kept = fit_network(*arguments)
             tested = evaluate(network, to_device(network, splits.test, normalisation))
             say("", *describe_test(tested, splits.test.classes).split("\n"), "")
             answers = predict_test_set(network, tested, splits.test, normalisation)
@@ -117,6 +128,16 @@ def train(config: TrainConfig) -> Path:
     return folder
 
 
+@contextmanager
+def folder_of_run(config: TrainConfig, group: Group) -> Iterator[Path]:
+    """`run_folder`, made and locked by rank 0."""
+    if group.rank:
+        yield group.broadcast(Path())
+        return
+    with run_folder(config) as folder:
+        yield group.broadcast(folder)
+
+
 def fit_network(
     config: TrainConfig,
     network: Sequential,
@@ -124,6 +145,7 @@ def fit_network(
     normalisation: Normalisation,
     folder: Path,
     facts: dict[str, Any],
+    group: Group = ALONE,
 ) -> tuple[History, Record]:
     """Train, and write the history and the model to `folder`, also after an interrupt.
 
@@ -143,6 +165,7 @@ def fit_network(
             callbacks=[Progress(), StopAtInterrupt()],
             history=history,
             checkpoints=checkpoints,
+            group=group,
         )
     except DivergenceError as error:
         history.to_csv(folder / "history.csv")
@@ -151,6 +174,7 @@ def fit_network(
             ended = f"Diverged: {error}."
             arguments = folder, config, history, facts, network
             _report_files().write_report(*arguments, ended=ended, diverged=True)
+        group.gather(None)
         raise DivergenceError(f"{error} (history so far: {folder}/history.csv{last})") from None
     except Interrupted:
         _save(network, history, folder)
@@ -159,6 +183,7 @@ def fit_network(
         if config.report:
             ended = "Interrupted: not trained to the end, and not tested."
             _report_files().write_report(folder, config, history, facts, network, ended=ended)
+        group.gather(None)
         raise
     _save(network, history, folder)
     if kept is not history.records[-1]:
@@ -168,6 +193,32 @@ def fit_network(
             f"{loss_text(kept.val_loss)} is the lowest"
         )
     return history, kept
+
+
+def fit_on_rank(
+    config: TrainConfig,
+    network: Sequential,
+    splits: Splits,
+    normalisation: Normalisation,
+    folder: Path,
+    group: Group,
+) -> None:
+    """Take part in the training whose files rank 0 writes to `folder`."""
+    try:
+        train_from_config(
+            config,
+            network,
+            splits.train,
+            splits.validation,
+            normalisation,
+            callbacks=[StopAtInterrupt()],
+            history=History(),
+            checkpoints=Checkpoints(folder, config.checkpoint_every),
+            group=group,
+        )
+    except (DivergenceError, Interrupted):
+        group.gather(None)  # until rank 0 has written its files
+        raise
 
 
 def _report_files() -> ModuleType:
@@ -180,6 +231,22 @@ def _report_files() -> ModuleType:
 def _save(network: Sequential, history: History, folder: Path) -> None:
     history.to_csv(folder / "history.csv")
     save(network, folder / MODEL)
+
+
+def share_of_cores(group: Group) -> int | None:
+    """BLAS threads of a rank: its share of the cores that the ranks on its machine may use."""
+    if group.size == 1:
+        return None
+    found = group.gather((platform.node(), usable_cores()))
+    here = [cores for node, cores in found if node == platform.node()]
+    return max(1, min(blas_threads(), len(set().union(*here)) // len(here)))
+
+
+def usable_cores() -> set[int]:
+    """The processor cores that this process may use, by number."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
 
 
 def blas_threads() -> int:

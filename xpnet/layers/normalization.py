@@ -1,24 +1,32 @@
 """Normalisation over the batch or over the features: `BatchNorm` and `LayerNorm`.
 
-Shapes: `x`, `y`, `dx`, `dy`: `(N, F)`; float32 or float64. `1` is a vector of ones, so `1ᵀ A` sums
-the rows of `A` and is one matrix-vector product.
+Shapes: `x`, `y`, `dx`, `dy`: `(N, F)`; float32 or float64.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from xpnet.accel.dispatch import accelerated
 from xpnet.backend import Array, array_module
+from xpnet.distributed.group import batch_share
 from xpnet.errors import ConfigError, ShapeError
 from xpnet.initializers import Ones, Zeros
 from xpnet.layers.base import Layer, Parameter
 from xpnet.layers.images import ImageLayer
+from xpnet.layers.normalization_formulas import (
+    backward_parameters,
+    batch_norm,
+    batch_norm_backward,
+    batch_norm_backward_of_ranks,
+    batch_norm_of_ranks,
+    layer_norm,
+    layer_norm_backward,
+    normalise,
+)
 from xpnet.layers.shapes import Shape, require_features
 from xpnet.utils.arguments import real, whole
-from xpnet.workspace import Workspace
 
 
 @dataclass(eq=False)
@@ -63,6 +71,9 @@ class BatchNorm(_Normalising):
     there. It is left so: it costs one slow multiplication per feature and step, not per weight, and
     prediction adds ε to it first, which gives the same bits as 0 would.
 
+    **Several processes** (`fit(distributed=...)`): the statistics are those of the whole batch,
+    summed over all ranks, and so are `dβ` and `dγ` in the formula of `dx`.
+
     **Frozen** (`trainable = False`), it uses the running statistics in training too and does not
     update them: `μ` and `s` are constants, and `dx = γ s dy`.
 
@@ -73,6 +84,10 @@ class BatchNorm(_Normalising):
     momentum: float = 0.1
     epsilon: float = 1e-5
     batch_dependent: ClassVar[bool] = True
+    _one_row: ClassVar[str] = (
+        "BatchNorm cannot train on a batch of 1 row: use a larger batch_size, one that leaves no "
+        "single row over, or LayerNorm"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,6 +122,10 @@ class BatchNorm(_Normalising):
 
         A frozen layer uses the running statistics in training too.
         """
+        return self._forward(x, training=training, pixels=1)
+
+    def _forward(self, x: Array, *, training: bool, pixels: int) -> Array:
+        """`forward`, where `pixels` rows belong to each sample."""
         values = self.values["weight"], self.values["bias"]
         running = self.statistics["running_mean"], self.statistics["running_var"]
         xp = array_module(x, values[0])
@@ -119,12 +138,15 @@ class BatchNorm(_Normalising):
             xp.copyto(scale, running[1])
             normalise(xp, *values, epsilon, *out)
             return y
-        if len(x) < 2:
-            raise ConfigError(
-                "BatchNorm cannot train on a batch of 1 row: use a larger batch_size, one "
-                "that leaves no single row over, or LayerNorm"
-            )
-        batch_norm(xp, x, *values, epsilon, momentum, *running, *out, workspace=self.workspace)
+        group, samples = batch_share(len(x) // pixels)
+        self.count = samples * pixels
+        if self.count < 2:
+            raise ConfigError(self._one_row)
+        arguments = xp, x, *values, epsilon, momentum, *running, *out
+        if group.size == 1:
+            batch_norm(*arguments, workspace=self.workspace)
+        else:
+            batch_norm_of_ranks(group, self.count, *arguments, workspace=self.workspace)
         return y
 
     def backward(self, dy: Array) -> Array:
@@ -136,8 +158,12 @@ class BatchNorm(_Normalising):
             xp.multiply(weight, self.scale, out=mean)
             return xp.multiply(dy, mean, out=dx)
         gradients = self.gradients["weight"], self.gradients["bias"]
-        kept = self.normal, self.scale, weight
-        batch_norm_backward(xp, dy, *kept, *gradients, dx, workspace=workspace)
+        arguments = xp, dy, self.normal, self.scale, weight, *gradients, dx
+        group, _ = batch_share(len(dy))
+        if group.size == 1:
+            batch_norm_backward(*arguments, workspace=workspace)
+        else:
+            batch_norm_backward_of_ranks(group, self.count, *arguments, workspace=workspace)
         return dx
 
 
@@ -153,6 +179,9 @@ class BatchNorm2d(ImageLayer, BatchNorm):
     `ShapeError`, when the layer joins a network, for rows of features or other channels.
     """
 
+    _one_row: ClassVar[str] = (
+        "BatchNorm2d cannot train on one image of one pixel: use a larger batch_size"
+    )
     _pixels: int = field(default=1, init=False, repr=False)
 
     @property
@@ -175,11 +204,8 @@ class BatchNorm2d(ImageLayer, BatchNorm):
     def forward(self, x: Array, *, training: bool) -> Array:
         """`(N, H, W, C) -> (N, H, W, C)`, as `BatchNorm` does for rows."""
         rows = x.reshape(-1, self.features)
-        if training and self.trainable and len(rows) < 2:
-            raise ConfigError(
-                "BatchNorm2d cannot train on one image of one pixel: use a larger batch_size"
-            )
-        return super().forward(rows, training=training).reshape(x.shape)
+        pixels = x.shape[1] * x.shape[2]
+        return self._forward(rows, training=training, pixels=pixels).reshape(x.shape)
 
     def backward(self, dy: Array) -> Array:
         """`(N, H, W, C) -> (N, H, W, C)`; writes the gradients of `weight` and `bias`."""
@@ -224,149 +250,3 @@ class LayerNorm(_Normalising):
         kept = self.normal, self.scale, self.values["weight"]
         layer_norm_backward(xp, dy, *kept, dx, workspace=workspace)
         return dx
-
-
-def normalise(
-    xp: Any, weight: Array, bias: Array, epsilon: float, normal: Array, scale: Array, y: Array
-) -> None:
-    """`s = 1 / √(σ² + ε)`, `x̂ = (x − μ) s`, `y = γ x̂ + β`.
-
-    `normal` holds `x − μ` and `scale` `σ²`; on return they hold `x̂` and `s`.
-    """
-    xp.add(scale, epsilon, out=scale)
-    xp.sqrt(scale, out=scale)
-    xp.divide(1, scale, out=scale)
-    xp.multiply(normal, scale, out=normal)
-    xp.multiply(normal, weight, out=y)
-    xp.add(y, bias, out=y)
-
-
-def backward_parameters(
-    xp: Any,
-    dy: Array,
-    normal: Array,
-    dweight: Array,
-    dbias: Array,
-    *,
-    workspace: Workspace,
-    scratch: Array,
-) -> None:
-    """`dγ = Σ_n dy_n x̂_n`, `dβ = Σ_n dy_n`."""
-    ones = workspace.ones(xp, len(dy), dy.dtype)
-    xp.multiply(dy, normal, out=scratch)
-    xp.dot(ones, scratch, out=dweight)
-    xp.dot(ones, dy, out=dbias)
-
-
-@accelerated
-def batch_norm(
-    xp: Any,
-    x: Array,
-    weight: Array,
-    bias: Array,
-    epsilon: float,
-    momentum: float,
-    running_mean: Array,
-    running_var: Array,
-    normal: Array,
-    scale: Array,
-    y: Array,
-    *,
-    workspace: Workspace,
-) -> None:
-    """Compute `x̂` in `normal`, `s` in `scale` and `y = γ x̂ + β`; update the running statistics.
-
-    Mean and variance in two passes, for exactness.
-    """
-    count, mean = len(x), workspace.array(xp, "mean", scale.shape, x.dtype)
-    ones = workspace.ones(xp, count, x.dtype)
-    xp.dot(ones, x, out=mean)
-    xp.divide(mean, count, out=mean)
-    xp.subtract(x, mean, out=normal)
-    xp.multiply(normal, normal, out=y)
-    xp.dot(ones, y, out=scale)
-    xp.divide(scale, count, out=scale)
-    share = workspace.array(xp, "share", running_mean.shape, running_mean.dtype)
-    move(xp, running_mean, mean, momentum, 1.0, share)
-    move(xp, running_var, scale, momentum, count / (count - 1), share)
-    normalise(xp, weight, bias, epsilon, normal, scale, y)
-
-
-def move(
-    xp: Any, running: Array, batch: Array, momentum: float, factor: float, share: Array
-) -> None:
-    """`running ← (1 − momentum) · running + momentum · factor · batch`."""
-    xp.multiply(running, 1 - momentum, out=running)
-    xp.multiply(batch, momentum * factor, out=share)
-    xp.add(running, share, out=running)
-
-
-@accelerated
-def batch_norm_backward(
-    xp: Any,
-    dy: Array,
-    normal: Array,
-    scale: Array,
-    weight: Array,
-    dweight: Array,
-    dbias: Array,
-    dx: Array,
-    *,
-    workspace: Workspace,
-) -> None:
-    """`dx = γ s (dy − dβ / N − x̂ dγ / N)`, with `dγ` and `dβ`."""
-    backward_parameters(xp, dy, normal, dweight, dbias, workspace=workspace, scratch=dx)
-    mean = workspace.array(xp, "mean", scale.shape, dy.dtype)
-    xp.divide(dweight, len(dy), out=mean)
-    xp.multiply(normal, mean, out=dx)
-    xp.subtract(dy, dx, out=dx)
-    xp.divide(dbias, len(dy), out=mean)
-    xp.subtract(dx, mean, out=dx)
-    xp.multiply(weight, scale, out=mean)
-    xp.multiply(dx, mean, out=dx)
-
-
-@accelerated
-def layer_norm(
-    xp: Any,
-    x: Array,
-    weight: Array,
-    bias: Array,
-    epsilon: float,
-    normal: Array,
-    scale: Array,
-    y: Array,
-    *,
-    workspace: Workspace,
-) -> None:
-    """`x̂` in `normal`, `s` in `scale`, `y = γ x̂ + β`."""
-    mean = workspace.array(xp, "mean", (len(x), 1), x.dtype)
-    xp.mean(x, axis=1, keepdims=True, out=mean)
-    xp.subtract(x, mean, out=normal)
-    xp.multiply(normal, normal, out=y)
-    xp.mean(y, axis=1, keepdims=True, out=scale)
-    normalise(xp, weight, bias, epsilon, normal, scale, y)
-
-
-@accelerated
-def layer_norm_backward(
-    xp: Any,
-    dy: Array,
-    normal: Array,
-    scale: Array,
-    weight: Array,
-    dx: Array,
-    *,
-    workspace: Workspace,
-) -> None:
-    """`dx = s (g − mean(g) − x̂ mean(g x̂))`, `g = dy · γ`."""
-    mean = workspace.array(xp, "mean", (len(dy), 1), dy.dtype)
-    part = workspace.array(xp, "part", dy.shape, dy.dtype)
-    xp.multiply(dy, weight, out=dx)
-    xp.multiply(dx, normal, out=part)
-    xp.mean(part, axis=1, keepdims=True, out=mean)
-    xp.multiply(normal, mean, out=part)
-    xp.mean(dx, axis=1, keepdims=True, out=mean)
-    xp.subtract(dx, mean, out=dx)
-    xp.subtract(dx, part, out=dx)
-    xp.multiply(dx, scale, out=dx)

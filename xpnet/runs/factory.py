@@ -13,6 +13,7 @@ from xpnet.data import Source, Splits, load_dataset, split
 from xpnet.data.dataset import Dataset
 from xpnet.data.normalisation import Normalisation
 from xpnet.data.pictures import is_centred
+from xpnet.distributed.group import Group
 from xpnet.errors import ConfigError, DataError, ShapeError, one_line
 from xpnet.layers import (
     AveragePool2d,
@@ -299,6 +300,7 @@ def train_from_config(
     callbacks: Sequence[Callback] = (),
     history: History,
     checkpoints: Checkpoints | None = None,
+    group: Group | None = None,
 ) -> Record:
     """Train `network` in place; `history` is filled even if an exception ends the training.
 
@@ -326,5 +328,7 @@ def train_from_config(
         callbacks=[*callbacks, stopping] if stopping else callbacks,
         history=history,
         checkpoints=checkpoints,
+        distributed=group,
+        reproducible_parts=config.reproducible_parts,
     )
     return stopping.best if stopping and stopping.best else history.records[-1]

@@ -119,6 +119,19 @@ class Augmentation:
         self._counter: Array | None = None
         self._constants: _Constants | None = None
 
+    def _skip_samples(self, count: int, backend: Backend) -> None:
+        """Other ranks take the random numbers of the next `count` samples."""
+        if count:
+            counter = self._counter_on(backend)
+            array_module(counter).add(counter, count, out=counter)
+
+    def _counter_on(self, backend: Backend) -> Array:
+        """The counter of the next row, `(1,)` uint64."""
+        if self._counter is None:
+            first = random.first_counter(self._seed, _PURPOSE, self._samples)
+            self._counter = backend.asarray([first], dtype=backend.xp.uint64)
+        return self._counter
+
     def apply(self, images: Array, out: Array) -> Array:
         """Distorted `images` in `out`; moves on to the next `N` samples.
 
@@ -132,10 +145,7 @@ class Augmentation:
         if not any(strengths) or self.probability == 0:
             xp.copyto(out, images)
             return out
-        if self._counter is None:
-            first = random.first_counter(self._seed, _PURPOSE, self._samples)
-            self._counter = Backend.of(images).asarray([first], dtype=xp.uint64)
-        array_module(images, self._counter)
+        array_module(images, self._counter_on(Backend.of(images)))
         if self._constants is None or self._constants.y.dtype != images.dtype:
             self._constants = self._placed(images)
         block = _CPU_BLOCK if Backend.of(images).device == "cpu" else _GPU_BLOCK

@@ -25,6 +25,9 @@ from xpnet.utils.introspection import is_own
 class Interrupted(KeyboardInterrupt):
     """Training was interrupted by the signal `number`; the last update was completed."""
 
+    on_all_ranks = True
+    """Of several ranks that train together, each raises it."""
+
     def __init__(self, number: int) -> None:
         super().__init__("terminated" if number == signal.SIGTERM else "interrupted")
         self.exit_code = 128 + number  # as a shell reports a signal

@@ -18,7 +18,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ import numpy
 
 from xpnet._files import lock
 from xpnet.backend import Array, HostArray
+from xpnet.distributed.group import ALONE, Group
 from xpnet.errors import CheckpointError, one_line, short_repr
 from xpnet.losses import Loss
 from xpnet.network import Sequential
@@ -70,7 +71,8 @@ class Checkpoints:
 class CheckpointManager:
     """Writes and restores the checkpoints of a `fit()`; does nothing if there are none.
 
-    `fingerprint()`: what is trained, and how, as `training_fingerprint` describes it.
+    `fingerprint()`: what is trained, and how, as `training_fingerprint` describes it. Of several
+    ranks the first one writes and reads the files.
     """
 
     def __init__(
@@ -80,7 +82,9 @@ class CheckpointManager:
         metrics: RunningMetrics,
         callbacks: Sequence[Callback],
         fingerprint: Callable[[], dict[str, str]],
+        group: Group = ALONE,
     ) -> None:
+        self.group = group
         self.checkpoints, self.run, self.metrics = checkpoints, run, metrics
         self.callbacks = dict(_named(callbacks))
         self._fingerprint = fingerprint
@@ -97,11 +101,15 @@ class CheckpointManager:
         if self.checkpoints is None:
             yield
             return
-        with lock(self.checkpoints.folder):
+        is_first = self.group.rank == 0
+        with lock(self.checkpoints.folder) if is_first else nullcontext():
             self.fingerprint = self._fingerprint()
-            if paths := self.checkpoints.paths():
-                self._saved = _Saved.read(paths[-1])
-                self._saved.require(self.fingerprint)
+            saved = None
+            if is_first and (paths := self.checkpoints.paths()):
+                saved = _Saved.read(paths[-1])
+                saved.require(self.fingerprint)
+            self._saved = self.group.broadcast(saved)
+            if self._saved is not None:
                 self._saved.restore(self.run, self.metrics)
             yield
 
@@ -111,15 +119,24 @@ class CheckpointManager:
             self._saved.restore_callbacks(self.run, self.callbacks)
             self._saved = None
 
-    def after_step(self) -> None:
+    def after_step(self) -> int:
         """Write a checkpoint if one is due, or if training is about to end.
 
-        Raises `DivergenceError` instead of overwriting a good checkpoint with values that are not
-        finite, `CheckpointError` where the file cannot be written.
+        Returns the number of the signal that ends the training now, or 0. Several ranks decide
+        together: all end where one has to. Raises `DivergenceError` instead of overwriting a good
+        checkpoint with values that are not finite, `CheckpointError` where the file cannot be
+        written.
         """
-        if self.checkpoints is not None and (self.run.interrupted or self._is_due()):
+        run, is_due = self.run, self.checkpoints is not None and self._is_due()
+        interrupted = run.interrupted  # which a signal may change at any time
+        if self.group.size > 1:
+            found = self.group.gather((interrupted, run.stop, is_due))
+            interrupted = max(number for number, _, _ in found)
+            run.stop, is_due = any(stop for _, stop, _ in found), found[0][2]
+        if self.checkpoints is not None and (interrupted or is_due):
             self._write(self.checkpoints)
             self._written = time.monotonic()
+        return interrupted
 
     def _is_due(self) -> bool:
         assert self.checkpoints is not None
@@ -154,6 +171,14 @@ class CheckpointManager:
             "history": [astuple(record) for record in run.history.records],
             "callbacks": remembered,
         }
+        if self.group.rank == 0:
+            self._write_file(checkpoints, training, tensors)
+        self.group.broadcast(None)  # the others wait until it is written
+
+    def _write_file(
+        self, checkpoints: Checkpoints, training: dict[str, Any], tensors: dict[str, HostArray]
+    ) -> None:
+        run, network = self.run, self.run.network
         training["sha256"] = _digest(training, tensors)
         path = checkpoints.folder / f"checkpoint-{run.step:09}.safetensors"
         write(path, tensors, describe(network) | {TRAINING: training})

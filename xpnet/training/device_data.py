@@ -203,10 +203,11 @@ class DeviceData:
             )
         augmentation.begin(self.image_shape, seed)
 
-    def blocks(self, size: int) -> Iterator[tuple[Array, Array]]:
-        """All samples in order, `size` at a time (the last block may be short)."""
-        for start in range(0, len(self), size):
-            rows = slice(start, start + size)
+    def blocks(self, size: int, within: slice = slice(None)) -> Iterator[tuple[Array, Array]]:
+        """The samples `within` in order, `size` at a time (the last block may be short)."""
+        first, last, _ = within.indices(len(self))
+        for start in range(first, last, size):
+            rows = slice(start, min(start + size, last))
             yield self._normalised(self._in_order(rows), "block"), self.target[rows]
 
     def _in_order(self, rows: slice) -> Array:

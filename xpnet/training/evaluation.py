@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xpnet.backend import on_its_device
+from xpnet.distributed.group import ALONE, Group
 from xpnet.errors import ConfigError
 from xpnet.layers.activations import Softmax
 from xpnet.losses import Loss, SoftmaxCrossEntropy
@@ -14,6 +15,7 @@ from xpnet.training import microbatch, options
 from xpnet.training.device_data import DeviceData
 from xpnet.training.fit_data import Part, fitted, on_device
 from xpnet.utils.arguments import instance
+from xpnet.utils.introspection import is_own
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,22 @@ def evaluate(network: Sequential, data: Part) -> Evaluation:
     return Evaluation(mean.result(), hits / len(data), counts)
 
 
-def mean_loss(network: Sequential, data: DeviceData, loss: Loss) -> tuple[float, float | None]:
-    """The mean loss of `network` on `data`, and the accuracy for a classifier."""
+def mean_loss(
+    network: Sequential, data: DeviceData, loss: Loss, group: Group = ALONE
+) -> tuple[float, float | None]:
+    """The mean loss of `network` on `data`, and the accuracy for a classifier.
+
+    Each rank of `group` evaluates a slice of the samples.
+    """
     counts = isinstance(loss, SoftmaxCrossEntropy)
     mean, accuracy = MeanLoss(network.backend), Accuracy(network.backend)
-    for x, target in data.blocks(microbatch.prediction_rows(network)):
+    own = slice(*(r * len(data) // group.size for r in (group.rank, group.rank + 1)))
+    for x, target in data.blocks(microbatch.prediction_rows(network), own):
         logits = network.forward(x, training=False)
-        mean.update(loss.forward(logits, target), len(target))
+        value = loss.forward(logits, target)
+        if not is_own(type(loss)):
+            value = network.backend.asarray(value, dtype=network.dtype)  # it may be a plain number
+        mean.update(value, len(target))
         if counts:
             accuracy.update(logits, target)
-    return mean.result(), accuracy.result() if counts else None
+    return mean.result(group), accuracy.result(group) if counts else None

@@ -44,9 +44,12 @@ def can_split(network: Sequential, loss: Loss, count: int) -> bool:
 
 
 def forward_backward(
-    network: Sequential, loss: Loss, x: Array, target: Array
+    network: Sequential, loss: Loss, x: Array, target: Array, scale: float = 1.0
 ) -> tuple[Array, Array]:
-    """Loss `()` and logits `(N, C)` of a training pass over `x` `(N, F)`, and all gradients."""
+    """Loss `()` and logits `(N, C)` of a training pass over `x` `(N, F)`, and all gradients.
+
+    These are multiplied by `scale`.
+    """
     xp, workspace, count = array_module(x, network.flat_parameters), network.workspace, len(x)
     logits = workspace.array(xp, "logits", (count, network.out_features), network.dtype)
     summed = workspace.array(xp, "summed", network.flat_gradients.shape, network.dtype)
@@ -56,7 +59,7 @@ def forward_backward(
         share = len(x[rows]) / count
         of_block = network.forward(x[rows], training=True)
         value = loss.forward(of_block, target[rows])
-        network.backward(loss.backward(share))
+        network.backward(loss.backward(scale * share))
         xp.copyto(logits[rows], of_block)
         xp.multiply(value, share, out=value)
         if start == 0:

@@ -7,6 +7,7 @@ from os import PathLike
 from typing import Any, TypeVar
 
 from xpnet.accel.recording import is_replayable
+from xpnet.distributed.group import ALONE, Group
 from xpnet.errors import ConfigError, short_repr
 from xpnet.layers import BatchNorm
 from xpnet.layers.activations import Sigmoid, Softmax
@@ -18,6 +19,7 @@ from xpnet.training.augmentation import Augmentation
 from xpnet.training.callbacks import Callback, EarlyStopping
 from xpnet.training.checkpoints import Checkpoints
 from xpnet.training.history import History
+from xpnet.training.ranks import Ranks
 from xpnet.utils.arguments import instance
 from xpnet.utils.introspection import is_own
 
@@ -52,6 +54,30 @@ def optimizer_of(value: Optimizer | str) -> Optimizer:
         return _named("optimizer", value, OPTIMIZERS, {})()
     what = f"an optimizer such as Adam(1e-3), or one of {', '.join(OPTIMIZERS)}"
     return instance("optimizer", value, Optimizer, what)
+
+
+def ranks_of(group: Group | None, parts: int) -> Ranks | None:
+    """What `fit(distributed=, reproducible_parts=)` mean; None for one process as usual."""
+    what = "a Group such as xpnet.distributed.mpi(), or None"
+    group = ALONE if group is None else instance("distributed", group, Group, what)
+    ranks = Ranks(group, parts)
+    return ranks if ranks.parts or group.size > 1 else None
+
+
+def require_ranks(trainer: Any, samples: int, size: int) -> None:
+    """Raise `ConfigError` for a training that several ranks cannot do together.
+
+    `size`: of the batches.
+    """
+    if trainer.ranks is None:
+        return
+    kind = type(trainer)
+    if any("train_step" in vars(one) for one in kind.__mro__ if not is_own(one)):
+        raise ConfigError(
+            f"distributed: {kind.__name__}.train_step() computes on one rank alone: leave "
+            f"distributed and reproducible_parts out"
+        )
+    trainer.ranks.require(trainer.network, samples % size or size)
 
 
 def loss_of(value: Loss | str | None) -> Loss:

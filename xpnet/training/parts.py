@@ -55,9 +55,12 @@ def number_of_parts(network: Sequential, count: int) -> int:
 
 
 def forward_backward(
-    network: Sequential, loss: Loss, x: Array, target: Array
+    network: Sequential, loss: Loss, x: Array, target: Array, scale: float = 1.0
 ) -> tuple[Array, Array]:
-    """Loss `()` and logits `(N, C)` of a training pass over `x` `(N, F)`, and all gradients."""
+    """Loss `()` and logits `(N, C)` of a training pass over `x` `(N, F)`, and all gradients.
+
+    These are multiplied by `scale`.
+    """
     xp, workspace, count = array_module(x, network.flat_parameters), network.workspace, len(x)
     logits = workspace.array(xp, "logits", (count, network.out_features), network.dtype)
     number = number_of_parts(network, count)
@@ -73,7 +76,7 @@ def forward_backward(
             own = replica.loss_of(loss)
             outputs = replica.forward(x[rows])
             value = own.forward(outputs, target[rows])
-            replica.backward(own.backward(share))
+            replica.backward(own.backward(scale * share))
             xp.copyto(logits[rows], outputs)
             xp.multiply(value, share, out=value)
         values[place] = value

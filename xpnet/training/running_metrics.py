@@ -11,6 +11,7 @@ import numpy
 
 from xpnet.accel.dispatch import accelerated
 from xpnet.backend import Array, array_module
+from xpnet.distributed.group import ALONE, Group
 from xpnet.errors import DivergenceError
 from xpnet.losses import L2Penalty, Loss, SoftmaxCrossEntropy
 from xpnet.metrics import Accuracy, MeanLoss, add_loss, count_hits
@@ -25,7 +26,8 @@ class RunningMetrics:
     """Loss and correct predictions since the last record, on the device; `record()` synchronises.
 
     `again`: the training part, where its figures are evaluated; `held_out`: the validation set;
-    `evaluate`: gives the mean loss and the accuracy of a part.
+    `evaluate`: gives the mean loss and the accuracy of a part; `group`: the ranks that train
+    together, each of which adds the samples that it computes.
     """
 
     def __init__(
@@ -36,7 +38,9 @@ class RunningMetrics:
         again: DeviceData | None,
         held_out: DeviceData | None,
         evaluate: Callable[[DeviceData, Loss], tuple[float, float | None]],
+        group: Group = ALONE,
     ) -> None:
+        self.group = group
         self.run, self.penalty, self.again, self.held_out = run, penalty, again, held_out
         self.evaluate = evaluate
         self.mean = MeanLoss(run.network.backend)
@@ -62,25 +66,25 @@ class RunningMetrics:
     def state(self) -> dict[str, Any]:
         """The sums since the last record as plain numbers, and the seconds: for a checkpoint."""
         to_host = self.run.network.backend.to_host
-        return {
-            "loss": float(to_host(self.mean.total)[0]),
-            "hits": int(to_host(self.accuracy.hits)[0]),
-            "samples": self.mean.samples,
-            "seconds": time.perf_counter() - self.began,
-        }
+        own = float(to_host(self.mean.total)[0]), int(to_host(self.accuracy.hits)[0])
+        found = self.group.gather((*own, self.mean.samples))
+        loss, hits, samples = map(sum, zip(*found, strict=True))
+        seconds = time.perf_counter() - self.began
+        return {"loss": loss, "hits": hits, "samples": samples, "seconds": seconds}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Restore the result of `state()`."""
-        self.mean.total.fill(float(state["loss"]))
-        self.accuracy.hits.fill(int(state["hits"]))
-        self.mean.samples = self.accuracy.samples = int(state["samples"])
+        """Restore the result of `state()`, of several ranks to the first of them."""
+        keeps = self.group.rank == 0
+        self.mean.total.fill(float(state["loss"]) if keeps else 0.0)
+        self.accuracy.hits.fill(int(state["hits"]) if keeps else 0)
+        self.mean.samples = self.accuracy.samples = int(state["samples"]) if keeps else 0
         self.began = time.perf_counter() - float(state["seconds"])
 
     def record(self) -> Record:
         """A new line of the history. Raises `DivergenceError` for a loss that is not finite."""
         run = self.run
-        loss = self._finite("loss", self.mean.result())
-        accuracy = self.accuracy.result() if self.counts else None
+        loss = self._finite("loss", self.mean.result(self.group))
+        accuracy = self.accuracy.result(self.group) if self.counts else None
         if self.again is not None:
             loss, accuracy = self._evaluate(self.again)
             if self.penalty is not None:
@@ -104,6 +108,8 @@ class RunningMetrics:
 
     def record_partial(self) -> None:
         """A record of the metrics so far after an interrupt, without validation."""
+        if self.group.size > 1:
+            return  # the other ranks may have been interrupted elsewhere
         if self.mean.samples and math.isfinite(loss := self.mean.result()):
             accuracy = self.accuracy.result() if self.counts else None
             self._append(loss, accuracy, None, None)
@@ -126,6 +132,7 @@ class RunningMetrics:
             val_accuracy=val_accuracy,
             seconds=now - self.began,
         )
+        record = self.group.broadcast(record)  # the same seconds, and decisions of callbacks
         run.history.records.append(record)
         self.mean.reset()
         self.accuracy.reset()

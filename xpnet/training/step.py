@@ -17,12 +17,13 @@ from xpnet.losses.base import with_inner
 from xpnet.network import Sequential
 from xpnet.optimizers import Optimizer
 from xpnet.optimizers.clipping import ClipNorm
-from xpnet.training import microbatch, options, parts
+from xpnet.training import options
 from xpnet.training.fit_data import fitted, on_device, require_targets, set_prediction
+from xpnet.training.gradients import forward_backward
+from xpnet.training.ranks import RankBatch
 from xpnet.utils.arguments import instance
 from xpnet.utils.exclusive import ExclusiveUse
 from xpnet.utils.inputs import check_finite, is_finite
-from xpnet.utils.introspection import is_own
 
 
 def train_step(
@@ -36,24 +37,18 @@ def train_step(
     penalty: L2Penalty | None = None,
     clip: ClipNorm | None = None,
     scalars: Array | None = None,
+    batch: RankBatch | None = None,
 ) -> tuple[Array, Array]:
     """One forward pass, one backward pass, one update; returns `(loss (), logits (N, C))`.
 
     `weights`: `(N,)`, sample weights for the mean loss; None: equal weights. Both are buffers on
     the device. After the first steps, nothing here allocates memory, transfers data or
-    synchronises.
+    synchronises. `batch`: says, if several ranks train together, which rows of the batch `x` holds.
     """
-    if weights is None and microbatch.can_split(network, loss, len(x)):
-        value, logits = microbatch.forward_backward(network, loss, x, target)
-    elif weights is None and parts.can_split(network, loss, len(x)):
-        value, logits = parts.forward_backward(network, loss, x, target)
+    if batch is None:
+        value, logits = forward_backward(network, loss, x, target, weights)
     else:
-        with small_gemm.if_few(x, network.flat_parameters):
-            logits = network.forward(x, training=True)
-            value = loss.forward(logits, target, weights)
-            network.backward(loss.backward())
-    if not is_own(type(loss)):
-        value = network.backend.asarray(value, dtype=network.dtype)  # it may give a plain number
+        value, logits = batch.forward_backward(network, loss, x, target, weights)
     if penalty is not None:
         matrices = network.flat_parameters[: network.decay_size]
         array_module(value).add(value, penalty.forward(matrices), out=value)

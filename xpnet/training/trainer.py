@@ -1,4 +1,4 @@
-"""`fit()`, and the `Trainer` behind it: the training loop.
+"""`Trainer`: the training loop.
 
 A step does not transfer data to the host. Loss and accuracy are accumulated on the device and read
 once per record (an epoch, unless `log_every` says otherwise); a loss that is not finite is detected
@@ -9,6 +9,7 @@ then. Steps that differ only in their samples are recorded once and replayed: se
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,9 @@ import numpy
 
 from xpnet import random
 from xpnet.accel import cublas, dispatch, small_gemm
-from xpnet.backend import Array, on_its_device
+from xpnet.backend import Array
+from xpnet.backend.context import changed
+from xpnet.distributed.group import ALONE, Group
 from xpnet.errors import ConfigError, short_repr
 from xpnet.losses import L2Penalty, Loss
 from xpnet.network import Sequential
@@ -30,6 +33,7 @@ from xpnet.training.device_data import DeviceData
 from xpnet.training.evaluation import mean_loss
 from xpnet.training.fit_data import Part, fitted, on_device, set_prediction
 from xpnet.training.history import History
+from xpnet.training.ranks import RankBatch
 from xpnet.training.running_metrics import RunningMetrics
 from xpnet.training.sample_weights import SampleWeights
 from xpnet.training.step import train_step
@@ -73,6 +77,8 @@ class Trainer:
         seed: int = 0,
         precision: str = "float32",
         callbacks: Callback | Iterable[Callback] | None = (),
+        distributed: Group | None = None,
+        reproducible_parts: int = 0,
     ) -> None:
         self.network = instance("network", network, Sequential, "a Sequential")
         self.optimizer, self.loss = options.optimizer_of(optimizer), options.loss_of(loss)
@@ -82,6 +88,7 @@ class Trainer:
         self.seed, self.precision = seed_of("seed", seed), precision
         self.callbacks = options.callbacks_of(callbacks)
         self.penalty: L2Penalty | None = None
+        self.ranks = options.ranks_of(distributed, reproducible_parts)
 
     def train_step(
         self,
@@ -90,11 +97,13 @@ class Trainer:
         *,
         weights: Array | None = None,
         scalars: Array | None = None,
+        batch: RankBatch | None = None,
     ) -> tuple[Array, Array]:
         """Train on one batch: returns the mean loss `()` and the outputs `(N, C)`.
 
         `x`: `(N, F)`; `target`: `(N,)` or `(N, C)`; `weights`: `(N,)` or None; `scalars`: what
-        `self.optimizer.step(self.network, scalars=scalars)` takes. All are on the device.
+        `self.optimizer.step(self.network, scalars=scalars)` takes. All are on the device. `batch`
+        is given where several ranks train together: see `RankBatch`.
         """
         return train_step(
             self.network,
@@ -106,14 +115,36 @@ class Trainer:
             penalty=self.penalty,
             clip=self.clip,
             scalars=scalars,
+            batch=batch,
         )
 
     def evaluate(self, data: DeviceData, loss: Loss) -> tuple[float, float | None]:
         """The mean loss and the accuracy (None unless targets are classes) on `data`.
 
-        `loss`: `self.loss` for evaluation, without label smoothing.
+        `loss`: `self.loss` for evaluation, without label smoothing. If several ranks train
+        together, all of them call it, and each evaluates a slice of the samples.
         """
-        return mean_loss(self.network, data, loss)
+        # A sum over slices would depend on the number of ranks.
+        is_exact = self.ranks is not None and self.ranks.parts > 0
+        return mean_loss(self.network, data, loss, ALONE if is_exact else self.group)
+
+    @contextmanager
+    def _same_bits_on_all_ranks(self) -> Iterator[None]:
+        """With `reproducible_parts`: leave out what rounds differently on fewer or more ranks.
+
+        That are the threads of BLAS, of which each rank may have another number, and compiled
+        loops, which depend on how many operations a rank has.
+        """
+        if self.ranks is None or not self.ranks.parts:
+            yield
+            return
+        with small_gemm.on_one_thread(), changed(compiled_enabled=False):
+            yield
+
+    @property
+    def group(self) -> Group:
+        """The processes that train together."""
+        return ALONE if self.ranks is None else self.ranks.group
 
     def _evaluated(self, data: DeviceData, loss: Loss) -> tuple[float, float | None]:
         made = self.evaluate(data, loss)
@@ -131,7 +162,7 @@ class Trainer:
         kind = type(self)
         if kind is Trainer:
             return None
-        known = parameters_of(Trainer).keys() | {"clip", "penalty"}
+        known = parameters_of(Trainer).keys() | {"clip", "penalty", "ranks"}
         return kind.__name__, {n: value for n, value in vars(self).items() if n not in known}
 
     def fit(
@@ -148,7 +179,7 @@ class Trainer:
         checkpoints: Checkpoints | None = None,
     ) -> History:
         """Train the network in place and return its `History`; arguments as for `fit()`."""
-        with self.network.backend.current():
+        with self.network.backend.current(), self.group.training():
             return self._fit(
                 train,
                 validation,
@@ -193,6 +224,8 @@ class Trainer:
             weights = SampleWeights(sample_weight, len(data), backend=backend, dtype=dtype)
         size = min(batch_size or len(data), len(data))
         options.require_rows(network, len(data), size)
+        options.require_ranks(self, len(data), size)
+        group = self.group
 
         with ExclusiveUse() as use:
             use.acquire(
@@ -216,10 +249,12 @@ class Trainer:
                 data if train_metrics == "evaluated" else None,
                 held_out,
                 self._evaluated,
+                group,
             )
             products = cublas.chosen(self.precision, network.backend, network.dtype)
             hooks = CallbackList(self.callbacks, network.backend)
             update = Update(self, run, data, weights, metrics, hooks)
+            parts = 0 if self.ranks is None else self.ranks.parts
             fingerprint = partial(
                 training_fingerprint,
                 run,
@@ -237,8 +272,13 @@ class Trainer:
                 precision=self.precision,
                 log_every=(every, "iterations" if by_step else "epochs"),
                 train_metrics=train_metrics,
+                **({"reproducible_parts": parts} if parts else {}),
             )
-            manager = CheckpointManager(checkpoints, run, metrics, self.callbacks, fingerprint)
+            if self.ranks is not None:
+                self.ranks.require_same(network, optimizer, fingerprint(), checkpoints is not None)
+            manager = CheckpointManager(
+                checkpoints, run, metrics, self.callbacks, fingerprint, group
+            )
             target_shape = tuple(given.target.shape[1:])
             with manager.at_work():
                 set_prediction(network, self.loss, data.target, target_shape)
@@ -268,6 +308,7 @@ class Trainer:
         hooks("on_train_begin", run)
         try:
             manager.restore_callbacks()
+            run.stop = any(self.group.gather(run.stop))
             batches = self._batches(run, update, size, every if by_step else None)
             with (
                 # The total number of steps, even if training is resumed: the choice of kernels
@@ -277,6 +318,7 @@ class Trainer:
                 small_gemm.kept(),
                 device_memory.in_training(network, self.loss, data, size),
                 numpy.errstate(over="ignore", invalid="ignore", divide="ignore"),
+                self._same_bits_on_all_ranks(),
             ):
                 while not run.stop and (batch := next(batches, None)) is not None:
                     before = run.step
@@ -288,9 +330,9 @@ class Trainer:
                         hooks("on_log", run, metrics.record())
                     for _ in range(run.step - before):
                         hooks("on_step_end", run)
-                    manager.after_step()
-                    if run.interrupted:
-                        raise Interrupted(run.interrupted)
+                    if interrupted := manager.after_step():
+                        run.interrupted = interrupted
+                        raise Interrupted(interrupted)
         except KeyboardInterrupt:
             metrics.record_partial()
             raise
@@ -314,84 +356,3 @@ class Trainer:
             if order is None:
                 order = backend.asarray(random.permutation(self.seed, run.epoch, len(data)))
             yield from update.batches(order, table, size, log_every)
-
-
-@on_its_device
-def fit(
-    network: Sequential,
-    train: Part,
-    validation: Part | None = None,
-    *,
-    optimizer: Optimizer | str,
-    loss: Loss | str | None = None,
-    sample_weight: Any = None,
-    epochs: int,
-    batch_size: int | None = 128,
-    l2: float = 0.0,
-    clip_norm: float | None = None,
-    augmentation: Augmentation | None = None,
-    seed: int = 0,
-    precision: str = "float32",
-    log_every: int | str = 1,
-    train_metrics: str = "running",
-    callbacks: Callback | Iterable[Callback] | None = (),
-    history: History | None = None,
-    checkpoints: Checkpoints | None = None,
-) -> History:
-    """Train `network` in place and return its `History`.
-
-    `train`, `validation`: `DeviceData`; a `Dataset`; or a pair of samples `x (N, features)`, or
-    pictures `(N, height, width)`, and targets `y`, each an array, nested lists, a DataFrame or a
-    Series. Labels are whole numbers `(N,)`; a loss of values takes `(N, outputs)`, or `(N,)` for
-    one output. Values are not scaled, not even pixels: scale them first, or give `DeviceData` a
-    `Normalisation`. Arrays of other libraries are shared, not copied, where they offer DLPack.
-    `optimizer`, `loss`: an object, or a name for one with default settings: `"sgd"`, `"rmsprop"`,
-    `"adam"`, `"adamw"`; `"cross_entropy"` (also without a loss), `"mse"`, `"binary_cross_entropy"`.
-    `sample_weight`: `(N,)` numbers above 0. The loss of a batch is then `Σ wℓ / Σ w` over its
-    samples; accuracies and evaluation are not weighted. `batch_size`: samples per update, None for
-    all of them (full batch); the last batch of an epoch may be short. `l2`: λ of
-    `losses.L2Penalty`, N being the number of training samples. `clip_norm`: the maximum norm of all
-    gradients together, see `ClipNorm`. `augmentation`: distorts the pictures of every training
-    batch, differently each time. `seed`: for the order of the samples and for augmentation.
-    `precision`: of matrix products on a GPU: `"float32"`, or the faster and less precise `"tf32"`
-    and `"bfloat16"`. The weights stay float32; see `xpnet.accel.cublas`. `log_every`: a record
-    every so many epochs (`1`, `"50 epochs"`) or updates (`"500 iterations"`), and at the end.
-    `train_metrics`: the training loss and accuracy of a record are `"running"` means over the
-    batches since the last one, each measured before its update, with augmentation and dropout, or
-    are `"evaluated"` by one more pass over the training set without them. `callbacks`: one, or
-    several. `history`: a `History` to append to; it keeps the records even after an exception.
-    `checkpoints`: where checkpoints are written. If the folder has a checkpoint of this training,
-    it continues from there, with the same result as without the interruption (bit-identical on the
-    CPU).
-
-    Several threads may train at once, even with the same `DeviceData`, loss or augmentation; a
-    network, optimizer, history or callback can be used by one `fit()` at a time.
-
-    Raises, before anything is trained, `ConfigError`, `DataError`, `ShapeError` or
-    `DeviceMismatch` for what cannot be trained on, naming the argument, and the row and column of a
-    value that is not a finite number; also for BatchNorm with a batch of one row, `EarlyStopping`
-    without validation, and objects that another `fit()` is using; `CheckpointError` for a
-    checkpoint of another training. Raises `DivergenceError` at the first record or checkpoint where
-    a loss, or a weight, is not finite.
-    """
-    return Trainer(
-        network,
-        optimizer=optimizer,
-        loss=loss,
-        l2=l2,
-        clip_norm=clip_norm,
-        augmentation=augmentation,
-        seed=seed,
-        precision=precision,
-        callbacks=callbacks,
-    ).fit(
-        train,
-        validation,
-        sample_weight=sample_weight,
-        epochs=epochs,
-        batch_size=batch_size,
-        log_every=log_every,
-        train_metrics=train_metrics,
-        history=history,
-        checkpoints=checkpoints,
-    )

@@ -16,6 +16,7 @@ from xpnet.losses.base import with_inner
 from xpnet.optimizers.base import FLUSH_EVERY
 from xpnet.training.callbacks import CallbackList, TrainingState
 from xpnet.training.device_data import DeviceData
+from xpnet.training.ranks import RankBatch
 from xpnet.training.running_metrics import RunningMetrics
 from xpnet.training.sample_weights import SampleWeights
 from xpnet.utils.arguments import as_float
@@ -65,7 +66,9 @@ class Update:
         self.is_own = is_own(type(trainer))
         # Of another dtype, each batch is converted into an array of its own.
         self.replay: Replay | None = None
-        if data.dtype == trainer.network.dtype:
+        self.ranks, self.group = trainer.ranks, metrics.group
+        is_recorded = self.group.size == 1 or self.group.is_recorded or data.backend.xp is numpy
+        if data.dtype == trainer.network.dtype and is_recorded:
             self.replay = Replay(
                 data.backend.xp,
                 self._parts,
@@ -77,7 +80,10 @@ class Update:
         self.copyto = data.backend.xp.copyto
 
     def most(self, size: int) -> int:
-        """How many updates by batches of `size` the next call may make."""
+        """How many updates by batches of `size` the next call may make, on all ranks."""
+        return self.group.smallest(self._most(size))
+
+    def _most(self, size: int) -> int:
         replay, optimizer = self.replay, self.trainer.optimizer
         if replay is None or self.hooks.watches_steps or not self.is_own:
             return 1
@@ -150,7 +156,8 @@ class Update:
             replay.disturbed, self.hooks.disturbed = True, False
 
     def _count(self, size: int, steps: int) -> None:
-        self.metrics.count(size * steps)
+        own = size if self.ranks is None else self.ranks.batch(size).counted
+        self.metrics.count(own * steps)
         self.run.step += steps
 
     def _place(self, size: int, scalars: int, dtype: Any) -> tuple[Array, Array, Array, Array]:
@@ -162,16 +169,36 @@ class Update:
         return order, table, order[0], table[0]
 
     def _as_written(self, rows: Array, scalars: Array) -> None:
-        trainer = self.trainer
-        x, target = self.batch or self.data.batch(rows, trainer.augmentation)
-        weights = None
+        trainer, weights = self.trainer, None
         if self.weights is not None:
             weights = self.weights.whole if self.is_fixed else self.weights.batch(rows)
-        made = trainer.train_step(x, target, weights=weights, scalars=scalars)
+        given: dict[str, Any] = {"weights": weights, "scalars": scalars}
+        batch = None if self.ranks is None else self.ranks.batch(len(rows))
+        if batch is None:
+            x, target = self.batch or self.data.batch(rows, trainer.augmentation)
+        else:
+            x, target = self._rows_of(batch, rows)
+            given["batch"] = batch
+        made = trainer.train_step(x, target, **given)
         value, outputs = require_pair(made, trainer, "train_step", "(loss, outputs)")
         if not self.is_own:
             value = self._checked(value, outputs, len(target))
+        if batch is not None and not batch.counted:
+            outputs, target = outputs[:0], target[:0]
         self.metrics.update(value, outputs, target)
+
+    def _rows_of(self, batch: RankBatch, rows: Array) -> tuple[Array, Array]:
+        """This rank's samples of the batch `rows`."""
+        own, augmentation = batch.rows, self.trainer.augmentation
+        if self.batch is not None:
+            x, target = self.batch
+            return x[own], target[own]
+        if augmentation is not None:
+            augmentation._skip_samples(own.start, self.data.backend)
+        x, target = self.data.batch(rows[own], augmentation)
+        if augmentation is not None:
+            augmentation._skip_samples(batch.count - own.stop, self.data.backend)
+        return x, target
 
     def _checked(self, value: Any, outputs: Any, rows: int) -> Array:
         """The loss that a subclass's step returned as an array `()`. Raises `ConfigError`."""

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return 0
 
-    return console.run(action)
+    return console.run(action, "python -m xpnet.tune")
 
 
 def tune(options: argparse.Namespace, base: TrainConfig) -> None:

@@ -31,8 +31,8 @@ from xpnet.accel.cpu.vectors import (
 )
 
 SHAPES = {8: (TILE_ROWS, 2, 8, 256), 16: (TILE_ROWS, 4, 12, 128)}
-"""By lanes: rows and vectors of a tile, rows of a tile of one vector, and the values of k for which
-a panel of B is copied at a time, few enough to stay in the first-level cache."""
+"""By lanes: rows and vectors of a tile, rows of a narrower tile, and the values of k for which a
+panel of B is copied at a time, few enough to stay in the first-level cache."""
 
 MOST_ROWS, MANY_COLUMNS = 66, 256
 """A transposed A of at most `MOST_ROWS` rows, a multiple of those of a tile, is copied, so that a
@@ -142,6 +142,7 @@ def product(lanes: int) -> Any:
     """
     height, width, tall, depth = SHAPES[lanes]
     panel, side, bits = width * lanes, BYTES, 32
+    pair = 2 * lanes if width > 2 else 0
     size, space = depth * panel * BYTES, (MOST_ROWS * depth + lanes) * BYTES
 
     def tiles_product(p, step):
@@ -202,7 +203,11 @@ def product(lanes: int) -> Any:
                     _strip(lanes, height, width, a_now, (b_at, b_step), (c_now, c_row), sizes, add)
                 else:
                     a_now = (a + first * a_column, a_row, a_column, a_row * tall)
-                    for v in range(0, wide, lanes):
+                    in_pairs = wide // pair * pair if pair else 0
+                    for v in range(0, in_pairs, 2 * lanes):
+                        at_b, at_c = (b_at + v * side, b_step), (c_now + v * side, c_row)
+                        _strip(lanes, tall, 2, a_now, at_b, at_c, (rows, pair, k), add)
+                    for v in range(in_pairs, wide, lanes):
                         some, at = min(lanes, wide - v), v * side
                         at_b, at_c = (b_at + at, b_step), (c_now + at, c_row)
                         _strip(lanes, tall, 1, a_now, at_b, at_c, (rows, some, k), add)
