@@ -39,7 +39,7 @@ class MeanLoss:
 
     def result(self, group: Group = ALONE) -> float:
         """The mean over all samples so far, of all ranks of `group`."""
-        found = group.gather((float(self.backend.to_host(self.total)[0]), self.samples))
+        found = group.all_gather((float(self.backend.to_host(self.total)[0]), self.samples))
         return sum(total for total, _ in found) / sum(samples for _, samples in found)
 
     def reset(self) -> None:
@@ -88,7 +88,7 @@ class Accuracy:
 
     def result(self, group: Group = ALONE) -> float:
         """Hits over samples of all ranks of `group`, between 0 and 1."""
-        found = group.gather((int(self.backend.to_host(self.hits)[0]), self.samples))
+        found = group.all_gather((int(self.backend.to_host(self.hits)[0]), self.samples))
         return sum(hits for hits, _ in found) / sum(samples for _, samples in found)
 
     def reset(self) -> None:

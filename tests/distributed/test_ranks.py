@@ -14,7 +14,7 @@ import xpnet as xn
 from xpnet.accel import dispatch
 from xpnet.accel.cpu import executor
 from xpnet.backend.context import changed
-from xpnet.errors import ConfigError
+from xpnet.errors import ConfigError, RankError
 from xpnet.training.ranks import RankBatch, Ranks
 
 SAMPLES, BATCH = 203, 20  # the last batch has 3 rows: fewer than ranks
@@ -201,6 +201,20 @@ def test_an_error_of_one_rank_ends_the_others():
     assert errors.count(threading.BrokenBarrierError) == 2
 
 
+def test_ranks_whose_weights_differ_end():
+    class Change(xn.Callback):
+        def on_epoch_begin(self, run):
+            if run.epoch == 3:
+                run.network.flat_parameters[5] += 1e-9
+
+    def run(group):
+        train(group, callbacks=Change() if group.rank == 2 else ())
+
+    # The error of each rank is that of rank 0.
+    with pytest.raises(RankError, match="rank 2 has other weights than rank 0 after step 33:"):
+        on_ranks(3, run)
+
+
 @pytest.mark.parametrize(
     ("how", "message"),
     [
@@ -374,8 +388,8 @@ def test_a_layer_of_a_user_that_mixes_rows_is_refused():
 
 def test_a_signal_that_comes_while_ranks_agree_is_not_lost(tmp_path):
     class Late(ThreadGroup):
-        def gather(self, value):
-            found = super().gather(value)
+        def all_gather(self, value):
+            found = super().all_gather(value)
             if isinstance(value, tuple) and len(value) == 3 and not self.sent and self.run.step:
                 self.run.interrupted, self.sent = 15, True
             return found

@@ -29,7 +29,7 @@ class ThreadGroup(Group):
         self._shared, self.rank, self.size = shared, rank, shared.size
         self.sums = 0
 
-    def gather(self, value):
+    def all_gather(self, value):
         shared = self._shared
         shared.values[self.rank] = value
         shared.barrier.wait()
@@ -38,12 +38,12 @@ class ThreadGroup(Group):
         return found
 
     def broadcast(self, value):
-        return self.gather(value)[0]
+        return self.all_gather(value)[0]
 
     def _sum(self, array):
         self.sums += 1
         backend = Backend.of(array)
-        found = self.gather(backend.to_host(array).copy())
+        found = self.all_gather(backend.to_host(array).copy())
         total = found[0]
         for other in found[1:]:
             total = total + other
@@ -51,7 +51,7 @@ class ThreadGroup(Group):
 
     def _exchange(self, array, received, other):
         backend = Backend.of(array)
-        received[...] = backend.asarray(self.gather(backend.to_host(array).copy())[other])
+        received[...] = backend.asarray(self.all_gather(backend.to_host(array).copy())[other])
 
     @contextmanager
     def training(self):

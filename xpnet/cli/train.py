@@ -174,7 +174,7 @@ def fit_network(
             ended = f"Diverged: {error}."
             arguments = folder, config, history, facts, network
             _report_files().write_report(*arguments, ended=ended, diverged=True)
-        group.gather(None)
+        group.all_gather(None)
         raise DivergenceError(f"{error} (history so far: {folder}/history.csv{last})") from None
     except Interrupted:
         _save(network, history, folder)
@@ -183,7 +183,7 @@ def fit_network(
         if config.report:
             ended = "Interrupted: not trained to the end, and not tested."
             _report_files().write_report(folder, config, history, facts, network, ended=ended)
-        group.gather(None)
+        group.all_gather(None)
         raise
     _save(network, history, folder)
     if kept is not history.records[-1]:
@@ -217,7 +217,7 @@ def fit_on_rank(
             group=group,
         )
     except (DivergenceError, Interrupted):
-        group.gather(None)  # until rank 0 has written its files
+        group.all_gather(None)  # until rank 0 has written its files
         raise
 
 
@@ -237,7 +237,7 @@ def share_of_cores(group: Group) -> int | None:
     """BLAS threads of a rank: its share of the cores that the ranks on its machine may use."""
     if group.size == 1:
         return None
-    found = group.gather((platform.node(), usable_cores()))
+    found = group.all_gather((platform.node(), usable_cores()))
     here = [cores for node, cores in found if node == platform.node()]
     return max(1, min(blas_threads(), len(set().union(*here)) // len(here)))
 

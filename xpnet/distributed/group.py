@@ -28,9 +28,9 @@ class Group:
     rank = 0
     size = 1
     is_recorded = False
-    """Whether a step on a GPU that calls `sum` can be recorded."""
+    """Whether a step on a GPU that calls `all_reduce` can be recorded."""
 
-    def sum(self, array: Array) -> None:
+    def all_reduce(self, array: Array) -> None:
         """`array ← Σ array` over all ranks, in place, with the same bits on each of them.
 
         In a training step it is recorded and replayed, like an `xp` operation.
@@ -39,14 +39,14 @@ class Group:
             self._record("all_reduce", array, partial(self._sum, array))
 
     def exchange_add(self, array: Array, received: Array, other: int) -> None:
-        """`array ← array + that of rank other`, which calls this for this rank; recorded as `sum`.
+        """`array ← array + that of rank other`, which calls this for this rank; recorded too.
 
         `received`: a buffer of the same shape. As `a + b = b + a`, both have the same bits.
         """
         self._record("exchange", received, partial(self._exchange, array, received, other), array)
         array_module(array).add(array, received, out=array)
 
-    def gather(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """The values of all ranks, in their order: plain Python objects."""
         return [value]
 
@@ -56,7 +56,7 @@ class Group:
 
     def smallest(self, value: int) -> int:
         """The smallest value over the ranks."""
-        return min(self.gather(value))
+        return min(self.all_gather(value))
 
     def failure(self, seconds: float = 0.0) -> tuple[int, int, str] | None:
         """Rank, exit code and error of the lowest rank that is known to have failed, or None.
@@ -71,7 +71,7 @@ class Group:
         yield
 
     def _sum(self, array: Array) -> None:
-        """`sum` at once."""
+        """`all_reduce` at once."""
         raise NotImplementedError
 
     def _exchange(self, array: Array, received: Array, other: int) -> None:

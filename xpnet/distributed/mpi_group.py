@@ -109,7 +109,7 @@ class MPIGroup(Group):
         self._answering.start()
         atexit.register(self._at_exit)  # called before MPI ends, since it is registered later
 
-    def gather(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """The values of all ranks, in their order, as `pickle` copies them."""
         own = numpy.frombuffer(pickle.dumps(value), numpy.uint8)
         sizes = numpy.zeros(self.size, numpy.int64)

@@ -130,7 +130,7 @@ class CheckpointManager:
         run, is_due = self.run, self.checkpoints is not None and self._is_due()
         interrupted = run.interrupted  # which a signal may change at any time
         if self.group.size > 1:
-            found = self.group.gather((interrupted, run.stop, is_due))
+            found = self.group.all_gather((interrupted, run.stop, is_due))
             interrupted = max(number for number, _, _ in found)
             run.stop, is_due = any(stop for _, stop, _ in found), found[0][2]
         if self.checkpoints is not None and (interrupted or is_due):

@@ -99,7 +99,7 @@ class Ranks:
             "the number of updates so far": str(optimizer.steps),
             "the digest of weights and optimizer state": digest.hexdigest()[:16],
         }
-        found = self.group.gather(own)
+        found = self.group.all_gather(own)
         for rank, other in enumerate(found):
             for name in found[0] | other:
                 one, two = found[0].get(name, "none"), other.get(name, "none")
@@ -162,7 +162,7 @@ class RankBatch:
                 made = self._in_parts(network, loss, x, target, weights)
             else:
                 made = self._share(network, loss, x, target, weights, rows, self.counted)
-                self.group.sum(network.flat_gradients)
+                self.group.all_reduce(network.flat_gradients)
         if after := self.count - rows.start - computed:
             network.replicas.advance(after)
         return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import numpy
 from xpnet.accel.dispatch import accelerated
 from xpnet.backend import Array, array_module
 from xpnet.distributed.group import ALONE, Group
-from xpnet.errors import DivergenceError
+from xpnet.errors import DivergenceError, RankError
 from xpnet.losses import L2Penalty, Loss, SoftmaxCrossEntropy
 from xpnet.metrics import Accuracy, MeanLoss, add_loss, count_hits
 from xpnet.network import Sequential
@@ -67,7 +68,7 @@ class RunningMetrics:
         """The sums since the last record as plain numbers, and the seconds: for a checkpoint."""
         to_host = self.run.network.backend.to_host
         own = float(to_host(self.mean.total)[0]), int(to_host(self.accuracy.hits)[0])
-        found = self.group.gather((*own, self.mean.samples))
+        found = self.group.all_gather((*own, self.mean.samples))
         loss, hits, samples = map(sum, zip(*found, strict=True))
         seconds = time.perf_counter() - self.began
         return {"loss": loss, "hits": hits, "samples": samples, "seconds": seconds}
@@ -132,12 +133,31 @@ class RunningMetrics:
             val_accuracy=val_accuracy,
             seconds=now - self.began,
         )
-        record = self.group.broadcast(record)  # the same seconds, and decisions of callbacks
+        record = self._agreed(record)
         run.history.records.append(record)
         self.mean.reset()
         self.accuracy.reset()
         self.began = now
         return record
+
+    def _agreed(self, record: Record) -> Record:
+        """The record of rank 0, so that callbacks decide alike on all ranks.
+
+        Raises `RankError` for a rank whose weights are not those of rank 0.
+        """
+        if self.group.size == 1:
+            return record
+        network = self.run.network
+        weights = network.backend.to_host(network.flat_parameters)
+        found = self.group.all_gather((record, hashlib.sha256(weights.tobytes()).digest()))
+        for rank, (_, digest) in enumerate(found):
+            if digest != found[0][1]:
+                raise RankError(
+                    f"rank {rank} has other weights than rank 0 after step {record.step}: a "
+                    f"callback has changed them on one rank, or the sums of its MPI library are "
+                    f"not the same on all ranks"
+                )
+        return found[0][0]
 
     def _rate(self) -> float:
         return self.run.optimizer.learning_rate(max(self.run.optimizer.steps - 1, 0))

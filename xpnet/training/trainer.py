@@ -308,7 +308,7 @@ class Trainer:
         hooks("on_train_begin", run)
         try:
             manager.restore_callbacks()
-            run.stop = any(self.group.gather(run.stop))
+            run.stop = any(self.group.all_gather(run.stop))
             batches = self._batches(run, update, size, every if by_step else None)
             with (
                 # The total number of steps, even if training is resumed: the choice of kernels
