@@ -93,12 +93,14 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def lock(folder: Path, setting: str = "run", holder: str = "process") -> Iterator[None]:
+def lock(
+    folder: Path, setting: str = "run", holder: str = "process", tidy: bool = True
+) -> Iterator[None]:
     """Lock `folder` for this thread during the block; the folder is made if it does not exist.
 
     It is an operating system lock on the file `.lock`, released when the process ends in any way: a
     lock file that is left behind does not block. The same thread may lock the folder again within
-    the block. Temporary files of killed processes are removed.
+    the block. Temporary files of killed processes are removed, unless `tidy` is False.
 
     `setting` is the setting that names the folder, and `holder` what else may hold the lock, for
     messages. Raises `ConfigError` while another process or thread holds the lock, and for a folder
@@ -127,15 +129,21 @@ def lock(folder: Path, setting: str = "run", holder: str = "process") -> Iterato
     except OSError as error:
         raise folder_error(folder, "locked", error, setting) from None
     try:
-        for entry in folder.iterdir():
-            if _TEMPORARY.fullmatch(entry.name):
-                entry.unlink()
+        if tidy:
+            remove_temporary(folder)
         yield
     finally:
         # Before the release, so that nobody else has locked it; Windows removes it at the release.
         with suppress(PermissionError):
             path.unlink(missing_ok=True)
         held.release()
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove the temporary files of killed processes; nobody may be writing to `folder`."""
+    for entry in folder.iterdir():
+        if _TEMPORARY.fullmatch(entry.name):
+            entry.unlink()
 
 
 def folder_error(folder: Path, action: str, error: OSError, setting: str = "run") -> ConfigError:

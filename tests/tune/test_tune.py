@@ -29,8 +29,9 @@ from xpnet.training.callbacks import Callback
 from xpnet.training.history import Record
 from xpnet.tune import __main__ as tune
 from xpnet.tune.__main__ import main
+from xpnet.tune.folder import JOURNAL, search_folder
 from xpnet.tune.scoreboard import Scoreboard, picture_arguments
-from xpnet.tune.search import JOURNAL, Search, Trial, search_folder
+from xpnet.tune.search import Search, Trial
 from xpnet.tune.space import Range, Values, grid_points, read_space
 from xpnet.tune.workers import Outcome, Pool, train_trial
 

@@ -29,8 +29,9 @@ from xpnet.errors import ConfigError
 from xpnet.runs.factory import read_splits
 from xpnet.runs.initial_model import apply_initial_model
 from xpnet.training.history import Record
+from xpnet.tune.folder import search_folder
 from xpnet.tune.scoreboard import Scoreboard, to_csv, write_results
-from xpnet.tune.search import OBJECTIVES, Search, Trial, import_optuna, search_folder
+from xpnet.tune.search import OBJECTIVES, Search, Trial, import_optuna
 from xpnet.tune.space import Range, Space, configure, grid_points, read_space
 from xpnet.tune.workers import Pool
 from xpnet.utils.shell import shell_command
@@ -67,8 +68,8 @@ def tune(options: argparse.Namespace, base: TrainConfig) -> None:
     sha256, train, validation = read_parts(base)
     folder = options.folder or Path("runs") / f"tune-{options.space.stem}"
     settings = describe_search(space, base, sampler, options.objective, sha256)
-    with search_folder(folder, settings):
-        search = Search(folder, space, base, sampler, options.objective)
+    with search_folder(folder, settings, options.shared) as owners:
+        search = Search(folder, space, base, sampler, options.objective, owners)
         total = search.total(options.trials)
         missing = search.missing(total)
         console.say(
@@ -83,8 +84,13 @@ def tune(options: argparse.Namespace, base: TrainConfig) -> None:
         if missing:
             jobs = min(choose_jobs(options.jobs, base, device), missing)
             train_trials(search, total, jobs, train, validation, folder)
+        others = search.running_elsewhere()
+        if others:
+            console.say("", f"running   {len(others)} trials, in other processes")
+        if others and not search.has_completed():
+            return
         best = write_results(search, folder)
-        if options.final:
+        if options.final and search.claim_final():
             train_final(best, configure(base, best.point), folder)
 
 
@@ -265,6 +271,12 @@ def read_command_line(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]
     )
     parser.add_argument(
         "--folder", type=Path, help="the folder of the results (default: runs/tune-SPACE)"
+    )
+    parser.add_argument(
+        "--shared",
+        action="store_true",
+        help="share the folder with other processes, also of other machines: start the same "
+        "command in each; the trials of one that dies are trained by others after a minute",
     )
     parser.add_argument(
         "--final",

@@ -54,7 +54,8 @@ class Scoreboard:
         return "  ".join(cells)
 
     def table(self, ranked: Sequence[Trial]) -> str:
-        """The best `TOP` trials in a table."""
+        """The best `TOP` trials in a table; without those that still run."""
+        ranked = [trial for trial in ranked if trial.outcome]
         lines = [f"rank  {self.head()}"]
         for rank, trial in enumerate(ranked[:TOP], start=1):
             place = f"{rank}" if trial.state == "complete" else "-"
@@ -200,5 +201,6 @@ def write_results(search: Search, folder: Path) -> Trial:
     again = shell_command("python", "-m", "xpnet.train", "--config", folder / "best.toml")
     say("", *Scoreboard(search.space).table(ranked).split("\n"), "")
     say(f"best      trial {best.number}: {again}")
-    say(f"results   {folder}/", *(f"          {path.name}" for path in sorted(folder.iterdir())))
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    say(f"results   {folder}/", *(f"          {name}" for name in names))
     return best

@@ -8,6 +8,9 @@ The point of a trial is drawn by a new sampler, seeded from `(seed, trial number
 the study, and stored at once. So a resumed search proposes the same points as without the
 interruption: always for grid and random; for TPE, which learns from the finished trials, if these
 are the same, hence always with one job.
+
+Several processes may share a search (`xpnet.tune.owners`). Each trial then has an owner, and is
+trained again by another process if its owner has died.
 """
 
 from __future__ import annotations
@@ -15,27 +18,24 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import tomllib
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from xpnet import random
-from xpnet._files import lock, write_atomically
-from xpnet.config import TrainConfig, make_config
+from xpnet.config import TrainConfig
 from xpnet.errors import ConfigError
 from xpnet.training.history import Record
+from xpnet.tune.folder import JOURNAL
+from xpnet.tune.owners import Owners
 from xpnet.tune.space import Range, Space, configure, grid_points
 from xpnet.tune.workers import Outcome
-from xpnet.utils.toml import read_toml
 
 if TYPE_CHECKING:
     import optuna
 
-JOURNAL, SETTINGS = "trials.journal", "search.toml"
 OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
     "val_accuracy": "maximize",
     "val_loss": "minimize",
@@ -61,17 +61,24 @@ class Trial:
 
 
 class Search:
-    """The trials of one space, stored in `folder`, which `search_folder` has locked.
+    """The trials of one space, stored in `folder`, which `search_folder` has prepared.
 
     `objective`: the field of the best record that ranks trials, `val_accuracy` (higher is better)
     or `val_loss` (lower is better). Random and TPE trials whose best value so far is worse than
     the median of the others at the same epoch are pruned: after 5 complete trials, from a quarter
     of the epochs on, and not if `epochs` itself is searched, since schedules of different lengths
-    cannot be compared before the end.
+    cannot be compared before the end. `owners`: the processes that share the search, if it is
+    shared.
     """
 
     def __init__(
-        self, folder: Path, space: Space, base: TrainConfig, sampler: str, objective: str
+        self,
+        folder: Path,
+        space: Space,
+        base: TrainConfig,
+        sampler: str,
+        objective: str,
+        owners: Owners | None = None,
     ) -> None:
         import_optuna()
         import optuna
@@ -100,7 +107,8 @@ class Search:
             raise ConfigError(
                 f"{folder / JOURNAL}: damaged ({error}): name another folder with --folder"
             ) from None
-        self._interrupted = [trial.number for trial in self.trials() if trial.state == "running"]
+        self.owners = owners
+        self._begun: set[int] = set()
         self._pruned: set[int] = set()
 
     def total(self, wanted: int | None) -> int:
@@ -113,7 +121,39 @@ class Search:
 
     def missing(self, total: int) -> int:
         """How many of `total` trials are not trained yet."""
-        return len(self._interrupted) + max(total - len(self._frozen()), 0)
+        return len(self._interrupted()) + max(total - len(self._frozen()), 0)
+
+    def has_completed(self) -> bool:
+        """Whether any trial is complete."""
+        return any(trial.state == "complete" for trial in self.trials())
+
+    def running_elsewhere(self) -> list[int]:
+        """The numbers of the trials that other processes are training."""
+        lost = {*self._interrupted(), *self._begun}
+        running = [trial.number for trial in self._frozen() if not trial.state.is_finished()]
+        return [number for number in running if number not in lost]
+
+    def claim_final(self) -> bool:
+        """Whether all trials are done, and this process is to train the best configuration."""
+        if self.owners is None:
+            return True
+        with self.owners.claim():
+            owner = self.study.user_attrs.get("final")
+            if self.running_elsewhere() or owner in self.owners.alive() - {self.owners.name}:
+                return False
+            self.study.set_user_attr("final", self.owners.name)
+            return True
+
+    def _interrupted(self) -> list[int]:
+        """The trials that nobody trains any more, by number."""
+        alive = set() if self.owners is None else self.owners.alive()
+        return [
+            trial.number
+            for trial in self._frozen()
+            if not trial.state.is_finished()
+            and trial.number not in self._begun
+            and trial.user_attrs.get("owner") not in alive
+        ]
 
     def trials(self) -> list[Trial]:
         """All trials by number."""
@@ -141,7 +181,17 @@ class Search:
         A trial that needs no training is returned as finished: one whose settings contradict each
         other, or with the same point as an earlier complete trial, whose outcome it gets.
         """
-        number = self._interrupted.pop(0) if self._interrupted else len(self._frozen())
+        with nullcontext() if self.owners is None else self.owners.claim():
+            trial = self._next(total)
+            if trial is not None and trial.outcome is None:
+                self._begun.add(trial.number)
+                if self.owners is not None:
+                    self._open(trial.number).set_user_attr("owner", self.owners.name)
+            return trial
+
+    def _next(self, total: int) -> Trial | None:
+        interrupted = self._interrupted()
+        number = interrupted[0] if interrupted else len(self._frozen())
         trials = self.trials()
         if number == len(trials):
             if number >= total:
@@ -163,6 +213,8 @@ class Search:
     def report(self, number: int, record: Record) -> bool:
         """Store a record of a running trial; returns whether to stop the trial."""
         frozen, value = self._frozen()[number], getattr(record, self.objective)
+        if frozen.state.is_finished():
+            return True  # by another process, which took this one for dead
         if record.epoch not in frozen.intermediate_values:
             self._open(number).report(value, record.epoch)
             frozen = self._frozen()[number]
@@ -180,7 +232,14 @@ class Search:
         return stop
 
     def finish(self, number: int, outcome: Outcome, state: str = "") -> Trial:
-        """Store the outcome of a trial."""
+        """Store the outcome of a trial, unless another process has done so meanwhile."""
+        with nullcontext() if self.owners is None else self.owners.claim():
+            frozen = self._frozen()[number]
+            if frozen.state.is_finished():
+                return self._trial(frozen)
+            return self._store(number, outcome, state)
+
+    def _store(self, number: int, outcome: Outcome, state: str) -> Trial:
         from optuna.trial import TrialState
 
         value = getattr(outcome.kept, self.objective) if outcome.kept else None
@@ -259,53 +318,3 @@ def import_optuna() -> None:
     except ImportError:
         raise ConfigError("a search needs Optuna 4 or later: pip install 'xpnet[tune]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
-@contextmanager
-def search_folder(folder: Path, settings: str) -> Iterator[None]:
-    """Lock `folder` for a new or resumed search with these settings (TOML).
-
-    Raises `ConfigError` when the folder cannot be made, holds other files, is in use by another
-    process, or belongs to a search with other settings, naming the differences.
-    """
-    with lock(folder, "folder", "search"):
-        names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-        if SETTINGS not in names and names - {JOURNAL}:
-            raise ConfigError(
-                f"folder: {folder} exists and holds no search: name another with --folder"
-            )
-        # Left behind by a killed process: only the process with the folder's lock makes them.
-        for left in folder.glob(f"{JOURNAL}.*"):
-            left.unlink()
-        with (folder / JOURNAL).open("ab") as journal:
-            journal.truncate((folder / JOURNAL).read_bytes().rfind(b"\n") + 1)
-        if SETTINGS in names:
-            _compare(folder, read_toml(folder / SETTINGS), tomllib.loads(settings))
-        else:
-            write_atomically(folder / SETTINGS, settings.encode())
-        yield
-
-
-def _compare(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
-    def flat(settings: dict[str, Any]) -> dict[str, Any]:
-        space = settings.get("space", {})
-        # A setting that an older xpnet did not have had its default.
-        base = tomllib.loads(make_config({}).to_toml()) | settings.get("base", {})
-        return {
-            **{key: value for key, value in settings.items() if not isinstance(value, dict)},
-            **{f"space.{key}": value for key, value in space.items()},
-            "order of space": list(space),
-            **{f"base.{key}": value for key, value in base.items()},
-        }
-
-    before, now = flat(there), flat(here)
-    wrong = [
-        f"{key} {before.get(key, 'not set')} there, {now.get(key, 'not set')} here"
-        for key in before | now
-        if before.get(key) != now.get(key)
-    ]
-    if wrong:
-        raise ConfigError(
-            f"folder: {folder} belongs to another search ({'; '.join(wrong)}): name another with "
-            f"--folder"
-        )
