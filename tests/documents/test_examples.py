@@ -39,6 +39,7 @@ SOURCES = {
 }
 OTHERS = (
     "speedrun_98",
+    "speedrun_99",
     "lenet",
     "best_convnet",
     "fashion_mnist",
