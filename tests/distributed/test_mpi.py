@@ -210,8 +210,19 @@ def test_a_training_that_is_terminated_can_be_resumed(tmp_path):
 def test_several_processes_need_mpi4py(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     monkeypatch.setattr(mpi_group, "find_spec", lambda name: None)
+    mpi_group.mpi.cache_clear()
     with pytest.raises(ConfigError, match=r"mpi4py is not installed: .* 'xpnet\[mpi\]'"):
         mpi_group.joined()
+
+
+def test_only_the_first_process_says_what_is_missing(monkeypatch):
+    monkeypatch.setenv("PMI_SIZE", "2")
+    monkeypatch.setattr(mpi_group, "find_spec", lambda name: None)
+    mpi_group.mpi.cache_clear()
+    monkeypatch.setenv("PMI_RANK", "1")
+    with pytest.raises(SystemExit) as ended:
+        mpi_group.joined()
+    assert ended.value.code == 2
 
 
 def test_processes_of_torchrun_are_refused(monkeypatch):

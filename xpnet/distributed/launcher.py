@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import NoReturn
 
 from xpnet.errors import ConfigError
 
@@ -13,6 +14,9 @@ _SIZES = {
     "torchrun": ("WORLD_SIZE",),
 }
 """The variables in which launchers say how many processes they have started."""
+
+
+_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID", "RANK")
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,18 @@ def launched() -> Launched | None:
     return None
 
 
+def refuse(message: str) -> NoReturn:
+    """Raise `ConfigError` in the first of the processes, and end the others without a message."""
+    if any(os.environ.get(name, "0") != "0" for name in _RANKS):
+        raise SystemExit(ConfigError.exit_code)
+    raise ConfigError(message)
+
+
 def require_alone(command: str) -> None:
     """Raise `ConfigError` where `command` was started as one of several processes."""
     found = launched()
     if found is not None and found.size > 1:
-        raise ConfigError(
+        refuse(
             f"{command} runs as a single process, but {found.by} has started {found.size}: start "
             f"it without {found.by}"
         )

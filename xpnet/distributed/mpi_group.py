@@ -23,7 +23,7 @@ import numpy
 
 from xpnet.backend import Array, Backend
 from xpnet.distributed.group import ALONE, Group
-from xpnet.distributed.launcher import launched
+from xpnet.distributed.launcher import launched, refuse
 from xpnet.errors import ConfigError, RankError
 
 T = TypeVar("T")
@@ -84,11 +84,14 @@ def joined() -> Group:
     if found is None or found.size == 1:
         return ALONE
     if found.by == "torchrun":
-        raise ConfigError(
+        refuse(
             f"distributed: {found.by} has started {found.size} processes, which xpnet cannot join "
             f"to one training: start them with mpiexec"
         )
-    return mpi()
+    try:
+        return mpi()
+    except ConfigError as error:
+        refuse(str(error))
 
 
 class MPIGroup(Group):
