@@ -167,7 +167,8 @@ class MPIGroup(Group):
             self._is_training = False
 
     def _fail(self, error: BaseException) -> None:
-        self._has_failed, self._exit_code = True, exit_code(error)
+        # Also `sys.exit(0)` is a failure here: the training is not complete.
+        self._has_failed, self._exit_code = True, exit_code(error) or 1
         if not (isinstance(error, RankError) and error.reported):
             text = f"{self._exit_code} {type(error).__name__}: {error}".encode()
             for other in range(self.size):
