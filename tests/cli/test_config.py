@@ -81,6 +81,7 @@ OTHER: dict[str, tuple[Any, str]] = {
     "device": ("cuda:1", "cuda:1"),
     "dtype": ("float64", "float64"),
     "threads": (1, "1"),
+    "reproducible_parts": (4, "4"),
     "clip_norm": (2.5, "2.5"),
     "run": (Path("there"), "there"),
     "checkpoint_every": ("30 seconds", "30 seconds"),

@@ -50,6 +50,7 @@ IN_TEXT: dict[str, bool | str | tuple[str, str]] = {
     "python -m xpnet.train --conv 16k5,pool,32k5,pool --hidden 128": True,
     "python -m xpnet.train --help": True,
     'pip install ".[fast]"': True,
+    'pip install ".[mpi]"': True,
     "python examples/reproduce.py": (
         "tests/documents/test_examples.py",
         'reproduce.py"), "--quick"',

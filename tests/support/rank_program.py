@@ -41,7 +41,7 @@ def main(case: str, out: str) -> None:
         test_ranks.train(group, 4, epochs=50, callbacks=callbacks, checkpoints=checkpoints)
     name, _, parts = case.partition("@")
     network, history = test_ranks.train(group, int(parts or 0), **test_ranks.CASES[name])
-    same = group.all_gather(network.flat_parameters.tobytes())
+    same = group.all_gather(network.flat_parameters.tobytes().hex())
     assert len(set(same)) == 1
     if group.rank == 0:
         losses = [record.loss for record in history.records]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -30,6 +31,16 @@ class ThreadGroup(Group):
         self.sums = 0
 
     def all_gather(self, value):
+        found = self._objects(json.dumps(value))
+        return [json.loads(text) for text in found]
+
+    def broadcast(self, value):
+        return self.all_gather(value)[0]
+
+    def broadcast_arrays(self, arrays):
+        return {name: array.copy() for name, array in self._objects(arrays)[0].items()}
+
+    def _objects(self, value):
         shared = self._shared
         shared.values[self.rank] = value
         shared.barrier.wait()
@@ -37,13 +48,10 @@ class ThreadGroup(Group):
         shared.barrier.wait()
         return found
 
-    def broadcast(self, value):
-        return self.all_gather(value)[0]
-
     def _sum(self, array):
         self.sums += 1
         backend = Backend.of(array)
-        found = self.all_gather(backend.to_host(array).copy())
+        found = self._objects(backend.to_host(array).copy())
         total = found[0]
         for other in found[1:]:
             total = total + other
@@ -51,14 +59,15 @@ class ThreadGroup(Group):
 
     def _exchange(self, array, received, other):
         backend = Backend.of(array)
-        received[...] = backend.asarray(self.all_gather(backend.to_host(array).copy())[other])
+        received[...] = backend.asarray(self._objects(backend.to_host(array).copy())[other])
 
     @contextmanager
     def training(self):
         try:
             yield
-        except BaseException:
-            self._shared.barrier.abort()
+        except BaseException as error:
+            if not getattr(error, "on_all_ranks", False):
+                self._shared.barrier.abort()
             raise
 
 
@@ -75,7 +84,8 @@ def on_ranks(size: int, function: Callable[[Group], Any]) -> list[Any]:
         try:
             results[rank] = function(ThreadGroup(shared, rank))
         except BaseException as error:
-            shared.barrier.abort()
+            if not getattr(error, "on_all_ranks", False):
+                shared.barrier.abort()
             errors.append((isinstance(error, threading.BrokenBarrierError), rank, error))
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]

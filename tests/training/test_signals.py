@@ -20,6 +20,7 @@ SENDING = [
     "report/test_report.py::test_a_run_that_is_interrupted_leaves_a_report",
     "cli/test_train.py::test_ctrl_c_saves_history_and_model_and_leaves_130",
     "training/test_training.py::test_an_interrupt_keeps_the_history_so_far",
+    "distributed/test_mpi.py::test_a_training_that_is_terminated_can_be_resumed",
     "tune/test_tune.py::test_ctrl_c_leaves_130_a_whole_journal_and_no_process",
 ]
 

@@ -132,10 +132,10 @@ def train(config: TrainConfig, group: Group = ALONE) -> Path:
 def folder_of_run(config: TrainConfig, group: Group) -> Iterator[Path]:
     """`run_folder`, made and locked by rank 0."""
     if group.rank:
-        yield group.broadcast(Path())
+        yield Path(group.broadcast(""))
         return
     with run_folder(config) as folder:
-        yield group.broadcast(folder)
+        yield Path(group.broadcast(str(folder)))
 
 
 def fit_network(
@@ -237,7 +237,7 @@ def share_of_cores(group: Group) -> int | None:
     """BLAS threads of a rank: its share of the cores that the ranks on its machine may use."""
     if group.size == 1:
         return None
-    found = group.all_gather((platform.node(), usable_cores()))
+    found = group.all_gather((platform.node(), sorted(usable_cores())))
     here = [cores for node, cores in found if node == platform.node()]
     return max(1, min(blas_threads(), len(set().union(*here)) // len(here)))
 

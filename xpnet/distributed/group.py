@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from xpnet.accel.program import Op, run_op
-from xpnet.backend import Array, array_module
+from xpnet.backend import Array, HostArray, array_module
 from xpnet.backend.context import changed, current
 
 T = TypeVar("T")
@@ -47,12 +47,16 @@ class Group:
         array_module(array).add(array, received, out=array)
 
     def all_gather(self, value: T) -> list[T]:
-        """The values of all ranks, in their order: plain Python objects."""
+        """The values of all ranks, in their order: values of JSON, where a tuple becomes a list."""
         return [value]
 
     def broadcast(self, value: T) -> T:
-        """The value of rank 0."""
+        """The value of rank 0, a value of JSON."""
         return value
+
+    def broadcast_arrays(self, arrays: dict[str, HostArray]) -> dict[str, HostArray]:
+        """The arrays of rank 0."""
+        return arrays
 
     def smallest(self, value: int) -> int:
         """The smallest value over the ranks."""

@@ -9,7 +9,7 @@ others still run, which a thread of each rank answers.
 from __future__ import annotations
 
 import atexit
-import pickle
+import json
 import sys
 import threading
 import time
@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import numpy
 
-from xpnet.backend import Array, Backend
+from xpnet.backend import Array, Backend, HostArray
 from xpnet.distributed.group import ALONE, Group
 from xpnet.distributed.launcher import launched, refuse
 from xpnet.errors import ConfigError, RankError
@@ -113,8 +113,8 @@ class MPIGroup(Group):
         atexit.register(self._at_exit)  # called before MPI ends, since it is registered later
 
     def all_gather(self, value: T) -> list[T]:
-        """The values of all ranks, in their order, as `pickle` copies them."""
-        own = numpy.frombuffer(pickle.dumps(value), numpy.uint8)
+        """The values of all ranks, in their order."""
+        own = numpy.frombuffer(json.dumps(value).encode(), numpy.uint8)
         sizes = numpy.zeros(self.size, numpy.int64)
         self._wait(self._comm.Iallgather(numpy.array([len(own)]), sizes))
         everything = numpy.empty(int(sizes.sum()), numpy.uint8)
@@ -123,17 +123,23 @@ class MPIGroup(Group):
         received = [everything, sizes, starts, self._MPI.BYTE]
         self._wait(self._comm.Iallgatherv([own, self._MPI.BYTE], received))
         pairs = zip(starts, ends, strict=True)
-        return [pickle.loads(everything[start:end].tobytes()) for start, end in pairs]
+        return [json.loads(everything[start:end].tobytes()) for start, end in pairs]
 
     def broadcast(self, value: T) -> T:
-        """The value of rank 0, as `pickle` copies it."""
-        data = numpy.frombuffer(pickle.dumps(value) if self.rank == 0 else b"", numpy.uint8).copy()
-        size = numpy.array([len(data)])
-        self._wait(self._comm.Ibcast(size, 0))
-        if self.rank:
-            data = numpy.empty(int(size[0]), numpy.uint8)
-        self._wait(self._comm.Ibcast(data, 0))
-        return value if self.rank == 0 else pickle.loads(data.tobytes())
+        """The value of rank 0."""
+        return self.all_gather(value if self.rank == 0 else None)[0]  # type: ignore[return-value]
+
+    def broadcast_arrays(self, arrays: dict[str, HostArray]) -> dict[str, HostArray]:
+        """The arrays of rank 0."""
+        about = [(name, array.dtype.str, array.shape) for name, array in arrays.items()]
+        found = {}
+        for name, dtype, shape in self.broadcast(about):
+            array = numpy.empty(shape, dtype)
+            if self.rank == 0:
+                array[...] = arrays[name]
+            self._wait(self._comm.Ibcast([array.reshape(-1).view(numpy.uint8), self._MPI.BYTE], 0))
+            found[name] = array
+        return found
 
     def smallest(self, value: int) -> int:
         """The smallest value over the ranks."""

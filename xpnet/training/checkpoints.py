@@ -108,10 +108,21 @@ class CheckpointManager:
             if is_first and (paths := self.checkpoints.paths()):
                 saved = _Saved.read(paths[-1])
                 saved.require(self.fingerprint)
-            self._saved = self.group.broadcast(saved)
+            self._saved = self._of_first_rank(saved)
             if self._saved is not None:
                 self._saved.restore(self.run, self.metrics)
             yield
+
+    def _of_first_rank(self, saved: _Saved | None) -> _Saved | None:
+        """What rank 0 has read, on all ranks."""
+        if self.group.size == 1:
+            return saved
+        about = None if saved is None else (str(saved.path), saved.training)
+        about = self.group.broadcast(about)
+        if about is None:
+            return None
+        tensors = self.group.broadcast_arrays({} if saved is None else saved.tensors)
+        return _Saved(Path(about[0]), about[1], tensors)
 
     def restore_callbacks(self) -> None:
         """Restore the state of the callbacks, after `on_train_begin`."""

@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
+from dataclasses import astuple
 from typing import Any
 
 import numpy
@@ -149,7 +150,8 @@ class RunningMetrics:
             return record
         network = self.run.network
         weights = network.backend.to_host(network.flat_parameters)
-        found = self.group.all_gather((record, hashlib.sha256(weights.tobytes()).digest()))
+        digest = hashlib.sha256(weights.tobytes()).hexdigest()
+        found = self.group.all_gather((astuple(record), digest))
         for rank, (_, digest) in enumerate(found):
             if digest != found[0][1]:
                 raise RankError(
@@ -157,7 +159,7 @@ class RunningMetrics:
                     f"callback has changed them on one rank, or the sums of its MPI library are "
                     f"not the same on all ranks"
                 )
-        return found[0][0]
+        return Record(*found[0][0])
 
     def _rate(self) -> float:
         return self.run.optimizer.learning_rate(max(self.run.optimizer.steps - 1, 0))
