@@ -201,7 +201,7 @@ class TrainConfig(BaseModel):
     threads: int | None = Field(None, ge=1, lt=INTEGER_LIMIT)
     """the number of BLAS threads (default: that of the BLAS; of several ranks, a share each)"""
     reproducible_parts: int = Field(0, ge=0, lt=2**20)
-    """the parts of each batch, a power of two: the bits are then those of any 1, 2, 4, ... ranks"""
+    """the parts of each batch, a power of two, for the same bits on 1, 2, 4, ... ranks (0: off)"""
 
     @field_validator("dataset", "initial_model", mode="before")
     @classmethod

@@ -69,6 +69,19 @@ class KernelDeclined(Exception):
     """A kernel does not take these arguments, so the formula computes instead. Internal."""
 
 
+INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+NO_READER = 141  # 128 + SIGPIPE
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code of a command that ends by `error`; 1 for an error that is not expected."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    kinds = {KeyboardInterrupt: INTERRUPTED, BrokenPipeError: NO_READER, OSError: 2, MemoryError: 2}
+    known = [code for kind, code in kinds.items() if isinstance(error, kind)]
+    return int(getattr(error, "exit_code", (known or [1])[0]))
+
+
 def short_repr(value: object, longest: int = 60) -> str:
     """`repr(value)` for a message: one line of at most `longest` characters."""
     try:

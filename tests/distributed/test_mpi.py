@@ -20,7 +20,7 @@ import test_ranks
 import xpnet as xn
 from xpnet.cli import console
 from xpnet.distributed import mpi_group
-from xpnet.errors import ConfigError
+from xpnet.errors import ConfigError, exit_code
 
 PROGRAM = Path(__file__).resolve().parents[1] / "support/rank_program.py"
 MPIEXEC = Path(sysconfig.get_path("scripts"), "mpiexec")
@@ -209,6 +209,7 @@ def test_a_training_that_is_terminated_can_be_resumed(tmp_path):
 
 def test_several_processes_need_mpi4py(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    monkeypatch.setenv("SLURM_PROCID", "0")
     monkeypatch.setattr(mpi_group, "find_spec", lambda name: None)
     mpi_group.mpi.cache_clear()
     with pytest.raises(ConfigError, match=r"mpi4py is not installed: .* 'xpnet\[mpi\]'"):
@@ -228,7 +229,7 @@ def test_only_the_first_process_says_what_is_missing(monkeypatch):
 def test_processes_of_torchrun_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert mpi_group.joined().size == 1  # some containers set it
-    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("RANK", "0")
     with pytest.raises(ConfigError, match="torchrun has started 4 processes, which xpnet cannot"):
         mpi_group.joined()
 
@@ -236,12 +237,13 @@ def test_processes_of_torchrun_are_refused(monkeypatch):
 def test_exit_codes_are_those_of_the_commands():
     codes = [xn.XpnetError(), KeyboardInterrupt(), BrokenPipeError(), OSError(), MemoryError()]
     codes += [SystemExit(5), SystemExit(), SystemExit("text"), ZeroDivisionError()]
-    assert [mpi_group.exit_code(error) for error in codes] == [2, 130, 141, 2, 2, 5, 0, 1, 1]
+    assert [exit_code(error) for error in codes] == [2, 130, 141, 2, 2, 5, 0, 1, 1]
 
 
 @pytest.mark.parametrize("name", ["predict", "compare", "export", "tune"])
 def test_other_commands_are_of_one_process(monkeypatch, capsys, name):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
     module = importlib.import_module(f"xpnet.{name}" + ".__main__" * (name == "tune"))
     assert module.main([]) == 2
     expected = f"python -m xpnet.{name} runs as a single process, but mpiexec has started 2"
@@ -253,5 +255,6 @@ def test_one_process_is_alone(monkeypatch, text):
     for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PMI_SIZE", text)
+    monkeypatch.setenv("PMI_RANK", "0")
     assert mpi_group.joined().size == 1
     assert console.run(lambda: 0, "this") == 0

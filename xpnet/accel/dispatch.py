@@ -68,6 +68,11 @@ def accelerated(formula: Formula[P]) -> Formula[P]:
     return call
 
 
+def formula(function: Callable[P, None]) -> Callable[P, None]:
+    """The formula of an `accelerated` function, which no kernel replaces."""
+    return FORMULAS[function.__name__]
+
+
 def run_kernel(name: str, arguments: tuple[Any, ...]) -> bool:
     """Run the kernel `name`, if it takes `arguments`; returns whether it ran.
 

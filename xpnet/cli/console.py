@@ -13,10 +13,7 @@ from xpnet.backend.device_errors import explained
 from xpnet.cli.parser import Parser as Parser
 from xpnet.cli.parser import count as count
 from xpnet.distributed.launcher import require_alone
-from xpnet.errors import XpnetError, printable, truncate
-
-INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
-NO_READER = 141  # 128 + SIGPIPE
+from xpnet.errors import NO_READER, XpnetError, exit_code, printable, truncate
 
 
 def run(action: Callable[[], int], alone: str = "") -> int:
@@ -49,7 +46,7 @@ def run(action: Callable[[], int], alone: str = "") -> int:
         )
     except KeyboardInterrupt as error:
         say(f"xpnet: {str(error) or 'interrupted'}", file=sys.stderr)
-        return getattr(error, "exit_code", INTERRUPTED)
+        return exit_code(error)
     except BrokenPipeError:
         _close_stdout()
         return NO_READER

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from xpnet.cli import console
 from xpnet.distributed.group import Group
-from xpnet.distributed.mpi_group import exit_code, joined
-from xpnet.errors import RankError, XpnetError
+from xpnet.distributed.mpi_group import joined
+from xpnet.errors import RankError, XpnetError, exit_code
 
 SECONDS = 2.0
 """How long a rank with an error waits for that of a lower rank, which then prints it for both."""

@@ -24,7 +24,7 @@ import numpy
 from xpnet.backend import Array, Backend, HostArray
 from xpnet.distributed.group import ALONE, Group
 from xpnet.distributed.launcher import launched, refuse
-from xpnet.errors import ConfigError, RankError
+from xpnet.errors import ConfigError, RankError, exit_code
 
 T = TypeVar("T")
 
@@ -85,13 +85,14 @@ def joined() -> Group:
         return ALONE
     if found.by == "torchrun":
         refuse(
+            found,
             f"distributed: {found.by} has started {found.size} processes, which xpnet cannot join "
-            f"to one training: start them with mpiexec"
+            f"to one training: start them with mpiexec",
         )
     try:
         return mpi()
     except ConfigError as error:
-        refuse(str(error))
+        refuse(found, str(error))
 
 
 class MPIGroup(Group):
@@ -294,12 +295,3 @@ class MPIGroup(Group):
             while self._messages.Iprobe(self._MPI.ANY_SOURCE, _QUESTION, status):
                 self._messages.Recv(bytearray(1), status.source, _QUESTION)
                 self._send(b"", status.source, _ANSWER)
-
-
-def exit_code(error: BaseException) -> int:
-    """The exit code of a process that ends by `error`, as the commands have it."""
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
-    kinds = {KeyboardInterrupt: 130, BrokenPipeError: 141, OSError: 2, MemoryError: 2}
-    known = [code for kind, code in kinds.items() if isinstance(error, kind)]
-    return int(getattr(error, "exit_code", (known or [1])[0]))

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from xpnet.accel.dispatch import formula
 from xpnet.backend import Array, array_module
 from xpnet.distributed.group import batch_share
 from xpnet.errors import ConfigError, ShapeError
@@ -19,8 +20,6 @@ from xpnet.layers.normalization_formulas import (
     backward_parameters,
     batch_norm,
     batch_norm_backward,
-    batch_norm_backward_of_ranks,
-    batch_norm_of_ranks,
     layer_norm,
     layer_norm_backward,
     normalise,
@@ -139,14 +138,14 @@ class BatchNorm(_Normalising):
             normalise(xp, *values, epsilon, *out)
             return y
         group, samples = batch_share(len(x) // pixels)
-        self.count = samples * pixels
-        if self.count < 2:
+        if samples * pixels < 2:
             raise ConfigError(self._one_row)
         arguments = xp, x, *values, epsilon, momentum, *running, *out
         if group.size == 1:
             batch_norm(*arguments, workspace=self.workspace)
         else:
-            batch_norm_of_ranks(group, self.count, *arguments, workspace=self.workspace)
+            self.count = count = samples * pixels
+            formula(batch_norm)(*arguments, workspace=self.workspace, group=group, count=count)
         return y
 
     def backward(self, dy: Array) -> Array:
@@ -163,7 +162,8 @@ class BatchNorm(_Normalising):
         if group.size == 1:
             batch_norm_backward(*arguments, workspace=workspace)
         else:
-            batch_norm_backward_of_ranks(group, self.count, *arguments, workspace=workspace)
+            count = self.count
+            formula(batch_norm_backward)(*arguments, workspace=workspace, group=group, count=count)
         return dx
 
 

@@ -61,33 +61,15 @@ def batch_norm(
     y: Array,
     *,
     workspace: Workspace,
+    group: Group = ALONE,
+    count: int = 0,
 ) -> None:
     """Compute `x̂` in `normal`, `s` in `scale` and `y = γ x̂ + β`; update the running statistics.
 
-    Mean and variance in two passes, for exactness.
+    Mean and variance in two passes, for exactness. `group`: the ranks that have the rows of the
+    batch, `count` on all of them together (0: those of `x`).
     """
-    given = x, weight, bias, epsilon, momentum, running_mean, running_var, normal, scale, y
-    batch_norm_of_ranks(ALONE, len(x), xp, *given, workspace=workspace)
-
-
-def batch_norm_of_ranks(
-    group: Group,
-    count: int,
-    xp: Any,
-    x: Array,
-    weight: Array,
-    bias: Array,
-    epsilon: float,
-    momentum: float,
-    running_mean: Array,
-    running_var: Array,
-    normal: Array,
-    scale: Array,
-    y: Array,
-    *,
-    workspace: Workspace,
-) -> None:
-    """`batch_norm` where `x` holds a rank's share of the `count` rows of a batch."""
+    count = count or len(x)
     mean = workspace.array(xp, "mean", scale.shape, x.dtype)
     ones = workspace.ones(xp, len(x), x.dtype)
     xp.dot(ones, x, out=mean)
@@ -125,31 +107,15 @@ def batch_norm_backward(
     dx: Array,
     *,
     workspace: Workspace,
+    group: Group = ALONE,
+    count: int = 0,
 ) -> None:
-    """`dx = γ s (dy − dβ / N − x̂ dγ / N)`, with `dγ` and `dβ`."""
-    given = dy, normal, scale, weight, dweight, dbias, dx
-    batch_norm_backward_of_ranks(ALONE, len(dy), xp, *given, workspace=workspace)
+    """`dx = γ s (dy − dβ / N − x̂ dγ / N)`, with `dγ` and `dβ`.
 
-
-def batch_norm_backward_of_ranks(
-    group: Group,
-    count: int,
-    xp: Any,
-    dy: Array,
-    normal: Array,
-    scale: Array,
-    weight: Array,
-    dweight: Array,
-    dbias: Array,
-    dx: Array,
-    *,
-    workspace: Workspace,
-) -> None:
-    """`batch_norm_backward` for a rank's share of the `count` rows of a batch.
-
-    `dweight`, `dbias`: the sums over the rank's own rows, as all its gradients are; in `dx` they
-    are those of the batch.
+    `group`, `count`: as in `batch_norm`. `dweight`, `dbias` are the sums over this rank's own rows,
+    as all its gradients are; in `dx` they are those of the batch.
     """
+    count = count or len(dy)
     backward_parameters(xp, dy, normal, dweight, dbias, workspace=workspace, scratch=dx)
     mean = workspace.array(xp, "mean", scale.shape, dy.dtype)
     xp.divide(dweight, count, out=mean)

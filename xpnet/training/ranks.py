@@ -161,7 +161,7 @@ class RankBatch:
             if self.parts:
                 made = self._in_parts(network, loss, x, target, weights)
             else:
-                made = self._share(network, loss, x, target, weights, rows, self.counted)
+                made = self._share(network, loss, x, target, weights, rows)
                 self.group.all_reduce(network.flat_gradients)
         if after := self.count - rows.start - computed:
             network.replicas.advance(after)
@@ -189,8 +189,7 @@ class RankBatch:
             start, stop = (number * self.count // self.parts for number in (part, part + 1))
             if stop > start:
                 some, rows = slice(start - first, stop - first), slice(start, stop)
-                given = network, loss, x[some], target[some], weights, rows, stop - start
-                value, outputs = self._share(*given)
+                value, outputs = self._share(network, loss, x[some], target[some], weights, rows)
                 xp.copyto(logits[some], outputs)
                 xp.add(mean, value, out=mean)
             else:
@@ -218,7 +217,6 @@ class RankBatch:
         target: Array,
         weights: Array | None,
         rows: slice,
-        counted: int,
     ) -> tuple[Array, Array]:
         """The gradients of the share that `rows` have in the batch's loss; their loss and logits.
 
@@ -226,6 +224,7 @@ class RankBatch:
         """
         xp, workspace = array_module(x, network.flat_parameters), network.workspace
         mean = workspace.array(xp, "mean of a share", (), network.dtype)
+        counted = len(x) if self.counted else 0
         if weights is None:
             share = counted / self.count
             value, logits = forward_backward(network, loss, x, target, scale=share)

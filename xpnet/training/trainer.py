@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy
@@ -255,24 +255,27 @@ class Trainer:
             hooks = CallbackList(self.callbacks, network.backend)
             update = Update(self, run, data, weights, metrics, hooks)
             parts = 0 if self.ranks is None else self.ranks.parts
-            fingerprint = partial(
-                training_fingerprint,
-                run,
-                data,
-                held_out,
-                self.loss,
-                self.callbacks,
-                self._described(),
-                sample_weight=weights,
-                batch_size=size,
-                l2=self.l2,
-                clip_norm=self.clip and self.clip.limit,
-                augmentation=self.augmentation,
-                seed=self.seed,
-                precision=self.precision,
-                log_every=(every, "iterations" if by_step else "epochs"),
-                train_metrics=train_metrics,
-                **({"reproducible_parts": parts} if parts else {}),
+            # Of all data a digest, so once.
+            fingerprint = cache(
+                partial(
+                    training_fingerprint,
+                    run,
+                    data,
+                    held_out,
+                    self.loss,
+                    self.callbacks,
+                    self._described(),
+                    sample_weight=weights,
+                    batch_size=size,
+                    l2=self.l2,
+                    clip_norm=self.clip and self.clip.limit,
+                    augmentation=self.augmentation,
+                    seed=self.seed,
+                    precision=self.precision,
+                    log_every=(every, "iterations" if by_step else "epochs"),
+                    train_metrics=train_metrics,
+                    **({"reproducible_parts": parts} if parts else {}),
+                )
             )
             if self.ranks is not None:
                 self.ranks.require_same(network, optimizer, fingerprint(), checkpoints is not None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 import threading
@@ -22,7 +21,7 @@ from xpnet.backend import Backend
 from xpnet.cli import console
 from xpnet.cli.options import from_command_line
 from xpnet.cli.parser import Parser, count
-from xpnet.cli.train import train
+from xpnet.cli.train import train, usable_cores
 from xpnet.config import TrainConfig, make_config
 from xpnet.data.dataset import Dataset
 from xpnet.errors import ConfigError
@@ -204,19 +203,12 @@ def choose_sampler(options: argparse.Namespace, space: Space) -> str:
 
 def choose_jobs(wanted: int | None, base: TrainConfig, device: str) -> int:
     """The number of processes: `wanted`, or that of the cores, or one for a GPU."""
-    cores, threads = usable_cores(), base.threads or 1
+    cores, threads = len(usable_cores()), base.threads or 1
     jobs = wanted or (max(1, cores // threads) if device == "cpu" else 1)
     # Too many are allowed, since the results are the same.
     slow = f" on {cores} cores: too many" if jobs * threads > cores else ""
     console.say(f"jobs      {jobs} at a time, BLAS threads each: {threads}{slow}")
     return jobs
-
-
-def usable_cores() -> int:
-    """The number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def describe_search(

@@ -203,11 +203,13 @@ def product(lanes: int) -> Any:
                     _strip(lanes, height, width, a_now, (b_at, b_step), (c_now, c_row), sizes, add)
                 else:
                     a_now = (a + first * a_column, a_row, a_column, a_row * tall)
-                    in_pairs = wide // pair * pair if pair else 0
-                    for v in range(0, in_pairs, 2 * lanes):
-                        at_b, at_c = (b_at + v * side, b_step), (c_now + v * side, c_row)
-                        _strip(lanes, tall, 2, a_now, at_b, at_c, (rows, pair, k), add)
-                    for v in range(in_pairs, wide, lanes):
+                    paired = 0
+                    if pair:
+                        paired = wide // pair * pair
+                        for v in range(0, paired, pair):
+                            at_b, at_c = (b_at + v * side, b_step), (c_now + v * side, c_row)
+                            _strip(lanes, tall, 2, a_now, at_b, at_c, (rows, pair, k), add)
+                    for v in range(paired, wide, lanes):
                         some, at = min(lanes, wide - v), v * side
                         at_b, at_c = (b_at + at, b_step), (c_now + at, c_row)
                         _strip(lanes, tall, 1, a_now, at_b, at_c, (rows, some, k), add)
