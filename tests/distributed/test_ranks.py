@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import pickle
 import threading
 
 import numpy as np
@@ -59,12 +61,14 @@ CASES = {
 WITHOUT_NORM = {name: case for name, case in CASES.items() if "norm" not in case}
 
 
-def train(group=None, parts=0, *, dtype="float64", samples=SAMPLES, weights=False, **how):
+def train(
+    group=None, parts=0, *, dtype="float64", samples=SAMPLES, weights=False, backend="cpu", **how
+):
     """Weights and history after some epochs."""
     kind = {name: how.pop(name) for name in ("conv", "norm", "drop", "noise") if name in how}
     draw = np.random.default_rng(0)
     x, y = draw.random((samples, 64)).astype(dtype), draw.integers(0, 10, samples)
-    network = xn.Sequential(layers(**kind), dtype=dtype, seed=3)
+    network = xn.Sequential(layers(**kind), dtype=dtype, seed=3, backend=backend)
     if how.pop("augmentation", False):
         how["augmentation"] = xn.Augmentation(shift=1, rotation=8, elastic=3)
     if weights:
@@ -116,6 +120,36 @@ def test_parts_give_the_same_bits_for_every_number_of_ranks(name):
             bits.add(hashlib.sha256(network.flat_parameters.tobytes()).hexdigest())
     assert len(bits) == 1
     assert difference(train(**case)[0], alone) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("augmentation", 0),
+        ("augmentation", 2),
+        ("sample weights", 0),
+        ("sample weights", 2),
+        ("batch norm, images", 0),
+    ],
+)
+def test_ranks_of_a_device_give_the_same(double, name, parts):
+    alone, _ = train(**CASES[name])
+    found = on_ranks(2, lambda group: train(group, parts, backend=double, **CASES[name]))
+    for network, _ in found:
+        values = double.to_host(network.flat_parameters)
+        reference = alone.flat_parameters
+        limit = 1e-10 if "norm" in name else 1e-12
+        assert np.linalg.norm(values - reference) < limit * np.linalg.norm(reference)
+
+
+def test_a_network_that_ranks_have_trained_can_be_copied():
+    def run(group):
+        network, _ = train(group, **CASES["batch norm"])
+        return network, copy.deepcopy(network), pickle.loads(pickle.dumps(network))
+
+    for network, *copies in on_ranks(2, run):
+        for other in copies:
+            assert difference(network, other) == 0
 
 
 @pytest.mark.parametrize("steps", [3, 12])
