@@ -52,6 +52,7 @@ from xpnet.training import evaluate
 from xpnet.training.callbacks import Interrupted, Progress, StopAtInterrupt
 from xpnet.training.checkpoints import Checkpoints
 from xpnet.training.history import History, Record, loss_text
+from xpnet.training.ranks import Ranks
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,6 +74,7 @@ def train(config: TrainConfig, group: Group = ALONE) -> Path:
         require_same_settings(config)
         say(f"{config.resume}/ is finished: there is nothing to do")
         return config.resume
+    Ranks(group, config.reproducible_parts)  # an error before a folder is made
     initial = None if config.initial_model is None else InitialModel.read(config)
     config = apply_initial_model(config, initial)
     if config.report:
