@@ -742,7 +742,7 @@ def test_elsewhere_nothing_is_drawn_over() -> None:
 def test_more_processes_than_cores_are_allowed_and_said(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tune, "usable_cores", lambda: 6)
+    monkeypatch.setattr(tune, "usable_cores", lambda: set(range(6)))
     assert tune.choose_jobs(None, make_config({"threads": 1}), "cpu") == 6
     assert tune.choose_jobs(None, make_config({"threads": 4}), "cpu") == 1
     assert tune.choose_jobs(None, make_config({"threads": 1}), "cuda:0") == 1
