@@ -209,6 +209,51 @@ def test_updates_have_the_formula_s_bits(name: str, nesterov: bool, dtype: str) 
         assert same(of_loop, of_formula)
 
 
+def adam(gradients: np.ndarray, second: np.ndarray, epsilon: float = 2.0**-60) -> np.ndarray:
+    """`-g / (sqrt(second) + epsilon)` in float32, by one update of zeros."""
+    values, first = np.zeros_like(gradients), np.zeros_like(gradients)
+    kept, scalars = second.copy(), np.array([[1, 1, epsilon]], np.float32)
+    arrays = (values, gradients, first, kept)
+    call("adam", block((1, gradients.size), *arrays, Each(scalars), 0.0, 1.0), "float32")
+    return values
+
+
+def divided(gradients: np.ndarray, second: np.ndarray, epsilon: float = 2.0**-60) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        square = second + gradients * gradients
+        return np.float32(0) - gradients / (np.sqrt(square) + np.float32(epsilon))
+
+
+def test_an_update_of_adam_divides_exactly_by_each_number_from_1_to_2() -> None:
+    # sqrt(round(d d)) is d; gradients so small that their squares vanish beside d d.
+    d = np.arange(2**23, dtype=np.int32)
+    d = (d + np.int32(127 << 23)).view(np.float32)
+    second = d * d
+    assert (np.sqrt(second) == d).all()
+    rng = np.random.default_rng(7)
+    for scale in (2.0**-30, 2.0**-79):
+        m = (rng.uniform(1, 2, d.size) * rng.choice([-scale, scale], d.size)).astype(np.float32)
+        assert same(adam(m, second), divided(m, second))
+    m = np.full_like(d, 2.0**-30)
+    assert same(adam(m, second), divided(m, second))
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-30, 2.0**-60, 1e-8, 1e30, math.nan, math.inf])
+def test_an_update_of_adam_divides_exactly_at_and_beyond_the_limits(epsilon: float) -> None:
+    edges = 2.0 ** np.array([-149, -126, -100, -81, -80, -79, -61, -60, -30, 0, 40, 60, 61, 100])
+    edges = edges.astype(np.float32)
+    near = np.concatenate([edges, np.nextafter(edges, np.float32(0)), edges * np.float32(1.5)])
+    special = np.array([0, math.inf, math.nan, 3e38], np.float32)
+    gradients = np.concatenate([near, special])
+    # One number beyond the limits in a vector, and whole vectors of them.
+    for second in [*near, *special]:
+        for one in gradients:
+            m = np.ones(37, np.float32)
+            m[5], m[20:] = one, -one
+            v = np.full_like(m, second)
+            assert same(adam(m, v, epsilon), divided(m, v, epsilon)), (one, second)
+
+
 def convert(numbers: tuple[Any, ...], dtype: str) -> tuple[Any, ...]:
     """Floats in the dtype of the arrays, as `dispatch` gives them to kernels and formulas."""
     return tuple(np.dtype(dtype).type(n) if type(n) is float else n for n in numbers)

@@ -19,13 +19,16 @@ PARTS = 16
 """Parts of an operation: as many threads can take part in a step."""
 
 GROUPS = 4
-"""Ranges of columns of a wide matrix, and summands of a product that sums over them."""
+"""Ranges of columns of a wide matrix."""
 
 LINE = 16
 """Ranges of columns begin at multiples of this: 64 bytes of float32."""
 
 TILE_ROWS = 6
 """Rows of a tile of a product."""
+
+SAMPLES = 4
+"""Samples of a part of a small batch, unless there are fewer."""
 
 Cell: TypeAlias = tuple[slice, slice]
 """Rows and columns."""
@@ -52,7 +55,7 @@ def natural(matrix: Array) -> Layout:
     """The layout of a matrix that nothing else decides."""
     rows, columns = matrix.shape
     if not is_wide(columns):
-        return by_rows(rows)
+        return by_samples(rows)
     across, down = ranges_of(columns, GROUPS, LINE), ranges_of(rows, PARTS // GROUPS)
     return [(r, c) for c in across for r in down]
 
@@ -60,6 +63,11 @@ def natural(matrix: Array) -> Layout:
 def by_rows(rows: int, unit: int = 1) -> Layout:
     """Ranges of rows, in all columns."""
     return [(r, ALL) for r in ranges_of(rows, PARTS, unit)]
+
+
+def by_samples(rows: int) -> Layout:
+    """Ranges of samples, in all columns; of at least four, for which a tile reads weights once."""
+    return by_rows(rows, SAMPLES if rows <= SAMPLES * PARTS else 1)
 
 
 def by_columns(columns: int, unit: int = 1) -> Layout:

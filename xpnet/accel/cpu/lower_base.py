@@ -54,6 +54,8 @@ class Base:
     def __init__(self, tables: Sequence[Array] = ()) -> None:
         self.each = {address(table): table for table in tables}
         self.layouts: dict[tuple[int, tuple[int, ...]], Layout] = {}
+        self.shapes: dict[tuple[int, ...], Layout] = {}
+        """How the last matrix of a shape was cut in the forward pass."""
         self.written: dict[int, tuple[Array, Layout]] = {}
         self.kept: list[Array] = []
         self.partials: dict[tuple[int, tuple[int, ...]], Array] = {}

@@ -14,7 +14,7 @@ from xpnet.accel.cpu.layout import (
     PARTS,
     Layout,
     by_columns,
-    by_rows,
+    by_samples,
     is_wide,
     natural,
     of_gradient,
@@ -38,6 +38,13 @@ from xpnet.backend import Array
 MANY_SAMPLES, FEW_WEIGHTS = 512, 2**14
 """From so many samples on, a gradient of at most so many numbers is a sum: each part multiplies the
 samples that it has just read in the forward pass, which are still in its cache."""
+
+SUMMANDS = 2
+"""Summands of a product that sums over ranges of columns: more would be more memory to add up."""
+
+FEW_ROWS = 96
+"""With fewer, a product in groups is cut into ranges of rows: their tiles read weights in place,
+and the columns of x that a part reads are in its cache."""
 
 WIDTH = 64
 """Sums that each part of a product of two vectors computes."""
@@ -77,11 +84,13 @@ class Products(Base):
                 self._product_by(of_gradient(out), a, b, out)
         elif is_of_rows:
             is_cut = columns >= PARTS * LINE
-            self._product_by(by_columns(columns, LINE) if is_cut else natural(out), a, b, out)
+            layout = by_columns(columns, LINE) if is_cut else self.shapes.get(out.shape)
+            self._product_by(layout or natural(out), a, b, out)
         elif is_wide(a.shape[1]) and b.size >= 16_384 and out.flags.c_contiguous:
             self._product_in_groups(a, b, out)
         else:
-            self._product_by(by_rows(rows), a, b, out)
+            self._product_by(by_samples(rows), a, b, out)
+            self.shapes[out.shape] = self.layouts[key(out)]
 
     def _product_by(self, layout: Layout, a: Array, b: Array, out: Array) -> None:
         """Each part computes its own cell of `out`."""
@@ -92,21 +101,24 @@ class Products(Base):
             self.written[address(out)] = out, layout
 
     def _product_in_groups(self, a: Array, b: Array, out: Array) -> None:
-        """`a b` as a sum over ranges of the columns of `a`, each computed by some of the parts."""
+        """`a b` as a sum over ranges of the columns of `a`, each computed by half of the parts."""
         rows, columns = out.shape
-        partial = np.zeros((GROUPS, rows, columns), out.dtype)
+        partial = np.zeros((SUMMANDS, rows, columns), out.dtype)
         self.kept.append(partial)
-        ranges = ranges_of(columns, PARTS // GROUPS, LINE)
-        cells = [(ALL, c) for c in ranges]
+        across, down = PARTS // SUMMANDS, 1
         if not is_wide(columns):
-            cells = [(r, ALL) for r in ranges_of(rows, PARTS // GROUPS)]
+            across, down = 1, across
+        elif rows < FEW_ROWS:
+            across, down = across // GROUPS, GROUPS
+        cells = [(r, c) for r in ranges_of(rows, down) for c in ranges_of(columns, across, LINE)]
         works = [
             self._product(a[r, k], b[k, c], part[r, c])
-            for k, part in zip(ranges_of(a.shape[1], GROUPS, LINE), partial, strict=True)
+            for k, part in zip(ranges_of(a.shape[1], SUMMANDS, LINE), partial, strict=True)
             for r, c in cells
         ]
         self.operations.append(of_parts(works))
         self._sum(partial, natural(out), out)
+        self.shapes[out.shape] = self.layouts[key(out)]
 
     def _sum_of_samples(self, a: Array, b: Array, out: Array) -> None:
         """`a b`, where each part has its own columns of `a` and rows of `b`."""

@@ -7,12 +7,7 @@ from typing import Any
 import numpy as np
 
 from xpnet.accel.cpu.blocks import Each
-from xpnet.accel.cpu.layout import (
-    PARTS,
-    by_columns,
-    by_rows,
-    ranges_of,
-)
+from xpnet.accel.cpu.layout import ALL, by_samples
 from xpnet.accel.cpu.lower_base import Base, NotLowered, of_parts, single
 from xpnet.accel.cpu.operands import (
     are_labels,
@@ -44,7 +39,7 @@ class Samples(Base):
                     [source, Each(table[:, rows]), out[rows]],
                     [out[rows]],
                 )
-                for rows in ranges_of(out.size, PARTS)
+                for rows, _ in by_samples(out.size)
             ]
             self.operations.append(of_parts(works))
         elif is_matrix(out) and is_matrix(source):
@@ -80,10 +75,10 @@ class Samples(Base):
                 [logits[r], shifted[:, r]],
                 [shifted[:, r]],
             )
-            for r, _ in by_rows(len(logits))
+            for r, _ in by_samples(len(logits))
         ]
         self.operations.append(of_parts(works))
-        self.layouts[key(shifted)] = by_columns(len(logits))
+        self.layouts[key(shifted)] = [(ALL, r) for r, _ in by_samples(len(logits))]
 
     def _kernel_softmax_cross_entropy(self, op: Op) -> None:
         shifted, labels, smoothing, p, value = op.inputs
@@ -93,7 +88,7 @@ class Samples(Base):
         losses = np.zeros(p.shape[1])
         self.kept.append(losses)
         works = []
-        for _, c in by_columns(p.shape[1]):
+        for c, _ in by_samples(p.shape[1]):
             outs = [p[:, c], losses[c]]
             given = [shifted[:, c], labels[c], float(smoothing), *outs]
             shape = outs[0].shape[::-1]
@@ -109,12 +104,12 @@ class Samples(Base):
         if not (are_known and are_labels(labels, len(out))):
             raise NotLowered(str(op))
         works = []
-        for r, _ in by_rows(len(out)):
+        for r, _ in by_samples(len(out)):
             given = [p[:, r], labels[r], float(smoothing), float(scale), out[r]]
             loop = "softmax_cross_entropy_backward"
             works.append(self._work(loop, out[r].shape, given, [out[r]]))
         self.operations.append(of_parts(works))
-        self.layouts[key(out)] = by_rows(len(out))
+        self.layouts[key(out)] = by_samples(len(out))
 
     def _kernel_add_loss(self, op: Op) -> None:
         value, samples, total = op.inputs
@@ -136,6 +131,6 @@ class Samples(Base):
                 [logits[r], labels[r], hits],
                 [],
             )
-            for r, _ in by_rows(len(logits))
+            for r, _ in by_samples(len(logits))
         ]
         self.operations.append(of_parts(works))

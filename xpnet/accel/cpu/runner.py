@@ -5,9 +5,9 @@ at the same time; a part is a list of records, which one thread runs in order. A
 address of a compiled `void loop(int64 *arguments, int64 step)` and its arguments. Results depend on
 the cut into parts alone, not on the number of threads or on which of them runs a part.
 
-A thread first takes the parts that are its own, so that their arrays stay in the caches of its
-core, then those of others which nobody has begun. A phase ends when all of its parts are done.
-So no thread waits for one that has not begun anything: on a busy machine fewer threads do more.
+A thread takes the parts that are its own, so that their arrays stay in the caches of its core, and
+then, if the others make no progress, those which nobody has begun. A phase ends when all of its
+parts are done. So no thread waits long for one without a core: on a busy machine fewer do more.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ class _Run:
     def __init__(self, program: Program, first: int, threads: int) -> None:
         parts, phases = len(program.first_records) - 1, len(program.first_parts) - 1
         self._program = program  # whose arrays a thread that is late still reads
-        self._memory = np.zeros((3 + phases) * LINE + parts, np.int64)
+        memory = np.zeros((4 + phases) * LINE + parts, np.int64)
+        self._memory = memory[-memory.ctypes.data % (8 * LINE) // 8 :]  # begins with a cache line
         self._begun, self._stop = self._memory[:1], self._memory[LINE : LINE + 1]
         self._begun[0] = first
         self._job = job = program.job.copy()

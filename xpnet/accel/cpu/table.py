@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from xpnet.accel.cpu import loops, sample_loops
+from xpnet.accel.cpu import loops, sample_loops, vector_loops
 from xpnet.accel.cpu.compiled import compiled
+from xpnet.accel.cpu.tiles import lanes
 
 
 @cache
 def _written(bits: int) -> dict[str, loops.Loop]:
-    return loops.loops(bits) | sample_loops.loops(bits)
+    found = loops.loops(bits) | sample_loops.loops(bits)
+    has_vectors = bits == 32 and lanes() == vector_loops.LANES
+    return found | vector_loops.loops() if has_vectors else found
 
 
 def names() -> frozenset[str]:

@@ -73,6 +73,14 @@ class Vectors:
         """`a b + c`, rounded once."""
         return self._call("llvm.fma", "", self.type, [a, b, c])
 
+    def sqrt(self, x: Any) -> Any:
+        """The square root, correctly rounded."""
+        return self._call("llvm.sqrt", "", self.type, [x])
+
+    def absolute(self, x: Any) -> Any:
+        """`|x|`."""
+        return self._call("llvm.fabs", "", self.type, [x])
+
     def zip(self, a: Any, b: Any, start: int) -> Any:
         """`a[start], b[start], a[start + 1], ...`: as many as fill a vector."""
         pairs = [(i, self.lanes + i) for i in range(start, start + self.lanes // 2)]
