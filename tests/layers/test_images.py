@@ -497,7 +497,6 @@ def test_layers_that_do_not_fit(make: Any, says: str) -> None:
         (lambda: xn.Conv2d(4, (3, 3, 3)), "kernel_size of Conv2d"),
         (lambda: xn.Conv2d(4, 3, stride=0), "stride of Conv2d"),
         (lambda: xn.Conv2d(4, 3, padding=-1), "padding of Conv2d .* of 0 or more"),
-        (lambda: xn.Conv2d(4, 3, padding="same"), "padding of Conv2d"),
         (lambda: xn.Conv2d(4, 3, dilation=2.5), "dilation of Conv2d"),
         (lambda: xn.Conv2d(4, 3, groups=3), "out_channels of Conv2d must be a multiple of groups"),
         (lambda: xn.Conv2d(4, 3, groups=2, in_channels=3), "in_channels of Conv2d must be a mult"),
@@ -505,6 +504,9 @@ def test_layers_that_do_not_fit(make: Any, says: str) -> None:
         (lambda: xn.Conv2d(4, 3, in_channels=0), "in_channels of Conv2d"),
         (lambda: xn.Conv2d(4, 3, weight_initializer=HeNormal), "weight_initializer of Conv2d"),
         (lambda: xn.Conv2d(4, 3).parameters(), "in_channels of .* not known before"),
+        (lambda: xn.Conv2d(4, 3, padding="SAME"), '"same" or "valid", found \'SAME\''),
+        (lambda: xn.Conv2d(4, 3, stride=2, padding="same"), "needs a stride of 1, found 2"),
+        (lambda: xn.Conv2d(4, (3, 4), padding="same"), r"kernel of \(3, 4\) and a dilation of 1"),
         (lambda: xn.MaxPool2d(0), "kernel_size of MaxPool2d"),
         (lambda: xn.MaxPool2d(2, padding=2), "padding of MaxPool2d must be at most half"),
         (lambda: xn.AveragePool2d(2, stride=(1, 0)), "stride of AveragePool2d"),
@@ -522,6 +524,21 @@ def test_layers_that_do_not_fit(make: Any, says: str) -> None:
 def test_settings_out_of_range(make: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         make()
+
+
+@pytest.mark.parametrize("name", ["same", "valid"])
+def test_padding_by_name_is_pytorch_s(backend: Backend, name: str) -> None:
+    module = torch.nn.Conv2d(2, 3, (3, 4), padding=name, dilation=(1, 2)).double()
+    network = xn.from_torch(
+        torch.nn.Sequential(torch.nn.Unflatten(1, (2, 9, 8)), module, torch.nn.Flatten()).double(),
+        device=backend,
+    )
+    assert network.layers[1].padding == ((1, 3) if name == "same" else 0)  # type: ignore[attr-defined]
+    x = np.random.default_rng(1).standard_normal((5, 2 * 9 * 8))
+    expected = module(torch.from_numpy(x.reshape(5, 2, 9, 8))).detach().numpy().reshape(5, -1)
+    found = backend.to_host(network.forward(backend.asarray(x)))
+    # 24 products of numbers around 1: a sum of 24 roundings of 1e-16.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
 
 
 def test_what_the_layers_are_called() -> None:

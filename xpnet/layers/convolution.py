@@ -31,7 +31,9 @@ class Conv2d(ImageLayer):
     """Convolution: `y_npqo = b_o + Σ_ijc x_n,(p·s+i·d−pad),(q·s+j·d−pad),c · w_ocij`.
 
     `out_channels`: the number O of output channels. `kernel_size`, `stride` (s), `padding` (zeros
-    around the image), `dilation` (d): whole numbers, or pairs (height, width). `groups`: input and
+    around the image), `dilation` (d): whole numbers, or pairs (height, width). `padding="same"` is
+    `d (k − 1) / 2`, for which an image keeps its height and width, where stride is 1 and this is
+    whole; `"valid"` is 0. `groups`: input and
     output channels are divided into this many groups, and an output channel depends only on the
     input channels of its group, over which `c` runs (as many groups as channels: a depthwise
     convolution). `bias`: whether to add `b`. `in_channels`: the number C of input channels, by
@@ -60,7 +62,7 @@ class Conv2d(ImageLayer):
     out_channels: int
     kernel_size: int | Pair
     stride: int | Pair = 1
-    padding: int | Pair = 0
+    padding: int | Pair | str = 0
     dilation: int | Pair = 1
     groups: int = 1
     bias: bool = True
@@ -71,9 +73,11 @@ class Conv2d(ImageLayer):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.out_channels = whole("out_channels of Conv2d", self.out_channels)
-        for name, least in (("kernel_size", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
-            pair = pair_of(f"{name} of Conv2d", getattr(self, name), least=least)
-            setattr(self, name, as_one(pair))
+        for name, least in (("kernel_size", 1), ("stride", 1), ("dilation", 1), ("padding", 0)):
+            value = getattr(self, name)
+            if name == "padding" and isinstance(value, str):
+                value = self._named_padding(value)
+            setattr(self, name, as_one(pair_of(f"{name} of Conv2d", value, least=least)))
         self.groups = whole("groups of Conv2d", self.groups)
         if not isinstance(self.bias, bool):
             raise ConfigError(
@@ -90,6 +94,31 @@ class Conv2d(ImageLayer):
                 )
         for name in ("weight_initializer", "bias_initializer"):
             require_initializer(f"{name} of Conv2d", getattr(self, name))
+
+    def _named_padding(self, name: str) -> Pair:
+        """The padding `"same"` or `"valid"` in pixels."""
+        if name == "valid":
+            return 0, 0
+        if name != "same":
+            raise ConfigError(
+                f'padding of Conv2d must be a whole number, two of them, "same" or "valid", found '
+                f"{short_repr(name)}"
+            )
+        if pair_of("stride", self.stride, least=1) != (1, 1):
+            raise ConfigError(
+                f'padding="same" of Conv2d needs a stride of 1, found {self.stride}: give padding '
+                f"in pixels"
+            )
+        kernel = pair_of("kernel_size", self.kernel_size, least=1)
+        dilation = pair_of("dilation", self.dilation, least=1)
+        extents = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+        if any(extent % 2 for extent in extents):
+            raise ConfigError(
+                f'padding="same" of Conv2d would need another padding on each side for a kernel of '
+                f"{self.kernel_size} and a dilation of {self.dilation}: use an odd kernel_size, or "
+                f"give padding in pixels"
+            )
+        return extents[0] // 2, extents[1] // 2
 
     @property
     def windows(self) -> Windows:
