@@ -80,9 +80,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     run, record = Replay.run, recording.record
 
     def counting_run(self: Replay, size: int, *step: Any, **options: Any) -> bool:
-        counts["all"] += 1
+        counts["all"] += options.get("count", 1)
         replayed = run(self, size, *step, **options)
-        counts["replayed"] += replayed
+        counts["replayed"] += self.completed
         return replayed
 
     def counting_record(xp: Any, step: Any) -> Any:

@@ -95,19 +95,22 @@ class Steps(Protocol):
         """How many times the last call ran it."""
 
 
-class _One:
-    """A recorded step that runs once in a call."""
+class _Calls:
+    """A recorded step that one function runs; between two steps the next rows become row 0."""
 
-    most = 1
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
+    def __init__(self, call: Call, tables: Sequence[Array]) -> None:
+        self._call, self._tables = call, tables
+        self.most = min(map(len, tables), default=1)
         self.completed = 0
 
     def __call__(self, count: int) -> None:
         self.completed = 0
-        self._call()
-        self.completed = 1
+        while self.completed < count:
+            if self.completed:
+                for rows in self._tables:
+                    rows[0] = rows[self.completed]
+            self._call()
+            self.completed += 1
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,7 @@ class Replay:
         replay = self._compiled(size, step, tables) if self._enabled else None
         is_compiled = replay is not None
         if not is_compiled and known is not None:
-            replay = _One(self._graphs.of(record(self.xp, step)))
+            replay = _Calls(self._graphs.of(record(self.xp, step)), tables)
         elif not is_compiled:
             step()
         if not self._enabled:

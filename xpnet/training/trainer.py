@@ -254,6 +254,8 @@ class Trainer:
             products = cublas.chosen(self.precision, network.backend, network.dtype)
             hooks = CallbackList(self.callbacks, network.backend)
             update = Update(self, run, data, weights, metrics, hooks)
+            if checkpoints is not None and checkpoints.by_seconds:
+                update.longest = min(update.longest, float(checkpoints.every))
             parts = 0 if self.ranks is None else self.ranks.parts
             # Of all data a digest, so once.
             fingerprint = cache(

@@ -39,7 +39,7 @@ MOST_INDICES = 2**18
 """Indices of samples that one call may take."""
 
 SECONDS = 0.1
-"""About the longest time of a call, after which callbacks and checkpoints have their turn."""
+"""About the longest time of a call, after which checkpoints and signals have their turn."""
 
 
 class Update:
@@ -77,6 +77,7 @@ class Update:
             )
         self.placed: dict[int, tuple[Array, Array, Array, Array]] = {}
         self.seconds: dict[int, float] = {}
+        self.longest = SECONDS
         self.copyto = data.backend.xp.copyto
 
     def most(self, size: int) -> int:
@@ -90,7 +91,7 @@ class Update:
         self._report_changes(replay)
         most = replay.most(size)
         # The first one is measured alone.
-        most = min(most, max(1, int(SECONDS / self.seconds.get(size, SECONDS))))
+        most = min(most, max(1, int(self.longest / self.seconds.get(size, self.longest))))
         if most > 1 and optimizer.state:
             most = min(most, FLUSH_EVERY - optimizer.steps % FLUSH_EVERY)
         return most
