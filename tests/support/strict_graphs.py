@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import os
 import sys
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy
 import pytest
@@ -23,6 +24,27 @@ from strict_cupy import capture
 
 log: list[str] = []
 _numbers = itertools.count(1)
+
+
+class Event(str):
+    """An event by its name; it has been reached, unless a device that waits holds it up."""
+
+    unreached: ClassVar[list[str]] = []
+    """Why no stream goes on; `nccl_double` says so."""
+
+    @property
+    def ptr(self) -> int:
+        return id(self)
+
+
+class _Runtime:
+    """What `xpnet.distributed` asks `cupy.cuda.runtime` for: each process has a GPU of its own."""
+
+    def getDeviceProperties(self, device: int) -> dict[str, Any]:
+        return {"uuid": f"{os.getpid()} {device}".encode()}
+
+    def eventQuery(self, event: int) -> int:
+        return 600 if Event.unreached else 0  # cudaErrorNotReady
 
 
 class Stream:
@@ -46,11 +68,11 @@ class Stream:
     def synchronize(self) -> None:
         strict_cupy.ledger.record_all("synchronize", "sync")
 
-    def record(self) -> str:
+    def record(self) -> Event:
         log.append(f"record {self}")
-        return f"event of {self}"
+        return Event(f"event of {self}")
 
-    def wait_event(self, event: str) -> None:
+    def wait_event(self, event: Event) -> None:
         log.append(f"{self} waits for {event}")
 
     def begin_capture(self) -> None:
@@ -273,6 +295,7 @@ def graphs_on_the_double(*, bindings: bool = True, capability: str = "90") -> It
         get_current_stream=lambda: _current[-1],
         Stream=Stream,
         MemoryPool=MemoryPool,
+        runtime=_Runtime(),
         using_allocator=using_allocator,
         Device=type("Device", (strict_cupy.Device,), {"compute_capability": capability}),
     )

@@ -25,7 +25,7 @@ from xpnet.config import TrainConfig
 from xpnet.data import Normalisation, Splits
 from xpnet.data.normalisation import scale_hint
 from xpnet.distributed.group import ALONE, Group
-from xpnet.errors import DivergenceError
+from xpnet.errors import BackendUnavailable, DivergenceError
 from xpnet.network import Sequential
 from xpnet.runs.factory import (
     build_augmentation,
@@ -79,9 +79,10 @@ def train(config: TrainConfig, group: Group = ALONE) -> Path:
     config = apply_initial_model(config, initial)
     if config.report:
         _report_files()  # what cannot be imported is an error before training, not after it
-    backend = Backend(config.device)
+    backend = Backend(device_of_rank(config.device, group))
     if config.device == "auto":
         say(f"device    auto chose {backend.device}")
+    group.connect(backend)  # its errors, too
     cublas.require(config.precision, backend, config.dtype)
     source, splits = read_splits(config)
     say(*describe_data(source, splits).split("\n"))
@@ -233,6 +234,18 @@ def _report_files() -> ModuleType:
 def _save(network: Sequential, history: History, folder: Path) -> None:
     history.to_csv(folder / "history.csv")
     save(network, folder / MODEL)
+
+
+def device_of_rank(device: str, group: Group) -> str:
+    """`device`, of several ranks that may choose a GPU one that no other rank has."""
+    if group.size == 1 or device not in ("auto", "cuda"):
+        return device
+    try:
+        return group.own_gpu()
+    except BackendUnavailable:
+        if device == "auto":
+            return "cpu"
+        raise
 
 
 def share_of_cores(group: Group) -> int | None:

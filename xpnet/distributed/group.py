@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from xpnet.accel.program import Op, run_op
-from xpnet.backend import Array, HostArray, array_module
+from xpnet.backend import Array, Backend, HostArray, array_module
 from xpnet.backend.context import changed, current
 
 T = TypeVar("T")
@@ -29,6 +29,18 @@ class Group:
     size = 1
     is_recorded = False
     """Whether a step on a GPU that calls `all_reduce` can be recorded."""
+
+    def own_gpu(self) -> str:
+        """The device of this rank, where each rank is to have a GPU of its own."""
+        return "cuda"
+
+    def connect(self, backend: Backend) -> None:
+        """Prepare for arrays of `backend`, outside of a step."""
+        return
+
+    def wait_for_device(self) -> None:
+        """Wait, before the host reads arrays, for sums that other ranks may not take part in."""
+        return
 
     def all_reduce(self, array: Array) -> None:
         """`array ← Σ array` over all ranks, in place, with the same bits on each of them.

@@ -21,9 +21,10 @@ from typing import Any, TypeVar
 
 import numpy
 
-from xpnet.backend import Array, Backend, HostArray
+from xpnet.backend import HostArray
 from xpnet.distributed.group import ALONE, Group
 from xpnet.distributed.launcher import launched, refuse
+from xpnet.distributed.nccl_group import NcclGroup, Request
 from xpnet.errors import ConfigError, RankError, exit_code
 
 T = TypeVar("T")
@@ -95,10 +96,11 @@ def joined() -> Group:
         refuse(found, str(error))
 
 
-class MPIGroup(Group):
+class MPIGroup(NcclGroup):
     """All ranks of `MPI.COMM_WORLD`, each a process."""
 
     def __init__(self, MPI: Any) -> None:
+        super().__init__()
         self._MPI = MPI
         self._comm = MPI.COMM_WORLD.Dup()
         self._messages = MPI.COMM_WORLD.Dup()
@@ -181,6 +183,7 @@ class MPIGroup(Group):
             for other in range(self.size):
                 if other != self.rank:
                     self._send(text, other, _FAILED)
+        self._abort()
 
     def _at_exit(self) -> None:
         """End all ranks after a failure: MPI would wait for those that wait for this one."""
@@ -189,6 +192,7 @@ class MPIGroup(Group):
             sys.stderr.flush()
             time.sleep(GRACE)  # the rank that reports the error may still be about to
             self._MPI.COMM_WORLD.Abort(self._exit_code)
+        self._disconnect()
         self._ends.set()
         self._answering.join()
 
@@ -211,26 +215,13 @@ class MPIGroup(Group):
                 return lowest
             time.sleep(0.01)
 
-    def _sum(self, array: Array) -> None:
-        if isinstance(array, numpy.ndarray):
-            self._wait(self._comm.Iallreduce(self._MPI.IN_PLACE, array))
-            return
-        backend = Backend.of(array)
-        host = backend.to_host(array)
-        self._sum(host)
-        array[...] = backend.asarray(host)
+    def _sum_on_host(self, array: HostArray) -> None:
+        self._wait(self._comm.Iallreduce(self._MPI.IN_PLACE, array))
 
-    def _exchange(self, array: Array, received: Array, other: int) -> None:
-        if isinstance(array, numpy.ndarray):
-            self._wait(self._comm.Irecv(received, other), self._comm.Isend(array, other))
-            return
-        backend = Backend.of(array)
-        host = backend.to_host(array)
-        copy = numpy.empty_like(host)
-        self._exchange(host, copy, other)
-        received[...] = backend.asarray(copy)
+    def _exchange_on_host(self, array: HostArray, received: HostArray, other: int) -> None:
+        self._wait(self._comm.Irecv(received, other), self._comm.Isend(array, other))
 
-    def _wait(self, *requests: Any) -> None:
+    def _wait(self, *requests: Request) -> None:
         """Wait until all requests are done. Raises `RankError`."""
         waiting, looks, began, asked = list(requests), 0, 0.0, 0.0
         while True:
@@ -256,12 +247,6 @@ class MPIGroup(Group):
                     self._ask()
                     asked = time.monotonic()
             time.sleep(_PAUSE)
-
-    def _raise_failure(self) -> None:
-        """Raise `RankError` if another rank has failed."""
-        if found := self.failure():
-            rank, code, text = found
-            raise RankError(f"rank {rank} failed: {text}", reported=True, exit_code=code)
 
     def _ask(self) -> None:
         """Ask the other ranks whether they run. Raises `RankError` that names those that do not."""

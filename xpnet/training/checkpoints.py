@@ -145,6 +145,7 @@ class CheckpointManager:
             interrupted = max(number for number, _, _ in found)
             run.stop, is_due = any(stop for _, stop, _ in found), found[0][2]
         if self.checkpoints is not None and (interrupted or is_due):
+            self.group.wait_for_device()
             self._write(self.checkpoints)
             self._written = time.monotonic()
         return interrupted

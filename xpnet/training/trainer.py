@@ -226,6 +226,7 @@ class Trainer:
         options.require_rows(network, len(data), size)
         options.require_ranks(self, len(data), size)
         group = self.group
+        group.connect(network.backend)
 
         with ExclusiveUse() as use:
             use.acquire(
@@ -331,7 +332,10 @@ class Trainer:
                     ends_epoch = run.step == run.epoch * run.steps_per_epoch
                     last = ends_epoch and run.epoch == run.epochs
                     count = run.step if by_step else run.epoch
-                    if last or ((by_step or ends_epoch) and count % every == 0):
+                    logs = last or ((by_step or ends_epoch) and count % every == 0)
+                    if logs or ends_epoch or hooks.watches_steps:
+                        self.group.wait_for_device()  # what follows may read arrays
+                    if logs:
                         hooks("on_log", run, metrics.record())
                     for _ in range(run.step - before):
                         hooks("on_step_end", run)
