@@ -25,6 +25,7 @@ OF_KERNELS += ["backend/test_second_device"]
 ON_CUPY = ["accel/test_on_device", "accel/test_capture", "accel/test_cub_capture"]
 ON_CUPY += ["accel/test_lifetimes", "accel/test_precision", "accel/test_missing_library"]
 ON_CUPY += ["backend/test_double_and_cupy", "backend/test_device_errors", "training/test_targets"]
+ON_CUPY += ["distributed/test_nccl"]
 
 # How many tests must execute on the pretended device.
 LEAST_ON_CUPY = {"parity": 720, "kernels": 290, "all": 1450}

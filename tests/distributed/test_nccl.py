@@ -25,6 +25,7 @@ from strict_graphs import graphs_on_the_double
 from test_mpi import command, needs_mpiexec, run
 from thread_ranks import ThreadGroup, on_ranks
 
+import xpnet as xn
 from xpnet.backend import Backend
 from xpnet.cli.train import device_of_rank, train
 from xpnet.config import TrainConfig
@@ -114,17 +115,35 @@ def test_a_recorded_step_contains_its_sums(trained, ranks):
     [
         ("raises", "RankError: rank 1 failed: ZeroDivisionError: on this rank"),
         ("stops", "RankError: rank 1 does not answer: exited, stopped or unreachable"),
+        ("stops at once", "RankError: rank 1 does not answer: exited, stopped or unreachable"),
         ("reports", "RankError: NCCL reports NCCL_ERROR_REMOTE_ERROR: another rank, or the conn"),
         ("other", "AssertionError: ranks add something else"),
     ],
 )
 def test_a_rank_that_fails_ends_those_whose_device_waits(tmp_path, how, message):
-    code, _, err = run(command(2, PROGRAM, "double", tmp_path / "found.npz", how), seconds=120)
+    code, out, err = run(command(2, PROGRAM, "double", tmp_path / "found.npz", how), seconds=120)
     assert code != 0
     assert message in err
+    assert "rank 0 has aborted: True" in out
     # Rank 0 had made the last sum of its epoch, which its device cannot complete.
-    assert ("in wait_for_device" in err) == (how != "other")
+    assert ("in wait_for_device" in err) == (how not in ("other", "stops at once"))
     assert not (tmp_path / "found.npz").exists()
+
+
+@needs_mpiexec
+def test_the_command(device, tmp_path):
+    words = ["--epochs", "2", "--hidden", "32", "--threads", "1", "--no-report"]
+    on_gpus = [*words, "--device", "cuda", "--run", tmp_path / "two"]
+    where = place(device, 2)
+    code, out, err = run(command(2, PROGRAM, where, tmp_path / "none", "command", *on_gpus))
+    assert (code, err) == (0, "")
+    assert out.count("test accuracy") == out.count("epoch 1/2") == 1
+    alone = [sys.executable, "-m", "xpnet.train", *words, "--run", tmp_path / "one"]
+    code, _, err = run(alone)
+    assert code == 0, err
+    one, two = (xn.load(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    # float32, as in `test_ranks`.
+    assert test_ranks.difference(one, two) < 1e-5
 
 
 @needs_mpiexec
@@ -246,7 +265,7 @@ def test_more_ranks_than_gpus_are_an_error_before_a_folder_is_made(gpus, tmp_pat
 
 
 def test_one_process_takes_the_device_that_it_is_given():
-    assert device_of_rank("cuda", test_ranks.xn.distributed.Group()) == "cuda"
+    assert device_of_rank("cuda", xn.distributed.Group()) == "cuda"
 
 
 def test_ranks_that_share_a_gpu_add_on_the_host():

@@ -4,7 +4,8 @@ Arrays are those of the strict CuPy double, or of CuPy on the pretended device; 
 What NCCL leaves undefined is an error here: other counts, dtypes or calls than the other ranks
 make, calls in another order, on another device or stream than the current one, a `send` outside of
 a group. As on a GPU a call returns even if other ranks never make theirs: after `patience` seconds
-the device waits for ever (`Event.unreached`), and what it was to compute is NaN.
+the device waits for ever (`Event.unreached`), and what it was to compute is NaN. A first call of
+NCCL may wait instead, until `abort()`: then `patience` is large.
 """
 
 from __future__ import annotations
@@ -108,6 +109,7 @@ class Nccl(types.ModuleType):
         self.status = 0
         """What `check_async_error` raises, if not 0."""
         self.group: list[tuple[str, Any, tuple[int, ...]]] | None = None
+        self.grouping = 0
         self.kept: list[Any] = []
         nccl = self
 
@@ -216,13 +218,13 @@ class Nccl(types.ModuleType):
             def _is_done(self, requests: list[Any], *buffers: Any) -> bool:
                 """Whether the other ranks come within `patience`; else the device waits."""
                 end = time.monotonic() + (0 if Event.unreached else nccl.patience)
-                while not self._MPI.Request.Testall(requests):
+                while self._comm is not None and not self._MPI.Request.Testall(requests):
                     if time.monotonic() > end:
                         Event.unreached.append("a sum without the other ranks")
                         nccl.kept += [requests, buffers]  # MPI may still write into them
                         return False
                     time.sleep(1e-4)
-                return True
+                return self._comm is not None
 
         self.NcclCommunicator = NcclCommunicator
 
@@ -231,11 +233,11 @@ class Nccl(types.ModuleType):
 
     def groupStart(self) -> None:
         assert self.group is None
-        assert threading.current_thread() is threading.main_thread()
-        self.group = []
+        self.group, self.grouping = [], threading.get_ident()
 
     def groupEnd(self) -> None:
         assert self.group
+        assert self.grouping == threading.get_ident(), "a group is of one thread"
         calls, self.group = self.group, None
         communicator = calls[0][1]
         found = [(name, about) for name, own, about in calls if own is communicator]

@@ -3,7 +3,8 @@
 WHERE: `double`, the strict CuPy double with graphs, or `cupy`, CuPy on the pretended device, both
 with the double of NCCL; `nccl`: GPUs and NCCL itself. `CASE@M`: with M reproducible parts. The
 results go to OUT. Or one CASE that goes wrong in the last step of an epoch: `raises`, `stops` on
-rank 1, `reports`, `other` on rank 0. Or `rules`: what the double of NCCL refuses.
+rank 1, `reports`, `other` on rank 0; or `stops at once`, in the first step. Or `rules`: what the
+double of NCCL refuses; or `command` and the arguments of `python -m xpnet.train`.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "distributed"))
 import strict_cupy
 import test_ranks
 from nccl_double import Nccl, OnCupy, OnStrictCupy
-from strict_graphs import Stream, graphs_on_the_double, log
+from strict_graphs import Event, Stream, graphs_on_the_double, log
 
 import xpnet as xn
+import xpnet.backend
+import xpnet.train
 from xpnet.backend import Backend
 from xpnet.backend.context import change
 from xpnet.distributed import mpi_group, nccl_group
@@ -43,6 +46,8 @@ def devices(where: str) -> Iterator[tuple[Backend, Any]]:
     if where == "double":
         with graphs_on_the_double():
             nccl = sys.modules["cupy.cuda.nccl"] = Nccl(OnStrictCupy())
+            xpnet.backend._import_cupy = lambda number: strict_cupy.xp
+            nccl_group.gpus_here = lambda: [str(os.getpid())]
             yield Backend.of(strict_cupy.xp), nccl
         return
     if where == "nccl":
@@ -59,16 +64,18 @@ def devices(where: str) -> Iterator[tuple[Backend, Any]]:
 
 
 def go_wrong(case: str, group: Any, nccl: Nccl) -> None:
-    """From now on something is wrong in the sum of the last step of epoch 3."""
+    """From now on something is wrong in the sum of the last step of epoch 3, or in the first."""
     add, calls = group._sum, iter(range(10**6))
-    nccl.patience = 0.5
-    mpi_group.ASK_SECONDS, mpi_group.ANSWER_SECONDS = 1.0, 2.0
+    wrong = 0 if case == "stops at once" else 3 * STEPS - 1
 
     def add_or_not(array: Any) -> None:
-        if next(calls) == 3 * STEPS - 1:
+        if next(calls) == wrong:
+            nccl.patience = 0.5 if wrong else 1e6
+            if case.startswith("stops"):
+                mpi_group.ASK_SECONDS, mpi_group.ANSWER_SECONDS = 1.0, 2.0
             if case == "raises" and group.rank == 1:
                 raise ZeroDivisionError("on this rank")
-            if case == "stops" and group.rank == 1:
+            if case.startswith("stops") and group.rank == 1:
                 os.kill(os.getpid(), signal.SIGSTOP)
             if case == "reports" and group.rank == 0:
                 nccl.status = 6
@@ -130,12 +137,21 @@ def main(where: str, out: str, *cases: str) -> None:
     found: dict[str, Any] = {}
     nccl_group.NcclGroup._sum = wrapped(nccl_group.NcclGroup._sum)
     with devices(where) as (backend, nccl):
+        if cases[0] == "command":
+            code = xpnet.train.main([*cases[1:]])
+            assert xn.distributed.mpi().is_recorded
+            sys.exit(code)
         group = xn.distributed.mpi()
-        if cases[0] in ("raises", "stops", "reports", "other"):
+        if cases[0] in ("raises", "stops", "stops at once", "reports", "other"):
             go_wrong(cases[0], group, nccl)
             # Without recording each sum comes by `add_or_not`.
             change(recording_enabled=False)
-            test_ranks.train(group, backend=backend, epochs=50)
+            try:
+                test_ranks.train(group, backend=backend, epochs=50)
+            finally:
+                # On a GPU the process could not end otherwise.
+                is_aborted = group._communicator is None and not Event.unreached
+                print(f"rank {group.rank} has aborted: {is_aborted}", flush=True)
         if cases[0] == "rules":
             check_rules(group, nccl)
             return

@@ -21,6 +21,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import numpy
@@ -51,6 +52,7 @@ class NcclGroup(Group):
         self._backend = Backend()
         self._nccl: Any = None
         self._communicator: Any = None
+        self._called: set[tuple[int, ...]] = set()
 
     def own_gpu(self) -> str:
         """`cuda`, `cuda:1` ...: a GPU that this rank sees, and that no other rank is given.
@@ -91,14 +93,10 @@ class NcclGroup(Group):
             unique_id = bytes(self.broadcast(number) or ())
 
             def create() -> Any:
-                with backend.current():
-                    return self._nccl.NcclCommunicator(self.size, unique_id, self.rank)
+                return self._nccl.NcclCommunicator(self.size, unique_id, self.rank)
 
-            # It returns when all ranks have called it: a wait that has to end if one of them fails.
-            connection = _Connection(create)
-            self._wait(connection)
             with self._explained():
-                self._communicator = connection.result()
+                self._communicator = self._in_a_thread(create)
         self._gpus, self.is_recorded = found, self._communicator is not None
 
     def wait_for_device(self) -> None:
@@ -117,10 +115,8 @@ class NcclGroup(Group):
             self._sum_on_host(array)
         elif self._communicator is not None:
             address, *about = self._described(array)
-            with self._explained():
-                self._communicator.allReduce(
-                    address, address, *about, self._nccl.NCCL_SUM, self._stream()
-                )
+            given = address, address, *about, self._nccl.NCCL_SUM, self._stream()
+            self._call((*about,), partial(self._communicator.allReduce, *given))
         else:
             backend = Backend.of(array)
             host = backend.to_host(array)
@@ -131,13 +127,17 @@ class NcclGroup(Group):
         if isinstance(array, numpy.ndarray):
             self._exchange_on_host(array, received, other)
         elif self._communicator is not None:
-            stream = self._stream()
-            with self._explained():
+            communicator, stream = self._communicator, self._stream()
+            sent, wanted = self._described(array), self._described(received)
+
+            def call() -> None:
                 # One after the other would wait for the other rank, which does the same.
                 self._nccl.groupStart()
-                self._communicator.send(*self._described(array), other, stream)
-                self._communicator.recv(*self._described(received), other, stream)
+                communicator.send(*sent, other, stream)
+                communicator.recv(*wanted, other, stream)
                 self._nccl.groupEnd()
+
+            self._call((other, *sent[1:]), call)
         else:
             backend = Backend.of(array)
             host = backend.to_host(array)
@@ -158,6 +158,24 @@ class NcclGroup(Group):
 
     def _stream(self) -> int:
         return int(self._backend.xp.cuda.get_current_stream().ptr)
+
+    def _call(self, kind: tuple[int, ...], call: Callable[[], None]) -> None:
+        """`call()`; the first one of a `kind` connects to other ranks, and may wait for them.
+
+        It is not part of a capture, since a step is run before it is captured.
+        """
+        with self._explained():
+            if kind in self._called:
+                call()
+            else:
+                self._in_a_thread(call)
+                self._called.add(kind)
+
+    def _in_a_thread(self, call: Callable[[], Any]) -> Any:
+        """`call()` that waits for other ranks, so that it ends here if one of them fails."""
+        thread = _Thread(call, self._backend)
+        self._wait(thread)
+        return thread.result()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -186,6 +204,7 @@ class NcclGroup(Group):
     def _disconnect(self) -> None:
         """Give up the communicator; all ranks call it together."""
         communicator, self._communicator = self._communicator, None
+        self._called.clear()
         if communicator is not None:
             communicator.destroy()
 
@@ -214,18 +233,20 @@ class _Reached:
         return bool(self._runtime.eventQuery(self._event.ptr) != _NOT_READY)
 
 
-class _Connection(threading.Thread):
-    """A communicator that is made in a thread of its own."""
+class _Thread(threading.Thread):
+    """A call in a thread of its own, on the device of `backend`."""
 
-    def __init__(self, create: Callable[[], Any]) -> None:
+    def __init__(self, call: Callable[[], Any], backend: Backend) -> None:
         super().__init__(daemon=True)
-        self._create, self._made = create, None
+        self._call, self._backend = call, backend
+        self._made: Any = None
         self._error: Exception | None = None
         self.start()
 
     def run(self) -> None:
         try:
-            self._made = self._create()
+            with self._backend.current():
+                self._made = self._call()
         except Exception as error:
             self._error = error
 
