@@ -30,7 +30,7 @@ class Event(str):
     """An event by its name; it has been reached, unless a device that waits holds it up."""
 
     unreached: ClassVar[list[str]] = []
-    """Why no stream goes on; `nccl_double` says so."""
+    """What all streams wait for without end, if anything: see `nccl_double`."""
 
     @property
     def ptr(self) -> int:

@@ -229,7 +229,7 @@ class _Reached:
 
     def Test(self) -> bool:
         self._communicator.check_async_error()
-        # Also after an error of CUDA, which whoever reads an array next is told.
+        # An error of CUDA also ends the wait; the next read of an array raises it.
         return bool(self._runtime.eventQuery(self._event.ptr) != _NOT_READY)
 
 
