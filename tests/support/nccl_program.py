@@ -67,6 +67,7 @@ def go_wrong(case: str, group: Any, nccl: Nccl) -> None:
     """From now on something is wrong in the sum of the last step of epoch 3, or in the first."""
     add, calls = group._sum, iter(range(10**6))
     wrong = 0 if case == "stops at once" else 3 * STEPS - 1
+    signal.alarm(100)  # a wait without a bound fails the test, and leaves no process behind
 
     def add_or_not(array: Any) -> None:
         if next(calls) == wrong:
