@@ -287,6 +287,7 @@ def _import_nccl(ranks: int) -> Any:
     if not nccl.available:
         raise BackendUnavailable(
             f"distributed: {ranks} ranks, each with a GPU of its own, need NCCL, which CuPy cannot "
-            f"load here: pip install nvidia-nccl-cu13 (or nvidia-nccl-cu12 for a CUDA 12 driver)"
+            f"load here: pip install nvidia-nccl-cu13 (or nvidia-nccl-cu12 for a CUDA 12 driver); "
+            f"ranks that share a GPU (--device cuda:0) need none, and add on the host"
         )
     return nccl
