@@ -1,7 +1,8 @@
 """`python -m bench ranks`: a training step on one and on two ranks (extra `mpi`).
 
 Both on this machine, with one thread a rank, started by mpiexec in turns. The last columns are the
-sum of the gradients alone, and its share of a step on two ranks.
+sum of the gradients alone, and its share of a step on two ranks. A second table has the same steps
+with `reproducible_parts`, in the same turns.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from xpnet.errors import ConfigError, XpnetError
 
 NAMES = ("W2", "W4", "W5", "W7", "W8")
 RANKS = (1, 2)
+PARTS = (0, 4, 8)
 SUMS = 200
 
 
@@ -39,19 +41,20 @@ def run(options: argparse.Namespace) -> int:
     workloads = choose_workloads(options.workload or list(NAMES))
     found: dict[str, Any] = {"machine": machine.describe("cpu"), "us": {}}
     for workload in workloads:
-        runs: dict[str, list[dict[str, float]]] = {str(ranks): [] for ranks in RANKS}
+        kinds = [(ranks, parts) for ranks in RANKS for parts in PARTS]
+        runs: dict[str, list[dict[str, float]]] = {key(*kind): [] for kind in kinds}
         for _ in range(1 if options.quick else options.repeats):
-            for ranks in RANKS:
+            for ranks, parts in kinds:
                 words = [mpiexec, "-n", str(ranks), sys.executable, "-m", "bench.ranks"]
-                words += [workload.name, "quick"] if options.quick else [workload.name]
+                words += [workload.name, str(parts), *(["quick"] if options.quick else [])]
                 done = subprocess.run(
                     words, stdout=subprocess.PIPE, text=True, env=environment(1), cwd=ROOT
                 )
                 if done.returncode:
                     raise XpnetError(f"{workload.name} on {ranks} ranks ended with an error")
-                runs[str(ranks)].append(json.loads(done.stdout.splitlines()[-1]))
+                runs[key(ranks, parts)].append(json.loads(done.stdout.splitlines()[-1]))
         found["us"][workload.name] = runs
-        print(row(workload.name, runs), flush=True)
+        print(row(workload.name, runs), row_of_parts(workload.name, runs), sep="\n", flush=True)
     publish(options, "ranks", table(found), found)
     return 0
 
@@ -67,7 +70,21 @@ def table(found: dict[str, Any]) -> str:
         "| | 1 rank | 2 ranks | speedup | the sum alone | its share |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    return "\n".join([*lines, *(row(name, runs) for name, runs in found["us"].items())]) + "\n"
+    lines += [row(name, runs) for name, runs in found["us"].items()]
+    lines += [
+        "",
+        "With `reproducible_parts`: µs, and how many times as long as the same ranks without.",
+        "",
+        "| | 1 rank, 4 parts | 1 rank, 8 parts | 2 ranks, 4 parts | 2 ranks, 8 parts |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    lines += [row_of_parts(name, runs) for name, runs in found["us"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def key(ranks: int, parts: int) -> str:
+    """The name of the runs on so many ranks, in so many parts."""
+    return f"{ranks}, {parts} parts" if parts else str(ranks)
 
 
 def row(name: str, runs: dict[str, list[dict[str, float]]]) -> str:
@@ -80,12 +97,23 @@ def row(name: str, runs: dict[str, list[dict[str, float]]]) -> str:
     )
 
 
-def measure(workload: Workload, group: Group) -> dict[str, float]:
+def row_of_parts(name: str, runs: dict[str, list[dict[str, float]]]) -> str:
+    """A row of the table of `reproducible_parts`."""
+    cells = []
+    for ranks in RANKS:
+        plain, *others = (
+            statistics.median(found["step"] for found in runs[key(ranks, parts)]) for parts in PARTS
+        )
+        cells += [f"{step:,.0f}, {step / plain:.2f}" for step in others]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def measure(workload: Workload, group: Group, parts: int) -> dict[str, float]:
     """On each rank: µs of a step, and of the sum of its gradients alone."""
     from bench.peers.xpnet_peer import Fast
 
     peer = Fast(workload, "cpu")
-    peer.how = {"distributed": group}
+    peer.how = {"distributed": group, "reproducible_parts": parts}
     peer.repeat()
     step = statistics.median(peer.repeat() for _ in range(3))
     gradients, seconds = peer.network.flat_gradients, []
@@ -96,11 +124,11 @@ def measure(workload: Workload, group: Group) -> dict[str, float]:
     return {"step": 1e6 * step, "sum": 1e6 * statistics.median(seconds)}
 
 
-def main(name: str, *words: str) -> None:
+def main(name: str, parts: str, *words: str) -> None:
     """Called on each rank; the first one prints."""
     (workload,) = (one for one in WORKLOADS if one.name == name)
     group = mpi()
-    found = measure(quick(workload) if "quick" in words else workload, group)
+    found = measure(quick(workload) if "quick" in words else workload, group, int(parts))
     if group.rank == 0:
         print(json.dumps(found))
 

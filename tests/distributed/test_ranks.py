@@ -20,6 +20,7 @@ from xpnet.errors import ConfigError, RankError
 from xpnet.training.ranks import RankBatch, Ranks
 
 SAMPLES, BATCH = 203, 20  # the last batch has 3 rows: fewer than ranks
+STEPS = 200
 
 
 def layers(*, conv=False, norm=False, drop=False, noise=False):
@@ -52,7 +53,7 @@ CASES = {
     "augmentation": {"augmentation": True, "drop": True},
     "convolution": {"conv": True, "drop": True},
     "full batch": {"batch_size": None, "drop": True},
-    "large batch": {"samples": 4500, "batch_size": 4300, "epochs": 2},
+    "large batch": {"samples": 4500, "batch_size": 4300},
     "momentum": {"optimizer": xn.SGD(0.1, momentum=0.9), "drop": True},
     "batch norm": {"norm": True, "drop": True, "samples": 206},
     "batch norm, weights": {"norm": True, "weights": True, "samples": 206},
@@ -82,6 +83,13 @@ def train(
     return network, history
 
 
+def long_enough(*, samples=SAMPLES, batch_size=BATCH, **case):
+    """The case with as many epochs as have 200 steps."""
+    in_epoch = 1 if batch_size is None else -(-samples // batch_size)
+    sizes = {"samples": samples, "batch_size": batch_size}
+    return case | sizes | {"epochs": -(-STEPS // in_epoch)}
+
+
 def difference(one, other):
     values, reference = other.flat_parameters, one.flat_parameters
     return np.linalg.norm(values - reference) / np.linalg.norm(reference)
@@ -90,8 +98,9 @@ def difference(one, other):
 @pytest.mark.parametrize("size", [2, 3, 4])
 @pytest.mark.parametrize("name", CASES)
 def test_ranks_train_the_network_of_one_process(name, size):
-    alone, history = train(**CASES[name])
-    found = on_ranks(size, lambda group: train(group, **CASES[name]))
+    case = long_enough(**CASES[name])
+    alone, history = train(**case)
+    found = on_ranks(size, lambda group: train(group, **case))
     # Sums in another order: a few roundings a step of 2^-53, which BatchNorm amplifies.
     limit = 1e-10 if "norm" in CASES[name] else 1e-12
     for network, of_rank in found:
@@ -104,9 +113,11 @@ def test_ranks_train_the_network_of_one_process(name, size):
             assert one.val_loss == pytest.approx(other.val_loss, rel=limit * 100)
 
 
-def test_float32():
-    alone, _ = train(dtype="float32", drop=True)
-    for network, _ in on_ranks(3, lambda group: train(group, dtype="float32", drop=True)):
+@pytest.mark.parametrize("name", WITHOUT_NORM)
+def test_float32(name):
+    case = long_enough(**CASES[name]) | {"dtype": "float32"}
+    alone, _ = train(**case)
+    for network, _ in on_ranks(4, lambda group: train(group, **case)):
         assert difference(alone, network) < 1e-5
 
 

@@ -465,7 +465,8 @@ def test_ranks_runs(tmp_path, capsys):
     arguments = ["ranks", "--quick", "--workload", "W2", "--folder", str(tmp_path)]
     assert command_line.main(arguments) == 0
     runs = json.loads((tmp_path / "ranks.json").read_text())["us"]["W2"]
-    assert [len(runs[ranks]) for ranks in ("1", "2")] == [1, 1]
+    assert sorted(runs) == ["1", "1, 4 parts", "1, 8 parts", "2", "2, 4 parts", "2, 8 parts"]
+    assert [len(found) for found in runs.values()] == [1] * 6
     assert all(one["step"] > 0 for found in runs.values() for one in found)
     assert (tmp_path / "ranks.md").read_text() in capsys.readouterr().out
 
@@ -473,6 +474,10 @@ def test_ranks_runs(tmp_path, capsys):
 def test_ranks_divides_by_the_time_of_one():
     runs = {"1": [{"step": 300.0, "sum": 1.0}], "2": [{"step": 200.0, "sum": 20.0}]}
     assert ranks.row("W2", runs) == "| W2 | 300 | 200 | 1.50 | 20 | 10 % |"
+    steps = {"1, 4 parts": 330.0, "1, 8 parts": 600.0, "2, 4 parts": 300.0, "2, 8 parts": 500.0}
+    runs |= {name: [{"step": step, "sum": 1.0}] for name, step in steps.items()}
+    row = "| W2 | 330, 1.10 | 600, 2.00 | 300, 1.50 | 500, 2.50 |"
+    assert ranks.row_of_parts("W2", runs) == row
     with pytest.raises(ConfigError, match="ranks measures a CPU, found --device cuda"):
         command_line.main(["ranks", "--device", "cuda"])
 

@@ -1,5 +1,6 @@
-"""`mpiexec -n P python rank_program.py CASE OUT`: a case of `distributed/test_ranks.py` by MPI.
+"""`mpiexec -n P python rank_program.py CASE OUT [DTYPE]`: a case of `test_ranks.py` by MPI.
 
+It makes at least 200 steps. CASE@8: in 8 parts.
 Or a CASE that goes wrong on rank 1 while it trains: `raises`, `exits`, `ends`.
 """
 
@@ -33,14 +34,15 @@ class Wrong(xn.Callback):
             os._exit(7)
 
 
-def main(case: str, out: str) -> None:
+def main(case: str, out: str, dtype: str = "float64") -> None:
     group = xn.distributed.mpi()
     if case in ("raises", "exits", "ends"):
         checkpoints = xn.Checkpoints(out, every=1)
         callbacks = Wrong(case) if group.rank == 1 else ()
         test_ranks.train(group, 4, epochs=50, callbacks=callbacks, checkpoints=checkpoints)
     name, _, parts = case.partition("@")
-    network, history = test_ranks.train(group, int(parts or 0), **test_ranks.CASES[name])
+    how = test_ranks.long_enough(**test_ranks.CASES[name]) | {"dtype": dtype}
+    network, history = test_ranks.train(group, int(parts or 0), **how)
     same = group.all_gather(network.flat_parameters.tobytes().hex())
     assert len(set(same)) == 1
     if group.rank == 0:
