@@ -93,6 +93,13 @@ def test_the_command_trains_once_and_prints_once(tmp_path):
 
 
 @needs_mpiexec
+def test_help_is_printed_once():
+    code, out, err = run(train(2, "--help"))
+    assert (code, err) == (0, "")
+    assert out.count("usage: python -m xpnet.train") == 1
+
+
+@needs_mpiexec
 def test_killed_ranks_lose_nothing(tmp_path):
     settings = ["--epochs", "32", "--hidden", "64", "--reproducible-parts", "4"]
     code, _, err = run(train(1, *settings, "--threads", "2", "--run", tmp_path / "whole"))
@@ -190,6 +197,21 @@ def test_one_rank_says_what_is_wrong(tmp_path, words, more, message):
     assert message in errors[0]
     assert code == 2
     assert "seed" in message or not (tmp_path / "run").exists()
+
+
+@needs_mpiexec
+@pytest.mark.parametrize("missing", [0, 2])
+def test_a_process_that_never_starts_mpi_ends_the_others(missing):
+    joins = "from xpnet.distributed import mpi_group as m; m.START_SECONDS = 5; m.mpi()"
+    # One that ends before is no error for mpiexec, and MPI waits for it.
+    programs = ["pass" if rank == missing else joins for rank in range(3)]
+    one, *others = [["-n", "1", sys.executable, "-c", text] for text in programs]
+    words = [word for program in others for word in (":", *program)]
+    code, _, err = run([MPIEXEC, *one, *words], seconds=120)
+    errors = [line for line in err.splitlines() if line.startswith("xpnet: error:")]
+    assert len(errors) == 1, err
+    assert "of the 3 processes that mpiexec has started, some have not started MPI" in errors[0]
+    assert code != 0
 
 
 @needs_mpiexec

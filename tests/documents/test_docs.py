@@ -1,7 +1,8 @@
 """Every Python block of `docs/*.md` runs as printed, in order, in one namespace per page.
 
 A `text` block shows what the block above it prints; `bash` blocks are commands of several machines,
-which `tests/distributed` runs on one. Links of all documents name files that exist.
+which `tests/distributed` runs on one. `yaml` blocks are not run. Links of all documents name files
+that exist.
 """
 
 from __future__ import annotations

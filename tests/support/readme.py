@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
+FENCES = ("```bash", "```python", "```text", "```yaml")
 POINTS, LOSS = 0.5, 0.01
 """How far percentages and losses move with the rounding of another processor's sums."""
 
@@ -18,7 +19,7 @@ _NUMBER = re.compile(r"(\d[\d,]*(?:\.\d+)?)( %| s\b)?")
 
 @dataclass(frozen=True)
 class Block:
-    """What stands between two fences: `language` `bash`, `python` or `text`; `line` in the file."""
+    """What stands between two fences: `language` is one of `FENCES`; `line` in the file."""
 
     language: str
     text: str
@@ -40,10 +41,10 @@ def blocks(page: str) -> list[Block]:
             text = "".join(f"{text}\n" for text in lines[begin : number - 1])
             found.append(Block(lines[begin - 1][3:], text, begin + 1))
             begin = None
-        elif begin is None and line in ("```bash", "```python", "```text"):
+        elif begin is None and line in FENCES:
             begin = number
         else:
-            raise ValueError(f"line {number}: {line} is no fence of bash, python or text")
+            raise ValueError(f"line {number}: {line} is none of {', '.join(FENCES)}")
     if begin is not None:
         raise ValueError(f"line {begin}: the block does not end")
     return found

@@ -110,6 +110,16 @@ def test_a_trial_has_one_owner_until_that_one_is_dead() -> None:
         assert second.report(1, Record(1, 1, 0.1, 1.0, 0.5, 1.0, 0.5, 0.1))
 
 
+def test_a_file_from_the_future_is_of_no_living_process() -> None:
+    with Owners(Path("study")) as one:
+        other = one._file.with_name("other")
+        other.touch()
+        assert one.alive() == {one.name, "other"}
+        later = time.time() + 2 * owners.DEAD_SECONDS
+        os.utime(other, (later, later))
+        assert one.alive() == {one.name}
+
+
 def test_one_process_trains_the_best() -> None:
     with Owners(Path("study")) as one, Owners(Path("study")) as two:
         first, second = search(one), search(two)

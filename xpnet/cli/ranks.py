@@ -16,6 +16,12 @@ SECONDS = 2.0
 """How long a rank with an error waits for that of a lower rank, which then prints it for both."""
 
 
+class HelpPrinted(SystemExit):
+    """`--help` ends every rank alike, and none of them has failed."""
+
+    on_all_ranks = True
+
+
 def run(action: Callable[[Group], None]) -> int:
     """The exit code of `action(group)`, as `console.run` gives it; one rank prints for all."""
 

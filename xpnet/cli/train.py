@@ -60,7 +60,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
 
     def action(group: Group) -> None:
-        train(from_command_line(arguments, "python -m xpnet.train"), group)
+        try:
+            config = from_command_line(arguments, "python -m xpnet.train")
+        except SystemExit as ended:
+            raise ranks.HelpPrinted(ended.code) from None
+        train(config, group)
 
     return ranks.run(action)
 

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, TypeVar
@@ -23,11 +23,15 @@ import numpy
 
 from xpnet.backend import HostArray
 from xpnet.distributed.group import ALONE, Group
-from xpnet.distributed.launcher import launched, refuse
+from xpnet.distributed.launcher import Launched, launched, refuse
 from xpnet.distributed.nccl_group import NcclGroup, Request
+from xpnet.distributed.watch import killed_after
 from xpnet.errors import ConfigError, RankError, exit_code
 
 T = TypeVar("T")
+
+START_SECONDS = 300.0
+"""How long the processes wait for each other when MPI starts."""
 
 ASK_SECONDS = 12.0
 """How long a rank waits for the others before it asks whether they still run."""
@@ -54,14 +58,16 @@ def mpi() -> Group:
     """
     if find_spec("mpi4py") is None:
         raise ConfigError("distributed: mpi4py is not installed: run pip install 'xpnet[mpi]'")
+    found = launched()
     try:
-        from mpi4py import MPI
+        with _bounded_start(found):
+            from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise ConfigError(
             f"distributed: mpi4py cannot load an MPI library ({error}): run pip install "
             f"'xpnet[mpi]'"
         ) from None
-    found, size = launched(), int(MPI.COMM_WORLD.size)
+    size = int(MPI.COMM_WORLD.size)
     if found is not None and found.by != "torchrun" and size == 1 < found.size:
         raise ConfigError(
             f"distributed: {found.by} has started {found.size} processes, and mpi4py sees one, "
@@ -74,6 +80,19 @@ def mpi() -> Group:
             "(MPI_THREAD_MULTIPLE): use another one, such as that of pip install 'xpnet[mpi]'"
         )
     return Group() if size == 1 else MPIGroup(MPI)
+
+
+def _bounded_start(found: Launched | None) -> AbstractContextManager[None]:
+    """A limit for the start of MPI, which waits until all processes have started it."""
+    if found is None or found.size == 1:
+        return nullcontext()
+    message = (
+        f"xpnet: error: distributed: of the {found.size} processes that {found.by} has started, "
+        f"some have not started MPI after {START_SECONDS:g} seconds: look for their errors above, "
+        f"and whether Python and xpnet are installed on each machine"
+    )
+    # The first process whose time is over prints its line, and ends the others.
+    return killed_after(START_SECONDS + found.rank, message)
 
 
 def joined() -> Group:

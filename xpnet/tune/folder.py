@@ -31,9 +31,10 @@ def search_folder(folder: Path, settings: str, shared: bool = False) -> Iterator
         with lock(folder, "folder", "search", tidy=False):
             others = _others(folder)
             if others and not shared:
+                count = f"{len(others)} process{'es' * (len(others) > 1)}"
                 raise ConfigError(
-                    f"folder: {folder} is in use by {len(others)} processes with --shared: add "
-                    f"--shared, or name another with --folder"
+                    f"folder: {folder} is in use by {count} with --shared: add --shared, or name "
+                    f"another with --folder"
                 )
             _prepare(folder, settings, is_alone=not others)
             if not shared:

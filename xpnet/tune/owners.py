@@ -80,6 +80,7 @@ def living(folder: Path, now: float) -> set[str]:
     found = set()
     for path in (folder / FOLDER).glob("*"):
         with suppress(OSError):  # it may have ended meanwhile
-            if now - path.stat().st_mtime < DEAD_SECONDS:
+            # The clock of the file server may have been set back meanwhile.
+            if abs(now - path.stat().st_mtime) < DEAD_SECONDS:
                 found.add(path.name)
     return found
