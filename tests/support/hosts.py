@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+from contextlib import suppress
 from pathlib import Path
 
 MPIEXEC = Path(sysconfig.get_path("scripts"), "mpiexec")
@@ -84,7 +85,8 @@ class Loopback:
     def close(self) -> None:
         """End what runs on the second host."""
         for process in self.processes() | self.cut_off():
-            os.kill(process, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(process, signal.SIGKILL)
 
 
 class Namespaces(Loopback):
@@ -95,19 +97,19 @@ class Namespaces(Loopback):
 
     def _prepare(self, enter_first: str = "", enter_second: str = "") -> None:
         # A user namespace of its own, so that root is not needed.
-        self._keepers = [_keeper("unshare", "--map-root-user", "--net")]
+        self._residents = [_resident("unshare", "--map-root-user", "--net")]
         try:
-            first = f"nsenter -t {self._keepers[0].pid} -U -n --preserve-credentials"
-            self._keepers.append(_keeper(*first.split(), "unshare", "--net"))
-            second = f"nsenter -t {self._keepers[1].pid} -n"
-            peer = f"peer name {self.DEVICE} netns {self._keepers[1].pid}"
+            first = f"nsenter -t {self._residents[0].pid} -U -n --preserve-credentials"
+            self._residents.append(_resident(*first.split(), "unshare", "--net"))
+            second = f"nsenter -t {self._residents[1].pid} -n"
+            peer = f"peer name {self.DEVICE} netns {self._residents[1].pid}"
             _run(f"{first} ip link add {self.DEVICE} type veth {peer}")
             for enter, address in zip((first, f"{first} {second}"), self.ADDRESSES, strict=True):
                 _run(f"{enter} ip addr add {address}/24 dev {self.DEVICE}")
                 _run(f"{enter} ip link set lo up")
                 _run(f"{enter} ip link set {self.DEVICE} up")
         except OSError:
-            self._end_keepers()
+            self._end_residents()
             raise
         super()._prepare(first, second)
 
@@ -123,12 +125,12 @@ class Namespaces(Loopback):
     def close(self) -> None:
         """End what runs on the second host, and both namespaces."""
         super().close()
-        self._end_keepers()
+        self._end_residents()
 
-    def _end_keepers(self) -> None:
-        for keeper in self._keepers:
-            keeper.kill()
-            keeper.communicate()
+    def _end_residents(self) -> None:
+        for resident in self._residents:
+            resident.kill()
+            resident.communicate()
 
 
 def family(root: int) -> set[int]:
@@ -144,18 +146,18 @@ def family(root: int) -> set[int]:
     return {int(pid) for pid, _, state in rows if int(pid) in found and state[0] != "Z"}
 
 
-def _keeper(*words: str) -> subprocess.Popen[str]:
+def _resident(*words: str) -> subprocess.Popen[str]:
     """A process in a new namespace, which exists as long as it does."""
-    keeper = subprocess.Popen(
+    resident = subprocess.Popen(
         [*words, "sh", "-c", "echo; exec cat"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    if not keeper.stdout.readline():
-        raise OSError(keeper.communicate()[1])
-    return keeper
+    if not resident.stdout.readline():
+        raise OSError(resident.communicate()[1])
+    return resident
 
 
 def _run(command: str) -> None:
