@@ -15,9 +15,13 @@ from xpnet.backend import Backend
 from xpnet.errors import ConfigError, DataError, ShapeError
 from xpnet.gradcheck import numerical_gradient, relative_error
 from xpnet.losses import (
+    Huber,
     L2Penalty,
     Loss,
+    MeanAbsoluteError,
     MeanSquaredError,
+    Poisson,
+    Quantile,
     SigmoidBinaryCrossEntropy,
     SoftmaxCrossEntropy,
 )
@@ -137,7 +141,17 @@ def test_scale_multiplies_the_gradient_and_backward_can_be_repeated(
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("make", [SigmoidBinaryCrossEntropy, MeanSquaredError])
+@pytest.mark.parametrize(
+    "make",
+    [
+        SigmoidBinaryCrossEntropy,
+        MeanSquaredError,
+        MeanAbsoluteError,
+        Huber,
+        Poisson,
+        lambda: Quantile(0.9),
+    ],
+)
 def test_a_vector_of_outputs_is_a_matrix_of_one_column(
     make: Callable[[], Loss], weighted: bool, backend: Backend
 ) -> None:
@@ -262,6 +276,138 @@ def test_mean_squared_error_by_hand(backend: Backend) -> None:
     assert backend.to_host(loss.backward()).tolist() == [1.0, 2.0]
 
 
+@pytest.mark.parametrize(
+    ("loss", "outputs", "target", "expected", "slopes"),
+    [
+        (MeanAbsoluteError(), [1.0, 3.0], [0.0, 5.0], 1.5, [0.5, -0.5]),
+        (Huber(), [0.5, 3.0], [0.0, 0.0], 1.3125, [0.25, 0.5]),
+        (Huber(2), [-5.0, 1.0], [0.0, 0.0], 4.25, [-1.0, 0.5]),
+        (Poisson(), [0.0, np.log(3)], [2.0, 1.0], (4 - np.log(3)) / 2, [-0.5, 1.0]),
+        (Quantile(0.9), [1.0, 3.0], [0.0, 5.0], 0.95, [0.05, -0.45]),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Loss) else "",
+)
+def test_losses_of_regression_by_hand(
+    loss: Loss,
+    outputs: list[float],
+    target: list[float],
+    expected: float,
+    slopes: list[float],
+    backend: Backend,
+) -> None:
+    found = value(backend, loss, place(backend, outputs), place(backend, target))
+    assert found == pytest.approx(expected, rel=1e-15)
+    assert backend.to_host(loss.backward()) == pytest.approx(np.array(slopes), rel=1e-15)
+
+
+@every_loss
+def test_at_ties_the_gradient_is_that_of_torch(case: LossCase, backend: Backend) -> None:
+    """Where an output equals its target, and where the difference is `delta` of `Huber`."""
+    target = case.target(np.random.default_rng(0), (6, 3))
+    logits = np.zeros((6, 3)) if target.ndim == 1 else target.copy()
+    logits[3:] += np.array([[1.0], [-1.0], [2.5]])
+    loss = case.make()
+    loss.forward(place(backend, logits), place(backend, target))
+    z = tensor(logits).requires_grad_()
+    case.torch(z, tensor(target)).mean().backward()
+    assert error(backend.to_host(loss.backward()), z.grad) <= 1e-12
+
+
+LEVELS = (0.05, 0.5, 0.9)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_several_quantiles_agree_with_torch_and_with_the_derivative(
+    weighted: bool, backend: Backend
+) -> None:
+    rng = np.random.default_rng(5)
+    logits, target, weights = (
+        rng.standard_normal((9, 3)),
+        rng.standard_normal((9, 1)),
+        rng.random(9),
+    )
+    logits[:4, 1] = target[:4, 0]  # ties
+    loss, z, t = Quantile(LEVELS), place(backend, logits), place(backend, target)
+    w = place(backend, weights) if weighted else None
+    found = value(backend, loss, z, t, w)
+    gradient = backend.to_host(loss.backward()).copy()
+    outputs, goal = tensor(logits).requires_grad_(), tensor(target)
+    columns = [cases.pinball(outputs[:, k], goal[:, 0], q) for k, q in enumerate(LEVELS)]
+    samples = sum(columns) / 3
+    share = tensor(weights) / weights.sum() if weighted else 1 / 9
+    expected = (samples * share).sum()
+    expected.backward()
+    assert error(found, expected.detach()) <= 1e-12
+    assert error(gradient, outputs.grad) <= 1e-12
+    # The difference quotient at a tie is the mean of both slopes, as the gradient is.
+    numeric = numerical_gradient(lambda: value(backend, loss, z, t, w), z)
+    assert relative_error(loss.backward(), numeric) <= 1e-7
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_several_quantiles_keep_dtype_and_memory(dtype: str, double: Backend) -> None:
+    rng, loss = np.random.default_rng(5), Quantile(LEVELS)
+    z, t = place(double, rng.random((7, 3)), dtype), place(double, rng.random((7, 1)), dtype)
+    value, slopes = loss.forward(z, t), loss.backward()
+    assert value.dtype == slopes.dtype == np.dtype(dtype)
+    before = double.to_host(slopes).copy()
+    with strict_cupy.forbid("sync", "h2d", "d2h", "alloc"):
+        loss.forward(z, t)
+        loss.backward()
+        loss.forward(z[:5], t[:5])
+        loss.backward()
+    for (_, name), memory in loss.workspace._memory.items():
+        if name != "ones":
+            memory.fill(1)
+    loss.forward(z, t)
+    assert np.array_equal(double.to_host(loss.backward()), before)
+
+
+def test_one_quantile_in_a_list_is_one_quantile(backend: Backend) -> None:
+    rng = np.random.default_rng(5)
+    z, t = place(backend, rng.random((7, 1))), place(backend, rng.random((7, 1)))
+    one, several = Quantile(0.3), Quantile([0.3])
+    assert value(backend, one, z, t) == value(backend, several, z, t)
+    assert np.array_equal(backend.to_host(one.backward()), backend.to_host(several.backward()))
+
+
+@pytest.mark.parametrize("rows", [101, 1001])
+def test_the_minimum_is_the_quantile_of_the_targets(rows: int) -> None:
+    target = np.random.default_rng(rows).standard_normal((rows, 1))
+    for loss, q in [(Quantile(0.9), 0.9), (Quantile(0.25), 0.25), (MeanAbsoluteError(), 0.5)]:
+        # With an odd number of samples of this size the quantile is one of the targets.
+        best = np.quantile(target, q, method="inverted_cdf")
+        slopes = []
+        for shift in (-1e-9, 1e-9):
+            loss.forward(np.full((rows, 1), best + shift), target)
+            slopes.append(loss.backward().sum())
+        assert slopes[0] < 0 < slopes[1]
+
+
+def test_the_minimum_of_poisson_is_the_logarithm_of_the_mean() -> None:
+    target = np.random.default_rng(0).poisson(3, (100, 1)).astype(float)
+    loss = Poisson()
+    loss.forward(np.full((100, 1), np.log(target.mean())), target)
+    # A sum of a hundred terms of about 3.
+    assert abs(loss.backward().sum()) < 1e-13
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Huber(0), "delta must be a number above 0, found 0"),
+        (lambda: Huber(float("inf")), "delta must be a number above 0, found inf"),
+        (lambda: Quantile(1), r"quantiles must be a number in \(0, 1\), found 1"),
+        (lambda: Quantile((0.5, 0.0)), r"quantiles must be a number in \(0, 1\), found 0.0"),
+        (lambda: Quantile(()), r"one number between 0 and 1, or several, found \(\)"),
+        (lambda: Quantile("0.5"), r"quantiles must be a number in \(0, 1\), found '0.5'"),
+    ],
+)
+def test_wrong_parameters_are_named(make: Callable[[], Loss], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make()
+
+
 def test_l2_penalty_agrees_with_torch(backend: Backend, compared: Callable[[str], None]) -> None:
     rng = np.random.default_rng(0)
     w, g = rng.standard_normal(30), rng.standard_normal(30)
@@ -304,6 +450,17 @@ def test_l2_penalty_keeps_dtype_and_memory(dtype: str, double: Backend) -> None:
         ),
         (MeanSquaredError(), (3, 1), np.zeros(3), r"\(3, 1\) and \(3,\)"),
         (SigmoidBinaryCrossEntropy(), (3, 1), np.zeros((3, 2)), r"\(3, 1\) and \(3, 2\)"),
+        (MeanAbsoluteError(), (3, 1), np.zeros(3), r"\(3, 1\) and \(3,\)"),
+        (Huber(), (3, 1), np.zeros(3), r"\(3, 1\) and \(3,\)"),
+        (Poisson(), (3, 1), np.zeros(3), r"\(3, 1\) and \(3,\)"),
+        (Quantile(), (3, 1), np.zeros(3), r"\(3, 1\) and \(3,\)"),
+        (
+            Quantile(LEVELS),
+            (3, 3),
+            np.zeros((3, 3)),
+            r"targets \(N, 1\), found \(3, 3\) and \(3, 3",
+        ),
+        (Quantile(LEVELS), (3, 2), np.zeros((3, 1)), r"outputs \(N, 3\) and targets"),
     ],
 )
 def test_wrong_shapes_are_named(

@@ -17,8 +17,8 @@ Train on the digits that come with xpnet, test, and keep the network:
   networks, or your own `Layer`, which names each `Parameter` that it has. For images:
   `Unflatten`, `Conv2d`, `MaxPool2d`, `AveragePool2d`, `GlobalAveragePool2d`, `BatchNorm2d`,
   `Dropout2d`, `Flatten`.
-- Losses: `SoftmaxCrossEntropy`, `SigmoidBinaryCrossEntropy`, `MeanSquaredError`, or your own
-  `Loss`.
+- Losses: `SoftmaxCrossEntropy`, `SigmoidBinaryCrossEntropy`, `MeanSquaredError`,
+  `MeanAbsoluteError`, `Huber`, `Poisson`, `Quantile`, or your own `Loss`.
 - Optimizers: `SGD`, `RMSprop`, `Adam`, `AdamW`; learning rate schedules: `xpnet.schedules`.
 - Training: `fit`, `evaluate`, `History`, `DeviceData`, `Augmentation`, `Checkpoints`, and
   the callbacks `EarlyStopping`, `Progress`, or your own `Callback`. For custom training:
@@ -70,7 +70,16 @@ from xpnet.layers import (
     Tanh,
     Unflatten,
 )
-from xpnet.losses import Loss, MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
+from xpnet.losses import (
+    Huber,
+    Loss,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    Poisson,
+    Quantile,
+    SigmoidBinaryCrossEntropy,
+    SoftmaxCrossEntropy,
+)
 from xpnet.network import Sequential
 from xpnet.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from xpnet.serialization import load, save
@@ -105,16 +114,20 @@ __all__ = [
     "GaussianNoise",
     "GlobalAveragePool2d",
     "History",
+    "Huber",
     "Layer",
     "LayerNorm",
     "LeakyReLU",
     "Linear",
     "Loss",
     "MaxPool2d",
+    "MeanAbsoluteError",
     "MeanSquaredError",
     "Optimizer",
     "Parameter",
+    "Poisson",
     "Progress",
+    "Quantile",
     "RMSprop",
     "ReLU",
     "Residual",

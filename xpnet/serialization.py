@@ -27,6 +27,7 @@ TRAINING = "training"
 
 _KEY = "xpnet"
 _FORMAT = 1
+_PREDICTIONS = ("class", "labels", "values", "rates")
 
 
 def save(network: Sequential, path: str | Path) -> None:
@@ -151,7 +152,7 @@ def _prediction(
     found = about.get("prediction")
     if found is None:
         return None, None
-    if isinstance(found, dict) and found.get("kind") in ("class", "labels", "values"):
+    if isinstance(found, dict) and found.get("kind") in _PREDICTIONS:
         shape = found.get("shape")
         if shape is None or shape in ([], [outputs]):
             return found["kind"], None if shape is None else tuple(shape)

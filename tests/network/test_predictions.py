@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import place
+from cases import LOSSES, place
 from scipy.special import expit, softmax
 
 import xpnet as xn
@@ -73,6 +73,40 @@ def test_of_classes_their_numbers(backend: Backend) -> None:
     assert (backend.to_host(made.predict(x)) == labels).mean() > 0.9
     logits = backend.to_host(made.forward(x))
     assert np.allclose(backend.to_host(made.predict_proba(x)), softmax(logits, axis=1), atol=1e-6)
+
+
+def test_of_counts_the_rates(backend: Backend, tmp_path: Path) -> None:
+    rates = np.exp(X[:, :2])
+    made = trained(2, rates, xn.Poisson(), backend)
+    x = place(backend, X, "float32")
+    found = backend.to_host(made.predict(x))
+    assert np.array_equal(found, np.exp(backend.to_host(made.forward(x))))
+    # The rates lie between 0.1 and 12.
+    assert np.abs(np.log(found / rates)).mean() < 0.1
+    with pytest.raises(ConfigError, match="trained on values, so it has no probabilities"):
+        made.predict_proba(x)
+    with pytest.raises(ConfigError, match="a network that predicts rates"):
+        xn.evaluate(made, (X, np.arange(60) % 2))
+    xn.save(made, tmp_path / "model.safetensors")
+    read = xn.load(tmp_path / "model.safetensors", device=backend)
+    assert np.array_equal(backend.to_host(read.predict(x)), found)
+
+
+@pytest.mark.parametrize("target", [VALUES[:, 0], VALUES[:, :1]], ids=["(N,)", "(N, 1)"])
+def test_of_several_quantiles_a_column_each(
+    target: np.ndarray, backend: Backend, tmp_path: Path
+) -> None:
+    made = trained(3, target, xn.Quantile((0.1, 0.5, 0.9)), backend)
+    x = place(backend, X, "float32")
+    found = backend.to_host(made.predict(x))
+    assert np.array_equal(found, backend.to_host(made.forward(x)))
+    # Ten of a hundred are above the 0.9-quantile; in 60 samples that were trained on, roughly.
+    above = (target.reshape(60, 1) > found).mean(axis=0)
+    assert above[0] > 0.7
+    assert above[2] < 0.3
+    xn.save(made, tmp_path / "model.safetensors")
+    read = xn.load(tmp_path / "model.safetensors", device=backend)
+    assert np.array_equal(backend.to_host(read.predict(x)), found)
 
 
 def test_of_a_loss_of_ones_own_the_values() -> None:
@@ -184,7 +218,8 @@ def test_backward_needs_a_forward_pass_in_training(backend: Backend) -> None:
             ConfigError, match=r"backward\(\) needs forward\(x, training=True\) first"
         ):
             made.backward(x[:, :3])
-    for kind in (xn.SoftmaxCrossEntropy, xn.SigmoidBinaryCrossEntropy, xn.MeanSquaredError):
+    kinds = {case.kind for case in LOSSES}
+    for kind in sorted(kinds, key=lambda kind: kind.__name__):
         with pytest.raises(ConfigError, match=rf"^{kind.__name__}: backward\(\) needs forward"):
             kind().backward()
     loss.forward(made.forward(x, training=True), labels)

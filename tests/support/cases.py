@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,15 @@ def _labels(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     return rng.integers(0, shape[1], shape[0])
 
 
+def _values(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    return rng.standard_normal(shape)
+
+
+def pinball(z: torch.Tensor, t: torch.Tensor, q: float) -> torch.Tensor:
+    """The loss of the `q`-quantile, which PyTorch lacks."""
+    return torch.maximum(q * (t - z), (q - 1) * (t - z))
+
+
 LOSSES = [
     LossCase(
         "SoftmaxCrossEntropy",
@@ -282,9 +292,45 @@ LOSSES = [
     LossCase(
         "MeanSquaredError",
         losses.MeanSquaredError,
-        lambda rng, shape: rng.standard_normal(shape),
+        _values,
         lambda z, t: torch.nn.functional.mse_loss(z, t, reduction="none"),
         losses.MeanSquaredError,
+    ),
+    LossCase(
+        "MeanAbsoluteError",
+        losses.MeanAbsoluteError,
+        _values,
+        lambda z, t: torch.nn.functional.l1_loss(z, t, reduction="none"),
+        losses.MeanAbsoluteError,
+    ),
+    LossCase(
+        "Huber",
+        losses.Huber,
+        _values,
+        lambda z, t: torch.nn.functional.huber_loss(z, t, reduction="none"),
+        losses.Huber,
+    ),
+    LossCase(
+        "Huber-delta",
+        losses.Huber,
+        _values,
+        lambda z, t: torch.nn.functional.huber_loss(z, t, reduction="none", delta=2.5),
+        lambda: losses.Huber(2.5),
+    ),
+    LossCase(
+        "Poisson",
+        losses.Poisson,
+        lambda rng, shape: rng.poisson(2, shape).astype(np.float64),
+        lambda z, t: torch.nn.functional.poisson_nll_loss(z, t, reduction="none"),
+        losses.Poisson,
+    ),
+    LossCase("Quantile", losses.Quantile, _values, partial(pinball, q=0.5), losses.Quantile),
+    LossCase(
+        "Quantile-0.9",
+        losses.Quantile,
+        _values,
+        partial(pinball, q=0.9),
+        lambda: losses.Quantile(0.9),
     ),
 ]
 

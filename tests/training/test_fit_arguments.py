@@ -338,6 +338,10 @@ def test_an_optimizer_by_name_has_its_defaults(name: str, made: xn.optimizers.Op
         (("cross_entropy", "cross-entropy", "CrossEntropy", "softmax_cross_entropy"), None, LABELS),
         (("mse", "MSE", "mean_squared_error"), xn.MeanSquaredError, ONE_HOT),
         (("bce", "binary_cross_entropy"), xn.SigmoidBinaryCrossEntropy, ONE_HOT),
+        (("mae", "mean_absolute_error"), xn.MeanAbsoluteError, ONE_HOT),
+        (("huber",), xn.Huber, ONE_HOT),
+        (("poisson",), xn.Poisson, ONE_HOT),
+        (("quantile",), xn.Quantile, ONE_HOT),
     ],
 )
 def test_a_loss_by_name(names: tuple[str, ...], made: Any, y: Any) -> None:

@@ -8,7 +8,16 @@ import pytest
 import xpnet as xn
 from xpnet.backend import Backend
 from xpnet.errors import DataError, ShapeError
-from xpnet.losses import Loss, MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
+from xpnet.losses import (
+    Huber,
+    Loss,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    Poisson,
+    Quantile,
+    SigmoidBinaryCrossEntropy,
+    SoftmaxCrossEntropy,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,6 +30,13 @@ from xpnet.losses import Loss, MeanSquaredError, SigmoidBinaryCrossEntropy, Soft
         (SigmoidBinaryCrossEntropy(), np.array([[False], [True]]), 1),
         (MeanSquaredError(), np.array([[-1e300], [7.0]]), 1),
         (MeanSquaredError(), np.array([3, 5]), 1),
+        (MeanAbsoluteError(), np.array([3, 5]), 1),
+        (Huber(), np.array([[3.0, -5.0]]), 2),
+        (Poisson(), np.array([0, 5]), 1),
+        (Poisson(), np.array([[0.0, 2.5]]), 2),
+        (Quantile(), np.array([[3.0, -5.0]]), 2),
+        (Quantile((0.1, 0.9)), np.array([3.0, 5.0]), 2),
+        (Quantile((0.1, 0.9)), np.array([[3.0], [5.0]]), 2),
         (Loss(), np.array([["anything"]]), 7),
     ],
 )
@@ -64,6 +80,23 @@ def test_targets_that_fit_pass(loss: Loss, target: np.ndarray, outputs: int) -> 
         (SigmoidBinaryCrossEntropy(), np.array([0.0, np.nan]), 1, DataError, "nan in row 1, and"),
         (SigmoidBinaryCrossEntropy(), np.zeros(3), 2, ShapeError, r"\(3,\).*\(N, 2\)"),
         (MeanSquaredError(), np.array([[1.0], [np.inf]]), 1, DataError, "inf in row 1, column 0"),
+        (MeanAbsoluteError(), np.array([np.nan]), 1, DataError, "nan in row 0, and Mean.*finite"),
+        (MeanAbsoluteError(), np.zeros((3, 2)), 1, ShapeError, r"\(3, 2\).*\(N, 1\)"),
+        (Huber(), np.array([-np.inf]), 1, DataError, "-inf in row 0, and Huber.*finite numbers"),
+        (Huber(), np.zeros((3, 2)), 1, ShapeError, r"\(3, 2\).*\(N, 1\)"),
+        (
+            Poisson(),
+            np.array([[0.0, 3.0], [1.0, -2.0]]),
+            2,
+            DataError,
+            "-2 in row 1, column 1, and Poisson takes finite numbers of 0 or more$",
+        ),
+        (Poisson(), np.array([np.inf]), 1, DataError, "inf in row 0, and Poisson takes finite"),
+        (Poisson(), np.zeros((3, 2)), 1, ShapeError, r"\(3, 2\).*\(N, 1\)"),
+        (Quantile(), np.array([np.nan]), 1, DataError, "nan in row 0, and Quantile takes finite"),
+        (Quantile(), np.zeros((3, 2)), 1, ShapeError, r"\(3, 2\).*\(N, 1\)"),
+        (Quantile((0.1, 0.9)), np.zeros((3, 2)), 2, ShapeError, r"\(3, 2\).*\(N, 1\)"),
+        (Quantile((0.1, 0.9)), np.zeros(3), 3, ShapeError, "2 quantiles and the network 3 outputs"),
         (MeanSquaredError(), np.zeros((3, 2)), 1, ShapeError, r"\(3, 2\).*\(N, 1\)"),
         (MeanSquaredError(), np.array([["1"]]), 1, ShapeError, "takes numbers"),
         (MeanSquaredError(), np.array([[1j]]), 1, ShapeError, "complex128.*takes numbers"),

@@ -217,6 +217,13 @@ def test_names_of_classes_stay_text(tmp_path):
     assert len([tag for tag, _ in Elements(page).tags if tag == "script"]) == 2
 
 
+def test_a_network_of_rates_has_no_probabilities_to_show(tmp_path):
+    network = digits_network()
+    network.prediction = "rates"
+    with pytest.raises(ConfigError, match="trained on values, so it has no probabilities"):
+        page_of(network, tmp_path)
+
+
 def test_no_part_of_the_page_ends_its_own_script(saved):
     for _, about, data in Elements(html_page(Model.load(saved))).texts:
         assert not re.search(r"</script|<!--", data, re.IGNORECASE), about

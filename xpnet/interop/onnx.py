@@ -33,7 +33,8 @@ def export_onnx(network: Sequential, path: str | Path, *, normalise: bool = Fals
     """Write `network`, as it predicts, to the ONNX file `path`, atomically.
 
     The file takes `x`: `(N, in_features)`, any `N`, and gives `y`: `(N, out_features)`, what
-    `network.forward(x)` gives: logits, where a classifier was trained. `x`, `y` and the weights
+    `network.forward(x)` gives: logits, where a classifier was trained, and logarithms of rates
+    after training with `Poisson`. `x`, `y` and the weights
     have the network's own dtype (a runtime that computes in float32 alone, as onnxruntime does for
     convolutions, needs a float32 network). Dropout and noise are left out, `BatchNorm` takes its
     running statistics. Weights keep their names and shapes (`0.weight`: `(out, in)`). The same

@@ -21,6 +21,9 @@ _ACTIVATIONS: dict[str, type[Layer] | None] = {
     "identity": None,
 }
 
+_PREDICTIONS = {"identity": "values", "exp": "rates"}
+"""What a regressor predicts, by its output activation."""
+
 _METHODS = ("predict", "predict_proba", "_predict", "_forward_pass", "_forward_pass_fast")
 """The output functions of a model that are known."""
 
@@ -33,7 +36,8 @@ def from_sklearn(model: Any, *, device: str | Backend = "cpu") -> Sequential:
     xpnet's do, in logits. A model of two classes has one output `z` and the probability `σ(z)`; its
     network has the outputs `(0, z)`, of which the softmax is `(1 − σ(z), σ(z))`. For a regressor,
     `forward(x)`: `(N, outputs)` equals the model's `predict(x)`, with an axis for the outputs even
-    if there is only one; `predict(x)` leaves it out as the model does.
+    if there is only one; `predict(x)` leaves it out as the model does. With `loss="poisson"`
+    `forward(x)` is the logarithm of that, and `predict(x)` the rate.
 
     Raises `ConfigError` for a model that is not fitted, is something else (such as a subclass
     that computes its outputs in its own way), decides on several labels at once, or ends in
@@ -60,10 +64,10 @@ def from_sklearn(model: Any, *, device: str | Backend = "cpu") -> Sequential:
     if not hasattr(model, "coefs_"):
         raise ConfigError(f"the {name} is not fitted, so it has no weights: call fit() first")
     classes = _classes(model) if isinstance(model, neural.MLPClassifier) else None
-    if classes is None and model.out_activation_ != "identity":
+    if classes is None and model.out_activation_ not in _PREDICTIONS:
         raise ConfigError(
             f"the {name} ends in {model.out_activation_!r}, xpnet's networks end in a linear "
-            f"layer: fit it with loss 'squared_error'"
+            f"layer: fit it with loss 'squared_error' or 'poisson'"
         )
     weights = [coefficients.T for coefficients in model.coefs_]
     biases = list(model.intercepts_)
@@ -80,7 +84,7 @@ def from_sklearn(model: Any, *, device: str | Backend = "cpu") -> Sequential:
         made.append(Linear(weight.shape[1], weight.shape[0]))
     network = Sequential(made, backend=device, dtype=str(weights[0].dtype))
     network.load_state_dict(state)
-    network.prediction = "values" if classes is None else "class"
+    network.prediction = "class" if classes else _PREDICTIONS[model.out_activation_]
     is_flat = classes is not None or model.n_outputs_ == 1
     network.target_shape = () if is_flat else (model.n_outputs_,)
     if classes is not None:

@@ -38,8 +38,9 @@ _HOOKS = {
 def to_torch(network: Sequential) -> nn.Sequential:
     """`network` as a `torch.nn.Sequential` on the CPU, of the same dtype, in evaluation mode.
 
-    It owns copies of the parameters and running statistics and gives the same outputs, `(N,
-    in_features) -> (N, out_features)`; position and name of each parameter are the same too. For
+    It owns copies of the parameters and running statistics and gives the same outputs as
+    `network(x)` (logits; logarithms of rates after training with `Poisson`), `(N, in_features) ->
+    (N, out_features)`; position and name of each parameter are the same too. For
     images it takes rows, `x.reshape(len(x), -1)` of `(N, C, H, W)`; images that it gives are `(N,
     C, H, W)`. A network within the network is a `Sequential` too, and a `Residual` is a
     `Sequential` that adds its input to its output. `GaussianNoise`, which PyTorch lacks, becomes

@@ -10,12 +10,16 @@ difference of two probabilities and nothing is divided by something that may be 
 from xpnet.losses.base import Loss
 from xpnet.losses.classification import SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
 from xpnet.losses.penalty import L2Penalty
-from xpnet.losses.regression import MeanSquaredError
+from xpnet.losses.regression import Huber, MeanAbsoluteError, MeanSquaredError, Poisson, Quantile
 
 __all__ = [
+    "Huber",
     "L2Penalty",
     "Loss",
+    "MeanAbsoluteError",
     "MeanSquaredError",
+    "Poisson",
+    "Quantile",
     "SigmoidBinaryCrossEntropy",
     "SoftmaxCrossEntropy",
 ]

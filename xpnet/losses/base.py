@@ -23,8 +23,9 @@ class Loss:
     """
 
     prediction: ClassVar[str | None] = None
-    """What a network trained with this loss predicts: `"class"`, `"labels"` or `"values"`; None:
-    the class where targets are whole numbers `(N,)` and outputs several, else the values."""
+    """What a network trained with this loss predicts: `"class"`, `"labels"`, `"values"` or
+    `"rates"` (the exponentials of its outputs); None: the class where targets are whole numbers
+    `(N,)` and outputs several, else the values."""
 
     takes_logits: ClassVar[bool] = False
     """Whether the loss applies the output activation itself."""

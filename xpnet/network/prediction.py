@@ -31,10 +31,10 @@ class Predictions(Layer):
         """The prediction for each row of `x`: `(N, in_features)`.
 
         It depends on the training loss. `SoftmaxCrossEntropy`: the most likely class, `(N,)` int64;
-        `SigmoidBinaryCrossEntropy`: 1 where the probability is above a half, else 0, int64; any
-        other loss: the outputs. Labels and values have the shape of the training targets, `(N,)` or
-        `(N, out_features)`. An untrained network predicts the class, or the value if it has one
-        output.
+        `SigmoidBinaryCrossEntropy`: 1 where the probability is above a half, else 0, int64;
+        `Poisson`: the rates, `exp` of the outputs; any other loss: the outputs. Labels, rates and
+        values have the shape of the training targets, `(N,)` or `(N, out_features)`. An untrained
+        network predicts the class, or the value if it has one output.
         """
         kind = self._answers()
         outputs = self.forward(x)
@@ -43,6 +43,8 @@ class Predictions(Layer):
             return argmax(outputs)
         if kind == "labels":
             outputs = (outputs > 0).astype(xp.int64)
+        if kind == "rates":
+            xp.exp(outputs, out=outputs)
         if self.target_shape == () and self.out_features == 1:
             outputs = outputs.reshape(len(outputs))
         return outputs
@@ -74,7 +76,7 @@ class Predictions(Layer):
         if isinstance(self.output_layer(), Softmax | Sigmoid):
             return "identity"
         kind = self._answers()
-        if kind == "values":
+        if kind in ("values", "rates"):
             what = "was trained on values" if self.prediction else "has a single output"
             raise ConfigError(f"the network {what}, so it has no probabilities: use predict()")
         return "sigmoid" if kind == "labels" else "softmax"

@@ -72,8 +72,8 @@ class Sequential(Predictions, NetworkAsLayer):
     training; each thread has its own buffers. Only one thread at a time may train a network.
 
     **Predictions.** The result of `predict` depends on the loss used in training. The attribute
-    `prediction`, which is saved with the network, is `"class"`, `"labels"`, `"values"`, or None
-    before training.
+    `prediction`, which is saved with the network, is `"class"`, `"labels"`, `"values"`, `"rates"`
+    (the exponentials of the outputs), or None before training.
 
     Raises `ShapeError` when one layer does not fit the one before; `ConfigError` if there are no
     layers, if one of them is not a layer or already belongs to another network, or if `dtype` is

@@ -42,7 +42,7 @@ def evaluate(network: Sequential, data: Part) -> Evaluation:
     instance("network", network, Sequential, "a Sequential")
     data = on_device(network, data, "data").view()
     mean, loss = MeanLoss(network.backend), SoftmaxCrossEntropy()
-    if data.target.dtype.kind == "f" or network.prediction in ("labels", "values"):
+    if data.target.dtype.kind == "f" or network.prediction in ("labels", "values", "rates"):
         raise ConfigError(
             f"evaluate() measures a classifier by its labels (N,), whole numbers, and data has "
             f"targets of {data.target.dtype} and shape {tuple(data.target.shape)} for a network "

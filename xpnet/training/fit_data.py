@@ -8,12 +8,31 @@ from xpnet.backend import Array, HostArray
 from xpnet.data.dataset import Dataset
 from xpnet.data.normalisation import Normalisation
 from xpnet.errors import ConfigError, DataError, DeviceMismatch, ShapeError, short_repr
-from xpnet.losses import Loss, MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
+from xpnet.losses import (
+    Huber,
+    Loss,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    Poisson,
+    Quantile,
+    SigmoidBinaryCrossEntropy,
+    SoftmaxCrossEntropy,
+)
 from xpnet.network import Sequential
 from xpnet.training.device_data import DeviceData
 
 Part: TypeAlias = DeviceData | Dataset | tuple[Any, Any]
 """Samples with their targets, as `fit()` and `evaluate()` take them."""
+
+_OF_VALUES = (
+    MeanSquaredError,
+    MeanAbsoluteError,
+    Huber,
+    Poisson,
+    Quantile,
+    SigmoidBinaryCrossEntropy,
+)
+"""Losses that take numbers, one for each output of the network."""
 
 _KINDS = "the pair (x, y), a DeviceData or a Dataset"
 
@@ -82,7 +101,7 @@ def fitted(data: DeviceData, network: Sequential, loss: Loss, name: str) -> Devi
     target = data.target
     if isinstance(loss, SoftmaxCrossEntropy):
         target = _as_labels(data, network, name)
-    elif isinstance(loss, MeanSquaredError | SigmoidBinaryCrossEntropy):
+    elif isinstance(loss, _OF_VALUES):
         target = _as_values(data, network, loss, name)
     require_targets(network.backend.to_host(target), network, loss, name)
     if target is not data.target:
@@ -144,6 +163,10 @@ def _as_labels(data: DeviceData, network: Sequential, name: str) -> Array:
 
 def _as_values(data: DeviceData, network: Sequential, loss: Loss, name: str) -> Array:
     target, outputs = data.target, network.out_features
+    if isinstance(loss, Quantile) and isinstance(loss.quantiles, tuple):
+        # One target a sample, and an output for each quantile.
+        loss.require_targets(network.backend.to_host(target), outputs, name)
+        outputs = 1
     if target.ndim == 1 and outputs == 1:
         target = target.reshape(-1, 1)
     if target.shape[1:] != (outputs,):

@@ -12,7 +12,16 @@ from xpnet.errors import ConfigError, short_repr
 from xpnet.layers import BatchNorm
 from xpnet.layers.activations import Sigmoid, Softmax
 from xpnet.layers.base import walk
-from xpnet.losses import Loss, MeanSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
+from xpnet.losses import (
+    Huber,
+    Loss,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    Poisson,
+    Quantile,
+    SigmoidBinaryCrossEntropy,
+    SoftmaxCrossEntropy,
+)
 from xpnet.network import Sequential
 from xpnet.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from xpnet.training.augmentation import Augmentation
@@ -37,6 +46,10 @@ LOSSES: dict[str, type[Loss]] = {
     "cross_entropy": SoftmaxCrossEntropy,
     "binary_cross_entropy": SigmoidBinaryCrossEntropy,
     "mse": MeanSquaredError,
+    "mae": MeanAbsoluteError,
+    "huber": Huber,
+    "poisson": Poisson,
+    "quantile": Quantile,
 }
 """Losses by name."""
 
@@ -45,6 +58,7 @@ _OTHER_NAMES: dict[str, type[Loss]] = {
     "sigmoid_binary_cross_entropy": SigmoidBinaryCrossEntropy,
     "bce": SigmoidBinaryCrossEntropy,
     "mean_squared_error": MeanSquaredError,
+    "mean_absolute_error": MeanAbsoluteError,
 }
 
 
