@@ -397,10 +397,11 @@ def test_the_minimum_of_poisson_is_the_logarithm_of_the_mean() -> None:
     [
         (lambda: Huber(0), "delta must be a number above 0, found 0"),
         (lambda: Huber(float("inf")), "delta must be a number above 0, found inf"),
-        (lambda: Quantile(1), r"quantiles must be a number in \(0, 1\), found 1"),
-        (lambda: Quantile((0.5, 0.0)), r"quantiles must be a number in \(0, 1\), found 0.0"),
+        (lambda: Quantile(1), r"quantile must be a number in \(0, 1\), found 1"),
+        (lambda: Quantile((0.5, 0.0)), r"quantile must be a number in \(0, 1\), found 0.0"),
+        (lambda: Quantile(np.array(1.5)), r"quantile must be a number in \(0, 1\), found"),
         (lambda: Quantile(()), r"one number between 0 and 1, or several, found \(\)"),
-        (lambda: Quantile("0.5"), r"quantiles must be a number in \(0, 1\), found '0.5'"),
+        (lambda: Quantile("0.5"), r"quantile must be a number in \(0, 1\), found '0.5'"),
     ],
 )
 def test_wrong_parameters_are_named(make: Callable[[], Loss], words: str) -> None:

@@ -66,6 +66,15 @@ def test_from_python(tmp_path: Path) -> None:
     assert "test accuracy" in run(str(EXAMPLES / "from_python.py"), cwd=tmp_path)
 
 
+def test_prediction_intervals(tmp_path: Path) -> None:
+    printed = run(str(EXAMPLES / "prediction_intervals.py"), "picture.png", cwd=tmp_path)
+    share, score = (float(x) for x in re.findall(r": ([0-9.]+)", printed)[:2])
+    # The share of 2000 values has a standard error of 0.7 %, and the network is not exact.
+    assert share == pytest.approx(90, abs=4)
+    assert score > 0.5
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_names_its_source_and_how_to_run_it(recipe: str) -> None:
     path = EXAMPLES / f"{recipe}.toml"

@@ -132,6 +132,10 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
     def _score(self, network: Sequential, x: Any, held_out: Samples) -> float:
         """The score of `network` on held-out samples; `x` is theirs, on the device."""
 
+    def _require_valid(self) -> None:
+        """Raise `ConfigError`, naming the parameter, unless all of them are valid."""
+        require_valid(self)
+
     def fit(
         self,
         X: Any,
@@ -152,7 +156,7 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         Raises a `ValueError` of one line for an invalid parameter or array and for training
         that diverges; `BackendUnavailable` for a `device` that is not available.
         """
-        require_valid(self)
+        self._require_valid()
         begins = not (self.warm_start and hasattr(self, "network_"))
         train = self._samples(X, y, sample_weight, reset=begins, learn=begins)
         if begins:
@@ -163,7 +167,7 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         self._optimizer = self._new_optimizer()
         held_out = None
         if X_val is not None:
-            held_out = self._samples(X_val, y_val, sample_weight_val)
+            held_out = self._samples(X_val, y_val, sample_weight_val, is_trained_on=False)
         elif self.early_stopping:
             train, held_out = self._split(train)
         if held_out is not None and len(held_out.x) < 2:
@@ -171,7 +175,7 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         return self._train(train, held_out, epochs=int(self.max_iter))
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, *, begins: bool, learn: bool) -> Any:
-        require_valid(self)
+        self._require_valid()
         if self.early_stopping:
             raise ConfigError(
                 "partial_fit does not know when to stop: set early_stopping=False, or call fit"
@@ -185,13 +189,20 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         return self._train(train, None, epochs=1, is_partial=True)
 
     def _samples(
-        self, X: Any, y: Any, sample_weight: Any, *, reset: bool = False, learn: bool = False
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        *,
+        reset: bool = False,
+        learn: bool = False,
+        is_trained_on: bool = True,
     ) -> Samples:
         """The arguments of a fit, checked; samples of weight 0 are left out."""
         require_unmasked(X, "X")
         require_unmasked(y, "y")
 
-        def checked() -> tuple[HostArray, HostArray]:
+        def checked() -> tuple[HostArray, HostArray, HostArray]:
             x, given = validate_data(
                 self,
                 X,
@@ -203,10 +214,13 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
             )
             if learn:
                 self._learn_targets(given)
-            return x, self._encoded(given, x.dtype)
+            return x, given, self._encoded(given, x.dtype)
 
-        x, target = blaming(checked, lambda: look_at_samples(X), lambda: self._look_at_targets(y))
+        looks = (lambda: look_at_samples(X), lambda: self._look_at_targets(y))
+        x, given, target = blaming(checked, *looks)
         weights = None if sample_weight is None else checked_weights(sample_weight, len(x))
+        if is_trained_on:
+            weights = self._with_class_weights(weights, given)
         samples = Samples(x, target, weights)
         if weights is None or weights.all():
             return samples
@@ -245,6 +259,10 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         self.validation_scores_: list[float] | None = None
         self.best_validation_score_: float | None = None
 
+    def _with_class_weights(self, weights: HostArray | None, y: HostArray) -> HostArray | None:
+        """`weights` `(n,)`, multiplied by those of the classes `y` where an estimator has some."""
+        return weights
+
     def _require_same_targets(self, target: HostArray) -> None:
         """Raise `DataError` where `target` lacks a class that the network was made for."""
 
@@ -260,7 +278,7 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         if self._settings_of_network() != self._made_with:
             raise ConfigError(
                 "training continues with the existing network, but hidden_layer_sizes, activation, "
-                "dropout or device has changed: restore it, or fit with warm_start=False"
+                "dropout, device or loss has changed: restore it, or fit with warm_start=False"
             )
         outputs = self._outputs(train.target)
         if outputs != self.network_.out_features:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy
 from sklearn.utils import check_array, check_random_state
+from sklearn.utils.class_weight import compute_sample_weight
 
 from xpnet.backend import HostArray
 from xpnet.errors import ConfigError, DataError, short_repr
@@ -115,6 +116,24 @@ def checked_weights(sample_weight: Any, count: int) -> HostArray:
         raise DataError(f"sample_weight[{row}] is {weights[row]:g}: no weight may be below 0")
     if not weights.any():
         raise DataError("every sample_weight is zero, so there is nothing to learn from")
+    return weights
+
+
+def class_weights(class_weight: Any, y: HostArray) -> HostArray:
+    """The weight of the class of each sample `y` `(n,)`, float64, none below 0 and not all 0."""
+    try:
+        weights: HostArray = compute_sample_weight(class_weight, y)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"class_weight: {error}") from None
+    is_wrong = ~(weights >= 0) | numpy.isinf(weights)
+    if is_wrong.any():
+        row = int(is_wrong.argmax())
+        raise ConfigError(
+            f"class_weight gives the class {short_repr(y[row])} the weight {weights[row]:g}: "
+            f"weights must be finite numbers of 0 or more"
+        )
+    if not weights.any():
+        raise ConfigError("class_weight gives every class of y the weight 0: nothing to learn from")
     return weights
 
 

@@ -199,7 +199,7 @@ class Poisson(Loss):
 class Quantile(Loss):
     """The pinball loss: its minimum is the `q`-quantile of the targets, given the inputs.
 
-    `quantiles`: one number `q` between 0 and 1, for outputs and targets of one shape, `(N, K)` or
+    `quantile`: one number `q` between 0 and 1, for outputs and targets of one shape, `(N, K)` or
     `(N,)`; or several, each of which has its output: outputs `(N, Q)` and one target a sample,
     `(N, 1)`. `weights: (N,)` or None. The mean is over samples and outputs.
 
@@ -214,14 +214,14 @@ class Quantile(Loss):
     above a higher one where there are few samples.
 
     Koenker, Bassett, "Regression quantiles", Econometrica 46, 1978. Raises `ConfigError` for
-    `quantiles` that are not between 0 and 1, `ShapeError` for outputs or targets of another shape.
+    `quantile` that is not between 0 and 1, `ShapeError` for outputs or targets of another shape.
     """
 
     prediction: ClassVar[str | None] = "values"
 
-    def __init__(self, quantiles: float | Iterable[float] = 0.5) -> None:
+    def __init__(self, quantile: float | Iterable[float] = 0.5) -> None:
         super().__init__()
-        self.quantiles = _between_0_and_1(quantiles)
+        self.quantile = _between_0_and_1(quantile)
 
     def forward(self, logits: Array, target: Array, weights: Array | None = None) -> Array:
         """Mean loss, `()`, from outputs and `target`."""
@@ -239,10 +239,10 @@ class Quantile(Loss):
 
     def require_targets(self, target: HostArray, outputs: int, name: str) -> None:
         """Finite numbers: as the outputs, or `(N, 1)` or `(N,)` for several quantiles."""
-        if isinstance(self.quantiles, tuple):
-            if outputs != len(self.quantiles):
+        if isinstance(self.quantile, tuple):
+            if outputs != len(self.quantile):
                 raise ShapeError(
-                    f"Quantile has {len(self.quantiles)} quantiles and the network {outputs} "
+                    f"Quantile has {len(self.quantile)} quantiles and the network {outputs} "
                     f"outputs: give the network one output for each quantile"
                 )
             outputs = 1
@@ -262,18 +262,18 @@ class Quantile(Loss):
 
     def _by_quantile(self, *arrays: Array) -> Iterator[tuple[Any, ...]]:
         """Each quantile with its columns of `arrays`."""
-        if not isinstance(self.quantiles, tuple):
-            yield self.quantiles, *arrays
+        if not isinstance(self.quantile, tuple):
+            yield self.quantile, *arrays
             return
-        for column, q in enumerate(self.quantiles):
+        for column, q in enumerate(self.quantile):
             yield q, *(array[:, column] for array in arrays)
 
     def _require_shapes(self, logits: Array, target: Array) -> None:
         """Raise `ShapeError` unless the shapes are those of the class."""
-        if not isinstance(self.quantiles, tuple):
+        if not isinstance(self.quantile, tuple):
             require_same_shape(self, logits, target)
             return
-        count = len(self.quantiles)
+        count = len(self.quantile)
         if logits.shape[1:] != (count,) or target.shape != (len(logits), 1):
             raise ShapeError(
                 f"Quantile of {count} quantiles takes outputs (N, {count}) and targets (N, 1), "
@@ -287,13 +287,14 @@ def require_finite(loss: Loss, target: HostArray, name: str) -> None:
     require_values(loss, target, is_finite, name, "finite numbers")
 
 
-def _between_0_and_1(quantiles: float | Iterable[float]) -> float | tuple[float, ...]:
-    if isinstance(quantiles, Iterable) and not isinstance(quantiles, str | dict | set):
-        found = tuple(real("quantiles", q, 0, 1, low_is_allowed=False) for q in quantiles)
+def _between_0_and_1(quantile: float | Iterable[float]) -> float | tuple[float, ...]:
+    is_one = isinstance(quantile, str | dict | set) or getattr(quantile, "ndim", 1) == 0
+    if isinstance(quantile, Iterable) and not is_one:
+        found = tuple(real("quantile", q, 0, 1, low_is_allowed=False) for q in quantile)
         if not found:
             raise ConfigError(
-                f"quantiles must be one number between 0 and 1, or several, found "
-                f"{short_repr(quantiles)}"
+                f"quantile must be one number between 0 and 1, or several, found "
+                f"{short_repr(quantile)}"
             )
         return found
-    return real("quantiles", quantiles, 0, 1, low_is_allowed=False)
+    return real("quantile", quantile, 0, 1, low_is_allowed=False)

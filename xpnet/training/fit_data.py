@@ -163,7 +163,7 @@ def _as_labels(data: DeviceData, network: Sequential, name: str) -> Array:
 
 def _as_values(data: DeviceData, network: Sequential, loss: Loss, name: str) -> Array:
     target, outputs = data.target, network.out_features
-    if isinstance(loss, Quantile) and isinstance(loss.quantiles, tuple):
+    if isinstance(loss, Quantile) and isinstance(loss.quantile, tuple):
         # One target a sample, and an output for each quantile.
         loss.require_targets(network.backend.to_host(target), outputs, name)
         outputs = 1

@@ -1,0 +1,244 @@
+"""`XpnetClassifier`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy
+from scipy.special import log_softmax
+from sklearn.base import ClassifierMixin
+from sklearn.preprocessing import LabelEncoder
+from sklearn.utils.multiclass import check_classification_targets
+
+from xpnet.backend import HostArray
+from xpnet.errors import ConfigError, DataError, short_repr
+from xpnet.estimator._base import Estimator, Samples
+from xpnet.estimator._inputs import look_at_classes
+from xpnet.estimator._parameters import class_weights
+from xpnet.losses import Loss, SoftmaxCrossEntropy
+from xpnet.network import Sequential
+
+
+def _most_likely(network: Sequential, x: Any) -> HostArray:
+    """The number of the most likely class of each row: `(n,)` on the host."""
+    classes: HostArray = network.backend.to_host(network.forward(x)).argmax(axis=1)
+    return classes
+
+
+class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
+    """A feed-forward network as a scikit-learn classifier.
+
+    Hidden layers `Linear`, activation and, if asked for, `Dropout`; then a `Linear` of one logit
+    per class, with softmax for the probabilities. The loss is the mean cross-entropy of a batch
+    plus `alpha / (2 B) · Σ W²`, `B` being the size of a batch (times the mean of all weights, where
+    samples have weights). Data is trained on as it is (scale it first), float32 as float32 and all
+    else as float64.
+
+    **Parameters** as in `MLPClassifier`: `hidden_layer_sizes`, units of each hidden layer (a
+    number, several, or none); `activation`, one of `relu`, `tanh`, `logistic`, `identity`, and
+    `leaky_relu`, `gelu`; `solver`, `adam` (with `beta_1`, `beta_2`, `epsilon`) or `sgd` (with
+    `momentum`, `nesterovs_momentum`); `alpha`, the strength of L2; `batch_size`, a number, or
+    `"auto"` for `min(200, n)`; `learning_rate_init`; `max_iter`, the most epochs to train;
+    `random_state`, of weights, order, dropout and split; `warm_start`; `verbose`, a line an
+    epoch. Training ends when the loss has not fallen by `tol` for more than `n_iter_no_change`
+    consecutive epochs (`inf`: never) or, with `early_stopping`, when the score of
+    `validation_fraction` of the samples (or of `X_val`, `y_val`) has not improved in the same way;
+    then the weights with the best score are kept; a class of a single sample is trained on, and if
+    the held-out samples are too few for every class, some classes are missing there. Also:
+    `dropout`, the rate after each hidden layer; `device`, `"cpu"`, `"cuda"`, `"cuda:1"` or
+    `"auto"`; and `class_weight`, a dict of weights by class, or `"balanced"` for
+    `n / (classes · count)`, `count` samples being of the class: the weight of a sample that is
+    trained on (or held out by `validation_fraction`) is its `sample_weight` times that.
+
+    **Attributes**: `classes_`; `network_`, the `Sequential` (which `xpnet.save` takes); `n_iter_`,
+    epochs of the last call; `t_`, samples seen in all calls; `loss_curve_`, `loss_`, `best_loss_`,
+    with L2, running means over the batches; `validation_scores_`, `best_validation_score_`, of
+    accuracy, None without validation; `n_features_in_`, `feature_names_in_`.
+
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from xpnet.estimator import XpnetClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> network = XpnetClassifier((16,), learning_rate_init=0.02, max_iter=500, random_state=0)
+    >>> pipeline = make_pipeline(StandardScaler(), network).fit(X, y)
+    >>> pipeline.predict(X[::40])
+    array([0, 0, 1, 2])
+    >>> round(pipeline.score(X, y), 2)
+    0.99
+    """
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (100,),
+        activation: str = "relu",
+        *,
+        class_weight: Any = None,
+        solver: str = "adam",
+        alpha: float = 0.0001,
+        batch_size: int | str = "auto",
+        learning_rate_init: float = 0.001,
+        max_iter: int = 200,
+        dropout: float = 0.0,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: bool = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        device: str = "cpu",
+    ) -> None:
+        super().__init__(
+            hidden_layer_sizes=hidden_layer_sizes,
+            activation=activation,
+            solver=solver,
+            alpha=alpha,
+            batch_size=batch_size,
+            learning_rate_init=learning_rate_init,
+            max_iter=max_iter,
+            dropout=dropout,
+            random_state=random_state,
+            tol=tol,
+            verbose=verbose,
+            warm_start=warm_start,
+            momentum=momentum,
+            nesterovs_momentum=nesterovs_momentum,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
+            n_iter_no_change=n_iter_no_change,
+            device=device,
+        )
+        self.class_weight = class_weight
+
+    def partial_fit(
+        self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None
+    ) -> XpnetClassifier:
+        """Train one more epoch on `X`, `y`; the first call creates the network and needs `classes`.
+
+        `classes`: all that will ever be in `y`. Also continues after `fit`. Raises as `fit`
+        does, and for `early_stopping=True`.
+        """
+        if isinstance(self.class_weight, str) and self.class_weight == "balanced":
+            raise ConfigError(
+                "class_weight='balanced' needs all samples, and partial_fit sees some of them: "
+                "give a dict, with weights of compute_class_weight('balanced', classes=..., y=...)"
+            )
+        begins = not hasattr(self, "network_")
+        if begins:
+            if classes is None:
+                raise ConfigError(
+                    "classes must be given on the first call of partial_fit: all that will ever "
+                    "be in y"
+                )
+            self._learn_targets(numpy.asarray(classes))
+        elif classes is not None and not numpy.array_equal(numpy.unique(classes), self.classes_):
+            raise ConfigError(
+                f"classes is {classes!r}, and was {self.classes_!r} on the first call of "
+                f"partial_fit: leave it out, or begin with a new estimator"
+            )
+        self._partial_fit(X, y, sample_weight, begins=begins, learn=False)
+        return self
+
+    def predict(self, X: Any) -> HostArray:
+        """The most likely class of each row: `(n, features) -> (n,)`, of `classes_`."""
+        x = self._placed(X)
+        network = self.network_
+        labels: HostArray = self.classes_[_most_likely(network, x)]
+        return labels
+
+    def predict_proba(self, X: Any) -> HostArray:
+        """The probability of each class: `(n, features) -> (n, classes)`, as in `classes_`."""
+        x = self._placed(X)
+        network = self.network_
+        return network.backend.to_host(network.predict_proba(x))
+
+    def predict_log_proba(self, X: Any) -> HostArray:
+        """`log p` of each class, finite where `p` itself is 0: `(n, features) -> (n, classes)`."""
+        x = self._placed(X)
+        network = self.network_
+        logs: HostArray = log_softmax(network.backend.to_host(network.forward(x)), axis=1)
+        return logs
+
+    def _learn_targets(self, y: HostArray) -> None:
+        check_classification_targets(y)
+        self.classes_ = LabelEncoder().fit(y).classes_
+
+    def _with_class_weights(self, weights: HostArray | None, y: HostArray) -> HostArray | None:
+        if self.class_weight is None:
+            return weights
+        by_class = class_weights(self.class_weight, y)
+        if weights is None:
+            return by_class
+        product = weights * by_class
+        if not product.any():
+            raise DataError(
+                "sample_weight times class_weight is zero everywhere, so there is nothing to learn "
+                "from"
+            )
+        return product
+
+    def _require_valid(self) -> None:
+        super()._require_valid()
+        weight = self.class_weight
+        is_balanced = isinstance(weight, str) and weight == "balanced"
+        if not (weight is None or is_balanced or isinstance(weight, dict)):
+            raise ConfigError(
+                f"class_weight must be a dict of the classes' weights, 'balanced' or None, found "
+                f"{short_repr(weight)}"
+            )
+
+    def _require_same_targets(self, target: HostArray) -> None:
+        found = set(target.tolist())
+        missing = [name for code, name in enumerate(self.classes_.tolist()) if code not in found]
+        if missing:
+            raise DataError(
+                f"y lacks the class {short_repr(missing[0])} of the first fit, and with warm_start "
+                f"training continues with the same network: give samples of all classes, or fit "
+                f"with warm_start=False"
+            )
+
+    def _look_at_targets(self, y: Any) -> None:
+        look_at_classes(y)
+
+    def _encoded(self, y: HostArray, dtype: Any) -> HostArray:
+        known = set(self.classes_.tolist())
+        unseen = [label for label in y.tolist() if label not in known]
+        if unseen:
+            raise DataError(
+                f"y has previously unseen labels, such as {short_repr(unseen[0])}, which the "
+                "network "
+                f"was not made for: fit a new estimator, or give partial_fit all classes on its "
+                f"first call"
+            )
+        encoder = LabelEncoder()
+        encoder.classes_ = self.classes_
+        codes: HostArray = encoder.transform(y)
+        return codes
+
+    def _outputs(self, target: HostArray) -> int:
+        return len(self.classes_)
+
+    def _begin(self, train: Samples) -> None:
+        super()._begin(train)
+        # A saved network has the names of its classes; `python -m xpnet.predict` prints them.
+        self.network_.metadata["classes"] = [str(name) for name in self.classes_]
+
+    @property
+    def _target_shape(self) -> tuple[int, ...]:
+        return ()
+
+    def _loss(self) -> Loss:
+        return SoftmaxCrossEntropy()
+
+    def _score(self, network: Sequential, x: Any, held_out: Samples) -> float:
+        hit = _most_likely(network, x) == held_out.target
+        return float(numpy.average(hit, weights=held_out.weights))
