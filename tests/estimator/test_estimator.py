@@ -113,7 +113,9 @@ def test_the_documented_examples_hold() -> None:
 
 def test_parameters_are_named_and_set_as_those_of_mlpclassifier() -> None:
     theirs, ours = MLPClassifier().get_params(), XpnetClassifier().get_params()
-    assert ours.keys() - theirs.keys() == {"device", "dropout", "class_weight"}
+    assert ours.keys() - theirs.keys() == {
+        *("device", "dropout", "class_weight", "batch_norm", "clip_norm", "callbacks", "network")
+    }
     assert theirs.keys() - ours.keys() == {"learning_rate", "power_t", "shuffle", "max_fun"}
     assert all(ours[name] == theirs[name] for name in ours.keys() & theirs.keys())
     del ours["class_weight"]
@@ -627,6 +629,16 @@ def test_the_network_can_be_saved_and_names_its_classes(tmp_path: Path) -> None:
         ("max_iter", 2.0, "must be a whole number above 0, found 2.0"),
         ("batch_size", 0, "must be a whole number above 0, or 'auto', found 0"),
         ("n_iter_no_change", 0, "must be a whole number above 0, or inf, found 0"),
+        ("activation", ["relu", "relu"], "has 2 entries and hidden_layer_sizes 1: give one entry"),
+        ("activation", ["relu6"], "must be one of identity, .*, found 'relu6'"),
+        ("dropout", [0.5, 0.5], "has 2 entries and hidden_layer_sizes 1: give one entry"),
+        ("dropout", [1.0], r"must be a number in \[0, 1\), found 1.0"),
+        ("batch_norm", 2, "must be True or False, found 2"),
+        ("clip_norm", 0, "must be a number above 0, or None, found 0"),
+        ("callbacks", "progress", "must be a Callback, such as Progress"),
+        ("network", [3, 2], "must be a Sequential, a function of the numbers of features and"),
+        ("network", lambda n, m: 7, "must return a list of layers, or a Sequential, found 7"),
+        ("network", lambda n, m: [n, 9], r"takes 4 features and gives .* \(9,\): X has 4 .*\(3,\)"),
         ("device", 0, "must be a string such as 'cuda', found 0"),
     ],
 )
@@ -732,7 +744,7 @@ def test_it_trains_and_predicts_on_every_backend(
     def placed(layers: Any, **options: Any) -> xn.Sequential:
         return xn.Sequential(layers, **(options | {"backend": backend}))
 
-    monkeypatch.setattr("xpnet.estimator._base.Sequential", placed)
+    monkeypatch.setattr("xpnet.estimator._network.Sequential", placed)
     found = make(**options, device="cuda").fit(x, y, weights)
     assert found.network_.backend is backend
     for method in ("predict_proba", "predict_log_proba", "predict"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy
@@ -17,20 +18,16 @@ from xpnet import random
 from xpnet.backend import HostArray
 from xpnet.errors import ConfigError, DataError, DivergenceError
 from xpnet.estimator._inputs import blaming, look_at_samples, require_unmasked
-from xpnet.estimator._parameters import ACTIVATIONS, checked_weights, require_valid, widths
+from xpnet.estimator._network import batch_size, new_network, settings_of_network
+from xpnet.estimator._parameters import checked_weights, require_valid
 from xpnet.estimator._split import split
 from xpnet.estimator._stopping import ConvergenceCheck
-from xpnet.initializers import GlorotUniform, HeNormal, Initializer
-from xpnet.layers import Dropout, Linear
-from xpnet.layers.activations import GELU, LeakyReLU, ReLU
-from xpnet.layers.base import Layer
 from xpnet.losses import Loss
 from xpnet.network import Sequential
 from xpnet.optimizers import SGD, Adam, Optimizer
 from xpnet.training import fit
 from xpnet.training.callbacks import Progress
-
-AUTO_BATCH = 200
+from xpnet.training.options import callbacks_of
 
 
 class Diverged(DivergenceError, ValueError):
@@ -59,14 +56,14 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
     def __init__(
         self,
         hidden_layer_sizes: Any = (100,),
-        activation: str = "relu",
+        activation: str | Sequence[str] = "relu",
         *,
         solver: str = "adam",
         alpha: float = 0.0001,
         batch_size: int | str = "auto",
         learning_rate_init: float = 0.001,
         max_iter: int = 200,
-        dropout: float = 0.0,
+        dropout: float | Sequence[float] = 0.0,
         random_state: Any = None,
         tol: float = 1e-4,
         verbose: bool = False,
@@ -79,6 +76,10 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
         n_iter_no_change: float = 10,
+        batch_norm: bool = False,
+        clip_norm: float | None = None,
+        callbacks: Any = None,
+        network: Any = None,
         device: str = "cpu",
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -101,6 +102,10 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         self.beta_2 = beta_2
         self.epsilon = epsilon
         self.n_iter_no_change = n_iter_no_change
+        self.batch_norm = batch_norm
+        self.clip_norm = clip_norm
+        self.callbacks = callbacks
+        self.network = network
         self.device = device
 
     @abstractmethod
@@ -237,23 +242,8 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         """Make a new network for these samples, and forget earlier training."""
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self._made_with = self._settings_of_network()
-        kind = ACTIVATIONS[self.activation]
-        weights: Initializer = GlorotUniform()
-        if kind in (ReLU, LeakyReLU, GELU):
-            weights = HeNormal()
-        layers: list[Layer] = []
-        features = train.x.shape[1]
-        for width in widths(self.hidden_layer_sizes):
-            layers.append(Linear(features, width, weights))
-            if kind is not None:
-                layers.append(kind())
-            if self.dropout:
-                layers.append(Dropout(float(self.dropout)))
-            features = width
-        layers.append(Linear(features, self._outputs(train.target), weights))
-        self.network_ = Sequential(
-            layers, backend=self.device, dtype=str(train.x.dtype), seed=self._seed
-        )
+        features, outputs = train.x.shape[1], self._outputs(train.target)
+        self.network_ = new_network(self, features, outputs, str(train.x.dtype), self._seed)
         self.t_ = 0
         self.loss_curve_: list[float] = []
         self.validation_scores_: list[float] | None = None
@@ -267,18 +257,14 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         """Raise `DataError` where `target` lacks a class that the network was made for."""
 
     def _settings_of_network(self) -> tuple[Any, ...]:
-        return (
-            widths(self.hidden_layer_sizes),
-            self.activation,
-            float(self.dropout),
-            self.device,
-        )
+        return settings_of_network(self)
 
     def _require_same_network(self, train: Samples) -> None:
         if self._settings_of_network() != self._made_with:
             raise ConfigError(
                 "training continues with the existing network, but hidden_layer_sizes, activation, "
-                "dropout, device or loss has changed: restore it, or fit with warm_start=False"
+                "dropout, batch_norm, network, device or loss has changed: restore it, or fit with "
+                "warm_start=False"
             )
         outputs = self._outputs(train.target)
         if outputs != self.network_.out_features:
@@ -304,7 +290,7 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         self, train: Samples, held_out: Samples | None, *, epochs: int, is_partial: bool = False
     ) -> Estimator:
         network, count = self.network_, len(train.x)
-        size = min(AUTO_BATCH if self.batch_size == "auto" else int(self.batch_size), count)
+        size = batch_size(self, count)
         weight_of_batch = size * (1.0 if train.weights is None else float(train.weights.mean()))
         score = None
         if held_out is not None:
@@ -320,6 +306,7 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
             patience=float(self.n_iter_no_change),
             samples_seen=self.t_,
         )
+        progress = [Progress()] if self.verbose else []
         try:
             history = fit(
                 network,
@@ -332,7 +319,8 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
                 # fit() divides by the number of all samples.
                 l2=float(self.alpha) * count / weight_of_batch,
                 seed=random.key(self._seed, f"order from sample {self.t_}"),
-                callbacks=[check, Progress()] if self.verbose else [check],
+                clip_norm=self.clip_norm,
+                callbacks=[check, *callbacks_of(self.callbacks), *progress],
             )
         except DivergenceError as error:
             raise self._diverged() from error
@@ -341,7 +329,8 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
             raise self._diverged()
         network.prediction, network.target_shape = self._loss().prediction, self._target_shape
         self._keep(history.column("loss"), check.scores, count)
-        if not is_partial and not check.has_stopped and self.n_iter_no_change != math.inf:
+        has_ended = check.has_stopped or self.n_iter_ < epochs
+        if not is_partial and not has_ended and self.n_iter_no_change != math.inf:
             warnings.warn(
                 f"{type(self).__name__} has not converged in max_iter={epochs} epochs: let "
                 f"max_iter be larger, or say n_iter_no_change=inf if that many were meant",

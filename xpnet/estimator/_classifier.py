@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy
@@ -45,8 +46,12 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     `validation_fraction` of the samples (or of `X_val`, `y_val`) has not improved in the same way;
     then the weights with the best score are kept; a class of a single sample is trained on, and if
     the held-out samples are too few for every class, some classes are missing there. Also:
-    `dropout`, the rate after each hidden layer; `device`, `"cpu"`, `"cuda"`, `"cuda:1"` or
-    `"auto"`; and `class_weight`, a dict of weights by class, or `"balanced"` for
+    `activation` and `dropout` (the rate after a hidden layer) may be lists, one entry a hidden
+    layer; `batch_norm`, a `BatchNorm` before each activation; `clip_norm` and `callbacks`, as
+    `xpnet.fit` takes them; `network`, in place of `hidden_layer_sizes`, `activation`, `dropout` and
+    `batch_norm`: a function of the numbers of features and outputs that returns the list of layers,
+    or a `Sequential`, whose layers are copied with their weights; `device`, `"cpu"`, `"cuda"`,
+    `"cuda:1"` or `"auto"`; and `class_weight`, a dict of weights by class, or `"balanced"` for
     `n / (classes · count)`, `count` samples being of the class: the weight of a sample that is
     trained on (or held out by `validation_fraction`) is its `sample_weight` times that.
 
@@ -71,7 +76,7 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     def __init__(
         self,
         hidden_layer_sizes: Any = (100,),
-        activation: str = "relu",
+        activation: str | Sequence[str] = "relu",
         *,
         class_weight: Any = None,
         solver: str = "adam",
@@ -79,7 +84,7 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         batch_size: int | str = "auto",
         learning_rate_init: float = 0.001,
         max_iter: int = 200,
-        dropout: float = 0.0,
+        dropout: float | Sequence[float] = 0.0,
         random_state: Any = None,
         tol: float = 1e-4,
         verbose: bool = False,
@@ -92,6 +97,10 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
         n_iter_no_change: float = 10,
+        batch_norm: bool = False,
+        clip_norm: float | None = None,
+        callbacks: Any = None,
+        network: Any = None,
         device: str = "cpu",
     ) -> None:
         super().__init__(
@@ -115,6 +124,10 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
             beta_2=beta_2,
             epsilon=epsilon,
             n_iter_no_change=n_iter_no_change,
+            batch_norm=batch_norm,
+            clip_norm=clip_norm,
+            callbacks=callbacks,
+            network=network,
             device=device,
         )
         self.class_weight = class_weight

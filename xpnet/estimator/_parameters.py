@@ -16,6 +16,7 @@ from xpnet.errors import ConfigError, DataError, short_repr
 from xpnet.estimator._inputs import blaming, look_at_numbers, require_unmasked
 from xpnet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Tanh
 from xpnet.layers.base import Layer
+from xpnet.training.options import callbacks_of
 from xpnet.utils.arguments import real, whole
 
 ACTIVATIONS: dict[str, type[Layer] | None] = {
@@ -30,19 +31,19 @@ SOLVERS = ("adam", "sgd")
 
 _OF_ZERO_OR_MORE = ("alpha", "tol")
 _ABOVE_ZERO = ("learning_rate_init", "epsilon")
-_BELOW_ONE = ("dropout", "momentum", "beta_1", "beta_2")
-_SWITCHES = ("early_stopping", "warm_start", "nesterovs_momentum")
+_BELOW_ONE = ("momentum", "beta_1", "beta_2")
+_SWITCHES = ("early_stopping", "warm_start", "nesterovs_momentum", "batch_norm")
 
 
 def require_valid(estimator: Any) -> None:
     """Raise `ConfigError`, naming the parameter, unless all of them are valid."""
-    widths(estimator.hidden_layer_sizes)
-    for name, known in (("activation", tuple(ACTIVATIONS)), ("solver", SOLVERS)):
-        value = getattr(estimator, name)
-        if not isinstance(value, str) or value not in known:
-            raise ConfigError(
-                f"{name} must be one of {', '.join(known)}, found {short_repr(value)}"
-            )
+    layers = len(widths(estimator.hidden_layer_sizes))
+    # Without hidden layers a single value is checked as well.
+    for activation in _entries("activation", estimator.activation, layers):
+        _require_known("activation", activation, tuple(ACTIVATIONS))
+    for rate in _entries("dropout", estimator.dropout, layers):
+        real("dropout", rate, high=1)
+    _require_known("solver", estimator.solver, SOLVERS)
     for name in _OF_ZERO_OR_MORE:
         real(name, getattr(estimator, name))
     for name in _ABOVE_ZERO:
@@ -60,6 +61,14 @@ def require_valid(estimator: Any) -> None:
         _require_switch(name, getattr(estimator, name))
     if not isinstance(estimator.verbose, numbers.Integral | numpy.bool):
         _require_switch("verbose", estimator.verbose)
+    if estimator.clip_norm is not None:
+        real("clip_norm", estimator.clip_norm, low_is_allowed=False, or_else=", or None")
+    callbacks_of(estimator.callbacks)
+    if not (estimator.network is None or callable(estimator.network)):
+        raise ConfigError(
+            f"network must be a Sequential, a function of the numbers of features and outputs "
+            f"that returns layers, or None, found {short_repr(estimator.network)}"
+        )
     if not isinstance(estimator.device, str):
         raise ConfigError(
             f"device must be a string such as 'cuda', found {short_repr(estimator.device)}"
@@ -71,6 +80,28 @@ def require_valid(estimator: Any) -> None:
             f"random_state must be a whole number from 0 to 2**32 - 1, a numpy.random.RandomState "
             f"or None, found {short_repr(estimator.random_state)}"
         ) from None
+
+
+def _require_known(name: str, value: Any, known: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in known:
+        raise ConfigError(f"{name} must be one of {', '.join(known)}, found {short_repr(value)}")
+
+
+def per_hidden_layer(name: str, value: Any, layers: int) -> list[Any]:
+    """`value`, one for each hidden layer: a list as it is, anything else repeated."""
+    if not isinstance(value, list | tuple):
+        return [value] * layers
+    if len(value) != layers:
+        raise ConfigError(
+            f"{name} has {len(value)} entries and hidden_layer_sizes {layers}: give one entry a "
+            f"hidden layer, or one for all"
+        )
+    return list(value)
+
+
+def _entries(name: str, value: Any, layers: int) -> list[Any]:
+    is_one = not isinstance(value, list | tuple)
+    return [value] if is_one else per_hidden_layer(name, value, layers)
 
 
 def _require_count(name: str, value: Any, or_else: str = "") -> None:

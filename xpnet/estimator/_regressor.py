@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy
@@ -71,7 +72,7 @@ class XpnetRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
     def __init__(
         self,
         hidden_layer_sizes: Any = (100,),
-        activation: str = "relu",
+        activation: str | Sequence[str] = "relu",
         *,
         loss: str | Loss = "squared_error",
         quantile: Any = 0.5,
@@ -80,7 +81,7 @@ class XpnetRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
         batch_size: int | str = "auto",
         learning_rate_init: float = 0.001,
         max_iter: int = 200,
-        dropout: float = 0.0,
+        dropout: float | Sequence[float] = 0.0,
         random_state: Any = None,
         tol: float = 1e-4,
         verbose: bool = False,
@@ -93,6 +94,10 @@ class XpnetRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
         n_iter_no_change: float = 10,
+        batch_norm: bool = False,
+        clip_norm: float | None = None,
+        callbacks: Any = None,
+        network: Any = None,
         device: str = "cpu",
     ) -> None:
         super().__init__(
@@ -116,6 +121,10 @@ class XpnetRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
             beta_2=beta_2,
             epsilon=epsilon,
             n_iter_no_change=n_iter_no_change,
+            batch_norm=batch_norm,
+            clip_norm=clip_norm,
+            callbacks=callbacks,
+            network=network,
             device=device,
         )
         self.loss = loss
