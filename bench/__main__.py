@@ -2,7 +2,8 @@
 
     python -m bench                         every workload, every peer, about twenty minutes
     python -m bench --workload W2 W3 --peer torch jax-scan
-    python -m bench contended | end-to-end | epochs | footprint | late-epochs | ranks | scaling
+    python -m bench contended | defaults | end-to-end | epochs | footprint | late-epochs
+    python -m bench ranks | scaling
     python -m bench speedrun | speedrun-99
 
 Each competitor runs in its own process, and they are interleaved: one repeat each, round after
@@ -32,8 +33,8 @@ from xpnet.cli import console
 from xpnet.errors import ConfigError
 
 RESULTS = Path(__file__).resolve().parent / "results"
-OTHERS = ("contended", "end-to-end", "epochs", "footprint", "late-epochs", "ranks", "scaling")
-OTHERS += ("speedrun", "speedrun-99")
+OTHERS = ("contended", "defaults", "end-to-end", "epochs", "footprint", "late-epochs")
+OTHERS += ("ranks", "scaling", "speedrun", "speedrun-99")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,6 +21,7 @@ from strict_graphs import graphs_on_the_double
 from bench import __main__ as command_line
 from bench import (
     contended,
+    defaults,
     end_to_end,
     epochs,
     floor,
@@ -480,6 +481,27 @@ def test_ranks_divides_by_the_time_of_one():
     assert ranks.row_of_parts("W2", runs) == row
     with pytest.raises(ConfigError, match="ranks measures a CPU, found --device cuda"):
         command_line.main(["ranks", "--device", "cuda"])
+
+
+def test_defaults_runs(tmp_path, capsys):
+    names = ["iris", "two targets"]
+    arguments = ["defaults", "--quick", "--repeats", "2", "--folder", str(tmp_path)]
+    assert command_line.main([*arguments, "--workload", *names]) == 0
+    found = json.loads((tmp_path / "defaults.json").read_text())["scores"]
+    assert list(found) == names
+    assert all(len(values) == 2 for scores in found.values() for values in scores.values())
+    assert (tmp_path / "defaults.md").read_text() in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="no data set mnist; there are digits, iris"):
+        command_line.main([*arguments, "--workload", "mnist"])
+
+
+def test_defaults_compares_pairs():
+    scores = defaults.Scores([0.9, 0.8, 0.7], [0.8, 0.8, 0.6], [1.0, 2.0, 9.0], [4.0, 3.0, 5.0])
+    assert scores.difference == pytest.approx(0.2 / 3)
+    # The deviation of (0.1, 0, 0.1) is 0.1 / √3, and three of them are averaged.
+    assert scores.standard_error == pytest.approx(0.1 / 3)
+    row = "| iris | 0.8000 | 0.7333 | +0.0667 ± 0.0333 | 2.00 | 4.00 |"
+    assert defaults.line("iris", scores) == row
 
 
 def test_late_epochs_runs(tmp_path, capsys):

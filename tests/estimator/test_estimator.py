@@ -217,7 +217,9 @@ def test_on_digits_it_is_as_good_as_mlpclassifier() -> None:
 
 @pytest.fixture(scope="module")
 def grid() -> Callable[[int], GridSearchCV]:
-    pipeline = Pipeline([("scale", StandardScaler()), ("network", classifier(batch_size="auto"))])
+    pipeline = Pipeline(
+        [("scale", StandardScaler()), ("network", classifier(batch_size="auto", max_iter=60))]
+    )
     choices = {
         "network__hidden_layer_sizes": [1, (24,)],
         "network__learning_rate_init": [1e-6, 0.03],
@@ -505,7 +507,7 @@ def test_early_stopping_holds_a_fraction_out_and_keeps_the_best_weights() -> Non
         validation_fraction=0.3,
         n_iter_no_change=5,
         max_iter=500,
-        random_state=0,
+        random_state=1,
     ).fit(IRIS, y)
     scores = network.validation_scores_
     assert len(scores) == len(network.loss_curve_) == network.n_iter_ < 500

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
+from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import scale
 
 import xpnet as xn
@@ -122,8 +124,9 @@ def test_gradients_are_clipped() -> None:
     start = classifier(learning_rate_init=1e-300, solver="sgd", max_iter=1, momentum=0).fit(X, Y)
     move = clipped.fit(X, Y).network_.flat_parameters - start.network_.flat_parameters
     assert np.allclose(plain.predict_proba(X), same.predict_proba(X), rtol=1e-9)
-    # One step is as long as the rate times the norm of the gradient.
-    assert np.linalg.norm(move) == pytest.approx(0.02 * 1e-3, rel=1e-6)
+    # One step is as long as the rate times the norm of the gradient, which is above 0.1, and to
+    # which 1e-6 is added before it divides (as in PyTorch's `clip_grad_norm_`).
+    assert np.linalg.norm(move) == pytest.approx(0.02 * 1e-3, rel=1e-5)
 
 
 class StopAfter(xn.Callback):
@@ -157,3 +160,23 @@ def test_a_warm_start_goes_on_with_the_same_network() -> None:
 def test_layers_that_do_not_fit_each_other_are_named() -> None:
     with pytest.raises(ShapeError):
         classifier(network=lambda n, m: [xn.Linear(n, 5), xn.Linear(6, m)]).fit(X, Y)
+
+
+@pytest.mark.parametrize(("activation", "factor"), [("relu", 6), ("tanh", 6), ("logistic", 2)])
+def test_weights_and_biases_begin_as_those_of_mlpclassifier(activation: str, factor: int) -> None:
+    """Uniform within the bounds of scikit-learn; the largest of some hundred is near them."""
+    still = {"learning_rate_init": 1e-300, "solver": "sgd", "max_iter": 1}
+    found = classifier(hidden_layer_sizes=(200, 200), activation=activation, **still).fit(X, Y)
+    theirs = MLPClassifier((200, 200), activation, random_state=0, **still)
+    with pytest.warns(ConvergenceWarning):
+        theirs.fit(X, Y)
+    values = [np.array(value) for value in found.network_.parameters().values()]
+    pairs = zip(values[::2], values[1::2], theirs.coefs_, theirs.intercepts_, strict=True)
+    for weight, bias, their_weight, their_bias in pairs:
+        bound = np.sqrt(factor / sum(weight.shape))
+        for ours, others in ((weight, their_weight.T), (bias, their_bias)):
+            assert ours.shape == others.shape
+            assert max(np.abs(ours).max(), np.abs(others).max()) <= bound
+            if ours.size >= 200:
+                # (1 - 0.05) ** 200 is 4e-5.
+                assert min(np.abs(ours).max(), np.abs(others).max()) > 0.95 * bound
