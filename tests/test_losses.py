@@ -363,6 +363,11 @@ def test_several_quantiles_keep_dtype_and_memory(dtype: str, double: Backend) ->
     assert np.array_equal(double.to_host(loss.backward()), before)
 
 
+def test_several_quantiles_are_called_with_one_target_a_sample(backend: Backend) -> None:
+    z, t = place(backend, np.zeros((5, 3))), place(backend, np.ones((5, 1)))
+    assert Quantile(LEVELS)(z, t) == pytest.approx(sum(LEVELS) / 3, rel=1e-15)
+
+
 def test_one_quantile_in_a_list_is_one_quantile(backend: Backend) -> None:
     rng = np.random.default_rng(5)
     z, t = place(backend, rng.random((7, 1))), place(backend, rng.random((7, 1)))
@@ -520,6 +525,22 @@ def test_a_loss_that_is_called_gives_the_mean_as_a_number(case: LossCase, backen
             DataError,
             "^target has the target nan in row 2, column 3, and Mean.*finite numbers$",
         ),
+        *[
+            (loss, target, kind, message)
+            for loss in (MeanAbsoluteError(), Huber(), Poisson(), Quantile())
+            for target, kind, message in (
+                ([[0.0]] * 3, ShapeError, r"shape \(N, 4\)"),
+                (
+                    [[0.0, 0, 0, np.inf]] * 3,
+                    DataError,
+                    "inf in row 0, column 3, and .* takes finite",
+                ),
+            )
+        ],
+        (Poisson(), [[0, 0, -1, 0]] * 3, DataError, "-1 in row 0, column 2, and Poisson takes"),
+        (Quantile((0.1, 0.2, 0.3, 0.4)), [[0.0] * 4] * 3, ShapeError, r"shape \(N, 1\)"),
+        (Quantile((0.1, 0.2, 0.3, 0.4)), [[np.nan]] * 3, DataError, "nan in row 0, column 0"),
+        (Quantile((0.1, 0.9)), [[0.0]] * 3, ShapeError, "2 quantiles and the network 4 outputs"),
     ],
 )
 def test_a_loss_that_is_called_checks_its_targets(
