@@ -6,6 +6,7 @@ import errno
 import gzip
 import os
 import re
+import secrets
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ LOCK = ".lock"
 """The lock file of a folder; it exists while a process holds the lock."""
 
 # What `write_atomically` leaves behind where its process is killed.
-_TEMPORARY = re.compile(r"\.[\w-]+\.(toml|csv|html|json|png|safetensors)\.\d+")
+_TEMPORARY = re.compile(r"\.[\w-]+\.(toml|csv|html|json|png|safetensors)\.\d+(\.[0-9a-f]{8})?")
 # The lock file may vanish between opening and locking it, and is then opened again.
 _LOCK_TIMEOUT = 0.2
 
@@ -59,10 +60,9 @@ def write_atomically(path: Path, content: bytes | Iterator[bytes]) -> None:
     `CheckpointError` where the file cannot be written.
     """
     # In the same folder, since a rename is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Processes on two machines, or in two containers, may have the same id.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        # A killed process with the same id may have left one.
-        temporary.unlink(missing_ok=True)
         try:
             with temporary.open("xb") as file:
                 file.writelines([content] if isinstance(content, bytes) else content)

@@ -94,6 +94,23 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
+def test_an_error_in_a_call_of_several_steps_says_how_many_are_complete() -> None:
+    seen: list[int] = []
+    rows = np.arange(5).reshape(5, 1)
+
+    def step() -> None:
+        seen.append(int(rows[0, 0]))
+        if seen[-1] == 3:
+            raise KeyboardInterrupt
+
+    calls = recording._Calls(step, [rows])
+    assert calls.most == 5
+    with pytest.raises(KeyboardInterrupt):
+        calls(5)
+    assert calls.completed == 3
+    assert seen == [0, 1, 2, 3]
+
+
 Trained = tuple[Any, ...]
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,20 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_processes_with_equal_ids_write_the_same_file(tmp_path: Path) -> None:
+    """As in containers that share a folder; here they are threads."""
+    path = tmp_path / "trials.csv"
+
+    def write(content: bytes) -> None:
+        for _ in range(100):
+            write_atomically(path, content)
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(write, [b"one", b"two"]))  # raises their errors
+    assert path.read_bytes() in (b"one", b"two")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

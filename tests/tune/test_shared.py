@@ -88,6 +88,37 @@ def test_the_trials_of_a_killed_process_are_trained_by_another(
     assert "rank" in capsys.readouterr().out
 
 
+def test_a_process_waits_for_the_trials_of_others_and_trains_those_of_the_dead(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("space.toml").write_text("hidden = [[8]]\n")
+    process = start("--epochs", "200")
+    journal = Path("runs/tune-space/trials.journal")
+    while process.poll() is None and not (journal.exists() and '"owner"' in journal.read_text()):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    monkeypatch.setattr(owners, "DEAD_SECONDS", 3.0)
+    os.utime(next(Path("runs/tune-space/.processes").iterdir()))  # its last sign of life
+    assert main(["space.toml", *SMALL, "--shared", "--epochs", "200"]) == 0
+    assert "waiting   for 1 trial of other processes" in capsys.readouterr().out
+    assert [row["state"] for row in rows()] == ["complete"]
+
+
+def test_points_of_a_shared_search_that_need_no_training() -> None:
+    Path("space.toml").write_text('optimizer = ["adam", "sgd"]\nmomentum = [0.5]\n')
+    states = []
+    with Owners(Path("study")) as one:
+        space = read_space(Path("space.toml"))
+        shared = Search(Path("study"), space, make_config({}), "random", "val_accuracy", one)
+        while trial := shared.next(8):
+            states.append(trial.state)
+            if trial.state == "running":
+                shared.finish(trial.number, outcome())
+    assert len(states) == 8
+    assert set(states) == {"running", "repeated", "invalid"}
+
+
 def test_a_trial_has_one_owner_until_that_one_is_dead() -> None:
     with Owners(Path("study")) as one, Owners(Path("study")) as two:
         first, second = search(one), search(two)

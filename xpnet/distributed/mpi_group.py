@@ -290,6 +290,7 @@ class MPIGroup(NcclGroup):
 
     def _send(self, text: bytes, other: int, kind: int) -> None:
         # MPI reads the text after this call.
+        self._sent = [(request, sent) for request, sent in self._sent if not request.Test()]
         self._sent.append((self._messages.Isend(text, other, kind), text))
 
     def _answer(self) -> None:

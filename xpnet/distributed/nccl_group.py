@@ -63,9 +63,10 @@ class NcclGroup(Group):
         found = self.all_gather((platform.node(), gpus_here()))
         if not found[self.rank][1]:
             Backend("cuda")  # its error says what is missing
-        taken: list[str] = []
-        for rank, (node, gpus) in enumerate(found):
-            free = [gpu for gpu in gpus if gpu not in taken]
+        taken: dict[int, str] = {}
+        # Those that see one GPU alone are first.
+        for rank, (node, gpus) in sorted(enumerate(found), key=lambda one: len(one[1][1])):
+            free = [gpu for gpu in gpus if gpu not in taken.values()]
             if not free:
                 ranks = sum(gpus == other for _, other in found)
                 raise BackendUnavailable(
@@ -74,7 +75,7 @@ class NcclGroup(Group):
                     f"ranks, or use --device cuda:0, which they then share (slower: their "
                     f"gradients are added on the host)"
                 )
-            taken.append(free[0])
+            taken[rank] = free[0]
         number = found[self.rank][1].index(taken[self.rank])
         return f"cuda:{number}" if number else "cuda"
 

@@ -31,9 +31,9 @@ class Conv2d(ImageLayer):
     """Convolution: `y_npqo = b_o + Σ_ijc x_n,(p·s+i·d−pad),(q·s+j·d−pad),c · w_ocij`.
 
     `out_channels`: the number O of output channels. `kernel_size`, `stride` (s), `padding` (zeros
-    around the image), `dilation` (d): whole numbers, or pairs (height, width). `padding="same"` is
-    `d (k − 1) / 2`, for which an image keeps its height and width, where stride is 1 and this is
-    whole; `"valid"` is 0. `groups`: input and
+    around the image), `dilation` (d): whole numbers, or pairs (height, width). `padding="same"`
+    keeps height and width: `d (k − 1) / 2` pixels on each side, which needs a stride of 1 and an
+    even `d (k − 1)`. `"valid"` is no padding. `groups`: input and
     output channels are divided into this many groups, and an output channel depends only on the
     input channels of its group, over which `c` runs (as many groups as channels: a depthwise
     convolution). `bias`: whether to add `b`. `in_channels`: the number C of input channels, by
@@ -114,9 +114,9 @@ class Conv2d(ImageLayer):
         extents = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
         if any(extent % 2 for extent in extents):
             raise ConfigError(
-                f'padding="same" of Conv2d would need another padding on each side for a kernel of '
-                f"{self.kernel_size} and a dilation of {self.dilation}: use an odd kernel_size, or "
-                f"give padding in pixels"
+                f'padding="same" of Conv2d would need different padding on opposite sides for a '
+                f"kernel of {self.kernel_size} and a dilation of {self.dilation}: use an odd "
+                f"kernel_size, or give padding in pixels"
             )
         return extents[0] // 2, extents[1] // 2
 

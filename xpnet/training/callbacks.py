@@ -235,7 +235,7 @@ class EarlyStopping(Callback):
 
 
 class StopAtInterrupt(Callback):
-    """Delay Ctrl-C (SIGINT) and SIGTERM until the current update is complete.
+    """Delay Ctrl-C (SIGINT) and SIGTERM until the current updates are complete, about 0.1 s.
 
     `fit()` then writes a checkpoint (if checkpoints are enabled) and raises `Interrupted`. Without
     this callback, Python may raise `KeyboardInterrupt` in the middle of an update, with part of the

@@ -132,7 +132,7 @@ class Trainer:
     def _same_bits_on_all_ranks(self) -> Iterator[None]:
         """With `reproducible_parts`: leave out what rounds differently on fewer or more ranks.
 
-        That are the threads of BLAS, of which each rank may have another number, and compiled
+        These are the threads of BLAS, of which each rank may have another number, and compiled
         loops, which depend on how many operations a rank has.
         """
         if self.ranks is None or not self.ranks.parts:

@@ -80,24 +80,26 @@ def tune(options: argparse.Namespace, base: TrainConfig) -> None:
         )
         done = f" is resumed: {total - missing} trials are done" if missing < total else ""
         console.say(f"folder    {folder}/{done}")
-        if missing:
-            jobs = min(choose_jobs(options.jobs, base, device), missing)
+        if missing or search.running_elsewhere():
+            jobs = min(choose_jobs(options.jobs, base, device), max(missing, 1))
             train_trials(search, total, jobs, train, validation, folder)
-        others = search.running_elsewhere()
-        if others:
-            console.say("", f"running   {len(others)} trials, in other processes")
-        if others and not search.has_completed():
-            return
         best = write_results(search, folder)
         if options.final and search.claim_final():
             train_final(best, configure(base, best.point), folder)
 
 
+WAIT_SECONDS = 1.0
+"""Time between looks whether trials of other processes are done, or have to be trained again."""
+
+
 def train_trials(
     search: Search, total: int, jobs: int, train: Dataset, validation: Dataset, folder: Path
 ) -> None:
-    """Train the missing ones of `total` trials, `jobs` at a time."""
-    board = Scoreboard(search.space)
+    """Train the missing ones of `total` trials, `jobs` at a time.
+
+    Ends when all are done, also those of other processes, any of which may die.
+    """
+    board, is_waiting = Scoreboard(search.space), False
     console.say("", board.head())
 
     def end(trial: Trial) -> None:
@@ -118,7 +120,14 @@ def train_trials(
                         pool.begin(trial.number, config)
                     continue
                 if not pool.running:
-                    return
+                    others = search.running_elsewhere()
+                    if not others:
+                        return
+                    if not is_waiting:
+                        count = f"{len(others)} trial{'s' * (len(others) > 1)}"
+                        console.say("", f"waiting   for {count} of other processes")
+                    is_waiting = True
+                    interrupted.wait(WAIT_SECONDS)
                 for number, message in pool.messages(0.2):
                     if isinstance(message, Record):
                         pool.answer(number, search.report(number, message))

@@ -123,10 +123,6 @@ class Search:
         """How many of `total` trials are not trained yet."""
         return len(self._interrupted()) + max(total - len(self._frozen()), 0)
 
-    def has_completed(self) -> bool:
-        """Whether any trial is complete."""
-        return any(trial.state == "complete" for trial in self.trials())
-
     def running_elsewhere(self) -> list[int]:
         """The numbers of the trials that other processes are training."""
         lost = {*self._interrupted(), *self._begun}
@@ -201,13 +197,12 @@ class Search:
         try:
             configure(self.base, trial.point)
         except ConfigError as error:
-            return self.finish(number, Outcome(reason=str(error)), "invalid")
+            return self._store(number, Outcome(reason=str(error)), "invalid")
         for other in trials:
             if other.state == "complete" and other.point == trial.point and other.outcome:
                 reason = f"as trial {other.number}"
-                return self.finish(
-                    number, dataclasses.replace(other.outcome, seconds=0.0, reason=reason)
-                )
+                repeated = dataclasses.replace(other.outcome, seconds=0.0, reason=reason)
+                return self._store(number, repeated)
         return trial
 
     def report(self, number: int, record: Record) -> bool:
@@ -239,7 +234,8 @@ class Search:
                 return self._trial(frozen)
             return self._store(number, outcome, state)
 
-    def _store(self, number: int, outcome: Outcome, state: str) -> Trial:
+    def _store(self, number: int, outcome: Outcome, state: str = "") -> Trial:
+        """`finish`, of a trial that no other process may finish meanwhile."""
         from optuna.trial import TrialState
 
         value = getattr(outcome.kept, self.objective) if outcome.kept else None

@@ -238,6 +238,22 @@ def test_an_update_of_adam_divides_exactly_by_each_number_from_1_to_2() -> None:
     assert same(adam(m, second), divided(m, second))
 
 
+@pytest.mark.parametrize("rest", [1, -1, 3, -3])
+def test_an_update_of_adam_divides_exactly_where_a_quotient_is_near_the_middle(rest: int) -> None:
+    # Whole numbers: m 2^25 = n d + rest for an odd n, so m / d is rest / (2^25 d) from n / 2^25,
+    # the middle between two floats if n has 25 bits.
+    d = np.arange(2**23 + 1, 2**24, 2)
+    half, inverse = (d + 1) // 2, np.ones_like(d)
+    for _ in range(25):
+        inverse = inverse * half % d
+    m = rest * inverse % d
+    assert (m * 2**25 % d == rest % d).all()
+    divisor = (d / 2**23).astype(np.float32)
+    second, dividend = divisor * divisor, (m / 2**60).astype(np.float32)
+    assert (dividend.astype(float) * 2**60 == m).all()
+    assert same(adam(dividend, second), divided(dividend, second))
+
+
 @pytest.mark.parametrize("epsilon", [0.0, 1e-30, 2.0**-60, 1e-8, 1e30, math.nan, math.inf])
 def test_an_update_of_adam_divides_exactly_at_and_beyond_the_limits(epsilon: float) -> None:
     edges = 2.0 ** np.array([-149, -126, -100, -81, -80, -79, -61, -60, -30, 0, 40, 60, 61, 100])

@@ -28,7 +28,7 @@ TILE_ROWS = 6
 """Rows of a tile of a product."""
 
 SAMPLES = 4
-"""Samples of a part of a small batch, unless there are fewer."""
+"""Samples of a part of a small batch; the last part may have fewer."""
 
 Cell: TypeAlias = tuple[slice, slice]
 """Rows and columns."""
@@ -66,7 +66,7 @@ def by_rows(rows: int, unit: int = 1) -> Layout:
 
 
 def by_samples(rows: int) -> Layout:
-    """Ranges of samples, in all columns; of at least four, for which a tile reads weights once."""
+    """Ranges of samples, in all columns; of four in a small batch: a tile reads weights once."""
     return by_rows(rows, SAMPLES if rows <= SAMPLES * PARTS else 1)
 
 

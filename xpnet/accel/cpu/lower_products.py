@@ -43,8 +43,8 @@ SUMMANDS = 2
 """Summands of a product that sums over ranges of columns: more would be more memory to add up."""
 
 FEW_ROWS = 96
-"""With fewer, a product in groups is cut into ranges of rows: their tiles read weights in place,
-and the columns of x that a part reads are in its cache."""
+"""With fewer, the cells of a product in groups have a quarter of the rows: their tiles read weights
+in place, and the columns of x that a part reads are in its cache."""
 
 WIDTH = 64
 """Sums that each part of a product of two vectors computes."""

@@ -6,7 +6,7 @@ address of a compiled `void loop(int64 *arguments, int64 step)` and its argument
 the cut into parts alone, not on the number of threads or on which of them runs a part.
 
 A thread takes the parts that are its own, so that their arrays stay in the caches of its core, and
-then, if the others make no progress, those which nobody has begun. A phase ends when all of its
+then, after some microseconds, those which nobody has begun. A phase ends when all of its
 parts are done. So no thread waits long for one without a core: on a busy machine fewer do more.
 """
 

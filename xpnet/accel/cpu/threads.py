@@ -15,10 +15,8 @@ SPINS = 1000
 """Looks at a phase that others have to finish before the thread sleeps: 20 to 50 µs."""
 
 PATIENCE = 300
-"""Looks at others that make no progress before a thread takes their parts: 5 to 15 µs.
-
-The arrays of a part are in the caches of the core that had it in the step before.
-"""
+"""Looks without another thread that completes its own parts, before a thread takes parts of others:
+5 to 15 µs. The arrays of a part are in the caches of the core that had it in the step before."""
 
 FUTEX_WAIT, FUTEX_WAKE = 128, 129  # private to the process
 ALL = 2**31 - 1
@@ -93,9 +91,9 @@ def _ends_soon(finished, target, looks):
 
 @inlined
 def _run_phase(job, phase, step, me, patience):
-    """Take own parts, then those of others from their end, if these do not run; wait for the end.
+    """Take own parts; after a while those of others, from their end; wait for the end.
 
-    `patience`: looks at others that make no progress. Returns that for the next phase.
+    `patience`: looks before that. Returns how many in the next phase: none if no other thread runs.
     """
     first = llvm.int64_pointer(job[FIRST_PARTS])
     begin, parts = first[phase], first[phase + 1] - first[phase]

@@ -2,9 +2,11 @@
 
 A division takes as long as ten other operations. `m / d` is computed from an estimate of `1 / d`
 with 14 bits, and fused multiply-adds, which round once. Two Newton iterations, r ← r + r (1 − d r),
-give `1 / d`, correctly rounded; then with q = m r the remainder m − d q is exact, and
-`q + r (m − d q)` is `m / d`, correctly rounded (P. Markstein, "Computation of elementary functions
-on the IBM RISC System/6000 processor", IBM J. Res. Dev. 34, 1990, theorem 7.2).
+give `1 / d`, correctly rounded, and q = m r is `m / d` up to 1.5 units of the last place. Then
+`q + r (m − d q)` is `m / d`, correctly rounded (after P. Markstein, "Computation of elementary
+functions on the IBM RISC System/6000 processor", IBM J. Res. Dev. 34, 1990): wherever `m / d` is so
+near to the middle between two floats that it matters, the remainder m − d q is exact. The tests
+have, for each d, quotients that are as near to a middle as there are.
 
 No step may overflow, or lose bits to subnormal numbers, and d must not be just below a power of two
 (there the iterations may miss `1 / d`): vectors with numbers beyond the limits below are divided by
@@ -29,7 +31,7 @@ D_LEAST, D_MOST = 2.0**-60, 2.0**40
 """Divisors whose reciprocals are estimated."""
 
 M_LEAST, M_MOST = 2.0**-80, 2.0**60
-"""Magnitudes of dividends, or 0: the quotients are normal numbers, and so are the remainders."""
+"""Magnitudes of dividends, or 0: quotients are normal numbers, and remainders are exact."""
 
 
 def _constant(vectors: Vectors, number: float) -> Any:
