@@ -6,7 +6,7 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
 from sklearn.base import BaseEstimator
@@ -49,9 +49,6 @@ class Samples(NamedTuple):
 
 class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
     """The base class of classifier and regressor: parameters, their checks, training."""
-
-    _y_options: ClassVar[dict[str, bool]] = {}
-    """Options of `validate_data` for `y`."""
 
     def __init__(
         self,
@@ -107,6 +104,10 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         self.callbacks = callbacks
         self.network = network
         self.device = device
+
+    @abstractmethod
+    def _options_of(self, y: Any) -> dict[str, bool]:
+        """Options of `validate_data` for the targets `y`."""
 
     @abstractmethod
     def _learn_targets(self, y: HostArray) -> None:
@@ -215,7 +216,7 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
                 dtype=(numpy.float64, numpy.float32),
                 order="C",
                 reset=reset,
-                **self._y_options,
+                **self._options_of(y),
             )
             if learn:
                 self._learn_targets(given)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy
-from scipy.special import log_softmax
+from scipy.special import log_expit, log_softmax
 from sklearn.base import ClassifierMixin
 from sklearn.preprocessing import LabelEncoder
 from sklearn.utils.multiclass import check_classification_targets
@@ -15,15 +15,20 @@ from xpnet.backend import HostArray
 from xpnet.errors import ConfigError, DataError, short_repr
 from xpnet.estimator._base import Estimator, Samples
 from xpnet.estimator._inputs import look_at_classes
-from xpnet.estimator._parameters import class_weights
+from xpnet.estimator._labels import (
+    LabelCrossEntropy,
+    columns_of,
+    label_matrix,
+    require_all_columns,
+)
+from xpnet.estimator._parameters import class_weights, require_class_weight
 from xpnet.losses import Loss, SoftmaxCrossEntropy
 from xpnet.network import Sequential
 
 
-def _most_likely(network: Sequential, x: Any) -> HostArray:
-    """The number of the most likely class of each row: `(n,)` on the host."""
-    classes: HostArray = network.backend.to_host(network.forward(x)).argmax(axis=1)
-    return classes
+def _decided(outputs: HostArray, is_multilabel: bool) -> HostArray:
+    """Of logits `(n, k)`, the numbers of the most likely classes `(n,)`, or the labels `(n, k)`."""
+    return (outputs > 0).astype(numpy.int64) if is_multilabel else outputs.argmax(axis=1)
 
 
 class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
@@ -54,6 +59,13 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     `"cuda:1"` or `"auto"`; and `class_weight`, a dict of weights by class, or `"balanced"` for
     `n / (classes · count)`, `count` samples being of the class: the weight of a sample that is
     trained on (or held out by `validation_fraction`) is its `sample_weight` times that.
+
+    **Several labels a sample**: `y (n, labels)` of 0 and 1, as `MultiLabelBinarizer` makes it. The
+    last layer then has a logit for each label, the loss is the binary cross-entropy of their
+    sigmoids, summed over the labels, `predict` and `predict_proba` give `(n, labels)`, and `score`
+    and `validation_scores_` are the share of samples whose labels are all right. `class_weight` is
+    then `"balanced"` or a list of dicts, one a label, whose weights are multiplied, as
+    scikit-learn's `compute_sample_weight` does. `partial_fit` needs no `classes`.
 
     **Attributes**: `classes_`; `network_`, the `Sequential` (which `xpnet.save` takes); `n_iter_`,
     epochs of the last call; `t_`, samples seen in all calls; `loss_curve_`, `loss_`, `best_loss_`,
@@ -137,16 +149,18 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     ) -> XpnetClassifier:
         """Train one more epoch on `X`, `y`; the first call creates the network and needs `classes`.
 
-        `classes`: all that will ever be in `y`. Also continues after `fit`. Raises as `fit`
-        does, and for `early_stopping=True`.
+        `classes`: all that will ever be in `y`; not needed for a matrix `y` of labels. Also
+        continues after `fit`. Raises as `fit` does, and for `early_stopping=True`.
         """
         if isinstance(self.class_weight, str) and self.class_weight == "balanced":
             raise ConfigError(
                 "class_weight='balanced' needs all samples, and partial_fit sees some of them: "
                 "give a dict, with weights of compute_class_weight('balanced', classes=..., y=...)"
             )
-        begins = not hasattr(self, "network_")
-        if begins:
+        begins, columns = not hasattr(self, "network_"), columns_of(y)
+        if columns > 1:
+            require_all_columns(classes, columns)
+        elif begins:
             if classes is None:
                 raise ConfigError(
                     "classes must be given on the first call of partial_fit: all that will ever "
@@ -158,30 +172,47 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
                 f"classes is {classes!r}, and was {self.classes_!r} on the first call of "
                 f"partial_fit: leave it out, or begin with a new estimator"
             )
-        self._partial_fit(X, y, sample_weight, begins=begins, learn=False)
+        learn = begins and columns > 1
+        self._partial_fit(X, y, sample_weight, begins=begins, learn=learn)
         return self
 
     def predict(self, X: Any) -> HostArray:
-        """The most likely class of each row: `(n, features) -> (n,)`, of `classes_`."""
-        x = self._placed(X)
-        network = self.network_
-        labels: HostArray = self.classes_[_most_likely(network, x)]
+        """The most likely class of each row, `(n,)`; or its labels, `(n, labels)` of 0 and 1."""
+        decided = _decided(self._logits(X), self._is_multilabel)
+        labels: HostArray = decided if self._is_multilabel else self.classes_[decided]
         return labels
 
     def predict_proba(self, X: Any) -> HostArray:
-        """The probability of each class: `(n, features) -> (n, classes)`, as in `classes_`."""
+        """The probability of each class, or of each label: `(n, classes)`, as in `classes_`."""
         x = self._placed(X)
         network = self.network_
         return network.backend.to_host(network.predict_proba(x))
 
     def predict_log_proba(self, X: Any) -> HostArray:
-        """`log p` of each class, finite where `p` itself is 0: `(n, features) -> (n, classes)`."""
-        x = self._placed(X)
-        network = self.network_
-        logs: HostArray = log_softmax(network.backend.to_host(network.forward(x)), axis=1)
+        """`log p` of each class or label, finite where `p` itself is 0: `(n, classes)`."""
+        logits = self._logits(X)
+        logs: HostArray = log_expit(logits) if self._is_multilabel else log_softmax(logits, axis=1)
         return logs
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+    def _logits(self, X: Any) -> HostArray:
+        x = self._placed(X)
+        network = self.network_
+        return network.backend.to_host(network.forward(x))
+
+    def _options_of(self, y: Any) -> dict[str, bool]:
+        return {"multi_output": True} if columns_of(y) > 1 else {}
+
     def _learn_targets(self, y: HostArray) -> None:
+        self._is_multilabel = y.ndim == 2
+        if self._is_multilabel:
+            label_matrix(y, numpy.float64)
+            self.classes_ = numpy.arange(y.shape[1])
+            return
         check_classification_targets(y)
         self.classes_ = LabelEncoder().fit(y).classes_
 
@@ -201,15 +232,11 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
 
     def _require_valid(self) -> None:
         super()._require_valid()
-        weight = self.class_weight
-        is_balanced = isinstance(weight, str) and weight == "balanced"
-        if not (weight is None or is_balanced or isinstance(weight, dict)):
-            raise ConfigError(
-                f"class_weight must be a dict of the classes' weights, 'balanced' or None, found "
-                f"{short_repr(weight)}"
-            )
+        require_class_weight(self.class_weight)
 
     def _require_same_targets(self, target: HostArray) -> None:
+        if self._is_multilabel:
+            return
         found = set(target.tolist())
         missing = [name for code, name in enumerate(self.classes_.tolist()) if code not in found]
         if missing:
@@ -223,6 +250,15 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         look_at_classes(y)
 
     def _encoded(self, y: HostArray, dtype: Any) -> HostArray:
+        labels = len(self.classes_)
+        if y.shape[1:] != ((labels,) if self._is_multilabel else ()):
+            wanted = f"{labels} labels" if self._is_multilabel else "one class"
+            raise DataError(
+                f"y has shape {y.shape}, and the network was made for {wanted} a sample: give as "
+                f"many, or fit a new estimator"
+            )
+        if self._is_multilabel:
+            return label_matrix(y, dtype)
         known = set(self.classes_.tolist())
         unseen = [label for label in y.tolist() if label not in known]
         if unseen:
@@ -238,7 +274,7 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         return codes
 
     def _outputs(self, target: HostArray) -> int:
-        return len(self.classes_)
+        return int(target.shape[1]) if self._is_multilabel else len(self.classes_)
 
     def _begin(self, train: Samples) -> None:
         super()._begin(train)
@@ -247,11 +283,14 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
 
     @property
     def _target_shape(self) -> tuple[int, ...]:
-        return ()
+        return (self.network_.out_features,) if self._is_multilabel else ()
 
     def _loss(self) -> Loss:
-        return SoftmaxCrossEntropy()
+        return LabelCrossEntropy() if self._is_multilabel else SoftmaxCrossEntropy()
 
     def _score(self, network: Sequential, x: Any, held_out: Samples) -> float:
-        hit = _most_likely(network, x) == held_out.target
+        outputs = network.backend.to_host(network.forward(x))
+        hit = _decided(outputs, self._is_multilabel) == held_out.target
+        if self._is_multilabel:
+            hit = hit.all(axis=1)
         return float(numpy.average(hit, weights=held_out.weights))

@@ -80,12 +80,15 @@ def look_at_classes(y: Any) -> None:
     if y is None:
         return
     try:
-        labels = numpy.asarray(y, dtype=object).reshape(-1)
+        labels = numpy.asarray(y, dtype=object)
     except ValueError:  # ragged
         return
-    for row, label in enumerate(labels):
+    if labels.shape[1:] == (1,):
+        labels = labels.reshape(-1)
+    for where, label in numpy.ndenumerate(labels):
         if is_missing(label) or (isinstance(label, float) and label != label):
-            raise DataError(f"y[{row}] is missing ({label}): fill it in, or leave out the row")
+            place = ", ".join(map(str, where))
+            raise DataError(f"y[{place}] is missing ({label}): fill it in, or leave out the row")
 
 
 def _is_for_scikit_learn(value: Any) -> bool:

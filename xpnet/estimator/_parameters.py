@@ -150,8 +150,28 @@ def checked_weights(sample_weight: Any, count: int) -> HostArray:
     return weights
 
 
+def require_class_weight(class_weight: Any) -> None:
+    """Raise `ConfigError` for a value that `class_weight` does not take."""
+    entries = class_weight if isinstance(class_weight, list) and class_weight else [class_weight]
+    if class_weight is None or _is(class_weight, "balanced"):
+        return
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise ConfigError(
+            f"class_weight must be a dict of the classes' weights (or a list of dicts {{0: weight, "
+            f"1: weight}}, one a label), 'balanced' or None, found {short_repr(class_weight)}"
+        )
+
+
 def class_weights(class_weight: Any, y: HostArray) -> HostArray:
-    """The weight of the class of each sample `y` `(n,)`, float64, none below 0 and not all 0."""
+    """The weight of each sample by its class `y` `(n,)`, or the product over its labels `(n, k)`.
+
+    Float64, none below 0 and not all 0: `sklearn.utils.class_weight.compute_sample_weight`.
+    """
+    if isinstance(class_weight, list) and y.ndim == 1:
+        raise ConfigError(
+            "class_weight is a list, one dict for each label, and y has one class a sample: give "
+            "one dict"
+        )
     try:
         weights: HostArray = compute_sample_weight(class_weight, y)
     except (TypeError, ValueError) as error:
@@ -159,8 +179,9 @@ def class_weights(class_weight: Any, y: HostArray) -> HostArray:
     is_wrong = ~(weights >= 0) | numpy.isinf(weights)
     if is_wrong.any():
         row = int(is_wrong.argmax())
+        what = "class" if y.ndim == 1 else "labels"
         raise ConfigError(
-            f"class_weight gives the class {short_repr(y[row])} the weight {weights[row]:g}: "
+            f"class_weight gives the {what} {short_repr(y[row])} the weight {weights[row]:g}: "
             f"weights must be finite numbers of 0 or more"
         )
     if not weights.any():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy
 from sklearn.base import RegressorMixin
@@ -66,8 +66,6 @@ class XpnetRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
     >>> network.score(X, y) > 0.99
     True
     """
-
-    _y_options: ClassVar[dict[str, bool]] = {"multi_output": True, "y_numeric": True}
 
     def __init__(
         self,
@@ -153,6 +151,9 @@ class XpnetRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+    def _options_of(self, y: Any) -> dict[str, bool]:
+        return {"multi_output": True, "y_numeric": True}
 
     def _learn_targets(self, y: HostArray) -> None:
         self._is_single = y.ndim == 1
