@@ -125,7 +125,7 @@ def test_parameters_are_named_and_set_as_those_of_mlpclassifier() -> None:
     assert ours.keys() - theirs.keys() == {
         *("device", "dropout", "class_weight", "batch_norm", "clip_norm", "callbacks", "network")
     }
-    assert theirs.keys() - ours.keys() == {"learning_rate", "power_t", "shuffle", "max_fun"}
+    assert theirs.keys() - ours.keys() == {"power_t", "shuffle", "max_fun"}
     assert all(ours[name] == theirs[name] for name in ours.keys() & theirs.keys())
     del ours["class_weight"]
     quantile = HistGradientBoostingRegressor(quantile=0.5).get_params()["quantile"]
@@ -629,6 +629,9 @@ def test_the_network_can_be_saved_and_names_its_classes(tmp_path: Path) -> None:
         ("hidden_layer_sizes", "100", "must be whole numbers above 0"),
         ("activation", "relu6", "must be one of identity, logistic, tanh, relu, leaky_relu, gelu"),
         ("solver", "lbfgs", "must be one of adam, sgd, found 'lbfgs'"),
+        ("learning_rate", "step", "must be one of constant, cosine, one_cycle, found 'step'$"),
+        ("learning_rate", "adaptive", "must be .*, which MLPClassifier has and xpnet has not"),
+        ("learning_rate", 0.1, "must be one of constant, cosine, one_cycle, found 0.1"),
         ("alpha", -1, "must be a number of 0 or more, found -1"),
         ("tol", None, "must be a number of 0 or more"),
         ("learning_rate_init", 0, "must be a number above 0, found 0"),

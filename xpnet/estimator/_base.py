@@ -17,16 +17,15 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from xpnet import random
 from xpnet.backend import HostArray
 from xpnet.errors import ConfigError, DataError, DivergenceError
+from xpnet.estimator._html import ShowsNetwork
 from xpnet.estimator._inputs import blaming, look_at_samples, require_unmasked
 from xpnet.estimator._network import batch_size, new_network, settings_of_network
+from xpnet.estimator._optimizer import new_optimizer
 from xpnet.estimator._parameters import checked_weights, require_valid
 from xpnet.estimator._split import split
-from xpnet.estimator._stopping import ConvergenceCheck
-from xpnet.losses import Loss
-from xpnet.network import Sequential
-from xpnet.optimizers import SGD, Adam, Optimizer
+from xpnet.estimator._stopping import ConvergenceCheck, HeldOut, HeldOutProgress
+from xpnet.losses import L2Penalty, Loss
 from xpnet.training import fit
-from xpnet.training.callbacks import Progress
 from xpnet.training.options import callbacks_of
 
 
@@ -47,7 +46,7 @@ class Samples(NamedTuple):
         return Samples(self.x[indices], self.target[indices], weights)
 
 
-class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
+class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
     """The base class of classifier and regressor: parameters, their checks, training."""
 
     def __init__(
@@ -58,6 +57,7 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         solver: str = "adam",
         alpha: float = 0.0001,
         batch_size: int | str = "auto",
+        learning_rate: str = "constant",
         learning_rate_init: float = 0.001,
         max_iter: int = 200,
         dropout: float | Sequence[float] = 0.0,
@@ -84,6 +84,7 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         self.solver = solver
         self.alpha = alpha
         self.batch_size = batch_size
+        self.learning_rate = learning_rate
         self.learning_rate_init = learning_rate_init
         self.max_iter = max_iter
         self.dropout = dropout
@@ -135,8 +136,8 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         """The loss to train with."""
 
     @abstractmethod
-    def _score(self, network: Sequential, x: Any, held_out: Samples) -> float:
-        """The score of `network` on held-out samples; `x` is theirs, on the device."""
+    def _score(self, outputs: HostArray, held_out: Samples) -> float:
+        """The score of the outputs `(n, outputs)` that the network has for held-out samples."""
 
     def _require_valid(self) -> None:
         """Raise `ConfigError`, naming the parameter, unless all of them are valid."""
@@ -170,7 +171,6 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         else:
             self._require_same_network(train)
             self._require_same_targets(train.target)
-        self._optimizer = self._new_optimizer()
         held_out = None
         if X_val is not None:
             held_out = self._samples(X_val, y_val, sample_weight_val, is_trained_on=False)
@@ -178,18 +178,27 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
             train, held_out = self._split(train)
         if held_out is not None and len(held_out.x) < 2:
             raise DataError("validation needs 2 samples or more, found 1: give X_val more rows")
-        return self._train(train, held_out, epochs=int(self.max_iter))
+        count, epochs = len(train.x), int(self.max_iter)
+        updates = epochs * math.ceil(count / batch_size(self, count))
+        self._optimizer = new_optimizer(self, updates)
+        return self._train(train, held_out, epochs=epochs)
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, *, begins: bool, learn: bool) -> Any:
         self._require_valid()
         if self.early_stopping:
             raise ConfigError(
-                "partial_fit does not know when to stop: set early_stopping=False, or call fit"
+                "partial_fit does not know when to stop, as it sees a part of the samples at a "
+                "time: set early_stopping=False and call score() on held-out samples, or call fit"
+            )
+        if self.learning_rate != "constant":
+            raise ConfigError(
+                f"learning_rate={self.learning_rate!r} is a schedule over max_iter epochs, and "
+                f"partial_fit does not know how many there will be: set learning_rate='constant'"
             )
         train = self._samples(X, y, sample_weight, reset=begins, learn=learn)
         if begins:
             self._begin(train)
-            self._optimizer = self._new_optimizer()
+            self._optimizer = new_optimizer(self, 1)
         else:
             self._require_same_network(train)
         return self._train(train, None, epochs=1, is_partial=True)
@@ -248,6 +257,7 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         self.t_ = 0
         self.loss_curve_: list[float] = []
         self.validation_scores_: list[float] | None = None
+        self.validation_loss_curve_: list[float] | None = None
         self.best_validation_score_: float | None = None
 
     def _with_class_weights(self, weights: HostArray | None, y: HostArray) -> HostArray | None:
@@ -274,40 +284,31 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
                 f"{self.network_.out_features}: give as many, or fit with warm_start=False"
             )
 
-    def _new_optimizer(self) -> Optimizer:
-        rate = float(self.learning_rate_init)
-        if self.solver == "sgd":
-            momentum = float(self.momentum)
-            nesterov = bool(self.nesterovs_momentum) and momentum > 0
-            return SGD(rate, momentum=momentum, nesterov=nesterov)
-        return Adam(
-            rate,
-            beta1=float(self.beta_1),
-            beta2=float(self.beta_2),
-            epsilon=float(self.epsilon),
-        )
-
     def _train(
         self, train: Samples, held_out: Samples | None, *, epochs: int, is_partial: bool = False
     ) -> Estimator:
         network, count = self.network_, len(train.x)
         size = batch_size(self, count)
         weight_of_batch = size * (1.0 if train.weights is None else float(train.weights.mean()))
-        score = None
+        # fit() divides by the number of all samples.
+        l2 = float(self.alpha) * count / weight_of_batch
+        measured = None
         if held_out is not None:
-            x = network.backend.asarray(held_out.x, dtype=network.dtype)
-
-            def score(network: Sequential) -> float:
-                return self._score(network, x, held_out)
-
+            measured = HeldOut(
+                network,
+                *held_out,
+                loss=self._loss(),
+                penalty=L2Penalty(l2, count),
+                score=lambda outputs: self._score(outputs, held_out),
+            )
         check = ConvergenceCheck(
-            score,
+            measured,
             by_score=bool(self.early_stopping),
             tol=float(self.tol),
             patience=float(self.n_iter_no_change),
             samples_seen=self.t_,
         )
-        progress = [Progress()] if self.verbose else []
+        progress = [HeldOutProgress(check)] if self.verbose else []
         try:
             history = fit(
                 network,
@@ -317,8 +318,7 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
                 sample_weight=train.weights,
                 epochs=epochs,
                 batch_size=size,
-                # fit() divides by the number of all samples.
-                l2=float(self.alpha) * count / weight_of_batch,
+                l2=l2,
                 seed=random.key(self._seed, f"order from sample {self.t_}"),
                 clip_norm=self.clip_norm,
                 callbacks=[check, *callbacks_of(self.callbacks), *progress],
@@ -329,9 +329,11 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
         if not numpy.isfinite(network.backend.to_host(network.flat_parameters)).all():
             raise self._diverged()
         network.prediction, network.target_shape = self._loss().prediction, self._target_shape
-        self._keep(history.column("loss"), check.scores, count)
+        self._keep(history.column("loss"), check, count)
         has_ended = check.has_stopped or self.n_iter_ < epochs
-        if not is_partial and not has_ended and self.n_iter_no_change != math.inf:
+        # A schedule has lowered the rate by then.
+        is_meant = self.n_iter_no_change == math.inf or self.learning_rate != "constant"
+        if not (is_partial or has_ended or is_meant):
             warnings.warn(
                 f"{type(self).__name__} has not converged in max_iter={epochs} epochs: let "
                 f"max_iter be larger, or say n_iter_no_change=inf if that many were meant",
@@ -340,14 +342,15 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
             )
         return self
 
-    def _keep(self, losses: list[float], scores: list[float], count: int) -> None:
-        """Set the attributes about training from `losses` and `scores`, one for each epoch."""
+    def _keep(self, losses: list[float], check: ConvergenceCheck, count: int) -> None:
+        """Set the attributes about training from `losses` and `check`, with one for each epoch."""
         self.n_iter_ = len(losses)
         self.t_ += len(losses) * count
         self.loss_curve_ = self.loss_curve_ + losses
         self.loss_, self.best_loss_ = losses[-1], min(self.loss_curve_)
-        if scores:
-            self.validation_scores_ = (self.validation_scores_ or []) + scores
+        if check.scores:
+            self.validation_scores_ = (self.validation_scores_ or []) + check.scores
+            self.validation_loss_curve_ = (self.validation_loss_curve_ or []) + check.losses
             self.best_validation_score_ = max(self.validation_scores_)
 
     def _diverged(self) -> Diverged:

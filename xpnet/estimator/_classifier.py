@@ -23,7 +23,6 @@ from xpnet.estimator._labels import (
 )
 from xpnet.estimator._parameters import class_weights, require_class_weight
 from xpnet.losses import Loss, SoftmaxCrossEntropy
-from xpnet.network import Sequential
 
 
 def _decided(outputs: HostArray, is_multilabel: bool) -> HostArray:
@@ -44,21 +43,23 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     number, several, or none); `activation`, one of `relu`, `tanh`, `logistic`, `identity`, and
     `leaky_relu`, `gelu`; `solver`, `adam` (with `beta_1`, `beta_2`, `epsilon`) or `sgd` (with
     `momentum`, `nesterovs_momentum`); `alpha`, the strength of L2; `batch_size`, a number, or
-    `"auto"` for `min(200, n)`; `learning_rate_init`; `max_iter`, the most epochs to train;
-    `random_state`, of weights, order, dropout and split; `warm_start`; `verbose`, a line an
-    epoch. Training ends when the loss has not fallen by `tol` for more than `n_iter_no_change`
-    consecutive epochs (`inf`: never) or, with `early_stopping`, when the score of
-    `validation_fraction` of the samples (or of `X_val`, `y_val`) has not improved in the same way;
-    then the weights with the best score are kept; a class of a single sample is trained on, and if
-    the held-out samples are too few for every class, some classes are missing there. Also:
-    `activation` and `dropout` (the rate after a hidden layer) may be lists, one entry a hidden
-    layer; `batch_norm`, a `BatchNorm` before each activation; `clip_norm` and `callbacks`, as
-    `xpnet.fit` takes them; `network`, in place of `hidden_layer_sizes`, `activation`, `dropout` and
-    `batch_norm`: a function of the numbers of features and outputs that returns the list of layers,
-    or a `Sequential`, whose layers are copied with their weights; `device`, `"cpu"`, `"cuda"`,
-    `"cuda:1"` or `"auto"`; and `class_weight`, a dict of weights by class, or `"balanced"` for
-    `n / (classes · count)`, `count` samples being of the class: the weight of a sample that is
-    trained on (or held out by `validation_fraction`) is its `sample_weight` times that.
+    `"auto"` for `min(200, n)`; `learning_rate_init`, and `learning_rate`, `"constant"`, `"cosine"`
+    or `"one_cycle"`, its schedule over `max_iter` epochs (`xpnet.schedules`); `max_iter`, the most
+    epochs to train; `random_state`, of weights, order, dropout and split; `warm_start`; `verbose`,
+    a line an epoch and a progress bar, as `xpnet.Progress`. Training ends when the loss has not
+    fallen by `tol` for more than `n_iter_no_change` consecutive epochs (`inf`: never) or, with
+    `early_stopping`, when the score of `validation_fraction` of the samples (or of `X_val`,
+    `y_val`) has not improved in the same way; then the weights with the best score are kept; a
+    class of a single sample is trained on, and if the held-out samples are too few for every class,
+    some classes are missing there. Also: `activation` and `dropout` (the rate after a hidden layer)
+    may be lists, one entry a hidden layer; `batch_norm`, a `BatchNorm` before each activation;
+    `clip_norm` and `callbacks`, as `xpnet.fit` takes them; `network`, in place of
+    `hidden_layer_sizes`, `activation`, `dropout` and `batch_norm`: a function of the numbers of
+    features and outputs that returns the list of layers, or a `Sequential`, whose layers are copied
+    with their weights; `device`, `"cpu"`, `"cuda"`, `"cuda:1"` or `"auto"`; and `class_weight`, a
+    dict of weights by class, or `"balanced"` for `n / (classes · count)`, `count` samples being of
+    the class: the weight of a sample that is trained on (or held out by `validation_fraction`) is
+    its `sample_weight` times that.
 
     **Several labels a sample**: `y (n, labels)` of 0 and 1, as `MultiLabelBinarizer` makes it. The
     last layer then has a logit for each label, the loss is the binary cross-entropy of their
@@ -70,7 +71,9 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     **Attributes**: `classes_`; `network_`, the `Sequential` (which `xpnet.save` takes); `n_iter_`,
     epochs of the last call; `t_`, samples seen in all calls; `loss_curve_`, `loss_`, `best_loss_`,
     with L2, running means over the batches; `validation_scores_`, `best_validation_score_`, of
-    accuracy, None without validation; `n_features_in_`, `feature_names_in_`.
+    accuracy, and `validation_loss_curve_`, the loss of the held-out samples with L2 after each
+    epoch, all None without validation; `n_features_in_`, `feature_names_in_`. A notebook shows the
+    layers of a fitted network below scikit-learn's diagram.
 
     >>> from sklearn.datasets import load_iris
     >>> from sklearn.pipeline import make_pipeline
@@ -94,6 +97,7 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         solver: str = "adam",
         alpha: float = 0.0001,
         batch_size: int | str = "auto",
+        learning_rate: str = "constant",
         learning_rate_init: float = 0.001,
         max_iter: int = 200,
         dropout: float | Sequence[float] = 0.0,
@@ -121,6 +125,7 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
             solver=solver,
             alpha=alpha,
             batch_size=batch_size,
+            learning_rate=learning_rate,
             learning_rate_init=learning_rate_init,
             max_iter=max_iter,
             dropout=dropout,
@@ -288,8 +293,7 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     def _loss(self) -> Loss:
         return LabelCrossEntropy() if self._is_multilabel else SoftmaxCrossEntropy()
 
-    def _score(self, network: Sequential, x: Any, held_out: Samples) -> float:
-        outputs = network.backend.to_host(network.forward(x))
+    def _score(self, outputs: HostArray, held_out: Samples) -> float:
         hit = _decided(outputs, self._is_multilabel) == held_out.target
         if self._is_multilabel:
             hit = hit.all(axis=1)

@@ -14,6 +14,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from xpnet.backend import HostArray
 from xpnet.errors import ConfigError, DataError, short_repr
 from xpnet.estimator._inputs import blaming, look_at_numbers, require_unmasked
+from xpnet.estimator._optimizer import require_learning_rate
 from xpnet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Tanh
 from xpnet.layers.base import Layer
 from xpnet.training.options import callbacks_of
@@ -44,6 +45,7 @@ def require_valid(estimator: Any) -> None:
     for rate in _entries("dropout", estimator.dropout, layers):
         real("dropout", rate, high=1)
     _require_known("solver", estimator.solver, SOLVERS)
+    require_learning_rate(estimator.learning_rate)
     for name in _OF_ZERO_OR_MORE:
         real(name, getattr(estimator, name))
     for name in _ABOVE_ZERO:

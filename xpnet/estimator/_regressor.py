@@ -22,7 +22,6 @@ from xpnet.losses import (
     Poisson,
     Quantile,
 )
-from xpnet.network import Sequential
 from xpnet.utils.inputs import check_finite
 
 LOSSES: dict[str, type[Loss]] = {
@@ -77,6 +76,7 @@ class XpnetRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
         solver: str = "adam",
         alpha: float = 0.0001,
         batch_size: int | str = "auto",
+        learning_rate: str = "constant",
         learning_rate_init: float = 0.001,
         max_iter: int = 200,
         dropout: float | Sequence[float] = 0.0,
@@ -104,6 +104,7 @@ class XpnetRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
             solver=solver,
             alpha=alpha,
             batch_size=batch_size,
+            learning_rate=learning_rate,
             learning_rate_init=learning_rate_init,
             max_iter=max_iter,
             dropout=dropout,
@@ -204,8 +205,10 @@ class XpnetRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
             return self.loss
         return Quantile(self.quantile) if self.loss == "quantile" else LOSSES[self.loss]()
 
-    def _score(self, network: Sequential, x: Any, held_out: Samples) -> float:
-        outputs = network.backend.to_host(network.predict(x))
+    def _score(self, outputs: HostArray, held_out: Samples) -> float:
+        if self._loss().prediction == "rates":
+            with numpy.errstate(over="ignore"):
+                outputs = numpy.exp(outputs)
         if not numpy.isfinite(outputs).all():
             return math.nan
         return self._agreement(held_out.target, outputs, held_out.weights)

@@ -1,0 +1,208 @@
+"""Estimators: the loss of held-out samples, schedules by name, and the display in a notebook."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.datasets import load_iris
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import mean_squared_error
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler, scale
+
+import xpnet as xn
+from xpnet.backend import Backend
+from xpnet.errors import ConfigError
+from xpnet.estimator import XpnetClassifier, XpnetRegressor
+from xpnet.schedules import Cosine, OneCycle
+
+X, Y = load_iris(return_X_y=True)
+X = scale(X)
+WEIGHTS = np.random.default_rng(0).random(150) + 0.1
+HELD = {"X_val": X[::3], "y_val": Y[::3]}
+
+
+def classifier(**parameters: Any) -> XpnetClassifier:
+    shared = {"hidden_layer_sizes": (8,), "max_iter": 12, "n_iter_no_change": float("inf")}
+    return XpnetClassifier(
+        **{**shared, "random_state": 0, "learning_rate_init": 0.02, **parameters}
+    )
+
+
+def regressor(**parameters: Any) -> XpnetRegressor:
+    shared = classifier().get_params()
+    del shared["class_weight"]
+    return XpnetRegressor(**shared | parameters)
+
+
+class Rates(xn.Callback):
+    """The learning rate of the last update of each epoch."""
+
+    def __init__(self) -> None:
+        self.rates = list[float]()
+
+    def on_log(self, run: Any, record: Any) -> None:
+        self.rates.append(record.learning_rate)
+
+
+# ---------------------------------------------------------------------------- the held-out loss
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS, WEIGHTS * 1e-60])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_validation_loss_is_the_weighted_mean_with_l2(dtype: type, weights: Any) -> None:
+    held_weights = None if weights is None else weights[::3]
+    x = X.astype(dtype)
+    found = classifier(alpha=2.0, batch_size=50).fit(
+        x, Y, X_val=x[::3], y_val=Y[::3], sample_weight_val=held_weights
+    )
+    assert len(found.validation_loss_curve_) == len(found.loss_curve_) == 12
+    losses = -found.predict_log_proba(x[::3])[np.arange(50), Y[::3]]
+    squares = sum((w**2).sum() for w in list(found.network_.parameters().values())[::2])
+    expected = np.average(losses, weights=held_weights) + 2.0 / (2 * 50) * squares
+    # Each term is rounded to dtype.
+    rtol = 1e-5 if dtype is np.float32 else 1e-12
+    assert found.validation_loss_curve_[-1] == pytest.approx(expected, rel=rtol)
+
+
+def test_the_validation_loss_of_a_regressor() -> None:
+    found = regressor(alpha=0.0).fit(X, X[:, :2], X_val=X[::3], y_val=X[::3, :2])
+    expected = mean_squared_error(X[::3, :2], found.predict(X[::3]))
+    assert found.validation_loss_curve_[-1] == pytest.approx(expected, rel=1e-12)
+    assert found.validation_scores_[-1] == pytest.approx(found.score(X[::3], X[::3, :2]))
+
+
+def test_on_the_training_samples_it_is_the_loss_curve_one_update_later() -> None:
+    """A full batch is measured before its update, held-out samples after it."""
+    found = classifier(batch_size=150, alpha=1.0).fit(X, Y, X_val=X, y_val=Y)
+    np.testing.assert_allclose(found.validation_loss_curve_[:-1], found.loss_curve_[1:], rtol=1e-12)
+
+
+def test_it_exists_where_samples_are_held_out() -> None:
+    assert classifier().fit(X, Y).validation_loss_curve_ is None
+    found = classifier(early_stopping=True, warm_start=True).fit(X, Y)
+    assert len(found.validation_loss_curve_) == 12
+    assert found.validation_loss_curve_[-1] < found.validation_loss_curve_[0]
+    found.fit(X, Y)
+    assert len(found.validation_loss_curve_) == 24
+    assert len(found.set_params(warm_start=False).fit(X, Y).validation_loss_curve_) == 12
+
+
+def test_it_is_measured_on_every_backend(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = classifier(alpha=1.0).fit(X, Y, WEIGHTS, **HELD, sample_weight_val=WEIGHTS[::3])
+
+    def placed(layers: Any, **options: Any) -> xn.Sequential:
+        return xn.Sequential(layers, **(options | {"backend": backend}))
+
+    monkeypatch.setattr("xpnet.estimator._network.Sequential", placed)
+    found = classifier(alpha=1.0, device="cuda")
+    found.fit(X, Y, WEIGHTS, **HELD, sample_weight_val=WEIGHTS[::3])
+    np.testing.assert_allclose(
+        found.validation_loss_curve_, expected.validation_loss_curve_, rtol=1e-9
+    )
+
+
+def test_verbose_prints_the_held_out_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    found = classifier(verbose=True, max_iter=2).fit(X, Y, **HELD)
+    last = capsys.readouterr().out.splitlines()[-1]
+    loss, score = found.validation_loss_curve_[-1], found.validation_scores_[-1]
+    assert last.startswith("epoch 2/2  loss ")
+    assert f"  val loss {loss:.4f}  val acc {100 * score:5.2f} %  " in last
+    regressor(verbose=True, max_iter=1).fit(X, X[:, 0], X_val=X, y_val=X[:, 0])
+    printed = capsys.readouterr().out
+    assert "  val loss " in printed
+    assert "acc" not in printed
+
+
+def test_partial_fit_says_why_it_cannot_stop_early() -> None:
+    says = r"\Apartial_fit does not know when to stop, as it sees a part of the samples at a time: "
+    with pytest.raises(ConfigError, match=says + r"set early_stopping=False and call [^\n]*\Z"):
+        classifier(early_stopping=True).partial_fit(X, Y, classes=[0, 1, 2])
+
+
+# ---------------------------------------------------------------------------- learning rates
+
+
+@pytest.mark.parametrize(("name", "kind"), [("cosine", Cosine), ("one_cycle", OneCycle)])
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_a_schedule_by_name_goes_over_all_updates(name: str, kind: type, solver: str) -> None:
+    rates = Rates()
+    classifier(learning_rate=name, solver=solver, batch_size=40, callbacks=rates).fit(X, Y)
+    schedule = kind(0.02, 12 * 4)
+    assert rates.rates == [pytest.approx(schedule(4 * epoch + 3)) for epoch in range(12)]
+    assert rates.rates[-1] < 0.001
+
+
+def test_held_out_samples_are_not_counted_and_a_warm_start_begins_the_schedule_again() -> None:
+    rates = Rates()
+    found = classifier(learning_rate="cosine", callbacks=rates, batch_size=40, early_stopping=True)
+    found.set_params(warm_start=True, validation_fraction=0.2).fit(X, Y).fit(X, Y)
+    schedule = Cosine(0.02, 12 * 3)
+    assert rates.rates == [pytest.approx(schedule(3 * epoch + 2)) for epoch in range(12)] * 2
+
+
+def test_constant_is_the_default() -> None:
+    assert XpnetClassifier().learning_rate == XpnetRegressor().learning_rate == "constant"
+    rates = Rates()
+    classifier(callbacks=rates).fit(X, Y)
+    assert rates.rates == [0.02] * 12
+
+
+def test_the_end_of_a_schedule_is_no_failure_to_converge() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        classifier(learning_rate="cosine", n_iter_no_change=10).fit(X, Y)
+    with pytest.warns(ConvergenceWarning):
+        classifier(n_iter_no_change=10).fit(X, Y)
+
+
+def test_a_search_over_schedules_and_a_copy() -> None:
+    choices = {"learning_rate": ["constant", "cosine", "one_cycle"]}
+    search = GridSearchCV(classifier(max_iter=60), choices, cv=3).fit(X, Y)
+    assert search.best_score_ > 0.9
+    found = pickle.loads(pickle.dumps(clone(search.best_estimator_).fit(X, Y)))
+    assert found.learning_rate in choices["learning_rate"]
+
+
+def test_partial_fit_has_no_schedule() -> None:
+    says = r"\Alearning_rate='cosine' is a schedule over max_iter epochs, and partial_fit [^\n]*\Z"
+    with pytest.raises(ConfigError, match=says):
+        classifier(learning_rate="cosine").partial_fit(X, Y, classes=[0, 1, 2])
+    with pytest.raises(ConfigError, match=says):
+        regressor(learning_rate="cosine").partial_fit(X, X[:, 0])
+
+
+# ---------------------------------------------------------------------------- in a notebook
+
+
+@pytest.mark.parametrize("make", [classifier, regressor])
+def test_a_notebook_shows_the_parameters_and_the_network(make: Any) -> None:
+    model = make(hidden_layer_sizes=(7,))
+    before = model._repr_mimebundle_()["text/html"]
+    assert before.count("Linear(4, 7)") == 0
+    fitted = model.fit(X, Y)
+    for html in (fitted._repr_mimebundle_()["text/html"], fitted._repr_html_()):
+        assert type(model).__name__ in html
+        assert "learning_rate_init" in html
+        assert html.endswith(fitted.network_._repr_html_())
+        assert html.count("Linear(4, 7)") == 1
+    assert fitted._repr_mimebundle_()["text/plain"] == repr(fitted)
+
+
+def test_a_notebook_that_is_to_show_text_shows_text() -> None:
+    fitted = classifier().fit(X, Y)
+    with config_context(display="text"):
+        assert set(fitted._repr_mimebundle_()) == {"text/plain"}
+        assert not hasattr(fitted, "_repr_html_")
+
+
+def test_a_pipeline_is_shown_as_before() -> None:
+    pipeline = make_pipeline(StandardScaler(), classifier()).fit(X, Y)
+    assert "XpnetClassifier" in pipeline._repr_html_()
