@@ -56,6 +56,18 @@ def test_the_programs_of_a_page_run(
     assert run(page, path.name, monkeypatch, capsys) == []
 
 
+def test_each_row_on_scikit_learn_names_a_test() -> None:
+    page = (ROOT / "docs/scikit_learn.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) > 8
+    for row in rows:
+        assert re.search(r"\[\S*#\d+\]\(https://github.com/\S+/\d+\)", row), row
+        assert "`tests/" in row, row
+    for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page):
+        assert f"\ndef {name}(" in (ROOT / file).read_text(encoding="utf-8"), name
+    assert page.count("`tests/") == len(re.findall(r"`tests/[\w/]+\.py::\w+`", page))
+
+
 def test_the_page_on_writing_your_own_has_its_programs() -> None:
     page = (ROOT / "docs/write_your_own.md").read_text(encoding="utf-8")
     text = "".join(block.text for block in blocks(page))

@@ -75,6 +75,17 @@ def test_prediction_intervals(tmp_path: Path) -> None:
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_unbalanced_classes(tmp_path: Path) -> None:
+    printed = run(str(EXAMPLES / "unbalanced_classes.py"), "picture.png", cwd=tmp_path)
+    figures = re.findall(r"precision ([0-9.]+)  recall ([0-9.]+)", printed)
+    precision, recall = zip(*[map(float, pair) for pair in figures], strict=True)
+    # None, eight times, about 28 times ("balanced"): each finds more of the rare class.
+    assert len(recall) == 3
+    assert recall[0] + 0.1 < recall[1] < recall[2]
+    assert precision[0] > precision[1] > precision[2] > 0.1
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_names_its_source_and_how_to_run_it(recipe: str) -> None:
     path = EXAMPLES / f"{recipe}.toml"
