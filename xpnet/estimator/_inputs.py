@@ -76,13 +76,17 @@ def look_at_numbers(y: Any, name: str) -> None:
 
 
 def look_at_classes(y: Any) -> None:
-    """Raise `DataError` for the first label that is missing."""
+    """Raise `DataError` for the first label that is missing, and for rows of several lengths."""
     if y is None:
         return
     try:
         labels = numpy.asarray(y, dtype=object)
-    except ValueError:  # ragged
-        return
+        numpy.asarray(y)
+    except ValueError:
+        raise DataError(
+            "y has rows of different lengths: of class names per sample, make a matrix of 0 and 1 "
+            "with MultiLabelBinarizer"
+        ) from None
     if labels.shape[1:] == (1,):
         labels = labels.reshape(-1)
     for where, label in numpy.ndenumerate(labels):

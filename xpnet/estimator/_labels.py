@@ -9,6 +9,7 @@ import numpy
 from xpnet.backend import Array, HostArray, array_module
 from xpnet.errors import ConfigError, DataError, short_repr
 from xpnet.losses import SigmoidBinaryCrossEntropy
+from xpnet.utils.introspection import as_python
 
 
 class LabelCrossEntropy(SigmoidBinaryCrossEntropy):
@@ -45,13 +46,14 @@ def label_matrix(y: HostArray, dtype: Any) -> HostArray:
     is_label = (y == 0) | (y == 1)
     if not is_label.all():
         row, column = numpy.argwhere(~is_label)[0].tolist()
+        found = short_repr(as_python(y[row, column]))
         raise DataError(
-            f"y[{row}, {column}] is {short_repr(y[row, column])}, and a matrix y (n, labels) takes "
-            f"1 for a label that the sample has, else 0: of class names per sample, make one with "
+            f"y[{row}, {column}] is {found}, and a matrix y (n, labels) takes 1 for a label that "
+            f"the sample has, else 0: of class names per sample, make one with "
             f"MultiLabelBinarizer; several classes in each column need a classifier each"
         )
-    found: HostArray = y.astype(dtype)
-    return found
+    labels: HostArray = y.astype(dtype)
+    return labels
 
 
 def require_all_columns(classes: Any, columns: int) -> None:
