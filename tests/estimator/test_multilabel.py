@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import strict_cupy
 from scipy.sparse import csr_matrix
 from sklearn.base import clone
 from sklearn.datasets import make_multilabel_classification
@@ -17,8 +18,10 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import scale
 from sklearn.utils.class_weight import compute_sample_weight
+from thread_settings import SETTINGS
 
 import xpnet as xn
+from xpnet.accel import recording
 from xpnet.backend import Backend
 from xpnet.errors import ConfigError, DataError
 from xpnet.estimator import XpnetClassifier
@@ -204,6 +207,45 @@ def test_the_loss_is_the_sum_over_the_labels(weights: Any, backend: Backend) -> 
     )
     with pytest.raises(ConfigError, match=r"backward\(\) needs forward\(\) first"):
         LabelCrossEntropy().backward()
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS * 1.0])
+def test_its_steps_are_replayed_to_the_same_bits(
+    weights: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = []
+    record = recording.record
+
+    def spy(*arguments: Any) -> Any:
+        recorded.append(record(*arguments))
+        return recorded[-1]
+
+    monkeypatch.setattr(recording, "record", spy)
+
+    def trained(enabled: bool) -> tuple[bytes, list[float]]:
+        monkeypatch.setattr(SETTINGS, "recording_enabled", enabled)
+        network = xn.Sequential(6, 8, "relu", 4, backend=backend, dtype="float64", seed=2)
+        options = {"optimizer": xn.SGD(0.1), "loss": LabelCrossEntropy(), "epochs": 4}
+        history = xn.fit(
+            network, (X, Y * 1.0), sample_weight=weights, batch_size=50, l2=0.1, **options
+        )
+        return backend.to_host(network.flat_parameters).tobytes(), history.column("loss")
+
+    as_written = trained(False)
+    assert not recorded
+    assert trained(True) == as_written
+    assert len(recorded) == 1
+
+
+def test_its_steps_touch_neither_host_nor_allocator(double: Backend) -> None:
+    loss, target = LabelCrossEntropy(), double.asarray(Y * 1.0)
+    logits = double.asarray(np.random.default_rng(3).standard_normal((200, 4)))
+    for weights in (None, double.asarray(WEIGHTS * 1.0)):
+        loss.forward(logits, target, weights)
+        loss.backward()
+        with strict_cupy.forbid("sync", "h2d", "d2h", "alloc"):
+            loss.forward(logits, target, weights)
+            loss.backward()
 
 
 @pytest.mark.parametrize(
