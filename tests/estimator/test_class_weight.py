@@ -50,6 +50,24 @@ def test_calls_of_partial_fit_take_a_dict() -> None:
     assert np.array_equal(one.network_.flat_parameters, other.network_.flat_parameters)
 
 
+def test_a_dict_is_compared_with_all_classes_not_with_those_of_a_batch() -> None:
+    y = np.arange(300) % 3
+    one = classifier(class_weight={1: 5.0})
+    other = classifier(class_weight={0: 1.0, 1: 5.0, 2: 1.0})
+    for rows in (y == 0, y > 0):  # the first batch has no sample of class 1
+        one.partial_fit(X[rows], y[rows], classes=[0, 1, 2])
+        other.partial_fit(X[rows], y[rows], classes=[0, 1, 2])
+    assert np.array_equal(one.network_.flat_parameters, other.network_.flat_parameters)
+    with pytest.raises(ConfigError, match=r"class_weight: .*\[0\].* not in class_weight"):
+        classifier(class_weight={1: 5.0, 2: 1.0, 7: 1.0}).fit(X, y)
+
+
+def test_with_warm_start_a_class_of_weight_0_is_still_in_y() -> None:
+    y = np.arange(300) % 3
+    one = classifier(class_weight={0: 0.0, 1: 1.0, 2: 1.0}, warm_start=True).fit(X, y)
+    assert one.fit(X, y).n_iter_ == 15
+
+
 def test_held_out_samples_of_ones_own_have_their_own_weights_alone() -> None:
     held = {"X_val": X[:100], "y_val": NAMES[:100]}
     one = classifier(class_weight=DICT).fit(X, NAMES, **held)

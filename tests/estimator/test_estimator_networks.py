@@ -150,6 +150,16 @@ def test_callbacks_are_called_and_may_end_training(as_list: bool) -> None:
     assert callback.losses == found.loss_curve_
 
 
+def test_a_callback_that_ends_training_in_the_last_epoch_is_no_failure_to_converge() -> None:
+    found = classifier(callbacks=StopAfter(4), n_iter_no_change=10, max_iter=4).fit(X, Y)
+    assert found.n_iter_ == 4
+
+
+def test_early_stopping_is_a_parameter_not_a_callback() -> None:
+    with pytest.raises(ConfigError, match="callbacks has an EarlyStopping.*early_stopping=True"):
+        classifier(callbacks=[xn.EarlyStopping(2)]).fit(X, Y)
+
+
 def test_a_warm_start_goes_on_with_the_same_network() -> None:
     found = classifier(network=wide_or_deep, warm_start=True, max_iter=2).fit(X, Y)
     found.fit(X, Y)

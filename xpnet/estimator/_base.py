@@ -45,6 +45,12 @@ class Samples(NamedTuple):
         weights = None if self.weights is None else self.weights[indices]
         return Samples(self.x[indices], self.target[indices], weights)
 
+    def of_weight(self) -> Samples:
+        """Those whose weight is not 0."""
+        if self.weights is None or self.weights.all():
+            return self
+        return self.take(self.weights.nonzero()[0])
+
 
 class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
     """The base class of classifier and regressor: parameters, their checks, training."""
@@ -165,15 +171,17 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
         """
         self._require_valid()
         begins = not (self.warm_start and hasattr(self, "network_"))
-        train = self._samples(X, y, sample_weight, reset=begins, learn=begins)
+        given = self._samples(X, y, sample_weight, reset=begins, learn=begins)
+        train = given.of_weight()
         if begins:
             self._begin(train)
         else:
             self._require_same_network(train)
-            self._require_same_targets(train.target)
+            self._require_same_targets(given.target)
         held_out = None
         if X_val is not None:
             held_out = self._samples(X_val, y_val, sample_weight_val, is_trained_on=False)
+            held_out = held_out.of_weight()
         elif self.early_stopping:
             train, held_out = self._split(train)
         if held_out is not None and len(held_out.x) < 2:
@@ -195,7 +203,7 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
                 f"learning_rate={self.learning_rate!r} is a schedule over max_iter epochs, and "
                 f"partial_fit does not know how many there will be: set learning_rate='constant'"
             )
-        train = self._samples(X, y, sample_weight, reset=begins, learn=learn)
+        train = self._samples(X, y, sample_weight, reset=begins, learn=learn).of_weight()
         if begins:
             self._begin(train)
             self._optimizer = new_optimizer(self, 1)
@@ -213,7 +221,7 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
         learn: bool = False,
         is_trained_on: bool = True,
     ) -> Samples:
-        """The arguments of a fit, checked; samples of weight 0 are left out."""
+        """The arguments of a fit, checked."""
         require_unmasked(X, "X")
         require_unmasked(y, "y")
 
@@ -236,10 +244,7 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
         weights = None if sample_weight is None else checked_weights(sample_weight, len(x))
         if is_trained_on:
             weights = self._with_class_weights(weights, given)
-        samples = Samples(x, target, weights)
-        if weights is None or weights.all():
-            return samples
-        return samples.take(weights.nonzero()[0])
+        return Samples(x, target, weights)
 
     def _split(self, samples: Samples) -> tuple[Samples, Samples]:
         """The samples to train on, and those that `validation_fraction` holds out."""
@@ -330,7 +335,7 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
             raise self._diverged()
         network.prediction, network.target_shape = self._loss().prediction, self._target_shape
         self._keep(history.column("loss"), check, count)
-        has_ended = check.has_stopped or self.n_iter_ < epochs
+        has_ended = check.was_stopped or self.n_iter_ < epochs
         # A schedule has lowered the rate by then.
         is_meant = self.n_iter_no_change == math.inf or self.learning_rate != "constant"
         if not (is_partial or has_ended or is_meant):

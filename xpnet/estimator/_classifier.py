@@ -52,14 +52,15 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     `y_val`) has not improved in the same way; then the weights with the best score are kept; a
     class of a single sample is trained on, and if the held-out samples are too few for every class,
     some classes are missing there. Also: `activation` and `dropout` (the rate after a hidden layer)
-    may be lists, one entry a hidden layer; `batch_norm`, a `BatchNorm` before each activation;
-    `clip_norm` and `callbacks`, as `xpnet.fit` takes them; `network`, in place of
-    `hidden_layer_sizes`, `activation`, `dropout` and `batch_norm`: a function of the numbers of
-    features and outputs that returns the list of layers, or a `Sequential`, whose layers are copied
-    with their weights; `device`, `"cpu"`, `"cuda"`, `"cuda:1"` or `"auto"`; and `class_weight`, a
-    dict of weights by class, or `"balanced"` for `n / (classes · count)`, `count` samples being of
-    the class: the weight of a sample that is trained on (or held out by `validation_fraction`) is
-    its `sample_weight` times that.
+    may be lists, with one entry for each hidden layer; `batch_norm`, a `BatchNorm` before each
+    activation; `clip_norm` and `callbacks`, as `xpnet.fit` takes them, without `EarlyStopping`;
+    `network`, a function of the numbers of features and outputs that returns the list of layers, or
+    a `Sequential`, whose layers are copied with their weights (then `hidden_layer_sizes`,
+    `activation`, `dropout` and `batch_norm` are ignored); `device`, `"cpu"`, `"cuda"`, `"cuda:1"`
+    or `"auto"`; and `class_weight`, a dict of weights by class (1 for classes that are not in it),
+    or `"balanced"` for `n / (classes · count)`, `count` samples being of the class: the weight of a
+    sample that is trained on (or held out by `validation_fraction`) is its `sample_weight` times
+    that.
 
     **Several labels a sample**: `y (n, labels)` of 0 and 1, as `MultiLabelBinarizer` makes it. The
     last layer then has a logit for each label, the loss is the binary cross-entropy of their
@@ -224,7 +225,7 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     def _with_class_weights(self, weights: HostArray | None, y: HostArray) -> HostArray | None:
         if self.class_weight is None:
             return weights
-        by_class = class_weights(self.class_weight, y)
+        by_class = class_weights(self.class_weight, y, self.classes_)
         if weights is None:
             return by_class
         product = weights * by_class
@@ -269,9 +270,8 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         if unseen:
             raise DataError(
                 f"y has previously unseen labels, such as {short_repr(unseen[0])}, which the "
-                "network "
-                f"was not made for: fit a new estimator, or give partial_fit all classes on its "
-                f"first call"
+                f"network was not made for: fit a new estimator, or give partial_fit all classes "
+                f"on its first call"
             )
         encoder = LabelEncoder()
         encoder.classes_ = self.classes_

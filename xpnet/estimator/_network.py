@@ -91,8 +91,7 @@ def _linear(features: int, outputs: int, activation: str) -> Linear:
     """A layer whose weights and biases are drawn as `MLPClassifier` draws them.
 
     Uniform on ±√(6 / (features + outputs)), or ±√(2 / ...) for the logistic function (Glorot,
-    Bengio 2010). `Linear`'s own default, normal with variance 2 / features, learns some of
-    scikit-learn's data sets more slowly: `python -m bench defaults` compares the scores.
+    Bengio 2010). `python -m bench defaults` compares the scores with theirs.
     """
     draw = Uniform(math.sqrt((2 if activation == "logistic" else 6) / (features + outputs)))
     return Linear(features, outputs, draw, draw)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy
 from sklearn.utils import check_array, check_random_state
-from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 
 from xpnet.backend import HostArray
 from xpnet.errors import ConfigError, DataError, short_repr
@@ -17,6 +17,7 @@ from xpnet.estimator._inputs import blaming, look_at_numbers, require_unmasked
 from xpnet.estimator._optimizer import require_learning_rate
 from xpnet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Tanh
 from xpnet.layers.base import Layer
+from xpnet.training.callbacks import EarlyStopping
 from xpnet.training.options import callbacks_of
 from xpnet.utils.arguments import real, whole
 
@@ -65,11 +66,16 @@ def require_valid(estimator: Any) -> None:
         _require_switch("verbose", estimator.verbose)
     if estimator.clip_norm is not None:
         real("clip_norm", estimator.clip_norm, low_is_allowed=False, or_else=", or None")
-    callbacks_of(estimator.callbacks)
+    if any(isinstance(one, EarlyStopping) for one in callbacks_of(estimator.callbacks)):
+        raise ConfigError(
+            "callbacks has an EarlyStopping, which needs the validation set of xpnet.fit: set "
+            "early_stopping=True and n_iter_no_change instead"
+        )
     if not (estimator.network is None or callable(estimator.network)):
         raise ConfigError(
             f"network must be a Sequential, a function of the numbers of features and outputs "
-            f"that returns layers, or None, found {short_repr(estimator.network)}"
+            f"that returns a list of layers (lambda features, outputs: [...]), or None, found "
+            f"{short_repr(estimator.network)}"
         )
     if not isinstance(estimator.device, str):
         raise ConfigError(
@@ -95,13 +101,15 @@ def per_hidden_layer(name: str, value: Any, layers: int) -> list[Any]:
         return [value] * layers
     if len(value) != layers:
         raise ConfigError(
-            f"{name} has {len(value)} entries and hidden_layer_sizes {layers}: give one entry a "
-            f"hidden layer, or one for all"
+            f"{name} has {len(value)} entries and hidden_layer_sizes {layers}: give one entry for "
+            f"each hidden layer, or one for all"
         )
     return list(value)
 
 
 def _entries(name: str, value: Any, layers: int) -> list[Any]:
+    if isinstance(value, numpy.ndarray) and value.ndim:
+        raise ConfigError(f"{name} must be one value or a list, found an array: use .tolist()")
     is_one = not isinstance(value, list | tuple)
     return [value] if is_one else per_hidden_layer(name, value, layers)
 
@@ -164,10 +172,11 @@ def require_class_weight(class_weight: Any) -> None:
         )
 
 
-def class_weights(class_weight: Any, y: HostArray) -> HostArray:
+def class_weights(class_weight: Any, y: HostArray, classes: HostArray) -> HostArray:
     """The weight of each sample by its class `y` `(n,)`, or the product over its labels `(n, k)`.
 
-    Float64, none below 0 and not all 0: `sklearn.utils.class_weight.compute_sample_weight`.
+    Float64, none below 0 and not all 0: `sklearn.utils.class_weight.compute_sample_weight`, for a
+    dict of weights as if all `classes`, in order, were in `y`.
     """
     if isinstance(class_weight, list) and y.ndim == 1:
         raise ConfigError(
@@ -175,7 +184,12 @@ def class_weights(class_weight: Any, y: HostArray) -> HostArray:
             "one dict"
         )
     try:
-        weights: HostArray = compute_sample_weight(class_weight, y)
+        weights: HostArray
+        if isinstance(class_weight, dict) and y.ndim == 1:
+            of_classes = compute_class_weight(class_weight, classes=classes, y=classes)
+            weights = of_classes[numpy.searchsorted(classes, y)]
+        else:
+            weights = compute_sample_weight(class_weight, y)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"class_weight: {error}") from None
     is_wrong = ~(weights >= 0) | numpy.isinf(weights)
@@ -183,8 +197,8 @@ def class_weights(class_weight: Any, y: HostArray) -> HostArray:
         row = int(is_wrong.argmax())
         what = "class" if y.ndim == 1 else "labels"
         raise ConfigError(
-            f"class_weight gives the {what} {short_repr(y[row])} the weight {weights[row]:g}: "
-            f"weights must be finite numbers of 0 or more"
+            f"class_weight gives the {what} {short_repr(y[row].tolist())} the weight "
+            f"{weights[row]:g}: weights must be finite numbers of 0 or more"
         )
     if not weights.any():
         raise ConfigError("class_weight gives every class of y the weight 0: nothing to learn from")

@@ -36,16 +36,17 @@ LOSSES: dict[str, type[Loss]] = {
 class XpnetRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
     """A feed-forward network for one or several real targets, as a scikit-learn regressor.
 
-    Parameters and attributes are those of `XpnetClassifier`, without `classes_` and
-    `class_weight`, and two more. `loss`: `"squared_error"`; `"absolute_error"`, for the median;
-    `"huber"`, squares for errors up to 1 and absolute values beyond; `"poisson"`, for counts `y` of
-    0 or more, where the network gives the logarithm of the rate and `predict` the rate;
-    `"quantile"`, for the `quantile` of `y`, a number between 0 and 1; or a loss of `xpnet.losses`,
-    such as `Huber(delta=3)`. Several numbers in `quantile`, such as `(0.05, 0.95)`, make the limits
-    of a prediction interval: for `y` `(n,)` then, `predict` has a column for each, `(n, 2)`.
+    Parameters and attributes are those of `XpnetClassifier`, without `classes_` and `class_weight`,
+    and two more. `loss`: `"squared_error"`; `"absolute_error"`, for the median; `"huber"`, half the
+    square of errors up to 1, their absolute value less ½ beyond; `"poisson"`, for counts `y` of 0
+    or more, where the network gives the logarithm of the rate and `predict` the rate; `"quantile"`,
+    for the `quantile` of `y`, a number between 0 and 1; or a loss of `xpnet.losses`, such as
+    `Huber(delta=3)`. Several numbers in `quantile`, such as `(0.05, 0.95)`, give a prediction
+    interval: `y` must be `(n,)`, and `predict` returns a column for each quantile, `(n, 2)`.
 
-    Scores are R², and for quantiles the share of the pinball loss that a constant prediction has
-    and the network has not (`sklearn.metrics.d2_pinball_score`), a mean over the quantiles.
+    Scores are R². For quantiles they are `1 − loss / loss of the best constant prediction`, of the
+    pinball loss (`sklearn.metrics.d2_pinball_score`), a mean over the quantiles: 1 is perfect, 0 is
+    no better than a constant.
 
     The loss of a batch is the mean over samples and outputs, for `"squared_error"` of
     `(prediction − y)²`, plus `alpha / (2 B) · Σ W²`. `MLPRegressor` uses half of the squared error:
@@ -145,7 +146,7 @@ class XpnetRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
         return network.backend.to_host(network.predict(x))
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """R² of the predictions for `X`, or, of quantiles, the share of the pinball loss saved."""
+        """R² of the predictions for `X`; of quantiles `d2_pinball_score`, see above."""
         return self._agreement(y, self.predict(X), sample_weight)
 
     def __sklearn_tags__(self) -> Any:

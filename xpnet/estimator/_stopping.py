@@ -75,6 +75,7 @@ class ConvergenceCheck(Callback):
         self.best, self.waited = -math.inf, 0
         self.scores, self.losses = list[float](), list[float]()
         self.best_weights: list[tuple[Any, Any]] = []
+        self.was_stopped = False
 
     def on_train_begin(self, run: TrainingState) -> None:
         """Continue the random numbers of dropout where an earlier call ended."""
@@ -93,15 +94,11 @@ class ConvergenceCheck(Callback):
             if self.by_score:
                 arrays = (run.network.flat_parameters, run.network.flat_buffers)
                 self.best_weights = [(array, array.copy()) for array in arrays]
-        run.stop = run.stop or self.has_stopped
-
-    @property
-    def has_stopped(self) -> bool:
-        """Whether training has gone without improvement for more than `patience` epochs."""
-        return self.waited > self.patience
+        run.stop = run.stop or self.waited > self.patience
 
     def on_train_end(self, run: TrainingState) -> None:
-        """Restore the weights with the best score."""
+        """Restore the weights with the best score; `was_stopped`: by this or another callback."""
+        self.was_stopped = run.stop
         for array, best in self.best_weights:
             array[...] = best
 

@@ -61,7 +61,8 @@ class MeanSquaredError(Loss):
 class MeanAbsoluteError(Loss):
     """Mean of `|z − t|` over samples and outputs: its minimum is the median of the targets.
 
-    Shapes, and what is raised, as for `MeanSquaredError`; outliers count less than there.
+    Shapes, and what is raised, as for `MeanSquaredError`; outliers count less than with
+    squared errors.
     `ℓ_n = (1/K) Σ_k |z_nk − t_nk|`, and `d|u|/du = sign(u)` for `u ≠ 0`, so of the mean
     `sign(z − t) / (N K)`. At `z = t` each number from −1 to 1 is a subgradient; it is 0 here, as
     in PyTorch's `L1Loss`. Example with two samples and one output: `z = (1, 3)`, `t = (0, 5)`
@@ -200,7 +201,7 @@ class Quantile(Loss):
     """The pinball loss: its minimum is the `q`-quantile of the targets, given the inputs.
 
     `quantile`: one number `q` between 0 and 1, for outputs and targets of one shape, `(N, K)` or
-    `(N,)`; or several, each of which has its output: outputs `(N, Q)` and one target a sample,
+    `(N,)`; or several, each with an output of its own: outputs `(N, Q)` and one target a sample,
     `(N, 1)`. `weights: (N,)` or None. The mean is over samples and outputs.
 
     With `d = z − t`, `ℓ = max((1 − q) d, −q d)`: an output above the target costs `1 − q` for each
