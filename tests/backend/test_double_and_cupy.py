@@ -236,7 +236,11 @@ def test_cupys_table_of_dtypes_is_that_of_numpy(name: str) -> None:
     assert differ == OTHER_DTYPES.get(name, set())
 
 
-OTHER_DTYPES = {"negative": {("|b1",)}, "subtract": {("|b1", "|b1")}}
+OTHER_DTYPES = {
+    "negative": {("|b1",)},
+    "sign": {("|b1",)},
+    "subtract": {("|b1", "|b1")},
+}
 """Operands that NumPy refuses, and CuPy too: by the line of its table for them."""
 
 
@@ -253,6 +257,8 @@ def has(module: Any, name: str) -> bool:
 # Memory, streams and what is called for arrays of the host alone.
 NOT_IN_THE_DOUBLE = {"add.at", "cuda.MemoryPool", "cuda.Stream", "cuda.runtime.memGetInfo"}
 NOT_IN_THE_DOUBLE |= {"cuda.using_allocator", "from_dlpack", "get_default_memory_pool"}
+# The tests of graphs have one of their own (`strict_graphs.py`).
+NOT_IN_THE_DOUBLE |= {"cuda.runtime"}
 
 
 def test_the_double_has_the_names_that_the_package_uses() -> None:

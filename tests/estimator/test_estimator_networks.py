@@ -156,7 +156,7 @@ def test_a_callback_that_ends_training_in_the_last_epoch_is_no_failure_to_conver
 
 
 def test_early_stopping_is_a_parameter_not_a_callback() -> None:
-    with pytest.raises(ConfigError, match="callbacks has an EarlyStopping.*early_stopping=True"):
+    with pytest.raises(ConfigError, match=r"callbacks has an EarlyStopping.*early_stopping=True"):
         classifier(callbacks=[xn.EarlyStopping(2)]).fit(X, Y)
 
 

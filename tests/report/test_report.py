@@ -18,7 +18,7 @@ import matplotlib
 import numpy
 import pytest
 from html_tree import cells, part, pixels, require_self_contained, tree, words
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from report_cases import FACTS, HOSTILE, answers_of, history_of
 
@@ -402,8 +402,12 @@ COUNTS = st.integers(0, 50) | st.integers(0, 2**53)
 RECORDS = st.builds(Record, COUNTS, COUNTS, SIZES, SIZES, SHARES, st.none() | SIZES, SHARES, SIZES)
 
 
+FAR_APART = [Record(0, 0, 0.0, 1.0, None, loss, None, 0.0) for loss in (5e-324, 3.8e293, 9e269)]
+
+
 @settings(max_examples=40)
 @given(st.lists(RECORDS, max_size=4), st.booleans())
+@example(FAR_APART, False)
 def test_any_history_that_can_be_read_can_be_shown(tmp_path_factory, records, in_order):
     if in_order:
         records.sort(key=lambda record: record.step)

@@ -171,6 +171,12 @@ import numpy as np
 import xpnet as xn
 import xpnet.utils.notebook
 
+class EachStep(xn.Callback):
+    # Without it one call makes as many steps as take 0.1 s, and the bar shows the last of them.
+    def on_step_end(self, run):
+        pass
+
+
 x, labels = np.random.default_rng(0).normal(size=(120, 6)), np.arange(120) % 3
 
 
@@ -178,7 +184,7 @@ def train(pause, epochs):
     xpnet.utils.notebook.PAUSE = pause
     network = xn.Sequential(6, 5, "relu", 3)
     options = {"optimizer": xn.SGD(), "epochs": epochs, "batch_size": 10}
-    return xn.fit(network, (x, labels), callbacks=[xn.Progress()], **options)
+    return xn.fit(network, (x, labels), callbacks=[xn.Progress(), EachStep()], **options)
 
 
 print(sys.executable)

@@ -13,8 +13,9 @@ from xpnet.figures.style import CURVE_COLOURS, TEXT, is_wide, new_figure
 from xpnet.figures.svg import SVG_WIDTH, css_classes, svg
 from xpnet.utils.text import percent
 
-LARGEST_VALUE = 1e300
-"""The margins of an axis with larger values would not be finite."""
+LARGEST_VALUE = 1e270
+"""The margins of an axis with larger values would not be finite: they are a twentieth of it, which
+may have 600 decades."""
 
 _HEIGHT = 220
 _MANY_POINTS = 40
