@@ -48,7 +48,7 @@ def main(path: Path) -> None:
     low, _, high = model.predict(x_new).T
     within = (low <= y_new) & (y_new <= high)
     print(f"within the interval: {within.mean():.1%} of new values (90 % expected)")
-    print(f"score (share of the pinball loss saved): {model.score(x_new, y_new):.3f}")
+    print(f"score (1 - pinball loss / that of a constant): {model.score(x_new, y_new):.3f}")
 
     figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
