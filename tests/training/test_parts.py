@@ -77,17 +77,19 @@ LOSSES: list[tuple[Callable[[], Loss], Callable[[np.ndarray], np.ndarray]]] = [
 ]
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("rows", [32, 47, 64, 300])
 @pytest.mark.parametrize(("loss", "targets"), LOSSES, ids=["ce", "smoothed", "mse", "sigmoid"])
 def test_loss_outputs_and_gradients_are_those_of_the_whole_batch(
-    loss: Any, targets: Any, rows: int
+    loss: Any, targets: Any, rows: int, threads: int
 ) -> None:
     x, labels = images(rows)
     target = targets(labels)
     one, other, own, plain = made(), made(), loss(), loss()
     for _ in range(3):  # of which each has new random numbers
         assert parts.can_split(one, own, rows)
-        value, outputs = parts.forward_backward(one, own, x, target)
+        with on(threads):
+            value, outputs = parts.forward_backward(one, own, x, target)
         expected = other.forward(x, training=True)
         assert error(value, plain.forward(expected, target)) < 1e-14
         assert error(outputs, expected) < 1e-13
@@ -387,8 +389,9 @@ def test_steps_that_are_not_replayed_use_several_threads() -> None:
 def test_an_error_in_a_part_names_the_layer_and_ends_the_step() -> None:
     x, labels = images()
     network, loss = made(), SoftmaxCrossEntropy()
-    parts.forward_backward(network, loss, x, labels)  # makes constants
-    program = trace(np, lambda: parts.forward_backward(network, loss, x, labels))
+    with on(2):
+        parts.forward_backward(network, loss, x, labels)  # makes constants
+        program = trace(np, lambda: parts.forward_backward(network, loss, x, labels))
     in_pool = [op.part == 2 and op.origin == "MaxPool2d.forward" for op in program]
     place = in_pool.index(True)
 

@@ -5,7 +5,8 @@ other cores have nothing to do. So a batch is cut into parts of at least `PART_R
 computed by copies of the layers with buffers of their own. The loss of the batch is the mean of the
 parts' losses, weighted by their shares of the rows, `L = Σ_p (N_p / N) L_p`, so its gradient is the
 sum of theirs with the same weights, in the order of the parts. How a batch is cut does not depend
-on the number of threads, and each part has one; so neither does the gradient, to the last bit.
+on the number of threads, and each part has one; so neither does the gradient, to the last bit. With
+one thread, all parts are computed by the same copies.
 
 Batches of fewer than two parts stay whole, and so do those of networks with `BatchNorm2d`, of a
 layer or loss that is not xpnet's own, with sample weights, and on a GPU. Batches of 2,048 rows and
@@ -14,6 +15,7 @@ more are cut by `xpnet.training.microbatch` instead.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 
 from xpnet.accel import small_gemm
@@ -64,15 +66,17 @@ def forward_backward(
     xp, workspace, count = array_module(x, network.flat_parameters), network.workspace, len(x)
     logits = workspace.array(xp, "logits", (count, network.out_features), network.dtype)
     number = number_of_parts(network, count)
-    replicas = network.replicas.first(number)
     starts = [place * count // number for place in range(number + 1)]
-    for replica, start in zip(replicas, starts, strict=False):
-        replica.update(start)
+    # On one thread they use the same buffers one after the other, which stay in the cache.
+    in_turn = small_gemm.blas_threads() == 1
+    replicas = network.replicas.first(1) * number if in_turn else network.replicas.first(number)
+    mean = workspace.array(xp, "mean loss", (), network.dtype)
+    gradients = network.flat_gradients
 
-    def compute(place: int) -> None:
+    def compute(place: int) -> Array:
         replica, rows = replicas[place], slice(starts[place], starts[place + 1])
         share = (rows.stop - rows.start) / count
-        with part(place):
+        with nullcontext() if in_turn else part(place):
             own = replica.loss_of(loss)
             outputs = replica.forward(x[rows])
             value = own.forward(outputs, target[rows])
@@ -80,20 +84,34 @@ def forward_backward(
             xp.copyto(logits[rows], outputs)
             xp.multiply(value, share, out=value)
         values[place] = value
+        return value
 
     values: dict[int, Array] = {}
-    calls = [partial(compute, place) for place in range(number)]
-    if is_traced(network.backend.xp):  # the list of operations has an order
-        with small_gemm.on_one_thread():
-            for call in calls:
-                call()
+    if in_turn:
+        total = workspace.array(xp, "sum of parts", gradients.shape, gradients.dtype)
+        for place, replica in enumerate(replicas):
+            replica.update(starts[place])
+            value = compute(place)
+            if place == 0:
+                xp.copyto(mean, value)
+                xp.copyto(total, gradients)
+            else:
+                xp.add(mean, value, out=mean)
+                xp.add(total, gradients, out=gradients if place == number - 1 else total)
     else:
-        run_together(calls)
+        for replica, start in zip(replicas, starts, strict=False):
+            replica.update(start)
+        calls = [partial(compute, place) for place in range(number)]
+        if is_traced(network.backend.xp):  # the list of operations has an order
+            with small_gemm.on_one_thread():
+                for call in calls:
+                    call()
+        else:
+            run_together(calls)
+        xp.copyto(mean, values[0])
+        for place, replica in enumerate(replicas[1:], start=1):
+            xp.add(mean, values[place], out=mean)
+            xp.add(gradients, replica.gradients, out=gradients)
     network.replicas.advance(count)
     network.forget_forward()
-    mean = workspace.array(xp, "mean loss", (), network.dtype)
-    xp.copyto(mean, values[0])
-    for place, replica in enumerate(replicas[1:], start=1):
-        xp.add(mean, values[place], out=mean)
-        xp.add(network.flat_gradients, replica.gradients, out=network.flat_gradients)
     return mean, logits
