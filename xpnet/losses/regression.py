@@ -18,7 +18,18 @@ from xpnet.losses.base import (
 from xpnet.utils.arguments import real
 
 
-class MeanSquaredError(Loss):
+class _OfValues(Loss):
+    """A loss of outputs and targets of one shape, which are any finite numbers."""
+
+    prediction: ClassVar[str | None] = "values"
+
+    def require_targets(self, target: HostArray, outputs: int, name: str) -> None:
+        """Finite numbers, `(N, outputs)`; of one output also `(N,)`."""
+        require_targets(self, target, outputs, name)
+        require_finite(self, target, name)
+
+
+class MeanSquaredError(_OfValues):
     """Mean of `(z − t)²` over samples and outputs.
 
     `logits` (here simply the network's outputs), `target`: `(N, K)` or `(N,)` float;
@@ -30,8 +41,6 @@ class MeanSquaredError(Loss):
     `(N, 1)` and `(N,)` to `(N, N)`).
     """
 
-    prediction: ClassVar[str | None] = "values"
-
     def forward(self, logits: Array, target: Array, weights: Array | None = None) -> Array:
         """Mean loss, `()`, from outputs and `target` of one shape."""
         xp = array_module(logits, target)
@@ -41,11 +50,6 @@ class MeanSquaredError(Loss):
         xp.subtract(logits, target, out=self.difference)
         xp.multiply(self.difference, self.difference, out=squares)
         return self._mean(per_sample(self.workspace, squares), weights)
-
-    def require_targets(self, target: HostArray, outputs: int, name: str) -> None:
-        """Finite numbers, `(N, outputs)`; of one output also `(N,)`."""
-        require_targets(self, target, outputs, name)
-        require_finite(self, target, name)
 
     def backward(self, scale: float = 1.0) -> Array:
         """`scale · 2 (z − t) / (N K)`, or `scale · 2 w (z − t) / (K Σw)`: as the outputs."""
@@ -58,20 +62,17 @@ class MeanSquaredError(Loss):
         return scale_rows(doutputs, self.weights, scale)
 
 
-class MeanAbsoluteError(Loss):
+class MeanAbsoluteError(_OfValues):
     """Mean of `|z − t|` over samples and outputs: its minimum is the median of the targets.
 
-    Shapes, and what is raised, as for `MeanSquaredError`; outliers count less than with
-    squared errors.
-    `ℓ_n = (1/K) Σ_k |z_nk − t_nk|`, and `d|u|/du = sign(u)` for `u ≠ 0`, so of the mean
-    `sign(z − t) / (N K)`. At `z = t` each number from −1 to 1 is a subgradient; it is 0 here, as
-    in PyTorch's `L1Loss`. Example with two samples and one output: `z = (1, 3)`, `t = (0, 5)`
-    gives 1.5, gradient `(½, −½)`.
+    Shapes, and what is raised, as for `MeanSquaredError`; outliers count less than with squared
+    errors. `ℓ_n = (1/K) Σ_k |z_nk − t_nk|`, and `d|u|/du = sign(u)` for `u ≠ 0`, so of the mean
+    `sign(z − t) / (N K)`. At `z = t` each number from −1 to 1 is a subgradient; it is 0 here, as in
+    PyTorch's `L1Loss`. Example with two samples and one output: `z = (1, 3)`, `t = (0, 5)` gives
+    1.5, gradient `(½, −½)`.
 
     Bloomfield, Steiger, "Least absolute deviations", 1983, section 1.1.
     """
-
-    prediction: ClassVar[str | None] = "values"
 
     def forward(self, logits: Array, target: Array, weights: Array | None = None) -> Array:
         """Mean loss, `()`, from outputs and `target` of one shape."""
@@ -83,11 +84,6 @@ class MeanAbsoluteError(Loss):
         xp.absolute(self.difference, out=elements)
         return self._mean(per_sample(self.workspace, elements), weights)
 
-    def require_targets(self, target: HostArray, outputs: int, name: str) -> None:
-        """Finite numbers, `(N, outputs)`; of one output also `(N,)`."""
-        require_targets(self, target, outputs, name)
-        require_finite(self, target, name)
-
     def backward(self, scale: float = 1.0) -> Array:
         """`scale · sign(z − t) / (N K)`, or `scale · w sign(z − t) / (K Σw)`: as the outputs."""
         self._require_forward("difference")
@@ -97,7 +93,7 @@ class MeanAbsoluteError(Loss):
         return scale_rows(doutputs, self.weights, scale)
 
 
-class Huber(Loss):
+class Huber(_OfValues):
     """Squares for errors up to `delta`, absolute values beyond; mean over samples and outputs.
 
     Shapes, and what is raised, as for `MeanSquaredError`. With `d = z − t`, `ℓ = ½ d²` where
@@ -113,8 +109,6 @@ class Huber(Loss):
 
     Huber, "Robust estimation of a location parameter", Annals of Mathematical Statistics 35, 1964.
     """
-
-    prediction: ClassVar[str | None] = "values"
 
     def __init__(self, delta: float = 1.0) -> None:
         super().__init__()
@@ -134,11 +128,6 @@ class Huber(Loss):
         xp.subtract(difference, elements, out=elements)
         xp.multiply(elements, self.clipped, out=elements)
         return self._mean(per_sample(self.workspace, elements), weights)
-
-    def require_targets(self, target: HostArray, outputs: int, name: str) -> None:
-        """Finite numbers, `(N, outputs)`; of one output also `(N,)`."""
-        require_targets(self, target, outputs, name)
-        require_finite(self, target, name)
 
     def backward(self, scale: float = 1.0) -> Array:
         """`scale · c / (N K)`, or `scale · w c / (K Σw)`: as the outputs."""

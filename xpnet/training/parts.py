@@ -15,7 +15,6 @@ more are cut by `xpnet.training.microbatch` instead.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from functools import partial
 
 from xpnet.accel import small_gemm
@@ -27,6 +26,7 @@ from xpnet.layers.base import walk
 from xpnet.layers.images import ImageLayer
 from xpnet.losses import Loss
 from xpnet.network import Sequential
+from xpnet.network.replicas import Replica
 from xpnet.utils.introspection import is_own
 
 PART_ROWS = 16
@@ -67,50 +67,53 @@ def forward_backward(
     logits = workspace.array(xp, "logits", (count, network.out_features), network.dtype)
     number = number_of_parts(network, count)
     starts = [place * count // number for place in range(number + 1)]
-    # On one thread they use the same buffers one after the other, which stay in the cache.
-    in_turn = small_gemm.blas_threads() == 1
-    replicas = network.replicas.first(1) * number if in_turn else network.replicas.first(number)
     mean = workspace.array(xp, "mean loss", (), network.dtype)
     gradients = network.flat_gradients
 
-    def compute(place: int) -> Array:
-        replica, rows = replicas[place], slice(starts[place], starts[place + 1])
+    def compute(replica: Replica, place: int) -> Array:
+        """The share that a part has in the mean loss; writes the replica's gradients."""
+        rows = slice(starts[place], starts[place + 1])
         share = (rows.stop - rows.start) / count
-        with nullcontext() if in_turn else part(place):
-            own = replica.loss_of(loss)
-            outputs = replica.forward(x[rows])
-            value = own.forward(outputs, target[rows])
-            replica.backward(own.backward(scale * share))
-            xp.copyto(logits[rows], outputs)
-            xp.multiply(value, share, out=value)
-        values[place] = value
-        return value
+        own = replica.loss_of(loss)
+        outputs = replica.forward(x[rows])
+        value = own.forward(outputs, target[rows])
+        replica.backward(own.backward(scale * share))
+        xp.copyto(logits[rows], outputs)
+        return xp.multiply(value, share, out=value)
 
-    values: dict[int, Array] = {}
-    if in_turn:
+    if small_gemm.blas_threads() == 1:
+        # The same buffers for one part after the other: they stay in the cache.
+        (replica,) = network.replicas.first(1)
         total = workspace.array(xp, "sum of parts", gradients.shape, gradients.dtype)
-        for place, replica in enumerate(replicas):
+        xp.copyto(mean, 0)
+        for place in range(number):
             replica.update(starts[place])
-            value = compute(place)
+            xp.add(mean, compute(replica, place), out=mean)
             if place == 0:
-                xp.copyto(mean, value)
                 xp.copyto(total, gradients)
             else:
-                xp.add(mean, value, out=mean)
                 xp.add(total, gradients, out=gradients if place == number - 1 else total)
     else:
+        replicas = network.replicas.first(number)
         for replica, start in zip(replicas, starts, strict=False):
             replica.update(start)
-        calls = [partial(compute, place) for place in range(number)]
+        values: dict[int, Array] = {}
+
+        def compute_part(place: int) -> None:
+            with part(place):
+                values[place] = compute(replicas[place], place)
+
+        calls = [partial(compute_part, place) for place in range(number)]
         if is_traced(network.backend.xp):  # the list of operations has an order
             with small_gemm.on_one_thread():
                 for call in calls:
                     call()
         else:
             run_together(calls)
-        xp.copyto(mean, values[0])
-        for place, replica in enumerate(replicas[1:], start=1):
+        xp.copyto(mean, 0)
+        for place in range(number):
             xp.add(mean, values[place], out=mean)
+        for replica in replicas[1:]:
             xp.add(gradients, replica.gradients, out=gradients)
     network.replicas.advance(count)
     network.forget_forward()
