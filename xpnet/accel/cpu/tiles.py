@@ -30,7 +30,7 @@ from xpnet.accel.cpu.vectors import (
     transpose,
 )
 
-SHAPES = {8: (TILE_ROWS, 2, 8, 256), 16: (TILE_ROWS, 4, 12, 128)}
+SHAPES = {8: (TILE_ROWS, 2, 8, 256), 16: (TILE_ROWS, 4, 12, 144)}
 """By lanes: rows and vectors of a tile, rows of a narrower tile, and the values of k for which a
 panel of B is copied at a time, few enough to stay in the first-level cache."""
 
@@ -46,6 +46,18 @@ def lanes() -> int | None:
         return 16
     return 8 if features.get("avx2") and features.get("fma") else None
 
+
+def panels() -> tuple[int, int, int] | None:
+    """Columns of a panel of B, rows of A from which on one is copied, and the most k in one."""
+    found = lanes()
+    if found is None:
+        return None
+    height, width, _, depth = SHAPES[found]
+    return width * found, COPIED_FROM * height, depth
+
+
+COPIED_FROM = 4
+"""Tiles, one below the other, that read a panel of B, from which on it is copied."""
 
 CACHE_LINE = 64
 """Bytes that a prefetch fetches."""
@@ -137,8 +149,9 @@ def product(lanes: int) -> Any:
     """C (+)= A B for vectors of `lanes` floats, 8 or 16, compiled.
 
     The arguments are address, row and column in bytes of A, of B, and of C, then rows, columns, k,
-    and 1 to add to C instead of replacing it. The floats of a row of C lie side by side, and so do
-    those of a row of B, or those of a column. C overlaps neither A nor B.
+    1 to add to C instead of replacing it, and 0, or the bytes from panel to panel of a B that is a
+    list of panels already. The floats of a row of C lie side by side, and so do those of a row of
+    B, or those of a column. C overlaps neither A nor B.
     """
     height, width, tall, depth = SHAPES[lanes]
     panel, side, bits = width * lanes, BYTES, 32
@@ -148,9 +161,10 @@ def product(lanes: int) -> Any:
     def tiles_product(p, step):
         a, a_row, a_column, b, b_row, b_column = p[0], p[1], p[2], p[3], p[4], p[5]
         c, c_row, rows, columns, inner = p[6], p[7], p[9], p[10], p[11]
+        b_panel = p[13] if p[13] != 0 else panel * b_column
         panel_at, packed = stack(size), stack(space)
         # A narrow B lies as densely as its copy would.
-        is_copied = b_column != side or (rows >= 4 * height and b_row > panel * side)
+        is_copied = b_column != side or (rows >= COPIED_FROM * height and b_row > panel * side)
         is_packed = a_row == side and columns >= MANY_COLUMNS
         is_packed = is_packed and rows <= MOST_ROWS and inner <= depth
         if is_packed:
@@ -158,12 +172,13 @@ def product(lanes: int) -> Any:
                 for r in range(inner):
                     at, to = t * side + r * a_column, (t * inner + r * height) * side
                     copy_some(lanes, min(height, rows - t), a + at, packed + to)
-        most = depth if is_copied else max(inner, 1)
+        blocks = max(1, (inner + depth - 1) // depth) if is_copied else 1
+        most = max(1, (inner + blocks - 1) // blocks)
         for j in range(0, columns, panel):
             wide = min(panel, columns - j)
             for first in range(0, max(inner, 1), most):
                 k, add = min(most, inner - first), p[12] != 0 or first > 0
-                b_at, b_step = b + first * b_row + j * b_column, b_row
+                b_at, b_step = b + first * b_row + j // panel * b_panel, b_row
                 if is_copied:
                     if b_column == side:
                         for r in range(k):
