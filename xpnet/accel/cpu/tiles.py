@@ -243,18 +243,8 @@ def product(lanes: int) -> Any:
                     a_now = (a + first * a_column, a_row, a_column, a_row * height)
                     if is_packed:
                         a_now = (packed, side, height * side, height * inner * side)
-                    sizes = (rows, wide, k)
-                    _strip(
-                        lanes,
-                        height,
-                        width,
-                        a_now,
-                        (b_at, b_step),
-                        (c_now, c_row),
-                        sizes,
-                        ahead,
-                        add,
-                    )
+                    at_b, at_c, sizes = (b_at, b_step), (c_now, c_row), (rows, wide, k)
+                    _strip(lanes, height, width, a_now, at_b, at_c, sizes, ahead, add)
                 else:
                     a_now = (a + first * a_column, a_row, a_column, a_row * tall)
                     paired = 0
@@ -262,12 +252,12 @@ def product(lanes: int) -> Any:
                         paired = wide // pair * pair
                         for v in range(0, paired, pair):
                             at_b, at_c = (b_at + v * side, b_step), (c_now + v * side, c_row)
-                            _strip(
-                                lanes, tall, 2, a_now, at_b, at_c, (rows, pair, k), (b_at, 0), add
-                            )
+                            sizes = (rows, pair, k)
+                            _strip(lanes, tall, 2, a_now, at_b, at_c, sizes, (b_at, 0), add)
                     for v in range(paired, wide, lanes):
                         some, at = min(lanes, wide - v), v * side
                         at_b, at_c = (b_at + at, b_step), (c_now + at, c_row)
-                        _strip(lanes, tall, 1, a_now, at_b, at_c, (rows, some, k), (b_at, 0), add)
+                        sizes = (rows, some, k)
+                        _strip(lanes, tall, 1, a_now, at_b, at_c, sizes, (b_at, 0), add)
 
     return compiled(tiles_product)
