@@ -38,6 +38,7 @@ from xpnet.backend import Backend, array_module
 from xpnet.data import Normalisation
 from xpnet.layers.base import Layer, walk
 from xpnet.layers.convolution import add_entries, gather_windows
+from xpnet.layers.sparse_products import multiply
 from xpnet.losses import SoftmaxCrossEntropy
 from xpnet.metrics import Accuracy, MeanLoss
 from xpnet.network import Sequential
@@ -309,6 +310,21 @@ def pooling(
 MOST_IMAGES, WIDEST = 60, 30
 """The most images and channels: more entries of windows than there are threads in a launch."""
 
+
+def sparse(share: float, outputs: int = 6) -> Callable[[Draw], list[Any]]:
+    """Both products of sparse rows with a `share` of entries, at least one."""
+
+    def run(draw: Draw) -> list[Any]:
+        rows = cases.sparse_rows(draw.rng, draw.rows, draw.width, share).astype(draw.dtype)
+        xp = draw.backend.xp
+        y, dw = (xp.empty((count, outputs), draw.dtype) for count in rows.shape)
+        multiply(rows.by_row, draw.reals(draw.width, outputs), y, Workspace())
+        multiply(rows.by_column, draw.reals(draw.rows, outputs), dw, Workspace())
+        return [y, dw]
+
+    return run
+
+
 WINDOWS = {
     "windows": windows((7, 6), 3),
     "windows padded": windows((5, 8), (3, 2), padding=(1, 2)),
@@ -398,6 +414,8 @@ CASES = [
     Case("float32", {"gather_batch"}, batches("float32", 2.5, 0.0, "int64", "int32")),
     Case("float64", {"gather_batch"}, batches("float64", -1.0, 1.0, "int32", "float64")),
     Case("values", {"gather_batch"}, batches("uint8", 0.5, 0.0, "int64", "float32", 3)),
+    *(Case(f"sparse {share}", {"weighted_sums"}, sparse(share)) for share in (0, 0.1, 0.7)),
+    Case("sparse of one output", {"weighted_sums"}, sparse(0.3, 1)),
     *(Case(name, {"gather_windows", "add_entries"}, run) for name, run in WINDOWS.items()),
     *(
         Case(

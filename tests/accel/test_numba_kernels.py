@@ -29,6 +29,7 @@ import strict_cupy
 from hypothesis import example, given
 from hypothesis import strategies as st
 from numba.core.dispatcher import Dispatcher
+from scipy.sparse import csr_array
 from thread_settings import SETTINGS
 
 import xpnet as xn
@@ -40,6 +41,7 @@ from xpnet.errors import DivergenceError
 from xpnet.layers.activations import relu, softmax
 from xpnet.layers.base import Layer
 from xpnet.layers.convolution import add_entries, gather_windows
+from xpnet.layers.sparse_products import multiply
 from xpnet.losses import SoftmaxCrossEntropy
 from xpnet.losses.classification import shift_logits
 from xpnet.metrics import Accuracy, MeanLoss
@@ -286,6 +288,20 @@ def pooling(
     return run
 
 
+def sparse(share: float, outputs: int = 6) -> Callable[[Draw], list[Any]]:
+    """Both products of sparse rows with a `share` of entries, at least one."""
+
+    def run(draw: Draw) -> list[Any]:
+        rows = cases.sparse_rows(draw.rng, draw.rows, draw.width, share)
+        rows.values = draw.reals(len(rows.indices))
+        y, dw = (np.empty((count, outputs), draw.dtype) for count in rows.shape)
+        multiply(rows.by_row, draw.reals(draw.width, outputs), y, Workspace())
+        multiply(rows.by_column, draw.reals(draw.rows, outputs), dw, Workspace())
+        return [y, dw]
+
+    return run
+
+
 WINDOWS = {
     "windows": windows((7, 6), 3),
     "windows padded": windows((5, 8), (3, 2), padding=(1, 2)),
@@ -351,6 +367,8 @@ CASES = [
     Case(("gather_scaled",), batches("float64", -1.0, 0.0), "float64"),
     Case(("gather_scaled",), batches("bool", 0.5, 1.0), "bits"),
     Case(("gather_scaled",), batches("uint8", 0.5, 1.0, read_only), "pixels read only"),
+    *(Case(("weighted_sums",), sparse(share), f"sparse {share}") for share in (0, 0.1, 0.7)),
+    Case(("weighted_sums",), sparse(0.3, 1), "sparse of one output"),
     *(Case(("add_entries",), run, name) for name, run in WINDOWS.items()),
     *(
         Case(
@@ -633,6 +651,7 @@ def trained(
     batch_size: int = 16,
     callbacks: tuple[xn.Callback, ...] = (),
     before: Callable[[], list[Layer]] = list,
+    is_sparse: bool = False,
 ) -> tuple[Any, ...]:
     """What `steps` steps leave: the values, and the history but for the time.
 
@@ -643,7 +662,11 @@ def trained(
     layers += [xn.Tanh(), xn.Linear(6, 5), xn.Sigmoid(), xn.Linear(5, 3)]
     network = xn.Sequential(layers, backend=backend, seed=1)
     scaled = Normalisation(1 / 255, -0.25)
-    held = xn.DeviceData(*pixels(), backend=backend, dtype="float32", normalisation=scaled)
+    x, labels = pixels()
+    how = {"backend": backend, "dtype": "float32"}
+    held = xn.DeviceData(x, labels, normalisation=scaled, **how)
+    if is_sparse:
+        held = xn.DeviceData(csr_array(x / 255), labels, **how)
     history = xn.fit(
         network,
         held,
@@ -676,6 +699,7 @@ FITS: list[tuple[dict[str, Any], set[str]]] = [
     ({"optimizer": lambda: xn.RMSprop(0.01)}, {*ALWAYS, "rmsprop_direction", "descend"}),
     ({"optimizer": xn.AdamW}, {*ALWAYS, "adam"}),
     ({"before": images}, {*ALWAYS, *OF_IMAGES, "adam"}),
+    ({"is_sparse": True}, {*ALWAYS, "weighted_sums", "adam"} - {"gather_scaled"}),
 ]
 
 
@@ -686,7 +710,7 @@ def twelve(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"), FITS, ids=["SGD", "momentum", "RMSprop", "W", "images"]
+    ("options", "expected"), FITS, ids=["SGD", "momentum", "RMSprop", "W", "images", "sparse"]
 )
 @pytest.mark.usefixtures("twelve")
 def test_long_training_uses_them_and_short_training_does_not(

@@ -24,6 +24,7 @@ from xpnet.accel import dispatch
 from xpnet.backend import Array, Backend
 from xpnet.initializers import GlorotNormal, Uniform
 from xpnet.layers import activations
+from xpnet.utils.sparse import SparseRows
 
 ROWS, FEATURES = 6, 5
 PACKAGE = Path(losses.__file__).parents[1]
@@ -545,6 +546,15 @@ def as_written() -> Iterator[None]:
 def place(backend: Backend, array: Any, dtype: str | None = None) -> Array:
     """A copy of `array` on the backend, contiguous."""
     return backend.asarray(np.array(array, order="C"), dtype=dtype)
+
+
+def sparse_rows(rng: np.random.Generator, rows: int, features: int, share: float) -> SparseRows:
+    """About that share of the entries of `(rows, features)`, at least one, some of them twice."""
+    is_stored = rng.random((rows, features)) < share
+    is_stored[rng.integers(rows), rng.integers(features)] = True
+    row, column = np.repeat(np.argwhere(is_stored), rng.integers(1, 3, is_stored.sum()), axis=0).T
+    starts = np.searchsorted(row, np.arange(rows + 1))
+    return SparseRows(starts, column.astype(np.int32), rng.standard_normal(len(row)), features)
 
 
 def tensor(array: Any) -> torch.Tensor:

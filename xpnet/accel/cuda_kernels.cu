@@ -742,3 +742,23 @@ __global__ void gather_batch(
         EACH_COLUMN(j, width) target[n * width + j] = targets[index * width + j];
     }
 }
+
+// ---- sparse rows ----
+
+// A block for each row, the longest first; a thread for each column of the product.
+template <typename T>
+__global__ void weighted_sums(
+    const Size* targets, const Size* offsets, const Size* indices, const T* values, const T* source,
+    T* out, Size rows, Size diagonals, Size width
+) {
+    EACH_ROW(s, rows) {
+        EACH_COLUMN(j, width) {
+            T sum = values[s] * source[indices[s] * width + j];
+            for (Size k = 1; k < diagonals && offsets[k] + s < offsets[k + 1]; k++) {
+                Size e = offsets[k] + s;
+                sum += values[e] * source[indices[e] * width + j];
+            }
+            out[targets[s] * width + j] = sum;
+        }
+    }
+}

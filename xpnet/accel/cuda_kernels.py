@@ -335,3 +335,14 @@ def gather_batch(
     sizes = (*x.shape, target.size // len(x))
     types = (source, indices, x, target)
     yield launch("gather_batch", types, each_row(len(x)), *arguments, *sizes)
+
+
+@launches_of
+def weighted_sums(
+    targets: Array, offsets: Array, indices: Array, values: Real, source: Real, out: Real
+) -> Iterator[Launch]:
+    """The products of `Linear` with sparse rows: see `Diagonals`."""
+    arguments = (targets, offsets, indices, values, source, out)
+    rows, diagonals, width = targets.size, offsets.size - 1, out.shape[1]
+    over = one_each(rows, width)
+    yield launch("weighted_sums", (out,), over, *arguments, rows, diagonals, width)

@@ -302,6 +302,25 @@ def dropout(
     counter[0] += np.uint64(x.shape[0])
 
 
+@_kernel
+def weighted_sums(
+    targets: Array, offsets: Array, indices: Array, values: Array, source: Array, out: Array
+) -> None:
+    """The products of `Linear` with sparse rows: see `Diagonals`."""
+    for s in range(targets.size):
+        sums = out[targets[s]]
+        row, value = source[indices[s]], values[s]
+        for j in range(sums.size):
+            sums[j] = value * row[j]
+        for k in range(1, offsets.size - 1):
+            e = offsets[k] + s
+            if e >= offsets[k + 1]:
+                break
+            row, value = source[indices[e]], values[e]
+            for j in range(sums.size):
+                sums[j] += value * row[j]
+
+
 @_inlined
 def _scaled(source: Any, scale: float, shift: float, x: Any) -> None:
     """One row of `gather_scaled`."""

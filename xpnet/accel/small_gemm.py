@@ -140,7 +140,7 @@ def if_few(x: Array, weights: Array) -> Iterator[None]:
     rows = len(x)
     is_small = rows <= FEW_ROWS and rows * weights.size <= FEW_PRODUCTS
     # Steps that are only listed are for compiled loops, which cut their products themselves.
-    is_small = is_small and isinstance(x, numpy.ndarray) and is_executed(numpy)
+    is_small = is_small and isinstance(weights, numpy.ndarray) and is_executed(numpy)
     pool = _pool() if is_small else None
     if pool is None:
         yield

@@ -27,6 +27,14 @@ from xpnet.estimator._stopping import ConvergenceCheck, HeldOut, HeldOutProgress
 from xpnet.losses import L2Penalty, Loss
 from xpnet.training import fit
 from xpnet.training.options import callbacks_of
+from xpnet.utils.sparse import is_sparse
+
+_ACCEPTED: dict[str, Any] = {
+    "accept_sparse": "csr",
+    "dtype": (numpy.float64, numpy.float32),
+    "order": "C",
+}
+"""What `X` may be, for `validate_data`."""
 
 
 class Diverged(DivergenceError, ValueError):
@@ -34,9 +42,12 @@ class Diverged(DivergenceError, ValueError):
 
 
 class Samples(NamedTuple):
-    """Checked samples: `x (n, features)`, targets as the loss takes them, and sample weights."""
+    """Checked samples: `x (n, features)`, targets as the loss takes them, and sample weights.
 
-    x: HostArray
+    `x`: an array, or a CSR matrix of SciPy.
+    """
+
+    x: Any
     target: HostArray
     weights: HostArray | None
 
@@ -145,6 +156,11 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
     def _score(self, outputs: HostArray, held_out: Samples) -> float:
         """The score of the outputs `(n, outputs)` that the network has for held-out samples."""
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
     def _require_valid(self) -> None:
         """Raise `ConfigError`, naming the parameter, unless all of them are valid."""
         require_valid(self)
@@ -159,7 +175,7 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
         y_val: Any = None,
         sample_weight_val: Any = None,
     ) -> Any:
-        """Train on `X (n, features)` and `y`, and return the estimator itself.
+        """Train on `X (n, features)`, an array or sparse, and `y`; return the estimator itself.
 
         `sample_weight`: `(n,)` numbers of 0 or more; a sample of weight 2 counts twice, one of
         weight 0 is ignored. `X_val`, `y_val`, `sample_weight_val`: held-out samples, which take the
@@ -184,9 +200,9 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
             held_out = held_out.of_weight()
         elif self.early_stopping:
             train, held_out = self._split(train)
-        if held_out is not None and len(held_out.x) < 2:
+        if held_out is not None and len(held_out.target) < 2:
             raise DataError("validation needs 2 samples or more, found 1: give X_val more rows")
-        count, epochs = len(train.x), int(self.max_iter)
+        count, epochs = len(train.target), int(self.max_iter)
         updates = epochs * math.ceil(count / batch_size(self, count))
         self._optimizer = new_optimizer(self, updates)
         return self._train(train, held_out, epochs=epochs)
@@ -225,13 +241,12 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
         require_unmasked(X, "X")
         require_unmasked(y, "y")
 
-        def checked() -> tuple[HostArray, HostArray, HostArray]:
+        def checked() -> tuple[Any, HostArray, HostArray]:
             x, given = validate_data(
                 self,
                 X,
                 y,
-                dtype=(numpy.float64, numpy.float32),
-                order="C",
+                **_ACCEPTED,
                 reset=reset,
                 **self._options_of(y),
             )
@@ -241,7 +256,7 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
 
         looks = (lambda: look_at_samples(X), lambda: self._look_at_targets(y))
         x, given, target = blaming(checked, *looks)
-        weights = None if sample_weight is None else checked_weights(sample_weight, len(x))
+        weights = None if sample_weight is None else checked_weights(sample_weight, len(target))
         if is_trained_on:
             weights = self._with_class_weights(weights, given)
         return Samples(x, target, weights)
@@ -250,7 +265,7 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
         """The samples to train on, and those that `validation_fraction` holds out."""
         classes = samples.target if samples.target.ndim == 1 else None
         fraction = float(self.validation_fraction)
-        train, held_out = split(len(samples.x), fraction, self._seed, classes)
+        train, held_out = split(len(samples.target), fraction, self._seed, classes)
         return samples.take(train), samples.take(held_out)
 
     def _begin(self, train: Samples) -> None:
@@ -292,7 +307,7 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
     def _train(
         self, train: Samples, held_out: Samples | None, *, epochs: int, is_partial: bool = False
     ) -> Estimator:
-        network, count = self.network_, len(train.x)
+        network, count = self.network_, len(train.target)
         size = batch_size(self, count)
         weight_of_batch = size * (1.0 if train.weights is None else float(train.weights.mean()))
         # fit() divides by the number of all samples.
@@ -365,13 +380,12 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
         )
 
     def _placed(self, X: Any) -> Any:
-        """`X` of a prediction, checked, on the device."""
+        """`X` of a prediction, checked, on the device; a sparse one on the host."""
         check_is_fitted(self, "network_")
         require_unmasked(X, "X")
 
-        def checked() -> HostArray:
-            dtypes = (numpy.float64, numpy.float32)
-            x: HostArray = validate_data(self, X, dtype=dtypes, order="C", reset=False)
-            return x
+        def checked() -> Any:
+            return validate_data(self, X, **_ACCEPTED, reset=False)
 
-        return self.network_.backend.asarray(blaming(checked, lambda: look_at_samples(X)))
+        x = blaming(checked, lambda: look_at_samples(X))
+        return x if is_sparse(x) else self.network_.backend.asarray(x)

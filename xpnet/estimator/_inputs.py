@@ -16,6 +16,7 @@ import numpy
 from xpnet.backend import Backend
 from xpnet.errors import DataError, XpnetError, short_repr
 from xpnet.utils.inputs import as_samples, as_targets, is_missing
+from xpnet.utils.sparse import is_sparse
 
 T = TypeVar("T")
 
@@ -64,7 +65,7 @@ def look_at_samples(X: Any) -> None:
 
 def look_at_numbers(y: Any, name: str) -> None:
     """Raise `DataError` for the first value of `y` that is not a finite number."""
-    if y is None or _is_for_scikit_learn(y):
+    if y is None or is_sparse(y) or _is_for_scikit_learn(y):
         return
     for where, value in numpy.ndenumerate(numpy.asarray(y, dtype=object)):
         if isinstance(value, str | bytes):
@@ -97,9 +98,9 @@ def look_at_classes(y: Any) -> None:
 
 def _is_for_scikit_learn(value: Any) -> bool:
     """Whether the message of scikit-learn itself is to be kept."""
-    if hasattr(value, "toarray") or isinstance(value, str | bytes):
+    if isinstance(value, str | bytes):
         return True
-    if hasattr(value, "iloc"):
+    if hasattr(value, "iloc") or is_sparse(value):
         return 0 in value.shape
     try:
         array = numpy.asarray(value)

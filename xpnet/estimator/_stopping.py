@@ -10,21 +10,24 @@ from typing import Any
 from xpnet.backend import HostArray
 from xpnet.losses import L2Penalty, Loss
 from xpnet.network import Sequential
+from xpnet.network.inputs import taken
 from xpnet.training.callbacks import Callback, Progress, TrainingState
 from xpnet.training.history import Record
+from xpnet.utils.sparse import is_sparse
 
 
 class HeldOut:
     """Held-out samples on the device of `network`, which measure it after each epoch.
 
-    `x (n, features)`, `target`, `weights (n,)` or None as the loss takes them, on the host.
+    `x (n, features)`, `target`, `weights (n,)` or None as the loss takes them, on the host, where
+    a sparse `x` stays.
     `score`: of the outputs `(n, outputs)` on the host. `penalty`: that of the training loss.
     """
 
     def __init__(
         self,
         network: Sequential,
-        x: HostArray,
+        x: Any,
         target: HostArray,
         weights: HostArray | None,
         *,
@@ -33,7 +36,10 @@ class HeldOut:
         score: Callable[[HostArray], float],
     ) -> None:
         backend, dtype = network.backend, network.dtype
-        self.x = backend.asarray(x, dtype=dtype)
+        if is_sparse(x):
+            self.x = taken(network, x, check=False)
+        else:
+            self.x = backend.asarray(x, dtype=dtype)
         is_float = target.dtype.kind == "f"
         self.target = backend.asarray(target, dtype=dtype if is_float else None)
         # Only the ratios matter, and small weights would be 0 in float32.

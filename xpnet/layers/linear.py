@@ -13,7 +13,9 @@ from xpnet.backend import Array, array_module
 from xpnet.initializers import HeNormal, Initializer, Zeros, require_initializer
 from xpnet.layers.base import Layer, Parameter
 from xpnet.layers.shapes import Shape, require_features
+from xpnet.layers.sparse_products import multiply
 from xpnet.utils.arguments import whole
+from xpnet.utils.sparse import SparseRows
 
 
 @dataclass(eq=False)
@@ -25,6 +27,9 @@ class Linear(Layer):
     `db = 1ᵀ dY`, and `dx_ni = Σ_j dy_nj w_ji`, that is `dX = dY W`. If `dY` is the gradient of the
     mean loss, it already contains the factor `1/N`. Rumelhart, Hinton, Williams, "Learning
     representations by back-propagating errors", Nature 1986.
+
+    The first layer of a network also takes the rows of a sparse matrix, on the host. Both products
+    are then sums over its entries (`xpnet.layers.sparse_products`), and `dX` is dense.
 
     Raises `ConfigError` for sizes below 1.
     """
@@ -59,23 +64,32 @@ class Linear(Layer):
         return (self.out_features,)
 
     def forward(self, x: Array, *, training: bool) -> Array:
-        """`(N, in) -> (N, out)`."""
-        weight = self.values["weight"]
-        xp = array_module(x, weight)
+        """`(N, in) -> (N, out)`; `x` may be sparse."""
+        weight, is_sparse = self.values["weight"], isinstance(x, SparseRows)
+        xp = array_module(weight) if is_sparse else array_module(x, weight)
         self.x = x
         y = self.workspace.array(xp, "y", (len(x), self.out_features), weight.dtype)
-        xp.dot(x, weight.T, out=y)
+        if is_sparse:
+            multiply(x.by_row, weight.T, y, self.workspace)
+        else:
+            xp.dot(x, weight.T, out=y)
         return xp.add(y, self.values["bias"], out=y)
 
     def backward(self, dy: Array) -> Array:
         """`(N, out) -> (N, in)`; writes the gradients of `weight` and `bias`."""
         self.backward_parameters(dy)
         xp = array_module(dy)
-        return xp.dot(dy, self.values["weight"], out=self.like(self.x, "dx"))
+        dx = self.workspace.array(xp, "dx", self.x.shape, self.x.dtype)
+        return xp.dot(dy, self.values["weight"], out=dx)
 
     def backward_parameters(self, dy: Array) -> None:
         """Compute only `dW` and `db`: for the first layer, `dX` would be the largest product."""
-        xp = array_module(dy, self.x)
-        xp.dot(self.x.T, dy, out=self.gradients["weight"].T)
+        gradient = self.gradients["weight"].T
+        if isinstance(self.x, SparseRows):
+            xp = array_module(dy)
+            multiply(self.x.by_column, dy, gradient, self.workspace)
+        else:
+            xp = array_module(dy, self.x)
+            xp.dot(self.x.T, dy, out=gradient)
         ones = self.workspace.ones(xp, len(dy), dy.dtype)
         xp.dot(ones, dy, out=self.gradients["bias"])

@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from xpnet.backend import Array, array_module
+from xpnet.backend import Array
 from xpnet.layers import BatchNorm, Dropout, Dropout2d, GaussianNoise, LayerNorm, Linear
 from xpnet.layers.base import Layer
 from xpnet.network.copies import LayerCopies
+from xpnet.network.inputs import taken
 from xpnet.utils.inputs import check_finite, is_finite, is_plain
 from xpnet.utils.introspection import is_own
 
@@ -89,7 +90,7 @@ class Predictor:
         if self._is_on_host and is_plain(x, network.in_features) and x.dtype is network.dtype:
             return self._outputs(network, x, look=True)
         with network.backend.current():
-            return self._outputs(network, network._taken(x, check=True), look=False)
+            return self._outputs(network, taken(network, x, check=True), look=False)
 
     def _outputs(self, network: Any, x: Array, *, look: bool) -> Array:
         """`look`: whether to check that every value of `x` is finite."""
@@ -97,8 +98,7 @@ class Predictor:
         if len(x) <= size:
             logits = self._copies().forward(x, look)
             return logits.copy() if logits is not None else self._checked(network, x)
-        xp = array_module(x)
-        made = xp.empty((len(x), *network._out_shape), dtype=network.dtype)
+        made = network.backend.xp.empty((len(x), *network._out_shape), dtype=network.dtype)
         for start in range(0, len(x), size):
             rows = slice(start, start + size)
             logits = self._copies().forward(x[rows], look)

@@ -7,12 +7,13 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, overload
 
-from xpnet.backend import Array, Backend, array_module
+from xpnet.backend import Array, Backend
 from xpnet.errors import ConfigError, ShapeError, short_repr
 from xpnet.layers.base import Layer, walk, walk_positions
 from xpnet.layers.shapes import Shape
 from xpnet.layers.short_notation import is_list, layers_from, shapes_of_chain
 from xpnet.network.architecture import described, layers_of
+from xpnet.network.inputs import taken
 from xpnet.network.nesting import NetworkAsLayer
 from xpnet.network.prediction import Predictions
 from xpnet.network.predictor import Predictor
@@ -22,7 +23,6 @@ from xpnet.network.summary import as_text, table_of
 from xpnet.utils import notebook
 from xpnet.utils.arguments import float_dtype, seed_of
 from xpnet.utils.exclusive import require_free
-from xpnet.utils.inputs import as_samples
 
 
 class Sequential(Predictions, NetworkAsLayer):
@@ -236,7 +236,8 @@ class Sequential(Predictions, NetworkAsLayer):
         """Logits for `x`: `(N, in_features) -> (N, out_features)`, or images for images.
 
         `x`: an array, rows of numbers, a DataFrame, pictures, or an array of another library such
-        as a PyTorch tensor; see `inputs.as_samples`. Another dtype is converted.
+        as a PyTorch tensor; see `inputs.as_samples`. Another dtype is converted. Or a sparse matrix
+        of SciPy, for a network that begins with `Linear`.
 
         In prediction the result is a new array, rows are computed in blocks, and host values that
         are not finite are an error. In training the result is a buffer that the next call
@@ -248,32 +249,13 @@ class Sequential(Predictions, NetworkAsLayer):
             return self._through(x, training)
         if training:
             self._has_forward = True
-            return self._through(self._taken(x, check=False), True)
+            return self._through(taken(self, x, check=False), True)
         return self._predict(x)
 
     def _through(self, x: Array, training: bool) -> Array:
         for layer in self._layers:
             x = layer.forward(x, training=training)
         return x
-
-    def _taken(self, x: Any, *, check: bool) -> Array:
-        """`x` as an array `(N, in_features)` of the network's dtype, where the network is.
-
-        What is given for a prediction on the host is copied to the device; in training nothing is.
-        """
-        x = as_samples(
-            x,
-            backend=self.backend,
-            features=self.in_features,
-            check=check,
-            dtype=self.dtype,
-            image=self.image_shape,
-        )
-        if check and array_module(x) != self.backend.xp:
-            return self.backend.asarray(x, dtype=self.dtype)
-        if self._own_store is not None:
-            array_module(x, self.flat_parameters)
-        return x if x.dtype == self.dtype else x.astype(self.dtype)
 
     def backward(self, dlogits: Array, *, input_gradient: bool = False) -> Array | None:
         """Write all gradients, given `∂L/∂logits` of the last training forward pass.

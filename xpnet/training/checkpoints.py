@@ -339,7 +339,10 @@ def _describe_data(data: DeviceData) -> str:
     features = data.x.shape[1]
     apart = -(-len(data) * features * data.x.dtype.itemsize // _HASHED_BYTES)
     rows_at_once = 4096 * apart
-    for start in range(0, len(data), rows_at_once):
+    if data.is_sparse:
+        for part in (data.x.starts, data.x.indices, data.x.values):
+            digest.update(numpy.ascontiguousarray(part).data)
+    for start in range(0, 0 if data.is_sparse else len(data), rows_at_once):
         rows = slice(start, min(start + rows_at_once, len(data)), apart)
         some = data.x[rows] if data.rows is None else data.x[data.rows[rows]]
         digest.update(numpy.ascontiguousarray(to_host(some)).data)

@@ -18,7 +18,9 @@ from xpnet.layers.shapes import Shape
 from xpnet.training.augmentation import Augmentation
 from xpnet.utils.arguments import float_dtype, instance, picture_shape, whole
 from xpnet.utils.exclusive import with_own_buffers
-from xpnet.utils.inputs import as_samples, as_targets, check_finite, named, require_numbers
+from xpnet.utils.inputs import as_samples, as_targets, check_finite, require_numbers
+from xpnet.utils.places import named
+from xpnet.utils.sparse import SparseRows
 from xpnet.workspace import Workspace
 
 
@@ -38,7 +40,8 @@ class DeviceData:
     current batch are read into memory, after one check of all values. Contiguous arrays of other
     libraries, on the host or on this device, are not copied either: see `backend.shared`. Values
     that are already on a GPU are not checked, to avoid synchronisation: a NaN there shows up as
-    divergence.
+    divergence. `x` may be a sparse matrix of SciPy, for a network that begins with `Linear`: it
+    stays on the host, where batches are sliced from it, and cannot be normalised here.
 
     Raises `DataError` and `ShapeError` as `xpnet.utils.inputs` does, and unless there is one target
     a row; `ConfigError` for the other arguments.
@@ -87,8 +90,16 @@ class DeviceData:
         self.channels = found[2] if found else 1
         if image_shape is not None and image is None:
             self.image_shape = picture_shape("image_shape", image_shape)
+        self.x: Any
         self.rows: Array | None = None
-        if not isinstance(x, MappedRows):
+        if isinstance(x, SparseRows):
+            if not is_identity:
+                raise ConfigError(
+                    f"{prefix}x is sparse, and normalisation would make it dense: scale it before, "
+                    f"by scikit-learn's MaxAbsScaler, say"
+                )
+            self.x, self.is_ready = x.astype(self.dtype), True
+        elif not isinstance(x, MappedRows):
             self.x = backend.asarray(x)
         elif backend.xp is numpy:
             self.x, self.rows = x.values, x.indices
@@ -119,6 +130,11 @@ class DeviceData:
             check_finite(block, named(name, where.start), self.dtype)
         return rows
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether `x` is sparse; then `batch` takes indices on the host."""
+        return isinstance(self.x, SparseRows)
+
     def view(self) -> DeviceData:
         """A view of the same samples with its own buffers, for one training."""
         return with_own_buffers(self)
@@ -147,8 +163,10 @@ class DeviceData:
         self, indices: Array, augmentation: Augmentation | None = None
     ) -> tuple[Array, Array]:
         """Samples `indices` `(B,)`: `x (B, features)` distorted, normalised; and their targets."""
-        xp = array_module(self.x, indices)
         count = len(indices)
+        if self.is_sparse:
+            return self.x[indices], self.target[self.backend.asarray(indices)]
+        xp = array_module(self.x, indices)
         rows = self.workspace.array(xp, "rows", (count, self.x.shape[1]), self.x.dtype)
         shape = (count, *self.target.shape[1:])
         target = self.workspace.array(xp, "target", shape, self.target.dtype)
@@ -183,6 +201,8 @@ class DeviceData:
 
         `image`: `(height, width, channels)` as the network takes it, None where it takes rows.
         """
+        if self.is_sparse:
+            raise ConfigError("augmentation takes pictures, and x is sparse: give x.toarray()")
         channels = self.channels if image is None else image[2]
         if channels != 1:
             raise ConfigError(
@@ -214,9 +234,9 @@ class DeviceData:
         return self.x[rows] if self.rows is None else self.x[self.rows[rows]]
 
     def _normalised(self, rows: Array, name: str) -> Array:
-        xp = array_module(rows)
         if rows.dtype == self.dtype and self.is_ready:
             return rows
+        xp = array_module(rows)
         x = self.workspace.array(xp, name, rows.shape, self.dtype)
         shift = None if not self.normalisation.by_feature and not self.shift else self.shift
         scale_rows(xp, rows, self.scale, shift, x)

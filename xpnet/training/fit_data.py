@@ -19,6 +19,7 @@ from xpnet.losses import (
     SoftmaxCrossEntropy,
 )
 from xpnet.network import Sequential
+from xpnet.network.inputs import require_sparse_fits
 from xpnet.training.device_data import DeviceData
 
 Part: TypeAlias = DeviceData | Dataset | tuple[Any, Any]
@@ -57,8 +58,10 @@ def on_device(network: Sequential, data: Part, name: str) -> DeviceData:
         held = DeviceData.of(data, as_it_is, backend=backend, dtype=network.dtype)
     else:
         x, target = _pair(data, name)
+        require_sparse_fits(network, x, f"{name} x")
         how: dict[str, Any] = {"backend": backend, "dtype": network.dtype, "name": name}
         held = DeviceData(x, target, image_shape=network.image_shape, **how)
+    require_sparse_fits(network, held.x, f"{name} x")
     if held.x.shape[1] != network.in_features:
         raise DataError(
             f"{name} has {held.x.shape[1]} features a sample, the network takes "
@@ -69,10 +72,6 @@ def on_device(network: Sequential, data: Part, name: str) -> DeviceData:
 
 def _pair(data: Any, name: str) -> tuple[Any, Any]:
     if isinstance(data, tuple | list) and len(data) == 2:
-        for part in data:
-            if hasattr(part, "toarray"):
-                kind = type(part).__name__
-                raise DataError(f"{name} is sparse ({kind}), networks take dense rows: .toarray()")
         return data[0], data[1]
     if isinstance(data, tuple | list):
         found = f"{len(data)} parts"

@@ -50,7 +50,7 @@ def forward_backward(
 
     These are multiplied by `scale`.
     """
-    xp, workspace, count = array_module(x, network.flat_parameters), network.workspace, len(x)
+    xp, workspace, count = array_module(network.flat_parameters), network.workspace, len(x)
     logits = workspace.array(xp, "logits", (count, network.out_features), network.dtype)
     summed = workspace.array(xp, "summed", network.flat_gradients.shape, network.dtype)
     mean = workspace.array(xp, "mean loss", (), network.dtype)

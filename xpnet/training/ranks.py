@@ -176,7 +176,7 @@ class RankBatch:
         weights: Array | None,
     ) -> tuple[Array, Array]:
         """`forward_backward` for this rank's parts, added along the tree of all parts."""
-        xp, workspace = array_module(x, network.flat_parameters), network.workspace
+        xp, workspace = array_module(network.flat_parameters), network.workspace
         gradients, first = network.flat_gradients, self.rows.start
         own = self.parts // self.group.size
         logits = workspace.array(xp, "rank logits", (len(x), network.out_features), network.dtype)
@@ -222,7 +222,7 @@ class RankBatch:
 
         The losses of all `rows` of the rank add up to that which `forward_backward` returns.
         """
-        xp, workspace = array_module(x, network.flat_parameters), network.workspace
+        xp, workspace = array_module(network.flat_parameters), network.workspace
         mean = workspace.array(xp, "mean of a share", (), network.dtype)
         counted = len(x) if self.counted else 0
         if weights is None:

@@ -24,6 +24,7 @@ from xpnet.training.ranks import RankBatch
 from xpnet.utils.arguments import instance
 from xpnet.utils.exclusive import ExclusiveUse
 from xpnet.utils.inputs import check_finite, is_finite
+from xpnet.utils.sparse import SparseRows
 
 
 def train_step(
@@ -139,6 +140,11 @@ class TrainStep:
             use.acquire(self._used)
             x, y = self._batch(x, y)
             scalars = optimizer.scalars(optimizer.steps)
+            if isinstance(x, SparseRows):  # each batch has another number of entries
+                with self._scope():
+                    self._as_written(x, y, backend.asarray(scalars, dtype=network.dtype))
+                assert self._value is not None
+                return self._value.copy()
             given = x, y, backend.asarray(scalars, dtype=network.dtype)
             key = len(x), y.shape[1:], y.dtype
             if key not in self._buffers:

@@ -354,7 +354,9 @@ class Trainer:
         """The samples of all batches to come and the optimizer's scalars, on the device."""
         data, optimizer, steps = update.data, run.optimizer, run.steps_per_epoch
         backend = data.backend
-        every = backend.asarray(numpy.arange(len(data))) if steps == 1 else None
+        # Sparse batches are sliced on the host.
+        place = numpy.asarray if data.is_sparse else backend.asarray
+        every = place(numpy.arange(len(data))) if steps == 1 else None
         for epoch in range(run.step // steps + 1, run.epochs + 1):
             run.epoch = epoch
             update.hooks("on_epoch_begin", run)
@@ -363,5 +365,5 @@ class Trainer:
             table = optimizer.table(range(first, first + steps), backend, run.network.dtype)
             order = every
             if order is None:
-                order = backend.asarray(random.permutation(self.seed, run.epoch, len(data)))
+                order = place(random.permutation(self.seed, run.epoch, len(data)))
             yield from update.batches(order, table, size, log_every)

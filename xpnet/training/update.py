@@ -67,6 +67,8 @@ class Update:
         self.replay: Replay | None = None
         self.ranks, self.group = trainer.ranks, metrics.group
         is_recorded = self.group.size == 1 or self.group.is_recorded or data.backend.xp is numpy
+        # Each sparse batch has another number of entries.
+        is_recorded = is_recorded and not data.is_sparse
         if data.dtype == trainer.network.dtype and is_recorded:
             self.replay = Replay(
                 data.backend.xp,
@@ -115,11 +117,16 @@ class Update:
     def __call__(self, rows: Array, scalars: Array) -> None:
         """An update by the samples `rows` `(B,)`, with `optimizer.scalars` `(S,)`.
 
+        `rows` are on the device or, for sparse data, on the host.
         Or `count` updates, by `(count, B)` and `(count, S)`. Also after Ctrl-C, the steps of `run`,
         of the optimizer and of the metrics are those that were made.
         """
         if self.is_fixed and self.batch is None:
             self.batch = self.data.whole()
+        if self.data.is_sparse:
+            self._as_written(rows, scalars)
+            self._count(len(rows), 1)
+            return
         size, count = rows.shape[-1], len(rows) if rows.ndim == 2 else 1
         if size not in self.placed:
             self.placed[size] = self._place(size, len(scalars), scalars.dtype)
@@ -166,7 +173,8 @@ class Update:
     def _as_written(self, rows: Array, scalars: Array) -> None:
         trainer, weights = self.trainer, None
         if self.weights is not None:
-            weights = self.weights.whole if self.is_fixed else self.weights.batch(rows)
+            own = self.data.backend.asarray(rows) if self.data.is_sparse else rows
+            weights = self.weights.whole if self.is_fixed else self.weights.batch(own)
         given: dict[str, Any] = {"weights": weights, "scalars": scalars}
         batch = None if self.ranks is None else self.ranks.batch(len(rows))
         if batch is None:

@@ -14,8 +14,8 @@ import math
 import numbers
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterator
+from typing import Any
 
 import numpy
 
@@ -23,9 +23,8 @@ from xpnet.backend import Array, Backend, HostArray, array_module, shared
 from xpnet.errors import DataError, DeviceMismatch, ShapeError, short_repr
 from xpnet.utils.arguments import as_float
 from xpnet.utils.channels import as_rows
-
-Place: TypeAlias = Callable[[tuple[int, ...]], str]
-"""A function that names the value at some indices, for a message."""
+from xpnet.utils.places import FramePlace, Place, named
+from xpnet.utils.sparse import SparseRows, is_sparse, rows_of
 
 _FLOATS = (numpy.dtype("float32"), numpy.dtype("float64"))
 _LARGEST = float(numpy.finfo("float32").max)
@@ -57,22 +56,39 @@ def as_samples(
     pandas (those of NumPy). Arrays that NumPy can read are not copied. `features`: the required
     number, None for any. `name`: of the argument, for messages. `check`: whether every value must
     be finite; arrays on a GPU are never checked. `dtype`: of the network, float32 or float64, whose
-    range the values must not exceed. `image`: `(H, W, C)` where the network takes images.
+    range the values must not exceed. `image`: `(H, W, C)` where the network takes images. A sparse
+    matrix of SciPy becomes `SparseRows`, on the host.
 
     Raises `ShapeError` for another shape, such as pictures `(N, C, H, W)`; `DataError`, with row
     and column, for what is not a finite number (text, dates, categories, complex or missing values,
-    NaN, infinity, values beyond `dtype`), for masked, sparse or ragged arrays and for no samples at
-    all; `DeviceMismatch` for an array on another device.
+    NaN, infinity, values beyond `dtype`), for masked or ragged arrays and for no samples at all;
+    `DeviceMismatch` for an array on another device.
     """
     # Fast for a single row, as in a server.
     if is_plain(x, features) and (not check or (x.size <= _FEW and is_finite(x))):
         return x
+    if is_sparse(x):
+        return x if isinstance(x, SparseRows) else _sparse_rows(x, features, name, check, dtype)
     given, place = _as_array(x, backend, name, _NO_SAMPLES_OF_TEXT)
     array = as_rows(given, image, name)
     _require_samples(array, tuple(given.shape), features, name)
     if check:
         check_finite(given, place, dtype)
     return array
+
+
+def _sparse_rows(x: Any, features: int | None, name: str, check: bool, dtype: Any) -> SparseRows:
+    """`as_samples` of a sparse matrix; NaN and infinity are looked for among its entries."""
+    rows = rows_of(x, name)
+    _require_samples(rows, rows.shape, features, name)
+
+    def place(where: tuple[int, ...]) -> str:
+        return named(name)(rows.position(where[0]))
+
+    rows.values = _numbers(rows.values, place, name, _NO_SAMPLES_OF_TEXT)
+    if check:
+        check_finite(rows.values, place, dtype)
+    return rows
 
 
 def is_plain(x: Any, features: int | None = None) -> bool:
@@ -177,7 +193,7 @@ def _as_array(value: Any, backend: Backend, name: str, about_text: str) -> tuple
         if isinstance(value, pandas.api.extensions.ExtensionArray | pandas.Index):
             value = pandas.Series(value)
         if isinstance(value, pandas.DataFrame):
-            columns = _FramePlace(name, list(value.columns))
+            columns = FramePlace(name, list(value.columns))
             return _from_frame(value, columns, about_text), columns
         if isinstance(value, pandas.Series):
             return _from_series(value, named(name), about_text), named(name)
@@ -185,7 +201,7 @@ def _as_array(value: Any, backend: Backend, name: str, about_text: str) -> tuple
         raise DataError(f"{name} is {_described(value)}: {_NUMBERS}")
     if hasattr(value, "toarray"):
         kind = type(value).__name__
-        raise DataError(f"{name} is sparse ({kind}), networks take dense rows: .toarray()")
+        raise DataError(f"{name} is sparse ({kind}), and targets have to be dense: .toarray()")
     value = shared(_without_mask(value, name), backend.xp)
     if not isinstance(value, numpy.ndarray) and _is_on_device(value, backend, name):
         return _device_numbers(value, name), named(name)
@@ -312,7 +328,7 @@ def _from_objects(array: HostArray, place: Place, about_text: str) -> HostArray:
         ) from None
 
 
-def _from_frame(frame: Any, place: _FramePlace, about_text: str) -> HostArray:
+def _from_frame(frame: Any, place: FramePlace, about_text: str) -> HostArray:
     """The columns as `(N, columns)`, in their common dtype."""
     dtypes = list(frame.dtypes)
     if all(isinstance(dtype, numpy.dtype) and dtype.kind in "iuf" for dtype in dtypes):
@@ -352,33 +368,6 @@ def _from_series(series: Any, place: Place, about_text: str) -> HostArray:
     if getattr(dtype, "kind", "O") in "Mm":
         raise DataError(f"{name} holds dates ({dtype}): networks take real numbers")
     return _numbers(series.to_numpy(dtype=object), place, name, about_text)
-
-
-class _FramePlace:
-    """Names the values of a DataFrame by column and row: `column 'age', row 3 of x`."""
-
-    def __init__(self, name: str, columns: Sequence[Any]) -> None:
-        self.name, self.columns = name, columns
-
-    def __call__(self, where: tuple[int, ...]) -> str:
-        row, column = where
-        return self.of_column(column)((row,))
-
-    def of_column(self, number: int) -> Place:
-        """Names the values of one column; without an index, the column itself."""
-        column = f"column {short_repr(self.columns[number])}"
-        return lambda where: f"{column}{f', row {where[0]}' if where else ''} of {self.name}"
-
-
-def named(name: str, first: int = 0) -> Place:
-    """Names the values of a part of the array `name` from row `first` on: `x[3, 2]`."""
-
-    def place(where: tuple[int, ...]) -> str:
-        if not where:
-            return name
-        return f"{name}[{', '.join(map(str, (where[0] + first, *where[1:])))}]"
-
-    return place
 
 
 def is_missing(value: Any) -> bool:
