@@ -65,7 +65,7 @@ def look_at_samples(X: Any) -> None:
 
 def look_at_numbers(y: Any, name: str) -> None:
     """Raise `DataError` for the first value of `y` that is not a finite number."""
-    if y is None or is_sparse(y) or _is_for_scikit_learn(y):
+    if y is None or _is_for_scikit_learn(y):
         return
     for where, value in numpy.ndenumerate(numpy.asarray(y, dtype=object)):
         if isinstance(value, str | bytes):
