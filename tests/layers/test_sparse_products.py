@@ -90,6 +90,25 @@ def test_outputs_and_gradients_are_those_of_the_dense_rows(
     assert error(y, backend.to_host(two.forward(x))) <= limit
 
 
+@pytest.mark.parametrize("shape", [(5, 700), (700, 5)])
+@pytest.mark.parametrize(("dtype", "limit"), [("float64", 1e-14), ("float32", 1e-6)])
+def test_long_rows_and_columns(
+    backend: Backend, shape: tuple[int, int], dtype: str, limit: float
+) -> None:
+    """They are added up in pieces; the other batch has other pieces, and fewer."""
+    for seed, share in enumerate((0.9, 0.6)):
+        rows = sparse_rows(np.random.default_rng(seed), *shape, share).astype(dtype)
+        for sums, matrix in ((rows.by_row, dense(rows)), (rows.by_column, dense(rows).T)):
+            count, width = matrix.shape
+            assert len(sums) == 1 + (width == 700)
+            source = np.random.default_rng(seed).standard_normal((width, 3)).astype(dtype)
+            out = backend.asarray(np.full((count, 3), np.nan, dtype))
+            workspace = Workspace()
+            for _ in range(2):
+                multiply(sums, backend.asarray(source), out, workspace)
+                assert error(backend.to_host(out), matrix @ source) <= limit
+
+
 def test_gradients_are_those_of_central_differences() -> None:
     rows, made = random_rows(0.4)(), network(Backend(), "float64")
     dy = np.random.default_rng(1).standard_normal((ROWS, OUTPUTS))

@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import sparse
 
+import xpnet.utils.sparse
 from xpnet.backend import Backend
 from xpnet.errors import DataError
 from xpnet.utils.inputs import as_samples
@@ -62,8 +63,9 @@ def test_slices_share_their_memory_and_dtypes_are_converted_once() -> None:
     assert [rows.position(entry) for entry in range(5)] == [(0, 1), (0, 3), (2, 0), (2, 3), (3, 1)]
 
 
-def entries_of(found: Diagonals) -> dict[int, list[tuple[int, float]]]:
+def entries_of(sums: tuple[Diagonals, ...]) -> dict[int, list[tuple[int, float]]]:
     """The `(index, value)` of each target, in the order in which they are added."""
+    (found,) = sums
     made: dict[int, list[tuple[int, float]]] = {}
     offsets = found.offsets.tolist()
     assert offsets[0] == 0
@@ -99,7 +101,48 @@ def test_entries_come_row_by_row_and_column_by_column_in_their_order(
         by_column.setdefault(column, []).append((row, value))
     assert entries_of(made.by_row) == by_row
     assert entries_of(made.by_column) == by_column
-    assert (made.by_row.shape, made.by_column.shape) == ((rows, features), (features, rows))
+    assert made.by_row[0].shape == (rows, features)
+    assert made.by_column[0].shape == (features, rows)
+
+
+def as_matrix(one: Diagonals) -> np.ndarray:
+    matrix = np.zeros(one.shape)
+    for target, entries in entries_of((one,)).items():
+        for index, value in entries:
+            matrix[target, index] += value
+    return matrix
+
+
+@pytest.mark.parametrize(
+    ("size", "diagonals"),
+    [(256, [256]), (257, [64, 5]), (64 * 256, [64, 256]), (64 * 256 + 1, [64, 64, 5])],
+)
+def test_long_rows_are_added_up_in_pieces(size: int, diagonals: list[int]) -> None:
+    starts = np.array([0, 3, 3, 3 + size, 10 + size])
+    rows = SparseRows(starts, np.arange(10 + size) % 7, np.ones(10 + size), 7)
+    for name, shape in (("by_row", (4, 7)), ("by_column", (7, 4))):
+        sums = getattr(rows, name)
+        assert (sums[-1].shape[0], sums[0].shape[1]) == shape
+        if name == "by_row":
+            assert [len(one.offsets) - 1 for one in sums] == diagonals
+    product = np.eye(7)
+    for one in rows.by_row:
+        product = as_matrix(one) @ product
+    np.testing.assert_array_equal(product, as_dense(rows))
+
+
+def test_pieces_of_several_long_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xpnet.utils.sparse, "LONGEST", 3)
+    monkeypatch.setattr(xpnet.utils.sparse, "PIECE", 2)
+    for seed in range(9):
+        rows = sparse_rows(np.random.default_rng(seed), 12, 15, 0.5)
+        for sums, expected in ((rows.by_row, as_dense(rows)), (rows.by_column, as_dense(rows).T)):
+            assert len(sums) > 2
+            assert all(len(one.offsets) - 1 <= 3 for one in sums)
+            product = np.eye(expected.shape[1])
+            for one in sums:
+                product = as_matrix(one) @ product
+            np.testing.assert_allclose(product, expected, rtol=0, atol=1e-14)
 
 
 def test_columns_are_sorted_also_where_numbers_have_no_room_for_them() -> None:

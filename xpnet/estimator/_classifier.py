@@ -37,7 +37,8 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     per class, with softmax for the probabilities. The loss is the mean cross-entropy of a batch
     plus `alpha / (2 B) · Σ W²`, `B` being the size of a batch (times the mean of all weights, where
     samples have weights). Weights and biases begin as those of `MLPClassifier`. Data is trained on
-    as it is (scale it first), float32 as float32 and all else as float64.
+    as it is (scale it first), float32 as float32 and all else as float64; a sparse `X` of SciPy
+    stays sparse, unless `network` begins with another layer than `Linear`, which is an error.
 
     **Parameters** as in `MLPClassifier`: `hidden_layer_sizes`, units of each hidden layer (a
     number, several, or none); `activation`, one of `relu`, `tanh`, `logistic`, `identity`, and

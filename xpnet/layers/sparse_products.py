@@ -7,6 +7,7 @@ rows of `Wᵀ` and of its gradient. So they are one formula, of the entries by r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,19 +18,31 @@ from xpnet.utils.sparse import Diagonals
 from xpnet.workspace import Workspace
 
 
-def multiply(entries: Diagonals, source: Array, out: Array, workspace: Workspace) -> None:
+def multiply(sums: Sequence[Diagonals], source: Array, out: Array, workspace: Workspace) -> None:
     """`out[t] = Σ_e value_e · source[index_e]` over the entries of row `t`; 0 where it has none.
 
-    `entries`: of a matrix `(T, M)` on the host, from where they are copied to the device; `source`:
-    `(M, out)`; `out`: `(T, out)`. Raises `ShapeError` for other shapes.
+    `sums`: of a matrix `(T, M)` on the host, from where they are copied to the device; where they
+    are several, each takes the rows that the one before gives. `source`: `(M, out)`; `out`:
+    `(T, out)`. Raises `ShapeError` for other shapes.
     """
-    xp, (rows, columns) = array_module(source, out), entries.shape
-    if source.shape[:1] != (columns,) or out.shape != (rows, *source.shape[1:]):
+    xp, shape = array_module(source, out), (sums[-1].shape[0], sums[0].shape[1])
+    if source.shape[:1] != shape[1:] or out.shape != (shape[0], *source.shape[1:]):
         raise ShapeError(
-            f"a sparse matrix {entries.shape} times {tuple(source.shape)} does not give "
+            f"a sparse matrix {shape} times {tuple(source.shape)} does not give "
             f"{tuple(out.shape)}: give rows of the width of the layer, and their own gradients"
         )
+    for number, entries in enumerate(sums[:-1]):
+        pieces = workspace.array(
+            xp, f"pieces {number}", (entries.shape[0], out.shape[1]), out.dtype
+        )
+        _add_up(xp, entries, source, pieces, workspace)
+        source = pieces
     xp.copyto(out, 0)
+    _add_up(xp, sums[-1], source, out, workspace)
+
+
+def _add_up(xp: Any, entries: Diagonals, source: Array, out: Array, workspace: Workspace) -> None:
+    """One of the sums; rows of `out` without entries stay."""
     if not len(entries.targets):
         return
     place = Backend.of(source).asarray
@@ -66,11 +79,12 @@ def weighted_sums(
     shape = len(targets), out.shape[1]
     sums = workspace.array(xp, "sums", shape, out.dtype)
     terms = workspace.array(xp, "terms", shape, out.dtype)
+    factors = values.reshape(len(values), 1)
     for start, stop in pairwise(bounds):
         count = stop - start
         products = (terms if start else sums)[:count]
         gather(source, indices[start:stop], out=products)
-        xp.multiply(products, values[start:stop].reshape(count, 1), out=products)
+        xp.multiply(products, factors[start:stop], out=products)
         if start:
             xp.add(sums[:count], products, out=sums[:count])
     out[targets] = sums

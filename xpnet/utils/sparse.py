@@ -13,6 +13,10 @@ import numpy
 from xpnet.backend import HostArray
 from xpnet.errors import DataError
 
+LONGEST = 256
+PIECE = 64
+"""Entries of a row that are added up one after the other, and of each piece of a longer row."""
+
 
 class Diagonals(NamedTuple):
     """The entries of the rows (or columns) of a sparse matrix, in jagged diagonal storage.
@@ -59,6 +63,32 @@ class Diagonals(NamedTuple):
             values[entries],
             shape,
         )
+
+
+def sums_over(
+    targets: HostArray,
+    starts: HostArray,
+    indices: HostArray,
+    values: HostArray,
+    shape: tuple[int, int],
+) -> tuple[Diagonals, ...]:
+    """A product with a sparse matrix as one sum over its entries or, of long rows, several.
+
+    Diagonals that a few rows have alone are as many operations as others. So the entries of rows
+    longer than `LONGEST` are added up in pieces of `PIECE`, and then the sums of the pieces.
+    Arguments as for `Diagonals.of`.
+    """
+    sizes = numpy.diff(starts)
+    if sizes.max(initial=0) <= LONGEST:
+        return (Diagonals.of(targets, starts, indices, values, shape),)
+    pieces = -(-sizes // PIECE)
+    firsts = numpy.concatenate([[0], numpy.cumsum(pieces)])
+    count = int(firsts[-1])
+    number = numpy.arange(count) - numpy.repeat(firsts[:-1], pieces)
+    cuts = numpy.append(numpy.repeat(starts[:-1], pieces) + PIECE * number, starts[-1])
+    numbers, ones = numpy.arange(count), numpy.ones(count, values.dtype)
+    of_pieces = Diagonals.of(numbers, cuts, indices, values, (count, shape[1]))
+    return of_pieces, *sums_over(targets, firsts, numbers, ones, (shape[0], count))
 
 
 class SparseRows:
@@ -117,13 +147,13 @@ class SparseRows:
         return row, int(self.indices[entry])
 
     @cached_property
-    def by_row(self) -> Diagonals:
+    def by_row(self) -> tuple[Diagonals, ...]:
         """The entries of each row: `targets` are rows and `indices` columns."""
         rows = numpy.arange(len(self))
-        return Diagonals.of(rows, self.starts, self.indices, self.values, self.shape)
+        return sums_over(rows, self.starts, self.indices, self.values, self.shape)
 
     @cached_property
-    def by_column(self) -> Diagonals:
+    def by_column(self) -> tuple[Diagonals, ...]:
         """The entries of each column, by rows: `targets` are columns and `indices` rows."""
         count = len(self.indices)
         rows = numpy.repeat(numpy.arange(len(self)), numpy.diff(self.starts))
@@ -139,7 +169,7 @@ class SparseRows:
         is_first = numpy.diff(columns, prepend=-1) != 0
         starts = numpy.append(numpy.flatnonzero(is_first), count)
         values, shape = self.values[entries], self.shape[::-1]
-        return Diagonals.of(columns[is_first], starts, rows[entries], values, shape)
+        return sums_over(columns[is_first], starts, rows[entries], values, shape)
 
 
 def is_sparse(x: Any) -> bool:
