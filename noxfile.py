@@ -17,7 +17,8 @@ nox.options.error_on_missing_interpreters = False
 PARITY = ["layers/test_layers", "test_losses", "test_optimizers", "test_initializers"]
 PARITY += ["network/test_network", "training/test_training", "test_metrics", "test_clipping"]
 PARITY += ["training/test_augmentation", "accel/test_recording", "serialization/test_serialization"]
-PARITY += ["training/test_checkpoints", "backend/test_backend"]
+PARITY += ["training/test_checkpoints", "backend/test_backend", "layers/test_sparse_products"]
+PARITY += ["training/test_sparse_training"]
 OF_KERNELS = ["accel/test_cuda_kernels", "accel/test_cuda_graph", "accel/test_cublas"]
 OF_KERNELS += ["backend/test_second_device"]
 

@@ -61,6 +61,7 @@ SIDES = ("NumPy", "double")
 # The files of mathematics, each with the tests that most likely notice.
 FILES = {
     "layers/linear.py": "layers/test_layers.py",
+    "layers/sparse_products.py": "layers/test_sparse_products.py",
     "layers/activations.py": "layers/test_layers.py",
     "layers/normalization.py": "layers/test_layers.py",
     "layers/normalization_formulas.py": "layers/test_layers.py",

@@ -17,6 +17,7 @@ from xpnet.accel import dispatch, recording
 from xpnet.backend import Backend
 from xpnet.data import Normalisation
 from xpnet.errors import ConfigError, DataError, ShapeError
+from xpnet.training.device_memory import bytes_per_sample
 
 SAMPLES, FEATURES, CLASSES = 90, 40, 3
 
@@ -365,6 +366,17 @@ def test_other_shapes_and_kinds_are_named() -> None:
 
 
 # Its memory
+
+
+def test_the_memory_of_a_sample_is_not_that_of_a_dense_one() -> None:
+    """Where a batch does not fit into a GPU, the size that fits is derived from this."""
+    draw = np.random.default_rng(0)
+    x = sparse.random_array((50, 20_000), density=1e-4, random_state=draw, format="csr")
+    held = xn.DeviceData(x, np.zeros(50, int), backend="cpu", dtype="float64")
+    made = xn.Sequential(20_000, 4, "relu", 2, dtype="float64")
+    found = bytes_per_sample(made, xn.SoftmaxCrossEntropy(), held)
+    assert 100 < found < 8 * 1000
+
 
 MEASURED = """
 import numpy as np

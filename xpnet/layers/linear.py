@@ -84,12 +84,11 @@ class Linear(Layer):
 
     def backward_parameters(self, dy: Array) -> None:
         """Compute only `dW` and `db`: for the first layer, `dX` would be the largest product."""
-        gradient = self.gradients["weight"].T
         if isinstance(self.x, SparseRows):
             xp = array_module(dy)
-            multiply(self.x.by_column, dy, gradient, self.workspace)
+            multiply(self.x.by_column, dy, self.gradients["weight"].T, self.workspace)
         else:
             xp = array_module(dy, self.x)
-            xp.dot(self.x.T, dy, out=gradient)
+            xp.dot(self.x.T, dy, out=self.gradients["weight"].T)
         ones = self.workspace.ones(xp, len(dy), dy.dtype)
         xp.dot(ones, dy, out=self.gradients["bias"])

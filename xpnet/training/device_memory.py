@@ -99,12 +99,16 @@ def bytes_per_sample(network: Sequential, loss: Loss, data: DeviceData) -> int:
     own.workspace = Workspace()
     taken = []
     for rows in _TRIALS:
-        x = like.backend.xp.zeros((rows, data.x.shape[1]), str(data.x.dtype))
-        target = like.backend.xp.zeros((rows, *data.target.shape[1:]), str(data.target.dtype))
+        xp = like.backend.xp
+        if data.is_sparse:
+            x = data.x[xp.arange(rows) % len(data)]
+        else:
+            x = xp.zeros((rows, data.x.shape[1]), str(data.x.dtype))
+        target = xp.zeros((rows, *data.target.shape[1:]), str(data.target.dtype))
         small = DeviceData(
             x, target, backend=like.backend, dtype=dtype, normalisation=data.normalisation
         )
-        batch, wanted = small.batch(like.backend.xp.arange(rows))
+        batch, wanted = small.batch(xp.arange(rows))
         own.forward(like.forward(batch, training=True), wanted)
         like.backward(own.backward())
         taken.append(_held(like, own, small))

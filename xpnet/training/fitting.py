@@ -48,8 +48,9 @@ def fit(
     pictures `(N, height, width)`, and targets `y`, each an array, nested lists, a DataFrame or a
     Series. Labels are whole numbers `(N,)`; a loss of values takes `(N, outputs)`, or `(N,)` for
     one output. `x` may be a matrix of `scipy.sparse`, for a network that begins with `Linear`; it
-    stays on the host, where batches are sliced from it. Values are not scaled, not even pixels: scale them first, or give `DeviceData` a
-    `Normalisation`. Arrays of other libraries are shared, not copied, where they offer DLPack.
+    stays on the host, where batches are sliced from it. Values are not scaled, not even pixels:
+    scale them first, or give `DeviceData` a `Normalisation`. Arrays of other libraries are shared,
+    not copied, where they offer DLPack.
     `optimizer`, `loss`: an object, or a name for one with default settings: `"sgd"`, `"rmsprop"`,
     `"adam"`, `"adamw"`; `"cross_entropy"` (also without a loss), `"mse"`, `"binary_cross_entropy"`.
     `sample_weight`: `(N,)` numbers above 0. The loss of a batch is then `Σ wℓ / Σ w` over its
