@@ -38,7 +38,7 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     plus `alpha / (2 B) · Σ W²`, `B` being the size of a batch (times the mean of all weights, where
     samples have weights). Weights and biases begin as those of `MLPClassifier`. Data is trained on
     as it is (scale it first), float32 as float32 and all else as float64; a sparse `X` of SciPy
-    stays sparse, unless `network` begins with another layer than `Linear`, which is an error.
+    stays sparse, and `network`, if given, has to begin with `Linear` then.
 
     **Parameters** as in `MLPClassifier`: `hidden_layer_sizes`, units of each hidden layer (a
     number, several, or none); `activation`, one of `relu`, `tanh`, `logistic`, `identity`, and

@@ -117,9 +117,9 @@ class Update:
     def __call__(self, rows: Array, scalars: Array) -> None:
         """An update by the samples `rows` `(B,)`, with `optimizer.scalars` `(S,)`.
 
-        `rows` are on the device or, for sparse data, on the host.
-        Or `count` updates, by `(count, B)` and `(count, S)`. Also after Ctrl-C, the steps of `run`,
-        of the optimizer and of the metrics are those that were made.
+        Or `count` updates, by `(count, B)` and `(count, S)`. Of sparse data `rows` are on the host.
+        Also after Ctrl-C, the steps of `run`, of the optimizer and of the metrics are those that
+        were made.
         """
         if self.is_fixed and self.batch is None:
             self.batch = self.data.whole()
