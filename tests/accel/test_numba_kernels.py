@@ -566,6 +566,8 @@ def test_arrays_that_lie_apart(lay: Callable[[np.ndarray], np.ndarray]) -> None:
             found = case.run(far)
         for one, other in zip(found, expected, strict=True):
             assert np.allclose(one, other, rtol=1e-14, atol=1e-15), case.id
+        if case.id == "sparse of one output":  # a column lies alike by rows and by columns
+            names = [name for name in names if name != "weighted_sums"]
         assert set(names) <= {"gather_scaled", "add_loss", "softmax_cross_entropy_backward"}
 
 
