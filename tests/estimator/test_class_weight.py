@@ -58,8 +58,15 @@ def test_a_dict_is_compared_with_all_classes_not_with_those_of_a_batch() -> None
         one.partial_fit(X[rows], y[rows], classes=[0, 1, 2])
         other.partial_fit(X[rows], y[rows], classes=[0, 1, 2])
     assert np.array_equal(one.network_.flat_parameters, other.network_.flat_parameters)
-    with pytest.raises(ConfigError, match=r"class_weight: .*\[0\].* not in class_weight"):
+    with pytest.raises(ConfigError, match="class_weight has the key 7, which is no class of y"):
         classifier(class_weight={1: 5.0, 2: 1.0, 7: 1.0}).fit(X, y)
+
+
+def test_names_of_digits_and_a_class_that_a_part_of_the_samples_lacks() -> None:
+    digits = np.array(["0", "1"])[RARE]
+    one = classifier(class_weight={"0": 0.25, "1": 4.0, "2": 9.0}).fit(X, digits)
+    other = classifier(class_weight=DICT).fit(X, NAMES)
+    assert np.array_equal(one.network_.flat_parameters, other.network_.flat_parameters)
 
 
 def test_with_warm_start_a_class_of_weight_0_is_still_in_y() -> None:
@@ -98,12 +105,17 @@ def test_a_rare_class_is_found_more_often() -> None:
     [
         ("even", "class_weight must be a dict of the classes.*, 'balanced' or None, found 'even'"),
         ([1, 2], r"class_weight must be a dict of the classes.*found \[1, 2\]"),
-        ({0: 1, 7: 2}, r"class_weight: The classes, \[1\], are not in class_weight"),
-        ({0: 1, 1: -2}, "class_weight gives the class .*1.* the weight -2: weights must be finite"),
-        ({0: 1, 1: np.nan}, "class_weight gives the class .*1.* the weight nan"),
-        ({0: np.inf, 1: 1}, "class_weight gives the class .*0.* the weight inf"),
-        ({0: "a", 1: 1}, "class_weight: could not convert"),
-        ({0: 0, 1: 0}, "class_weight gives every class of y the weight 0"),
+        (
+            {0: 1, 7: 2},
+            r"^class_weight has the key 7, which is no class of y, whose classes are \[0, 1\]: "
+            r"correct the key, or leave it out$",
+        ),
+        ({0: 1, "1": 2}, "class_weight has the key '1', which is no class of y"),
+        ({0: 1, 1: -2}, r"class_weight\[1\] must be a number of 0 or more, found -2"),
+        ({0: 1, 1: np.nan}, r"class_weight\[1\] must be a number of 0 or more, found nan"),
+        ({0: np.inf, 1: 1}, r"class_weight\[0\] must be a number of 0 or more, found inf"),
+        ({0: "a", 1: 1}, r"class_weight\[0\] must be a number of 0 or more, found 'a'"),
+        ({0: 0, 1: 0}, "class_weight gives every class of y the weight 0.*give some class one"),
     ],
 )
 def test_weights_that_cannot_be_are_refused(class_weight: Any, says: str) -> None:

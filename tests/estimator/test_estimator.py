@@ -683,7 +683,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
     ("weights", "says"),
     [
         (np.zeros(150), "every sample_weight is zero"),
-        (-np.ones(150), r"sample_weight\[0\] is -1: no weight may be below 0"),
+        (-np.ones(150), r"sample_weight\[0\] is -1: give numbers of 0 or more"),
         (np.ones(149), r"sample_weight has shape \(149,\), X has 150 rows"),
         (np.ones((150, 1)), r"sample_weight has shape \(150, 1\), X has 150 rows"),
     ],

@@ -288,9 +288,11 @@ def test_targets_of_another_shape_are_refused() -> None:
 @pytest.mark.parametrize(
     ("class_weight", "y", "says"),
     [
-        ({0: 1, 1: 2}, Y, "class_weight: For multi-output, class_weight should be a list of dicts"),
-        ([{0: 1, 1: 2}] * 3, Y, "class_weight: .*number of elements .* should match"),
-        ([{0: 1, 1: -2}] * 4, Y, "class_weight gives the labels .* the weight -.*: weights must"),
+        ({0: 1, 1: 2}, Y, "class_weight has one dict, and y 4 columns of labels: give a list of 4"),
+        ([{0: 1, 1: 2}] * 3, Y, "class_weight has 3 dicts, and y 4 columns of labels: give a list"),
+        ([{0: 1, 1: -2}] * 4, Y, r"class_weight\[0\]\[1\] must be a number of 0 or more, found -2"),
+        ([{0: 1}] * 3 + [{2: 1}], Y, r"class_weight\[3\] has the key 2, which is no class of y"),
+        ([{0: 1e300, 1: 1e300}] * 4, Y, "class_weight gives the labels .* a product of weights"),
         ([{0: 1, 1: 2}], Y[:, 0], "class_weight is a list, one dict for each label, and y has one"),
         ([], Y, r"class_weight must be a dict .*found \[\]"),
     ],

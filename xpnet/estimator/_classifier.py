@@ -14,6 +14,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from xpnet.backend import HostArray
 from xpnet.errors import ConfigError, DataError, short_repr
 from xpnet.estimator._base import Estimator, Samples
+from xpnet.estimator._class_weight import class_weights, require_class_weight
 from xpnet.estimator._inputs import look_at_classes
 from xpnet.estimator._labels import (
     LabelCrossEntropy,
@@ -21,7 +22,6 @@ from xpnet.estimator._labels import (
     label_matrix,
     require_all_columns,
 )
-from xpnet.estimator._parameters import class_weights, require_class_weight
 from xpnet.losses import Loss, SoftmaxCrossEntropy
 
 
@@ -233,7 +233,7 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         if not product.any():
             raise DataError(
                 "sample_weight times class_weight is zero everywhere, so there is nothing to learn "
-                "from"
+                "from: give some class and sample of it weights above 0"
             )
         return product
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy
 from sklearn.utils import check_array, check_random_state
-from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 
 from xpnet.backend import HostArray
 from xpnet.errors import ConfigError, DataError, short_repr
@@ -56,9 +55,9 @@ def require_valid(estimator: Any) -> None:
     fraction = estimator.validation_fraction
     real("validation_fraction", fraction, high=1, low_is_allowed=False)
     _require_count("max_iter", estimator.max_iter)
-    if not _is(estimator.batch_size, "auto"):
+    if not is_value(estimator.batch_size, "auto"):
         _require_count("batch_size", estimator.batch_size, or_else=", or 'auto'")
-    if not _is(estimator.n_iter_no_change, math.inf):
+    if not is_value(estimator.n_iter_no_change, math.inf):
         _require_count("n_iter_no_change", estimator.n_iter_no_change, or_else=", or inf")
     for name in _SWITCHES:
         _require_switch(name, getattr(estimator, name))
@@ -122,7 +121,7 @@ def _require_count(name: str, value: Any, or_else: str = "") -> None:
         )
 
 
-def _is(value: Any, expected: str | float) -> bool:
+def is_value(value: Any, expected: str | float) -> bool:
     return isinstance(value, str | numbers.Real) and bool(value == expected)
 
 
@@ -154,54 +153,15 @@ def checked_weights(sample_weight: Any, count: int) -> HostArray:
         )
     if weights.min() < 0:
         row = int(weights.argmin())
-        raise DataError(f"sample_weight[{row}] is {weights[row]:g}: no weight may be below 0")
-    if not weights.any():
-        raise DataError("every sample_weight is zero, so there is nothing to learn from")
-    return weights
-
-
-def require_class_weight(class_weight: Any) -> None:
-    """Raise `ConfigError` for a value that `class_weight` does not take."""
-    entries = class_weight if isinstance(class_weight, list) and class_weight else [class_weight]
-    if class_weight is None or _is(class_weight, "balanced"):
-        return
-    if not all(isinstance(entry, dict) for entry in entries):
-        raise ConfigError(
-            f"class_weight must be a dict of the classes' weights (or a list of dicts {{0: weight, "
-            f"1: weight}}, one a label), 'balanced' or None, found {short_repr(class_weight)}"
-        )
-
-
-def class_weights(class_weight: Any, y: HostArray, classes: HostArray) -> HostArray:
-    """The weight of each sample by its class `y` `(n,)`, or the product over its labels `(n, k)`.
-
-    Float64, none below 0 and not all 0: `sklearn.utils.class_weight.compute_sample_weight`, for a
-    dict of weights as if all `classes`, in order, were in `y`.
-    """
-    if isinstance(class_weight, list) and y.ndim == 1:
-        raise ConfigError(
-            "class_weight is a list, one dict for each label, and y has one class a sample: give "
-            "one dict"
-        )
-    try:
-        weights: HostArray
-        if isinstance(class_weight, dict) and y.ndim == 1:
-            of_classes = compute_class_weight(class_weight, classes=classes, y=classes)
-            weights = of_classes[numpy.searchsorted(classes, y)]
-        else:
-            weights = compute_sample_weight(class_weight, y)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"class_weight: {error}") from None
-    is_wrong = ~(weights >= 0) | numpy.isinf(weights)
-    if is_wrong.any():
-        row = int(is_wrong.argmax())
-        what = "class" if y.ndim == 1 else "labels"
-        raise ConfigError(
-            f"class_weight gives the {what} {short_repr(y[row].tolist())} the weight "
-            f"{weights[row]:g}: weights must be finite numbers of 0 or more"
+        raise DataError(
+            f"sample_weight[{row}] is {weights[row]:g}: give numbers of 0 or more, and 0 for a "
+            f"sample to ignore"
         )
     if not weights.any():
-        raise ConfigError("class_weight gives every class of y the weight 0: nothing to learn from")
+        raise DataError(
+            "every sample_weight is zero, so there is nothing to learn from: give some sample one "
+            "above 0, or leave sample_weight out"
+        )
     return weights
 
 
