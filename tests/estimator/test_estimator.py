@@ -125,7 +125,7 @@ def test_parameters_are_named_and_set_as_those_of_mlpclassifier() -> None:
     assert ours.keys() - theirs.keys() == {
         *("device", "dropout", "class_weight", "batch_norm", "clip_norm", "callbacks", "network")
     }
-    assert theirs.keys() - ours.keys() == {"power_t", "shuffle", "max_fun"}
+    assert theirs.keys() - ours.keys() == {"shuffle", "max_fun"}
     assert all(ours[name] == theirs[name] for name in ours.keys() & theirs.keys())
     del ours["class_weight"]
     quantile = HistGradientBoostingRegressor(quantile=0.5).get_params()["quantile"]
@@ -164,6 +164,14 @@ def with_the_weights_of(fitted: Any, other: Any) -> Any:
         {"solver": "adam", "beta_1": 0.8, "beta_2": 0.9, "activation": "tanh"},
         {"solver": "adam", "learning_rate_init": 0.02, "tol": 0.02, "n_iter_no_change": 3},
         {"solver": "sgd", "activation": "identity", "tol": 1e-2, "n_iter_no_change": 4},
+        {"solver": "sgd", "learning_rate_init": 0.1, "learning_rate": "invscaling"},
+        {"solver": "sgd", "learning_rate": "invscaling", "power_t": 0.1, "momentum": 0.0},
+        {
+            **{"solver": "sgd", "learning_rate_init": 0.5, "learning_rate": "adaptive"},
+            **{"tol": 0.02, "n_iter_no_change": 1},
+        },
+        {"solver": "adam", "learning_rate": "adaptive", "tol": 0.02, "n_iter_no_change": 3},
+        {"solver": "adam", "learning_rate": "invscaling"},
     ],
 )
 @pytest.mark.parametrize("weighted", [False, True])
@@ -629,9 +637,9 @@ def test_the_network_can_be_saved_and_names_its_classes(tmp_path: Path) -> None:
         ("hidden_layer_sizes", "100", "must be whole numbers above 0"),
         ("activation", "relu6", "must be one of identity, logistic, tanh, relu, leaky_relu, gelu"),
         ("solver", "lbfgs", "must be one of adam, sgd, found 'lbfgs'"),
-        ("learning_rate", "step", "must be one of constant, cosine, one_cycle, found 'step'$"),
-        ("learning_rate", "adaptive", "must be .*, which MLPClassifier has and xpnet has not"),
-        ("learning_rate", 0.1, "must be one of constant, cosine, one_cycle, found 0.1"),
+        ("learning_rate", "step", "must be one of constant, .*, cosine, one_cycle, found 'step'$"),
+        ("learning_rate", 0.1, "must be one of constant, invscaling, adaptive, .*, found 0.1"),
+        ("power_t", -0.5, r"must be a number in \[0, 10\), found -0.5"),
         ("alpha", -1, "must be a number of 0 or more, found -1"),
         ("tol", None, "must be a number of 0 or more"),
         ("learning_rate_init", 0, "must be a number above 0, found 0"),

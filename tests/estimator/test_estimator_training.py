@@ -163,9 +163,76 @@ def test_the_end_of_a_schedule_is_no_failure_to_converge() -> None:
         classifier(n_iter_no_change=10).fit(X, Y)
 
 
+def test_invscaling_counts_the_samples_of_earlier_fits_and_calls() -> None:
+    rates = Rates()
+    found = classifier(
+        learning_rate="invscaling", power_t=0.4, solver="sgd", batch_size=40, callbacks=rates
+    )
+    expected = [0.02, *(0.02 / (150 * epoch + 1) ** 0.4 for epoch in range(1, 12))]
+    found.fit(X, Y)
+    assert rates.rates == [pytest.approx(rate) for rate in expected]
+    found.partial_fit(X, Y)
+    assert rates.rates[12] == pytest.approx(0.02 / (150 * 12 + 1) ** 0.4)
+    found.set_params(warm_start=True, max_iter=2).fit(X, Y)
+    assert rates.rates[13:] == [0.02, pytest.approx(0.02 / (150 * 14 + 1) ** 0.4)]
+
+
+def test_with_invscaling_calls_of_partial_fit_are_epochs_of_fit() -> None:
+    shared = {"learning_rate": "invscaling", "solver": "sgd", "batch_size": 150}
+    at_once, calls = classifier(**shared).fit(X, Y), classifier(**shared)
+    for _ in range(12):
+        calls.partial_fit(X, Y, classes=[0, 1, 2])
+    np.testing.assert_allclose(calls.predict_proba(X), at_once.predict_proba(X), rtol=1e-12)
+
+
+def test_adaptive_divides_the_rate_by_5_until_it_is_small() -> None:
+    rates = Rates()
+    shared = {"learning_rate": "adaptive", "solver": "sgd", "callbacks": rates}
+    found = classifier(**shared, tol=1e9, n_iter_no_change=2, max_iter=60).fit(X, Y)
+    # 0.02 / 5^7 is the first one of 1e-6 or less, which ends training as a constant rate would.
+    expected = [0.02] + [0.02 / 5**power for power in range(8) for _ in range(3)]
+    assert rates.rates == [pytest.approx(rate) for rate in expected]
+    assert found.n_iter_ == len(expected)
+
+
+def test_adaptive_with_early_stopping_waits_for_the_score() -> None:
+    rates = Rates()
+    shared = {"learning_rate": "adaptive", "solver": "sgd", "callbacks": rates}
+    found = classifier(**shared, early_stopping=True, n_iter_no_change=2, max_iter=60).fit(X, Y)
+    expected, best, waited = [0.02], -1.0, 0
+    for score in found.validation_scores_:
+        waited = 0 if score >= best + found.tol else waited + 1
+        best = max(best, score)
+        lowered = waited > 2
+        expected.append(expected[-1] / 5 if lowered else expected[-1])
+        waited = 0 if lowered else waited
+    assert rates.rates == [pytest.approx(rate) for rate in expected[:-1]]
+    assert rates.rates[-1] < 0.02
+
+
+def test_a_rate_that_falls_may_still_be_cut_short() -> None:
+    for name in ("invscaling", "adaptive"):
+        with pytest.warns(ConvergenceWarning):
+            classifier(learning_rate=name, solver="sgd", n_iter_no_change=10).fit(X, Y)
+
+
+def test_it_falls_on_every_backend(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The velocity is scaled on the device, between replayed steps."""
+    shared = {"solver": "sgd", "batch_size": 40, "power_t": 0.3, "learning_rate": "invscaling"}
+    expected = classifier(**shared).fit(X, Y)
+
+    def placed(layers: Any, **options: Any) -> xn.Sequential:
+        return xn.Sequential(layers, **(options | {"backend": backend}))
+
+    monkeypatch.setattr("xpnet.estimator._network.Sequential", placed)
+    found = classifier(**shared, device="cuda").fit(X, Y)
+    np.testing.assert_allclose(found.loss_curve_, expected.loss_curve_, rtol=1e-9)
+
+
 def test_a_search_over_schedules_and_a_copy() -> None:
-    choices = {"learning_rate": ["constant", "cosine", "one_cycle"]}
-    search = GridSearchCV(classifier(max_iter=60), choices, cv=3).fit(X, Y)
+    choices = {"learning_rate": ["constant", "invscaling", "adaptive", "cosine", "one_cycle"]}
+    model = classifier(max_iter=60, solver="sgd", learning_rate_init=0.2)
+    search = GridSearchCV(model, choices, cv=3).fit(X, Y)
     assert search.best_score_ > 0.9
     found = pickle.loads(pickle.dumps(clone(search.best_estimator_).fit(X, Y)))
     assert found.learning_rate in choices["learning_rate"]
@@ -177,6 +244,10 @@ def test_partial_fit_has_no_schedule() -> None:
         classifier(learning_rate="cosine").partial_fit(X, Y, classes=[0, 1, 2])
     with pytest.raises(ConfigError, match=says):
         regressor(learning_rate="cosine").partial_fit(X, X[:, 0])
+    says = r"\Alearning_rate='adaptive' compares the epochs of one fit, and each call [^\n]*\Z"
+    with pytest.raises(ConfigError, match=says):
+        classifier(learning_rate="adaptive", solver="sgd").partial_fit(X, Y, classes=[0, 1, 2])
+    classifier(learning_rate="adaptive").partial_fit(X, Y, classes=[0, 1, 2])  # Adam ignores it
 
 
 # ---------------------------------------------------------------------------- in a notebook

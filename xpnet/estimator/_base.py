@@ -20,7 +20,13 @@ from xpnet.errors import ConfigError, DataError, DivergenceError
 from xpnet.estimator._html import ShowsNetwork
 from xpnet.estimator._inputs import blaming, look_at_samples, require_unmasked
 from xpnet.estimator._network import batch_size, new_network, settings_of_network
-from xpnet.estimator._optimizer import new_optimizer
+from xpnet.estimator._optimizer import (
+    SCHEDULES,
+    callbacks_of_rate,
+    is_adaptive,
+    new_optimizer,
+    require_rate_of_partial_fit,
+)
 from xpnet.estimator._parameters import checked_weights, require_valid
 from xpnet.estimator._split import split
 from xpnet.estimator._stopping import ConvergenceCheck, HeldOut, HeldOutProgress
@@ -76,6 +82,7 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
         batch_size: int | str = "auto",
         learning_rate: str = "constant",
         learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
         max_iter: int = 200,
         dropout: float | Sequence[float] = 0.0,
         random_state: Any = None,
@@ -103,6 +110,7 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.learning_rate_init = learning_rate_init
+        self.power_t = power_t
         self.max_iter = max_iter
         self.dropout = dropout
         self.random_state = random_state
@@ -214,11 +222,7 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
                 "partial_fit does not know when to stop, as it sees a part of the samples at a "
                 "time: set early_stopping=False and call score() on held-out samples, or call fit"
             )
-        if self.learning_rate != "constant":
-            raise ConfigError(
-                f"learning_rate={self.learning_rate!r} is a schedule over max_iter epochs, and "
-                f"partial_fit does not know how many there will be: set learning_rate='constant'"
-            )
+        require_rate_of_partial_fit(self)
         train = self._samples(X, y, sample_weight, reset=begins, learn=learn).of_weight()
         if begins:
             self._begin(train)
@@ -326,8 +330,10 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
             by_score=bool(self.early_stopping),
             tol=float(self.tol),
             patience=float(self.n_iter_no_change),
+            lowers_rate=is_adaptive(self),
             samples_seen=self.t_,
         )
+        own = [check, *callbacks_of_rate(self, seen=self.t_, count=count)]
         progress = [HeldOutProgress(check)] if self.verbose else []
         try:
             history = fit(
@@ -341,7 +347,7 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
                 l2=l2,
                 seed=random.key(self._seed, f"order from sample {self.t_}"),
                 clip_norm=self.clip_norm,
-                callbacks=[check, *callbacks_of(self.callbacks), *progress],
+                callbacks=[*own, *callbacks_of(self.callbacks), *progress],
             )
         except DivergenceError as error:
             raise self._diverged() from error
@@ -352,7 +358,7 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
         self._keep(history.column("loss"), check, count)
         has_ended = check.was_stopped or self.n_iter_ < epochs
         # A schedule has lowered the rate by then.
-        is_meant = self.n_iter_no_change == math.inf or self.learning_rate != "constant"
+        is_meant = self.n_iter_no_change == math.inf or self.learning_rate in SCHEDULES
         if not (is_partial or has_ended or is_meant):
             warnings.warn(
                 f"{type(self).__name__} has not converged in max_iter={epochs} epochs: let "

@@ -44,12 +44,14 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     number, several, or none); `activation`, one of `relu`, `tanh`, `logistic`, `identity`, and
     `leaky_relu`, `gelu`; `solver`, `adam` (with `beta_1`, `beta_2`, `epsilon`) or `sgd` (with
     `momentum`, `nesterovs_momentum`); `alpha`, the strength of L2; `batch_size`, a number, or
-    `"auto"` for `min(200, n)`; `learning_rate_init`, and `learning_rate`, `"constant"`, `"cosine"`
-    or `"one_cycle"`, its schedule over `max_iter` epochs (`xpnet.schedules`); `max_iter`, the most
-    epochs to train; `random_state`, of weights, order, dropout and split; `warm_start`; `verbose`,
-    a line an epoch and a progress bar, as `xpnet.Progress`. Training ends when the loss has not
-    fallen by `tol` for more than `n_iter_no_change` consecutive epochs (`inf`: never) or, with
-    `early_stopping`, when the score of `validation_fraction` of the samples (or of `X_val`,
+    `"auto"` for `min(200, n)`; `learning_rate_init`; `learning_rate`, `"constant"`, a schedule over
+    `max_iter` epochs, `"cosine"` or `"one_cycle"` (`xpnet.schedules`), or one of two that `adam`
+    ignores: `"invscaling"`, after each epoch `learning_rate_init / (t_ + 1)^power_t`, and
+    `"adaptive"`, divided by 5 each time training would end, until it is 1e-6 or less; `max_iter`,
+    the most epochs to train; `random_state`, of weights, order, dropout and split; `warm_start`;
+    `verbose`, a line an epoch and a progress bar (`xpnet.Progress`). Training ends when the loss
+    has not fallen by `tol` for more than `n_iter_no_change` consecutive epochs (`inf`: never) or,
+    with `early_stopping`, when the score of `validation_fraction` of the samples (or of `X_val`,
     `y_val`) has not improved in the same way; then the weights with the best score are kept; a
     class of a single sample is trained on, and if the held-out samples are too few for every class,
     some classes are missing there. Also: `activation` and `dropout` (the rate after a hidden layer)
@@ -101,6 +103,7 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         batch_size: int | str = "auto",
         learning_rate: str = "constant",
         learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
         max_iter: int = 200,
         dropout: float | Sequence[float] = 0.0,
         random_state: Any = None,
@@ -129,6 +132,7 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
             batch_size=batch_size,
             learning_rate=learning_rate,
             learning_rate_init=learning_rate_init,
+            power_t=power_t,
             max_iter=max_iter,
             dropout=dropout,
             random_state=random_state,

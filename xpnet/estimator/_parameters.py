@@ -52,6 +52,8 @@ def require_valid(estimator: Any) -> None:
         real(name, getattr(estimator, name), low_is_allowed=False)
     for name in _BELOW_ONE:
         real(name, getattr(estimator, name), high=1)
+    # Less than this, no number of samples to the power of it overflows.
+    real("power_t", estimator.power_t, high=10)
     fraction = estimator.validation_fraction
     real("validation_fraction", fraction, high=1, low_is_allowed=False)
     _require_count("max_iter", estimator.max_iter)

@@ -8,12 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 from xpnet.backend import HostArray
+from xpnet.estimator._optimizer import change_rate
 from xpnet.losses import L2Penalty, Loss
 from xpnet.network import Sequential
 from xpnet.network.inputs import taken
 from xpnet.training.callbacks import Callback, Progress, TrainingState
 from xpnet.training.history import Record
 from xpnet.utils.sparse import is_sparse
+
+LEAST_RATE = 1e-6
+"""With `learning_rate="adaptive"` training stops when the rate is no longer above this."""
 
 
 class HeldOut:
@@ -64,7 +68,8 @@ class ConvergenceCheck(Callback):
     `by_score`: the score decides instead of the training loss, and the weights with the best
     score are restored at the end. Training stops after more than `patience` epochs in a row in
     which the score (or minus the loss) was not at least `tol` above the best one before.
-    `samples_seen`: the training samples of earlier calls.
+    `lowers_rate`: then the learning rate is divided by 5 instead, unless it is `LEAST_RATE` or
+    less. `samples_seen`: the training samples of earlier calls.
     """
 
     def __init__(
@@ -74,10 +79,11 @@ class ConvergenceCheck(Callback):
         by_score: bool,
         tol: float,
         patience: float,
+        lowers_rate: bool,
         samples_seen: int,
     ) -> None:
         self.held_out, self.by_score, self.tol, self.patience = held_out, by_score, tol, patience
-        self.samples_seen = samples_seen
+        self.lowers_rate, self.samples_seen = lowers_rate, samples_seen
         self.best, self.waited = -math.inf, 0
         self.scores, self.losses = list[float](), list[float]()
         self.best_weights: list[tuple[Any, Any]] = []
@@ -100,7 +106,14 @@ class ConvergenceCheck(Callback):
             if self.by_score:
                 arrays = (run.network.flat_parameters, run.network.flat_buffers)
                 self.best_weights = [(array, array.copy()) for array in arrays]
-        run.stop = run.stop or self.waited > self.patience
+        if self.waited <= self.patience:
+            return
+        rate = run.optimizer.learning_rate(run.optimizer.steps)
+        if self.lowers_rate and rate > LEAST_RATE:
+            change_rate(run.optimizer, rate / 5)
+            self.waited = 0
+        else:
+            run.stop = True
 
     def on_train_end(self, run: TrainingState) -> None:
         """Restore the weights with the best score; `was_stopped`: by this or another callback."""
