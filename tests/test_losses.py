@@ -548,3 +548,13 @@ def test_a_loss_that_is_called_checks_its_targets(
 ) -> None:
     with pytest.raises(kind, match=message):
         loss(place(backend, np.zeros((3, 4))), backend.asarray(target))
+
+
+def test_a_loss_shows_how_it_was_made() -> None:
+    class Own(Loss):
+        def __init__(self, *given: float) -> None:
+            super().__init__()
+
+    losses = [Huber(delta=3), MeanSquaredError(), Quantile((0.1, 0.9)), Own(2.0)]
+    shown = ["Huber(delta=3)", "MeanSquaredError()", "Quantile(quantile=(0.1, 0.9))", "Own(...)"]
+    assert [repr(loss) for loss in losses] == shown

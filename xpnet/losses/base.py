@@ -54,6 +54,15 @@ class Loss:
             self.require_targets(to_host(target), outputs, "target")
         return float(to_host(self.forward(logits, target, weights)))
 
+    def __repr__(self) -> str:
+        """As it was made, `Huber(delta=3)`; `Own(...)` where the arguments are not known."""
+        try:
+            config = self.get_config()
+        except ConfigError:
+            return f"{type(self).__name__}(...)"
+        arguments = ", ".join(f"{name}={value!r}" for name, value in config.items())
+        return f"{type(self).__name__}({arguments})"
+
     def get_config(self) -> dict[str, Any]:
         """The constructor arguments of the loss, by name."""
         return config_of(self)
