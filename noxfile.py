@@ -65,7 +65,7 @@ for name in xpnet.__all__:
 """
 
 
-def install(session: nox.Session, extras: str = "test") -> None:
+def install(session: nox.Session, extras: str = "test,peers") -> None:
     """Xpnet and what it is tested with; with `--no-venv` the environment is as it is."""
     if session.virtualenv.is_sandboxed:
         session.install("-e", f".[{extras}]")
@@ -73,7 +73,7 @@ def install(session: nox.Session, extras: str = "test") -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The whole suite: the command that the README gives."""
+    """The suite: the command that the README gives, with all peers."""
     install(session)
     session.run("python", "-m", "pytest", *session.posargs)
 
@@ -85,7 +85,7 @@ def parity(session: nox.Session) -> None:
     `nox -s parity -- --device cuda` adds real CuPy (extra `cuda13`).
     """
     on_gpu = "cuda" in session.posargs
-    install(session, "test,cuda13" if on_gpu else "test")
+    install(session, "test,peers,cuda13" if on_gpu else "test,peers")
     files = [f"tests/{name}.py" for name in [*PARITY, *(OF_KERNELS if on_gpu else [])]]
     session.run(
         "python", "-m", "pytest", *files, "tests/backend/test_cupy_contract.py", *session.posargs
@@ -118,7 +118,7 @@ def cupy(session: nox.Session) -> None:
     found = f"{platform.system()} {platform.machine()}"
     if found != "Linux x86_64":
         session.skip(f"the pretended device needs Linux on x86-64, found {found}")
-    install(session, "test,cupy-on-cpu")
+    install(session, "test,peers,cupy-on-cpu")
     on_device = ["python", "tests/support/cupy_on_cpu", "python", "-m", "pytest"]
     on_device += ["-p", "cupy_on_cpu.pytest_plugin", "--device", "cuda"]
     others = [argument for argument in session.posargs if argument not in ("--all", "--modes")]
@@ -151,7 +151,7 @@ def cupy(session: nox.Session) -> None:
 def faults(session: nox.Session) -> None:
     """Kill runs, fill the disk, want one folder twice: nothing is lost (about a minute)."""
     install(session)
-    faults = ["tests/training/test_faults.py", "-s", "--kills", "60"]
+    faults = ["tests/training/test_faults.py", "-s", "--slow", "--kills", "60"]
     session.run("python", "-m", "pytest", *faults, *session.posargs)
 
 
@@ -172,7 +172,7 @@ def soak(session: nox.Session) -> None:
 @nox.session
 def audit(session: nox.Session) -> None:
     """Known holes in what xpnet and its tests install; fails where nobody could be asked."""
-    install(session, "test,audit")
+    install(session, "test,peers,audit")
     session.run("python", "tests/support/audit.py")
 
 
@@ -186,7 +186,7 @@ def mutants(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, format, and which module imports which."""
-    install(session)
+    install(session, "test")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("lint-imports")
@@ -195,7 +195,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Strict types of the package, and of programs that use it as it is installed."""
-    install(session)
+    install(session, "test")
     session.run("mypy")
     session.run("python", "tests/support/typed_for_users.py")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import textwrap
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 # Of several processes, each has one thread: threads of BLAS that wait for a busy core take long.
@@ -48,9 +49,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "CPU runs; cuda: on CuPy, on a real GPU",
     )
     parser.addoption(
+        "--no-missing",
+        action="store_true",
+        help="a peer (PyTorch, ...) that is not installed is an error, and no test is skipped for "
+        "it; the same as XPNET_ALL_PEERS=1 in the environment",
+    )
+    parser.addoption(
+        "--slow",
+        action="store_true",
+        help="also run the tests marked `slow`, as `.ci/run` does",
+    )
+    parser.addoption(
         "--kills",
         type=int,
-        default=8,
+        default=2,
         help="how often tests/training/test_faults.py kills a training with SIGKILL",
     )
 
@@ -59,6 +71,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_compared] = defaultdict(set)
     config.pluginmanager.register(_Comparisons(config.stash[_compared]))
     config.addinivalue_line("markers", "without_kernels: of `backend`, leave `numba` out")
+    config.addinivalue_line("markers", "slow: skipped unless --slow is given, as in .ci/run")
+    config.addinivalue_line("markers", "needs(*peers): skipped where one of them is not installed")
     if config.getoption("--device") == "cuda":
         if os.environ.get("CUPY_TF32", "0") != "0":
             raise pytest.UsageError("CUPY_TF32 is on, parity needs full float32: unset it")
@@ -66,6 +80,7 @@ def pytest_configure(config: pytest.Config) -> None:
             Backend("cuda")
         except BackendUnavailable as error:
             raise pytest.UsageError(str(error)) from error
+    if not missing.is_error(config):
         missing.begin()
 
 
@@ -92,19 +107,39 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return LoadFileScheduling(config, log)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        mark = pytest.mark.skip(reason="slow, and --slow is not given")
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(mark)
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
-    if session.config.getoption("--device") == "cuda":
-        missing.end()
+    missing.end()
+
+
+@contextmanager
+def _skipped_without_a_peer(config: pytest.Config) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        peer = None if missing.is_error(config) else missing.blamed(error)
+        if peer is None:
+            raise
+        missing.skip(peer)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
-    try:
+    with _skipped_without_a_peer(pyfuncitem.config):
         return (yield)
-    except ModuleNotFoundError as error:
-        if pyfuncitem.config.getoption("--device") == "cuda" and missing.missing_peer(error.name):
-            missing.skip(error.name)
-        raise
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(request: pytest.FixtureRequest) -> Iterator[None]:
+    with _skipped_without_a_peer(request.config):
+        return (yield)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -112,8 +147,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         device = metafunc.config.getoption("--device")
         left_out = {"kernels", "cupy"} - {{"cuda": "cupy"}.get(device, device)}
         if metafunc.definition.get_closest_marker("without_kernels"):
-            left_out.add("numba")
-        if device == "cuda" and missing.missing_peer("numba"):
             left_out.add("numba")
         names = [name for name in BACKENDS if name not in left_out]
         metafunc.parametrize("backend", names, indirect=True)
@@ -163,11 +196,13 @@ def _kernels_of_the_backend(
     monkeypatch.setattr(SETTINGS, "compiled_enabled", False)
     monkeypatch.setattr(SETTINGS, "kernels_enabled", where == "numba")
     if where == "numba":
+        if missing.missing_peer("numba") and not missing.is_error(request.config):
+            missing.skip("numba")
         monkeypatch.setattr(dispatch, "ENOUGH_STEPS", 0)
     with cuda_on_cpu.kernels_on_the_double() if where == "kernels" else dispatch.use_kernels():
         are_in_use = where in ("numba", "kernels")
         assert (SETTINGS.kernels is not None) == are_in_use, (
-            "the kernels need numba: pip install .[test]"
+            "the kernels need numba: pip install .[peers]"
         )
         yield
 
@@ -205,6 +240,10 @@ def compared(request: pytest.FixtureRequest) -> Callable[[str], None]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     item.config.stash[_running] = item
+    if not missing.is_error(item.config):
+        for mark in item.iter_markers("needs"):
+            for peer in filter(missing.missing_peer, mark.args):
+                missing.skip(peer)
 
 
 @pytest.hookimpl(trylast=True)
@@ -229,5 +268,9 @@ def pytest_terminal_summary(
         line = f"parity: {len(names)} operations compared on {', '.join(where)}: "
         for part in textwrap.wrap(line + ", ".join(sorted(names)), 100, subsequent_indent="  "):
             terminalreporter.write_line(part)
+    skipped = terminalreporter.stats.get("skipped", ())
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"skipped, {count}: {reason}")
     if _too_few in config.stash:
         terminalreporter.write_line(config.stash[_too_few], red=True)

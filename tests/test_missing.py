@@ -1,4 +1,4 @@
-"""What stands in for a missing package does so with `--device cuda` alone, and skips by name."""
+"""What stands in for a missing package is skipped by name, and is an error where CI runs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,68 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def test_nothing_stands_in_where_ci_runs(request: pytest.FixtureRequest) -> None:
-    """Nor, by the time that tests run, anywhere else."""
+def test_nothing_stands_in_while_tests_run() -> None:
     assert not [finder for finder in sys.meta_path if isinstance(finder, missing.Finder)]
-    if request.config.getoption("--device") != "cuda":
-        with pytest.raises(ModuleNotFoundError):
-            importlib.import_module("keras.nobody")
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("keras.nobody")
+
+
+OF_NOBODY = """
+import nobody
+import pytest
+
+@pytest.fixture
+def made():
+    return nobody.make()
+
+def test_that_needs_nothing():
+    pass
+
+def test_called():
+    nobody.make()
+
+def test_made(made):
+    pass
+
+@pytest.mark.needs("nobody")
+def test_marked():
+    pass
+
+def test_imported():
+    try:
+        import nobody
+    except ImportError:
+        raise ValueError("another error")
+"""
+
+
+@pytest.mark.parametrize("strict", [None, "option", "variable"])
+def test_a_missing_peer_is_skipped_by_name_or_an_error(strict: str | None, tmp_path: Path) -> None:
+    """With the `conftest.py` of these tests, in a process of its own."""
+    (tmp_path / "plugin.py").write_text('import missing\nmissing.PEERS = ("nobody",)\n')
+    (tmp_path / "test_it.py").write_text(OF_NOBODY)
+    (tmp_path / "conftest.py").write_text((ROOT / "tests/conftest.py").read_text("utf-8"))
+    paths = [str(tmp_path), str(ROOT / "tests/support"), str(ROOT)]
+    path = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path}
+    environment["XPNET_ALL_PEERS"] = "1" if strict == "variable" else "0"
+    words = ["-p", "plugin", "-q", "-ra", "-p", "no:cacheprovider", f"--rootdir={tmp_path}"]
+    words += ["--no-missing"] if strict == "option" else []
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words, "test_it.py"],
+        cwd=tmp_path,
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if strict:
+        assert done.returncode != 0
+        assert "No module named 'nobody'" in done.stdout
+        return
+    assert done.returncode == 0, done.stdout
+    assert "1 passed, 4 skipped" in done.stdout
+    assert "needs nobody, which is not installed here" in done.stdout
 
 
 def test_a_file_is_collected_and_its_test_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,9 +94,8 @@ def test_a_file_is_collected_and_its_test_skipped(monkeypatch: pytest.MonkeyPatc
     class Own(inner.Base):
         """Of a class that nobody has."""
 
-    assert Own.__bases__ == (object,)
     assert inner.One | None is None
-    for use in (inner.make, inner.deep.make):
+    for use in (inner.make, inner.deep.make, Own):
         with pytest.raises(pytest.skip.Exception, match="needs nobody, which is not installed"):
             use()
     with pytest.raises(pytest.skip.Exception, match="needs nobody"):

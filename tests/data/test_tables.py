@@ -22,7 +22,6 @@ from xpnet.runs.model import Model
 from xpnet.serialization import load
 
 IRIS = "sepal_length,sepal_width,species\n5.1,3.5,setosa\n7,3.2,versicolor\n6.3,3.3,setosa\n"
-SKLEARN_DIGITS = Path(datasets.__file__).parent / "data" / "digits.csv.gz"
 
 
 def read(folder: Path, text: str, **keywords: Any) -> Dataset:
@@ -202,20 +201,21 @@ def test_a_target_is_for_tables(tmp_path: Path) -> None:
 
 
 def test_the_digits_of_scikit_learn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = datasets.load_digits()
+    digits = Path(datasets.__file__).parent / "data" / "digits.csv.gz"
     with pytest.raises(DataError, match=r"column 1 .*one class .*last column has 10 .*target last"):
-        load_dataset(SKLEARN_DIGITS)
+        load_dataset(digits)
     for target in ("last", "65"):
-        source = load_dataset(SKLEARN_DIGITS, target=target)
+        source = load_dataset(digits, target=target)
         assert source.label == "column 65 (no header)"
-        expected = datasets.load_digits()
         numpy.testing.assert_array_equal(source.train.x, expected.data)
         numpy.testing.assert_array_equal(source.train.labels, expected.target)
         assert source.train.image_shape == (8, 8)
         assert source.train.x.dtype == numpy.uint8
-    assert run(tmp_path, SKLEARN_DIGITS, "--target", "last", "--normalise", "standard") == 0
+    assert run(tmp_path, digits, "--target", "last", "--normalise", "standard") == 0
     assert "10 classes, label: column 65 (no header)" in capsys.readouterr().out
     # Samples with their labels, and without.
-    lines = gzip.decompress(SKLEARN_DIGITS.read_bytes()).decode().splitlines()[:200]
+    lines = gzip.decompress(digits.read_bytes()).decode().splitlines()[:200]
     (tmp_path / "with.csv").write_text("\n".join(lines))
     (tmp_path / "without.csv").write_text("\n".join(line.rpartition(",")[0] for line in lines))
     model = Model.load(tmp_path / "run")

@@ -324,7 +324,6 @@ def test_ranks_that_would_train_something_else_are_refused(tmp_path, what):
 @pytest.fixture
 def compiled(monkeypatch):
     """Every training uses compiled loops; the list of what was compiled."""
-    pytest.importorskip("numba")
     made = []
     monkeypatch.setattr(dispatch, "ENOUGH_STEPS", 0)
     compile_steps = executor.CompiledSteps.__init__

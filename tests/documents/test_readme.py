@@ -16,6 +16,7 @@ import sysconfig
 from fnmatch import fnmatch
 from pathlib import Path
 
+import missing
 import pytest
 from readme import README, ROOT, Block, blocks, commands_in_text, differences, in_order
 
@@ -32,8 +33,9 @@ ELSEWHERE = {
         ".ci/run",
         [
             'python3 -m venv "$environment"',
-            'pip install --quiet --disable-pip-version-check -e ".[test]"',
-            "python -m pytest -n 2",
+            'pip install --quiet --disable-pip-version-check -e ".[test,peers]"',
+            "export XPNET_ALL_PEERS=1",
+            "python -m pytest -n 2 --slow",
         ],
     ),
 }
@@ -41,6 +43,13 @@ NEED_MNIST = [
     "python -m xpnet.train --dataset mnist",
     "python -m xpnet.train --config examples/cs419_activations.toml",
 ]
+SLOW = [*NEED_MNIST, "--epochs 600"]
+NEED_PEERS = {
+    "from sklearn": "sklearn",
+    '".[tune]"': "optuna",
+    '".[fast]"': "numba",
+    '".[mpi]"': "mpi4py",
+}
 
 # Commands within sentences: True runs, else where it does, or why it cannot.
 GPU = "needs an NVIDIA GPU"
@@ -146,8 +155,18 @@ def block(command: str) -> Block:
     return found
 
 
-def needs_mnist(text: str) -> bool:
-    return any(command in text for command in NEED_MNIST)
+def is_among(commands: list[str], text: str) -> bool:
+    return any(command in text for command in commands)
+
+
+def skip_unless_it_can_run(text: str, config: pytest.Config) -> None:
+    for words, peer in NEED_PEERS.items():
+        if words in text and missing.missing_peer(peer) and not missing.is_error(config):
+            missing.skip(peer)
+    if is_among(NEED_MNIST, text) and "XPNET_DATA" not in os.environ:
+        pytest.skip("XPNET_DATA names no folder with MNIST: the README's block did not run")
+    if is_among(SLOW, text) and not config.getoption("--slow"):
+        pytest.skip("slow, and --slow is not given")
 
 
 def runs_in(file: str, *lines: str) -> bool:
@@ -158,16 +177,16 @@ def runs_in(file: str, *lines: str) -> bool:
 
 
 @pytest.mark.parametrize("one", BASH, ids=[one.title for one in BASH])
-def test_commands(one: Block, clone: Clone) -> None:
+def test_commands(one: Block, clone: Clone, pytestconfig: pytest.Config) -> None:
     if one.text in ELSEWHERE:
         file, lines = ELSEWHERE[one.text]
         assert runs_in(file, *lines)
         return
-    if needs_mnist(one.text) and "XPNET_DATA" not in os.environ:
-        pytest.skip("XPNET_DATA names no folder with MNIST: the README's block did not run")
+    skip_unless_it_can_run(one.text, pytestconfig)
     clone.run(one.text)
 
 
+@pytest.mark.needs("torch", "onnx", "sklearn")
 def test_programs(clone: Clone, tmp_path: Path) -> None:
     """All in one interpreter; a traceback names the line of README.md."""
     files = []
@@ -182,9 +201,10 @@ def test_programs(clone: Clone, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", dict.fromkeys(commands_in_text(PAGE)))
-def test_commands_in_sentences(command: str, clone: Clone) -> None:
+def test_commands_in_sentences(command: str, clone: Clone, pytestconfig: pytest.Config) -> None:
     where = IN_TEXT[command]
     if where is True:
+        skip_unless_it_can_run(command, pytestconfig)
         clone.run(command)
     elif where != GPU:
         assert runs_in(*where)
@@ -224,9 +244,8 @@ def test_pictures_are_recognised(clone: Clone) -> None:
     assert [name for name, _ in found[2:]] == ["few.csv:1", "few.csv:2", "few.csv:3"]
 
 
-def test_the_size_of_the_page(clone: Clone) -> None:
-    if "XPNET_DATA" not in os.environ:
-        pytest.skip("XPNET_DATA names no folder with MNIST: there is no page")
+def test_the_size_of_the_page(clone: Clone, pytestconfig: pytest.Config) -> None:
+    skip_unless_it_can_run(block("digit.html").text, pytestconfig)
     (size,) = re.findall(r"one file \((\d+) kB for 784-128-10\)", PAGE)
     assert abs((clone.folder / "digit.html").stat().st_size / 1000 - int(size)) < 5
 
@@ -252,7 +271,7 @@ def test_no_block_is_left_out() -> None:
     assert in_order(BLOCKS)
     assert set(ELSEWHERE) <= {one.text for one in BASH}
     assert set(IN_TEXT) == set(commands_in_text(PAGE))
-    for command in NEED_MNIST:
+    for command in SLOW:
         assert any(command in one.text for one in BASH), command
 
 

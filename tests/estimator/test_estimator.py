@@ -154,7 +154,7 @@ def with_the_weights_of(fitted: Any, other: Any) -> Any:
     return other
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore:.* converged")
 @pytest.mark.parametrize(
     "parameters",
     [
@@ -192,7 +192,7 @@ def test_from_the_same_weights_a_full_batch_trains_as_mlpclassifier(
     np.testing.assert_allclose(ours.predict_proba(IRIS), theirs.predict_proba(IRIS), rtol=1e-7)
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore:.* converged")
 def test_the_regressor_trains_as_mlpregressor_whose_squares_are_halved() -> None:
     shared = {"hidden_layer_sizes": (7,), "solver": "sgd", "batch_size": 90, "random_state": 1}
     shared |= {"max_iter": 1, "warm_start": True, "tol": 0.0}
@@ -206,7 +206,7 @@ def test_the_regressor_trains_as_mlpregressor_whose_squares_are_halved() -> None
     np.testing.assert_allclose(ours.predict(LINES), theirs.predict(LINES), rtol=1e-8)
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore:.* converged")
 def test_on_digits_it_is_as_good_as_mlpclassifier() -> None:
     """Their errors differ by less than half of what a third of the training costs, or the kind of
     mistake (a wrong rate, penalty, scale of the gradient) that this is to find."""

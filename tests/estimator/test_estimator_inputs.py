@@ -17,7 +17,10 @@ from xpnet.errors import ConfigError, DataError
 from xpnet.estimator import XpnetClassifier, XpnetRegressor
 from xpnet.estimator._split import split
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*has not converged")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*has not converged"),
+    pytest.mark.needs("sklearn"),
+]
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((60, 4))

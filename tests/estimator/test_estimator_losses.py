@@ -19,6 +19,8 @@ from xpnet.errors import ConfigError, DataError
 from xpnet.estimator import XpnetRegressor
 from xpnet.estimator._regressor import LOSSES
 
+pytestmark = pytest.mark.needs("sklearn")
+
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((240, 3))
 VALUES = X @ [1.0, -0.5, 0.25] + RNG.standard_normal(240)
@@ -52,7 +54,7 @@ def test_a_loss_by_name_is_that_loss() -> None:
     assert wide.loss_ > 3 * narrow.loss_
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore:.* converged")
 @pytest.mark.parametrize("weighted", [False, True])
 def test_from_the_same_weights_counts_are_trained_as_by_mlpregressor(weighted: bool) -> None:
     shared = {"loss": "poisson", "hidden_layer_sizes": (7,), "solver": "sgd", "batch_size": 240}

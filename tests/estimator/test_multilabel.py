@@ -40,7 +40,7 @@ def classifier(**parameters: Any) -> XpnetClassifier:
     )
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore:.* converged")
 @pytest.mark.parametrize(
     "parameters",
     [

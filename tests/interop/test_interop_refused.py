@@ -193,6 +193,7 @@ def test_a_sequential_with_its_own_forward_within_is_no_layer() -> None:
         xn.from_torch(nn.Sequential(Backwards(nn.Linear(4, 4))))
 
 
+@pytest.mark.needs("torch")
 @pytest.mark.parametrize("kind", [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Dropout])
 def test_a_subclass_of_a_known_module_is_no_layer(kind: type[nn.Module]) -> None:
     mine = type("Mine", (kind,), {})
@@ -398,6 +399,7 @@ def test_a_regressors_network_predicts_values(outputs: int) -> None:
     np.testing.assert_allclose(found, model.predict(X), rtol=1e-9)
 
 
+@pytest.mark.needs("sklearn")
 @pytest.mark.parametrize("method", ["predict", "predict_proba", "_forward_pass_fast"])
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 def test_a_subclass_that_computes_otherwise_is_refused(method: str) -> None:

@@ -226,6 +226,7 @@ def test_without_a_model_nothing_is_settled() -> None:
     assert apply_initial_model(config) is config
 
 
+@pytest.mark.needs("optuna")
 def test_a_search_may_begin_with_a_model(capsys: pytest.CaptureFixture[str]) -> None:
     from xpnet.tune.__main__ import main as search
 

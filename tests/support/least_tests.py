@@ -18,8 +18,8 @@ LEAST = 10_000
 LEAST_ON_CUPY = 1150
 """Of them on CuPy, by the fixture `backend`."""
 
-NOT_NEEDED = {"atheris", "coverage", "jax", "keras", "pip_audit", "thinc"}
-"""Peers that are in no `test` extra: tests that need them are few."""
+NOT_NEEDED = {"atheris", "coverage", "keras", "pip_audit", "thinc"}
+"""Peers that are neither in the extra `test` nor in `peers`: tests that need them are few."""
 
 
 def is_complete(config: pytest.Config) -> bool:

@@ -1,15 +1,16 @@
-"""What stands in for a package that is not there, on a machine with a GPU and little else.
+"""What stands in for a peer (PyTorch, scikit-learn, ...) that is not installed.
 
-With `--device cuda`, and only then, a test that needs a peer (PyTorch, scikit-learn, ...) is
-skipped by name where the peer is missing, and all others run. Without it, as in CI, what is
-missing is an error. A peer that Python finds is never missing: nothing is skipped for it.
+A test that needs it is skipped by its name, and all others run. With `--no-missing`, or
+`XPNET_ALL_PEERS=1` in the environment as in `.ci/run`, what is missing is an error. A peer that
+Python finds is never missing: nothing is skipped for it.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -19,7 +20,8 @@ import pytest
 
 PEERS = ("torch", "numba", "sklearn", "onnx", "onnxruntime", "playwright", "optuna", "scipy")
 PEERS += ("cuda.bindings", "nvmath", "coverage", "atheris", "jax", "keras", "thinc", "ziglang")
-PEERS += ("pip_audit", "nox", "joblib")
+PEERS += ("pip_audit", "nox", "joblib", "mpi4py", "nvidia.cu13", "nbclient", "nbformat")
+PEERS += ("ipykernel", "IPython", "llvmlite")
 
 
 class Absent:
@@ -37,7 +39,8 @@ class Absent:
         skip(self._name)
 
     def __mro_entries__(self, _: Any) -> tuple[type, ...]:
-        return ()
+        """A base whose classes can be defined and not be made."""
+        return (type(self._name, (), {"__new__": lambda *_, **__: skip(self._name)}),)
 
     def __or__(self, other: Any) -> Any:
         return other
@@ -80,6 +83,20 @@ class Finder(MetaPathFinder, Loader):
         """There is nothing to run."""
 
 
+def is_error(config: pytest.Config) -> bool:
+    """Whether nothing is skipped: a peer that is missing is an error."""
+    return bool(config.getoption("--no-missing")) or os.environ.get("XPNET_ALL_PEERS", "0") != "0"
+
+
+def blamed(error: BaseException | None) -> str | None:
+    """The missing peer that `error`, or one that it was raised from, was about."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and (peer := missing_peer(error.name)):
+            return peer
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def missing_peer(name: str | None) -> str | None:
     """The peer that the module `name` belongs to, if that peer is not installed; else None."""
     for peer in PEERS:
@@ -102,6 +119,14 @@ def skip(name: str) -> None:
     if peer is None:
         raise RuntimeError(f"{name} was about to be skipped, but it belongs to no missing peer")
     pytest.skip(f"needs {peer}, which is not installed here", allow_module_level=True)
+
+
+def cases(peer: str, width: int, make: Callable[[], list[Any]]) -> list[Any]:
+    """`make()`, cases of `width` arguments; without `peer` one case, which is skipped."""
+    if missing_peer(peer) is None:
+        return make()
+    mark = pytest.mark.skip(reason=f"needs {peer}, which is not installed here")
+    return [pytest.param(*[None] * width, marks=mark)]
 
 
 def begin() -> None:

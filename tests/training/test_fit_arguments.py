@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import missing
 import numpy as np
 import pandas as pd
 import pytest
@@ -55,7 +56,7 @@ def train(network: xn.Sequential | None = None, x: Any = X, y: Any = LABELS, **o
         (np.asfortranarray(X), LABELS.astype(np.uint8)),
         (X.astype(">f4"), LABELS.reshape(-1, 1)),
         (X.reshape(40, 2, 2), pd.DataFrame({"label": LABELS})),
-        (torch.from_numpy(X), torch.from_numpy(LABELS)),
+        *missing.cases("torch", 1, lambda: [(torch.from_numpy(X), torch.from_numpy(LABELS))]),
         Dataset(X, LABELS, ("a", "b", "c")),
     ],
     ids=["list", "lists", "frame", "nullable", "fortran", "big-endian", "pictures", "torch", "set"],
@@ -94,7 +95,7 @@ def test_the_values_of_a_dataset_are_taken_as_they_are() -> None:
         (xn.DeviceData, "found the class DeviceData"),
         (0.1, "found 0.1: cut the data first"),
         ({"x": X}, "found {'x'"),
-        (torch.nn.Linear(2, 2), "found Linear"),
+        *missing.cases("torch", 2, lambda: [(torch.nn.Linear(2, 2), "found Linear")]),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -595,13 +596,21 @@ WRONG: dict[str, Any] = {
     "object": object(),
     "function": max,
     "path": Path("folder"),
-    "torch module": torch.nn.Linear(2, 2),
-    "torch optimizer": torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))]),
-    "torch tensor": torch.ones(3, requires_grad=True),
     "frame": pd.DataFrame({"a": ["x", "y"]}),
     "network": net(),
     "generator": (n for n in range(3)),
 }
+
+OF_TORCH: dict[str, Callable[[], Any]] = {
+    "torch module": lambda: torch.nn.Linear(2, 2),
+    "torch optimizer": lambda: torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))]),
+    "torch tensor": lambda: torch.ones(3, requires_grad=True),
+}
+
+
+def wrong(kind: str) -> Any:
+    return OF_TORCH[kind]() if kind in OF_TORCH else WRONG[kind]
+
 
 KEYWORDS = [
     "train",
@@ -637,13 +646,13 @@ def refused_or_right(call: Callable[[], Any], *names: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("kind", WRONG)
+@pytest.mark.parametrize("kind", [*WRONG, *OF_TORCH])
 @pytest.mark.parametrize("name", KEYWORDS)
 def test_fit_takes_an_argument_or_names_it(name: str, kind: str) -> None:
     network = net()
     before = network.flat_parameters.copy()
     arguments: dict[str, Any] = {"train": (X, LABELS), "optimizer": xn.SGD(), "epochs": 1}
-    value = WRONG[kind]
+    value = wrong(kind)
     if name == "epochs" and kind == "large":
         return  # it would train that long
     other = {"augmentation": "Augmentation", "sample_weight": "torch.Tensor"}.get(name, name)
@@ -651,9 +660,9 @@ def test_fit_takes_an_argument_or_names_it(name: str, kind: str) -> None:
         assert np.array_equal(network.flat_parameters, before)
 
 
-@pytest.mark.parametrize("kind", WRONG)
+@pytest.mark.parametrize("kind", [*WRONG, *OF_TORCH])
 def test_others_take_an_argument_or_name_it(kind: str, tmp_path: Path) -> None:
-    value: Any = WRONG[kind]
+    value: Any = wrong(kind)
     device = Backend("cpu")
     if kind != "network":
         refused_or_right(lambda: xn.fit(value, (X, LABELS), optimizer="sgd", epochs=1), "network")
@@ -703,7 +712,7 @@ def test_a_class_or_a_name_in_the_place_of_an_object_is_answered_with_what_to_wr
         ({"callbacks": [xn.Progress]}, r"^callbacks\[0\] must be .*write Progress\(...\)$"),
         ({"checkpoints": "folder"}, r"^checkpoints .*found 'folder': Checkpoints\('folder'\)$"),
         ({"history": []}, r"^history must be a History or None, found \[\]$"),
-        ({"optimizer": WRONG["torch optimizer"]}, r"^optimizer must be an optimizer such as Adam"),
+        ({"optimizer": wrong("torch optimizer")}, r"^optimizer must be an optimizer such as Adam"),
         ({"seed": 1.5}, "^seed must be a whole number of 0 or more, found 1.5$"),
         ({"batch_size": 0}, "^batch_size must be a whole number above 0, found 0$"),
     ):

@@ -24,6 +24,8 @@ from xpnet.tune.search import Search
 from xpnet.tune.space import read_space
 from xpnet.tune.workers import Outcome
 
+pytestmark = pytest.mark.needs("optuna")
+
 SPACE = "hidden = [[8], [12], [16], [20]]\nlearning_rate = [0.01, 0.002, 0.001]\n"
 SMALL = ["--validation", "200", "--test", "4000", "--epochs", "2", "--jobs", "1"]
 

@@ -35,6 +35,8 @@ from xpnet.tune.search import Search, Trial
 from xpnet.tune.space import Range, Values, grid_points, read_space
 from xpnet.tune.workers import Outcome, Pool, train_trial
 
+pytestmark = pytest.mark.needs("optuna")
+
 SMALL = ["--validation", "200", "--test", "4000", "--epochs", "2", "--dropout", "0.1"]
 LISTS = "hidden = [[8], [16, 8]]\nlearning_rate = [0.01, 0.002]\n"
 RANGES = """
