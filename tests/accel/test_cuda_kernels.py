@@ -965,7 +965,12 @@ def test_without_a_compiler_it_is_said_plainly(monkeypatch: pytest.MonkeyPatch) 
 # ---- NVRTC ----
 
 
-@pytest.mark.parametrize("architecture", compile_kernels.ARCHITECTURES)
+OLDEST, *NEWER = compile_kernels.ARCHITECTURES
+
+
+@pytest.mark.parametrize(
+    "architecture", [OLDEST, *(pytest.param(one, marks=pytest.mark.slow) for one in NEWER)]
+)
 def test_every_kernel_compiles_for(architecture: str) -> None:
     wanted = cuda_on_cpu.expressions()
     assert len(wanted) > 50

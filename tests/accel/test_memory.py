@@ -52,6 +52,7 @@ def test_training_on_the_size_of_mnist_adds_little_to_its_pixels(tmp_path: Path,
     assert_little_growth(str(path), kind, x.nbytes, steps=100)
 
 
+@pytest.mark.slow
 def test_training_on_mnist_adds_little_to_its_pixels() -> None:
     root = os.environ.get("XPNET_DATA")
     if root is None or not (Path(root) / "mnist").is_dir():

@@ -378,6 +378,7 @@ def test_a_gzip_bomb_is_refused(tmp_path: Path) -> None:
         assert "decompress" in answer("xpnet.data.csv.read_csv", bomb)
 
 
+@pytest.mark.slow
 def test_a_wide_table_that_unpacks_to_all_that_is_allowed(tmp_path: Path) -> None:
     path = tmp_path / "a.csv.gz"
     # 33 million numbers, which as 64-bit integers would take 270 MB for each copy.

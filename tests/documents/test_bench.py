@@ -428,6 +428,7 @@ def busy_processes():
 
 
 @pytest.mark.skipif("XPNET_DATA" not in os.environ, reason="XPNET_DATA names no folder with MNIST")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", speedrun.SPEEDRUNS)
 def test_speedrun_runs(tmp_path, capsys, name):
     assert command_line.main([name, "--quick", "--folder", str(tmp_path)]) == 0
@@ -461,8 +462,8 @@ def test_speedrun_marks_what_missed_the_goal():
     assert row in speedrun.table(task, found | {"missing": {"JAX": "No module named 'jax'"}})
 
 
+@pytest.mark.needs("mpi4py")
 def test_ranks_runs(tmp_path, capsys):
-    pytest.importorskip("mpi4py")
     arguments = ["ranks", "--quick", "--workload", "W2", "--folder", str(tmp_path)]
     assert command_line.main(arguments) == 0
     runs = json.loads((tmp_path / "ranks.json").read_text())["us"]["W2"]

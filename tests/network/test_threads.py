@@ -20,7 +20,7 @@ from xpnet.accel import dispatch
 from xpnet.backend import Array, Backend, array_module
 from xpnet.layers.base import Layer
 
-THREADS, PREDICTIONS = 8, 3000
+THREADS = 8
 
 
 class Block(Layer):
@@ -77,11 +77,12 @@ def at_once(call: Callable[[int], Any], count: int, backend: Backend) -> list[An
     return [found[number] for number in range(count)]
 
 
-def test_each_of_8_threads_predicts_as_one_alone(backend: Backend) -> None:
+@pytest.mark.parametrize("predictions", [200, pytest.param(3000, marks=pytest.mark.slow)])
+def test_each_of_8_threads_predicts_as_one_alone(predictions: int, backend: Backend) -> None:
     """Bit for bit, whole batches and single rows."""
     network = everything(backend)
     # The double counts and checks every call, which takes its time.
-    count = THREADS * PREDICTIONS if backend.xp is np else 20 * THREADS
+    count = THREADS * predictions if backend.xp is np else 20 * THREADS
     rows = np.random.default_rng(1).standard_normal((count + 40, 12))
     x = place(backend, rows, "float32")
 
