@@ -27,6 +27,8 @@ from xpnet.data import Normalisation, load_dataset, split
 
 QUICK = ["--epochs", "2", "--batch-size", "100", "--dropout", "0.1"]
 NARROW = [*QUICK, "--hidden", "16"]
+# Where only the network and its figures matter: drawing takes longer than training.
+BARE = [*NARROW, "--no-report"]
 FILES = {
     "config.toml",
     "confusion_matrix.png",
@@ -118,7 +120,7 @@ def test_an_augmented_run_shows_what_it_trained_on() -> None:
 
 
 def test_the_model_gives_the_reported_accuracy_back() -> None:
-    assert main(NARROW) == 0
+    assert main(BARE) == 0
     folder = Path("runs/digits-001")
     network = xn.load(folder / "model.safetensors")
     test = split(load_dataset("digits"), validation=None, test=None, seed=0).test
@@ -172,21 +174,31 @@ def test_config_toml_gives_the_same_bits_again() -> None:
     ],
 )
 def test_every_kind_of_setting_trains(argv: list[str]) -> None:
-    assert main([*QUICK, *argv]) == 0
+    assert main([*QUICK, "--no-report", *argv]) == 0
     metrics = json.loads(Path("runs/digits-001/metrics.json").read_text())
     assert metrics["test_accuracy"] > 0.3
     assert np.isfinite(metrics["test_loss"])
 
 
 def test_log_every_says_how_many_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    full = ["--hidden", "4", "--batch-size", "full", "--dropout", "0", "--epochs", "60"]
+    full = [
+        "--no-report",
+        "--hidden",
+        "4",
+        "--batch-size",
+        "full",
+        "--dropout",
+        "0",
+        "--epochs",
+        "60",
+    ]
     assert main([*full, "--log-every", "25"]) == 0
     lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("epoch")]
     assert [line.split()[1] for line in lines] == ["25/60", "50/60", "60/60"]
 
 
 def test_early_stopping_says_what_it_kept(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*NARROW, "--epochs", "60", "--learning-rate", "0.05", "--patience", "2"]) == 0
+    assert main([*BARE, "--epochs", "60", "--learning-rate", "0.05", "--patience", "2"]) == 0
     out = capsys.readouterr().out
     assert "kept the weights of epoch" in out
     with Path("runs/digits-001/history.csv").open(newline="") as file:
@@ -361,7 +373,7 @@ def test_auto_says_what_it_chose(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
-    assert main([*NARROW, "--device", "auto"]) == 0
+    assert main([*BARE, "--device", "auto"]) == 0
     assert "auto chose cpu" in capsys.readouterr().out
     assert json.loads(Path("runs/digits-001/metrics.json").read_text())["device"] == "cpu"
 
@@ -382,7 +394,7 @@ def test_mnist_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     root = os.environ.get("XPNET_DATA")
     if root is None or not (Path(root) / "mnist").is_dir():
         pytest.skip("needs the full MNIST: set XPNET_DATA to the folder that holds mnist/")
-    assert main(["--dataset", "mnist", "--hidden", "32", "--epochs", "1"]) == 0
+    assert main(["--dataset", "mnist", "--hidden", "32", "--epochs", "1", "--no-report"]) == 0
     out = capsys.readouterr().out
     assert "training    50,000" in out
     assert "test        10,000" in out

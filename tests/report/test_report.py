@@ -405,7 +405,7 @@ RECORDS = st.builds(Record, COUNTS, COUNTS, SIZES, SIZES, SHARES, st.none() | SI
 FAR_APART = [Record(0, 0, 0.0, 1.0, None, loss, None, 0.0) for loss in (5e-324, 3.8e293, 9e269)]
 
 
-@settings(max_examples=40)
+@settings(max_examples=10)
 @given(st.lists(RECORDS, max_size=4), st.booleans())
 @example(FAR_APART, False)
 def test_any_history_that_can_be_read_can_be_shown(tmp_path_factory, records, in_order):
