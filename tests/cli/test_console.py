@@ -263,7 +263,14 @@ NAMES: dict[str, Callable[[], str]] = {
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS refuses names that are not UTF-8")
-@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "escape",
+        "bytes",
+        *(pytest.param(k, marks=pytest.mark.slow) for k in ("line", "minus", "quotes")),
+    ],
+)
 def test_any_name_is_text_for_the_terminal(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     """As the name of the data, of the run, of a settings file and of every file of a command."""
     name = NAMES[kind]()

@@ -378,6 +378,7 @@ def test_scaling_runs(tmp_path):
     assert all(set(point["us"]) == {"floor", "xpnet", "xpnet-fast", "student"} for point in points)
 
 
+@pytest.mark.slow
 def test_end_to_end_meets_its_goal(tmp_path):
     arguments = ["end-to-end", "--quick", "--peer", "torch", "--folder", str(tmp_path)]
     assert command_line.main(arguments) == 0

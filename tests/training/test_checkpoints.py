@@ -837,7 +837,10 @@ def require_equal(run: Path, expected: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "code", "word"),
-    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        pytest.param(signal.SIGTERM, 143, "terminated", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_ends_the_command_and_resume_goes_on(
     number: int, code: int, word: str, finished: tuple[list[str], Path], tmp_path: Path

@@ -297,6 +297,7 @@ def require_refused(*words: object) -> None:
     assert " is in use by another process: wait for its end, or name another" in message[0]
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_until_the_first_is_gone(
     flags: list[str], tmp_path: Path
 ) -> None:

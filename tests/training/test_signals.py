@@ -47,7 +47,7 @@ A_FEW = [
     "sending", [A_FEW, pytest.param(SENDING, marks=pytest.mark.slow)], ids=["a few", "all"]
 )
 def test_they_pass_in_a_shell_that_ignores_signals(sending: list[str]) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", "--slow", "-p", "no:cacheprovider"]
     done = subprocess.run(
         ["bash", "-c", 'trap "" INT TERM; exec "$@"', "bash", *command, *sending],
         cwd=TESTS,

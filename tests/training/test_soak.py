@@ -17,6 +17,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 def test_sixty_epochs_leave_memory_and_files_as_they_were(tmp_path: Path) -> None:
     few = ["--test", "4000", "--validation", "400", "--batch-size", "100", "--threads", "1"]
     flags = [*FLAGS, *few, "--log-every", "1"]
