@@ -40,10 +40,12 @@ def printed(script: str, *path: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.needs("nvmath")
 def test_nothing_else_of_nvmath_is_imported() -> None:
     assert printed(ALONE) == ["['nvmath.bindings.cublas']", "True True"]
 
 
+@pytest.mark.needs("nvmath")
 def test_the_whole_package_can_be_imported_before_or_after() -> None:
     assert printed(ALONE + THEN_ALL)[-1] == "True True True"
     assert printed(ALL_FIRST) == ["True"]

@@ -262,6 +262,7 @@ NAMES: dict[str, Callable[[], str]] = {
 }
 
 
+@pytest.mark.needs("onnx")
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS refuses names that are not UTF-8")
 @pytest.mark.parametrize(
     "kind",
@@ -339,6 +340,7 @@ def test_what_is_typed_is_the_path(name: str) -> None:
     assert done.stdout == "found"
 
 
+@pytest.mark.needs("onnx")
 def test_the_commands_of_a_report_run_in_any_folder_as_printed(tmp_path: Path) -> None:
     few("da ta's.npz")
     folder = Path("-a 'run' $x")

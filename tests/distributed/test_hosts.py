@@ -10,7 +10,7 @@ import test_ranks
 from hosts import Loopback, Namespaces
 from test_mpi import PROGRAM, digest, needs_mpiexec, run, start, train
 
-pytestmark = needs_mpiexec
+pytestmark = [needs_mpiexec, pytest.mark.slow]
 
 
 @pytest.fixture(params=[Loopback, Namespaces])

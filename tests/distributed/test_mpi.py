@@ -62,7 +62,7 @@ def digest(folder):
 
 
 @needs_mpiexec
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", ["augmentation", "sample weights", "batch norm, images"])
 def test_ranks_train_the_network_of_one_process(tmp_path, case, ranks):
     code, _, err = run(command(ranks, PROGRAM, case, tmp_path / "found.npz"))
@@ -100,6 +100,7 @@ def test_help_is_printed_once():
 
 
 @needs_mpiexec
+@pytest.mark.slow
 def test_killed_ranks_lose_nothing(tmp_path):
     settings = ["--epochs", "26", "--hidden", "64", "--reproducible-parts", "4"]
     code, _, err = run(train(1, *settings, "--threads", "2", "--run", tmp_path / "whole"))
@@ -200,7 +201,7 @@ def test_one_rank_says_what_is_wrong(tmp_path, words, more, message):
 
 
 @needs_mpiexec
-@pytest.mark.parametrize("missing", [0, 2])
+@pytest.mark.parametrize("missing", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_process_that_never_starts_mpi_ends_the_others(missing):
     joins = "from xpnet.distributed import mpi_group as m; m.START_SECONDS = 5; m.mpi()"
     # One that ends before is no error for mpiexec, and MPI waits for it.

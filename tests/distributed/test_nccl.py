@@ -70,7 +70,7 @@ def trained(tmp_path_factory):
 
 
 @needs_mpiexec
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", CASES)
 def test_ranks_train_the_network_of_one_process(device, trained, case, ranks):
     found = trained(device, ranks)

@@ -464,6 +464,7 @@ def test_speedrun_marks_what_missed_the_goal():
 
 
 @pytest.mark.needs("mpi4py")
+@pytest.mark.slow
 def test_ranks_runs(tmp_path, capsys):
     arguments = ["ranks", "--quick", "--workload", "W2", "--folder", str(tmp_path)]
     assert command_line.main(arguments) == 0

@@ -142,6 +142,7 @@ def test_recipes_of_other_data_run_on_files_in_their_formats(tmp_path: Path) -> 
         assert (tmp_path / recipe / "report.html").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_reproducing_runs_every_recipe(tmp_path: Path) -> None:
     tables = {path: path.read_bytes() for path in EXAMPLES.glob("reproduced*.md")}
     out = run(str(EXAMPLES / "reproduce.py"), "--quick", cwd=tmp_path)

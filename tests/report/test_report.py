@@ -529,6 +529,7 @@ def test_a_run_leaves_its_report(run):
     assert len(list(part(root, "Most confused").iter("img"))) > 10
 
 
+@pytest.mark.needs("onnx")
 def test_the_commands_on_the_page_work(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root = tree((run / "report.html").read_bytes())

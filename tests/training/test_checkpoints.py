@@ -775,6 +775,7 @@ def test_a_signal_after_the_last_step_is_not_forgotten(reference: Backend) -> No
     assert len(history) == 2
 
 
+@pytest.mark.needs("torch")
 def test_a_second_sigterm_ends_the_process_at_once(tmp_path: Path) -> None:
     program = (
         "import signal, sys; sys.path[:0] = sys.argv[1:3]\n"

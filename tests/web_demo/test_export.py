@@ -258,6 +258,7 @@ def test_all_scripts_of_the_folder_are_in_the_page():
 # ONNX
 
 
+@pytest.mark.needs("onnx")
 def test_an_onnx_file_is_written_instead_or_as_well(saved, tmp_path, capsys):
     alone, page, beside = (tmp_path / name for name in ("a.onnx", "page.html", "b.onnx"))
     assert main([str(saved), "--onnx", str(alone)]) == 0
@@ -270,6 +271,7 @@ def test_an_onnx_file_is_written_instead_or_as_well(saved, tmp_path, capsys):
     numpy.testing.assert_allclose(logits, xpnet.load(saved).forward(x), atol=1e-5)
 
 
+@pytest.mark.needs("onnx")
 def test_a_network_that_is_not_for_pictures_can_be_an_onnx_file(tmp_path):
     xpnet.save(xpnet.Sequential([xpnet.Linear(5, 3)]), tmp_path / "model.safetensors")
     target = tmp_path / "model.onnx"
@@ -333,6 +335,7 @@ def test_weights_that_are_no_finite_float32(dtype, value, tmp_path, capsys):
     assert f"{path}: 3.bias holds values that are no finite float32" in line
 
 
+@pytest.mark.needs("onnx")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
