@@ -120,7 +120,7 @@ def cupy(session: nox.Session) -> None:
         session.skip(f"the pretended device needs Linux on x86-64, found {found}")
     install(session, "test,peers,cupy-on-cpu")
     on_device = ["python", "tests/support/cupy_on_cpu", "python", "-m", "pytest"]
-    on_device += ["-p", "cupy_on_cpu.pytest_plugin", "--device", "cuda"]
+    on_device += ["-p", "cupy_on_cpu.pytest_plugin", "--device", "cuda", "--slow"]
     others = [argument for argument in session.posargs if argument not in ("--all", "--modes")]
     own = "tests/support/cupy_on_cpu/check_pretended_device.py"
 
