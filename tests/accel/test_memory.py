@@ -43,7 +43,9 @@ def assert_little_growth(dataset: str, kind: str, pixels: int, steps: int = 0) -
     assert 1 < result["grown"] / pixels <= MOST
 
 
-@pytest.mark.parametrize("kind", ["formulas", "compiled"])
+@pytest.mark.parametrize(
+    "kind", ["formulas", pytest.param("compiled", marks=pytest.mark.needs("numba"))]
+)
 def test_training_on_the_size_of_mnist_adds_little_to_its_pixels(tmp_path: Path, kind: str) -> None:
     x, labels = digits(70_000)
     path = tmp_path / "a.npz"
