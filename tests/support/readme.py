@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-FENCES = ("```bash", "```python", "```text", "```yaml")
+FENCES = ("```bash", "```python", "```text", "```yaml", "```{toctree}")
 POINTS, LOSS = 0.5, 0.01
 """How far percentages and losses move with the rounding of another processor's sums."""
 
