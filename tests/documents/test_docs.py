@@ -1,8 +1,8 @@
 """Every Python block of `docs/*.md` runs as printed, in order, in one namespace per page.
 
-A `text` block shows what the block above it prints; `bash` blocks are commands of several machines,
-which `tests/distributed` runs on one. `yaml` blocks are not run. Links of all documents name files
-that exist.
+A `text` block shows what the Python block above it prints. `test_readme.py` runs the `bash` blocks.
+The blocks of `NOT_RUN` in `tests/support/readme.py` are only compiled, and `yaml` blocks are not
+run. Links of all documents name files that exist.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from readme import ROOT, Block, blocks, differences
+from readme import ROOT, Block, blocks, differences, why_not_run
 
 import xpnet as xn
 
@@ -32,13 +32,15 @@ def run(
     module = ModuleType("a_page_of_docs")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     wrong: list[str] = []
-    printed = ""
+    printed: str | None = None
     for block in page:
         if block.language == "python":
             code = compile("\n" * (block.line - 1) + block.text, name, "exec")
+            if why_not_run(block):
+                continue
             exec(code, vars(module))
             printed = capsys.readouterr().out
-        elif block.language == "text":
+        elif block.language == "text" and printed is not None:
             wrong += differences(block.text, printed)
     return wrong
 
@@ -59,6 +61,7 @@ def test_the_programs_of_a_page_run(
 
 def test_each_row_on_scikit_learn_names_a_test() -> None:
     page = (ROOT / "docs/scikit_learn.md").read_text(encoding="utf-8")
+    _, page = page.split("## What users asked")
     rows = [line for line in page.splitlines() if line.startswith("| ")][2:]
     assert len(rows) > 8
     for row in rows:
@@ -69,10 +72,17 @@ def test_each_row_on_scikit_learn_names_a_test() -> None:
     assert page.count("`tests/") == len(re.findall(r"`tests/[\w/]+\.py::\w+`", page))
 
 
-def test_the_page_on_writing_your_own_has_its_programs() -> None:
-    page = (ROOT / "docs/write_your_own.md").read_text(encoding="utf-8")
-    text = "".join(block.text for block in blocks(page))
-    for name in ("(xn.Layer)", "xn.Residual(", "(xn.Loss)", "xn.TrainStep(", "xn.Adam("):
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("write_your_own.md", ["(xn.Layer)", "xn.Residual(", "(xn.Loss)", "(xn.Optimizer)"]),
+        ("training_loop.md", ["(xn.Callback)", "(xn.Trainer)", "xn.TrainStep(", "xn.Adam("]),
+    ],
+)
+def test_a_page_on_code_of_your_own_has_its_programs(page: str, names: list[str]) -> None:
+    found = blocks((ROOT / "docs" / page).read_text(encoding="utf-8"))
+    text = "".join(block.text for block in found)
+    for name in names:
         assert name in text, name
 
 
