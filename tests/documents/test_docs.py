@@ -105,18 +105,42 @@ def test_an_error_in_a_block_has_its_line(
 
 
 def links(text: str) -> list[str]:
-    """The files that a document links to, in Markdown or HTML."""
-    text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    """The links of a document to files and headings, in Markdown or HTML."""
+    text = without_blocks(text)
     found = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text)
-    return [link.partition("#")[0] for link in found if "://" not in link and link[0] != "#"]
+    return [link for link in found if "://" not in link]
+
+
+def without_blocks(text: str) -> str:
+    return re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(text: str) -> set[str]:
+    """The headings of a document as code hosts write them in a link, if no two are the same."""
+    titles = re.findall(r"^#+ (.+)$", without_blocks(text), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def broken(link: str, page: Path) -> bool:
+    file, _, anchor = link.partition("#")
+    target = page.parent / file if file else page
+    if not target.exists():
+        return True
+    return bool(anchor) and anchor not in anchors(target.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_name_files(path: Path) -> None:
+def test_links_name_files_and_headings(path: Path) -> None:
     found = links(path.read_text(encoding="utf-8"))
-    assert [link for link in found if not (path.parent / link).exists()] == []
+    assert [link for link in found if broken(link, path)] == []
 
 
-def test_links_are_found() -> None:
-    text = '[a](b.md#c) [d](https://e.f) <img src="g.png"> [h](#i)\n```text\n[j](k)\n```\n'
-    assert links(text) == ["b.md", "g.png"]
+def test_broken_links_are_found(tmp_path: Path) -> None:
+    text = '[a](b.md#c-d) [d](https://e.f) <img src="g.png"> [h](#i)\n```text\n[j](k)\n```\n'
+    assert links(text) == ["b.md#c-d", "#i", "g.png"]
+    (tmp_path / "b.md").write_text("# B\n\n## C, `d`\n")
+    page = tmp_path / "a.md"
+    page.write_text(f"# I\n{text}")
+    assert [link for link in links(text) if broken(link, page)] == ["g.png"]
+    assert broken("b.md#c", page)
+    assert broken("#j", page)
