@@ -10,7 +10,7 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.ext.viewcode import OUTPUT_DIRNAME
 
-_NAME = re.compile(r"(?:xn\.|xpnet\.)?([A-Za-z_][\w.]*)(?:\(.*\))?")
+_NAME = re.compile(r"(?:xn\.|xpnet\.)?([A-Za-z_][\w.]*)(?:\([^()]{0,40}\))?")
 
 
 def _link_names(app: Any, doctree: nodes.document, docname: str) -> None:
