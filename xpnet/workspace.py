@@ -37,10 +37,15 @@ class Workspace:
 
     def zeros(self, xp: Any, shape: tuple[int, ...], dtype: Any) -> Array:
         """Zeros to compare with: for NumPy, `maximum` of two arrays is faster than of a number."""
-        size, memory = math.prod(shape), self._memory.get((hash(xp), "zeros"))
+        key = (hash(xp), "zeros")
+        view = self._views.get(key)
+        if view is not None and view.shape == shape and view.dtype == dtype:
+            return view
+        size, memory = math.prod(shape), self._memory.get(key)
         if memory is None or memory.dtype != dtype or len(memory) < size:
-            memory = self._memory[hash(xp), "zeros"] = zeros(xp, size, dtype)
-        return memory[:size].reshape(shape)
+            memory = self._memory[key] = zeros(xp, size, dtype)
+        view = self._views[key] = memory[:size].reshape(shape)
+        return view
 
     def ones(self, xp: Any, size: int, dtype: Any) -> Array:
         """A vector of `size` ones: `ones @ a` sums the rows of `a` as one GEMV."""

@@ -103,12 +103,14 @@ def test_an_error_in_a_call_of_several_steps_says_how_many_are_complete() -> Non
         if seen[-1] == 3:
             raise KeyboardInterrupt
 
-    calls = recording._Calls(step, [rows])
+    counted: list[int] = []
+    calls = recording._Calls(step, [rows], lambda: counted.append(1))
     assert calls.most == 5
     with pytest.raises(KeyboardInterrupt):
         calls(5)
     assert calls.completed == 3
     assert seen == [0, 1, 2, 3]
+    assert len(counted) == 3
 
 
 Trained = tuple[Any, ...]

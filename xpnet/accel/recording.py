@@ -83,7 +83,10 @@ def _are_same(one: Sequence[Any], other: Sequence[Any]) -> bool:
 
 
 class Steps(Protocol):
-    """A recorded step that runs several times in one call, `most` times at most."""
+    """A recorded step that runs several times in one call, `most` times at most.
+
+    What `Optimizer.count_step` does after each is part of it, but for the count.
+    """
 
     most: int
 
@@ -96,10 +99,13 @@ class Steps(Protocol):
 
 
 class _Calls:
-    """A recorded step that one function runs; between two steps the next rows become row 0."""
+    """A recorded step that one function runs; between two steps the next rows become row 0.
 
-    def __init__(self, call: Call, tables: Sequence[Array]) -> None:
-        self._call, self._tables = call, tables
+    `count_step` is called after each.
+    """
+
+    def __init__(self, call: Call, tables: Sequence[Array], count_step: Call) -> None:
+        self._call, self._tables, self._count_step = call, tables, count_step
         self.most = min(map(len, tables), default=1)
         self.completed = 0
 
@@ -111,6 +117,7 @@ class _Calls:
                     rows[0] = rows[self.completed]
             self._call()
             self.completed += 1
+            self._count_step()
 
 
 @dataclass(frozen=True)
@@ -188,10 +195,12 @@ class Replay:
         if known is None:
             return False
         assert known.replay is not None
+        steps = self.optimizer.steps
         try:
             known.replay(count)
         finally:
             self.completed = known.replay.completed
+            self.optimizer.steps = steps + self.completed
         return True
 
     def _known(self, size: Hashable) -> _Step | None:
@@ -213,7 +222,8 @@ class Replay:
         replay = self._compiled(size, step, tables) if self._enabled else None
         is_compiled = replay is not None
         if not is_compiled and known is not None:
-            replay = _Calls(self._graphs.of(record(self.xp, step)), tables)
+            call = self._graphs.of(record(self.xp, step))
+            replay = _Calls(call, tables, self.optimizer.count_step)
         elif not is_compiled:
             step()
         if not self._enabled:
@@ -239,7 +249,7 @@ class Replay:
             made, known = signature(program), self._made.get(size)
             # Attributes may have changed without another operation; to compile takes longer.
             if known is None or known[0] != made:
-                known = self._made[size] = made, CompiledSteps(program, tables)
+                known = self._made[size] = made, CompiledSteps(program, tables, self.optimizer)
             return known[1]
         except NotLowered:
             # Of this size only: which sizes come first differs in a training that is resumed.

@@ -287,7 +287,8 @@ def argmax(rows: Array, out: Array | None = None, workspace: Any = None) -> Arra
     """
     xp = array_module(rows)
     if isinstance(rows, numpy.ndarray):
-        return xp.argmax(rows, axis=1, out=out)
+        # Of one row, the method takes a fifth of the time of the function.
+        return rows.argmax(axis=1) if out is None else xp.argmax(rows, axis=1, out=out)
 
     def array(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         if workspace is None:

@@ -113,7 +113,8 @@ class Optimizer:
     def count_step(self) -> None:
         """Count one update; after every `FLUSH_EVERY`-th one, set subnormal state values to 0.
 
-        `step()` calls it, and so must code that replays the recorded calls of a step.
+        `step()` calls it, and so must code that replays the recorded calls of a step, or do the
+        same by `flushes_after`.
 
         The moments of a weight whose input is always 0, such as a border pixel of MNIST, decay
         towards 0 but do not reach it: 0.9 times the smallest subnormal number rounds to itself.
@@ -127,7 +128,7 @@ class Optimizer:
         replayed step apply it at the same updates.
         """
         self.steps += 1
-        if self.steps % FLUSH_EVERY == 0 and self.state:
+        if self.flushes_after(self.steps) and self.state:
             states = [self.state[name] for name in self.state_names]
             if states and not is_executed(array_module(*states)):
                 return
@@ -135,6 +136,11 @@ class Optimizer:
             with substituted(None):
                 for state in states:
                     flush_subnormals(state, self._scratch(state))
+
+    @staticmethod
+    def flushes_after(update: int) -> bool:
+        """Whether subnormal state values become 0 after the update of this number, from 1."""
+        return update % FLUSH_EVERY == 0
 
     def require_same(self, values: Array) -> None:
         """Raise `ConfigError` where updates were made of other values than `values` `(P,)`."""

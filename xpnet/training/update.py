@@ -13,7 +13,6 @@ from xpnet.backend import Array
 from xpnet.errors import ConfigError, short_repr
 from xpnet.layers.base import walk
 from xpnet.losses.base import with_inner
-from xpnet.optimizers.base import FLUSH_EVERY
 from xpnet.training.callbacks import CallbackList, TrainingState
 from xpnet.training.device_data import DeviceData
 from xpnet.training.ranks import RankBatch
@@ -85,16 +84,13 @@ class Update:
         return self.group.smallest(self._most(size))
 
     def _most(self, size: int) -> int:
-        replay, optimizer = self.replay, self.trainer.optimizer
+        replay = self.replay
         if replay is None or self.hooks.watches_steps or not self.is_own:
             return 1
         self._report_changes(replay)
         most = replay.most(size)
         # The first one is measured alone.
-        most = min(most, max(1, int(self.longest / self.seconds.get(size, self.longest))))
-        if most > 1 and optimizer.state:
-            most = min(most, FLUSH_EVERY - optimizer.steps % FLUSH_EVERY)
-        return most
+        return min(most, max(1, int(self.longest / self.seconds.get(size, self.longest))))
 
     def batches(
         self, order: Array, table: Array, size: int, log_every: int | None
@@ -146,8 +142,6 @@ class Update:
             if not replay.run(size, *given, tables=(order, table), count=count):
                 self._count(size, 1)
         finally:
-            for _ in range(replay.completed):
-                self.trainer.optimizer.count_step()
             self._count(size, replay.completed)
         self.seconds[size] = (time.perf_counter() - start) / count
 

@@ -20,6 +20,7 @@ from xpnet.accel.cpu.lower_base import NotLowered
 from xpnet.accel.program import trace_only
 from xpnet.backend import Array, array_module
 from xpnet.layers.base import Layer
+from xpnet.optimizers import base
 from xpnet.training import update
 from xpnet.training.callbacks import Interrupted, TrainingState
 
@@ -174,6 +175,7 @@ WIDE = {
     "all products in groups": [270, 530, 260, 10],
     "odd sizes": [197, 83, 67, 3],
     "wide output": [20, 300],
+    "a batch in two arrays, gradients in panels": [400, 140, 10],
 }
 
 
@@ -196,6 +198,8 @@ def test_wide_networks(
         require_exact(make)
     require_same_bits(make, threads)
     assert all(steps._lowering.calls == [] for steps in made)
+    is_split = [any(steps._lowering.splits.values()) for steps in made]
+    assert all(is_split) == any(is_split) == (sizes[0] * sizes[1] > 16_384 and sizes[0] >= 64)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -239,6 +243,61 @@ def test_augmentation_and_pixels(threads: Callable[[int], None], made: Made) -> 
 
     require_same_bits(make, threads)
     assert made
+
+
+def test_pixels_in_a_batch_of_two_arrays(threads: Callable[[int], None], made: Made) -> None:
+    x = np.random.default_rng(2).integers(0, 256, (75, 192), np.uint8)
+    y = x[:, :3].argmax(axis=1)
+
+    def make() -> Result:
+        network, used = xn.Sequential([xn.Linear(192, 130), xn.Linear(130, 3)], seed=1), xn.Adam()
+        scale = xn.data.Normalisation(1 / 255, -0.25)
+        data = xn.DeviceData(x, y, backend="cpu", dtype="float32", normalisation=scale)
+        options: dict[str, Any] = {"epochs": 3, "batch_size": 16}
+        return Result(network, used, xn.fit(network, data, optimizer=used, **options))
+
+    require_same_bits(make, threads)
+    assert all(any(steps._lowering.splits.values()) for steps in made)
+
+
+def test_a_batch_that_another_operation_reads_is_one_array(made: Made) -> None:
+    train([xn.LayerNorm(300), xn.Linear(300, 130), xn.Linear(130, 3)])
+    assert made
+    assert not any(any(steps._lowering.splits.values()) for steps in made)
+
+
+@pytest.mark.parametrize("name", ["sgd", "rmsprop", "adam"])
+@pytest.mark.parametrize("most", [1, 4, 64])
+def test_state_is_flushed_within_a_call(
+    name: str, most: int, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = samples(12)
+    x[:, :5] = 0
+
+    def subnormal_after(every: int, most: int) -> tuple[list[int], list[bytes]]:
+        monkeypatch.setattr(base, "FLUSH_EVERY", every)
+        monkeypatch.setattr(update, "MOST_STEPS", most)
+        optimizers = {"sgd": xn.SGD(0.01, momentum=0.6), "rmsprop": xn.RMSprop(decay_rate=0.6)}
+        used = optimizers.get(name) or xn.Adam(beta1=0.6, beta2=0.7)
+        network = xn.Sequential(plain(), seed=1)
+        options: dict[str, Any] = {"optimizer": used, "batch_size": 15}
+        xn.fit(network, (x, y), epochs=1, **options)
+        for state in used.state.values():
+            state += 1e-37  # those of dead inputs are 0
+        xn.fit(network, (x, y), epochs=2, **options)
+        assert used.steps == 15
+        states = list(used.state.values())
+        tiny = np.finfo(np.float32).tiny
+        below = [int(((abs(s) < tiny) & (s != 0)).sum()) for s in states]
+        return below, [array.tobytes() for array in (network.flat_parameters, *states)]
+
+    without, _ = subnormal_after(1000, most)
+    below, bits = subnormal_after(5, most)
+    assert all(without)
+    assert not any(below)
+    # Nothing but the number of steps of a call differs.
+    assert subnormal_after(5, 2)[1] == bits
+    assert all(steps._lowering.calls == [] for steps in made)
 
 
 def test_a_batch_in_blocks_with_dropout(threads: Callable[[int], None], made: Made) -> None:
@@ -556,10 +615,10 @@ def test_one_batch_size_without_loops_changes_nothing_for_another(
 ) -> None:
     init = executor.CompiledSteps.__init__
 
-    def refuses_full_batches(self: Any, program: Any, tables: Any) -> None:
+    def refuses_full_batches(self: Any, program: Any, tables: Any, optimizer: Any) -> None:
         if tables[0].shape[1] == 16:
             raise NotLowered("a full batch")
-        init(self, program, tables)
+        init(self, program, tables, optimizer)
 
     monkeypatch.setattr(executor.CompiledSteps, "__init__", refuses_full_batches)
     train([xn.Linear(12, 9), xn.ReLU(), xn.Linear(9, 3)])

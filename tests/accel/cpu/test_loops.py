@@ -17,6 +17,7 @@ from xpnet.accel import numba_kernels
 from xpnet.accel.cpu import table
 from xpnet.accel.cpu.blocks import Each, block
 from xpnet.accel.dispatch import FORMULAS
+from xpnet.optimizers.base import flush_subnormals
 from xpnet.workspace import Workspace
 
 SPECIAL = [math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-45, -1e-310, 3e38, -1e4, 1e4, 1.0]
@@ -389,6 +390,21 @@ def test_dot_of_two_vectors(size: int, dtype: str) -> None:
     products = a.astype(np.longdouble) * b
     bound = (size // 64 + 3) * np.finfo(dtype).eps * np.abs(products).sum()
     assert abs(out - products.sum()) <= bound
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_flushing_has_the_formula_s_bits(step: int, dtype: str) -> None:
+    tiny = float(np.finfo(dtype).tiny)
+    state = reals(0, dtype)
+    state[:4, :4] = tiny * np.array([0.999, -0.5, 1, -1])
+    limits, expected = np.array([[0], [tiny]], dtype), state.copy()
+    if step:
+        flush_subnormals(expected, np.empty_like(expected))
+        assert not same(expected, state)
+    for window in parts():
+        arguments = block(shape(window), state[window], Each(limits))
+        call("flush_subnormals", arguments, dtype, step)
+    assert same(state, expected)
 
 
 def test_every_loop_is_tested() -> None:

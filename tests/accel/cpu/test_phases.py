@@ -77,7 +77,7 @@ def test_blocks_of_one_matrix_overlap_only_if_they_share_a_byte(
     assert a.overlaps(b) == (not touched(a).isdisjoint(touched(b)))
 
 
-A, B, C = (np.zeros((8, 8), np.float32) for _ in range(3))
+A, B, C, D, E = (np.zeros((8, 8), np.float32) for _ in range(5))
 
 
 def by_rows(name: str, source: np.ndarray, target: np.ndarray, parts: int = 2) -> list[list[Work]]:
@@ -122,6 +122,20 @@ def test_a_phase_remembers_all_of_its_operations() -> None:
     assert names(by_rows("a", A, B), by_columns("b", C, C), by_columns("c", C, C)) == [
         [["a", "b", "c"], ["a", "b", "c"]]
     ]
+
+
+def test_an_operation_joins_the_phase_that_it_needs_past_one_that_it_does_not_meet() -> None:
+    first, apart = by_rows("a", A, B), by_columns("b", B, D)
+    joined = [[["a", "c"], ["a", "c"]], [["b"], ["b"]]]
+    assert names(first, apart, by_rows("c", B, C)) == joined
+    assert names(first, apart, by_rows("c", A, A)) == joined
+    # What that one reads may not be written before it, nor what it writes be read.
+    for source, target in [(C, B), (D, C)]:
+        waits = [[["a"], ["a"]], [["b"], ["b"]], [["c"], ["c"]]]
+        assert names(first, apart, by_rows("c", source, target)) == waits
+    # One that needs neither comes where it stands.
+    alone = [[["a"], ["a"]], [["b", "c"], ["b", "c"]]]
+    assert names(first, apart, by_rows("c", E, E)) == alone
 
 
 def test_a_part_may_have_nothing_to_do() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from xpnet.accel.cpu import tiles
+from xpnet.accel.cpu.blocks import product_block
 
 HEIGHTS = {8: 6, 16: 6}
 PANELS = {8: 16, 16: 64}
@@ -27,9 +28,19 @@ def lanes(request: pytest.FixtureRequest) -> int:
     return width
 
 
-def multiply(lanes: int, a: np.ndarray, b: np.ndarray, c: np.ndarray, add: bool = False) -> None:
+def multiply(
+    lanes: int,
+    a: np.ndarray,
+    b: np.ndarray,
+    c: np.ndarray,
+    add: bool = False,
+    panels: np.ndarray | None = None,
+) -> None:
+    # Not by `product_block` where `c` is transposed for it: the tiles take any strides.
     views = [number for x in (a, b, c) for number in (x.ctypes.data, *x.strides)]
-    block = np.array([*views, *c.shape, a.shape[1], add], np.int64)
+    block = np.array([*views, *c.shape, a.shape[1], add, 0], np.int64)
+    if panels is not None:
+        block = product_block(a, b, c, add, panels)
     pointer = block.ctypes.data_as(ctypes.POINTER(ctypes.c_int64))
     tiles.product(lanes).ctypes(pointer, 0)
 
@@ -111,6 +122,21 @@ def test_an_element_is_a_chain_of_fused_multiply_adds_whatever_the_cut(lanes: in
             multiply(lanes, a[:, :at], b[:at], cut)
             multiply(lanes, a[:, at:], b[at:], cut, add=True)
             np.testing.assert_array_equal(cut, whole)
+
+
+def test_panels_that_are_given_change_no_bit(lanes: int) -> None:
+    rng = np.random.default_rng(2)
+    width = tiles.SHAPES[lanes][1] * lanes
+    for rows, k, columns in [(49, 16, 2 * width), (30, 128, 3 * width + 5), (7, 300, width + 1)]:
+        a, b = matrix(rng, rows, k, by_columns=True), matrix(rng, k, columns, by_columns=False)
+        panels = np.full((-(-columns // width), k, width), np.nan, np.float32)
+        for left in range(0, columns, width):
+            piece = b[:, left : left + width]
+            panels[left // width, :, : piece.shape[1]] = piece
+        found, expected = (rng.standard_normal((rows, columns)).astype(np.float32) for _ in "ab")
+        multiply(lanes, a, b, expected)
+        multiply(lanes, a, b, found, panels=panels)
+        np.testing.assert_array_equal(found, expected)
 
 
 def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:

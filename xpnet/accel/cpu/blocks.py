@@ -49,12 +49,26 @@ def pattern(number: Any, real: np.dtype[Any]) -> int:
     return int(np.array(number, real).view(f"int{8 * real.itemsize}"))
 
 
-def product_block(a: HostArray, b: HostArray, c: HostArray, add: bool = False) -> HostArray:
+def product_block(
+    a: HostArray,
+    b: HostArray,
+    c: HostArray,
+    add: bool = False,
+    panels: HostArray | None = None,
+) -> HostArray:
     """The block of a product `c = a b` or, with `add`, `c += a b`, which has a form of its own.
 
-    Address, bytes from row to row and from column to column of each; rows, columns, k, `add`.
+    Address, bytes from row to row and from column to column of each; rows, columns, k, `add`; bytes
+    from panel to panel. `panels` `(n, k, width)`: a copy of the columns of `b`, `width` at a time.
     """
+    if panels is not None:
+        views = [*_view(a), panels.ctypes.data, *panels.strides[1:], *_view(c)]
+        return np.array([*views, *c.shape, a.shape[1], int(add), panels.strides[0]], np.int64)
     if c.strides[1] != c.itemsize and c.shape[1] > 1:
         a, b, c = b.T, a.T, c.T  # the same product, with rows of c that lie side by side
-    views = [number for x in (a, b, c) for number in (x.ctypes.data, *x.strides)]
-    return np.array([*views, *c.shape, a.shape[1], int(add)], np.int64)
+    views = [*_view(a), *_view(b), *_view(c)]
+    return np.array([*views, *c.shape, a.shape[1], int(add), 0], np.int64)
+
+
+def _view(matrix: HostArray) -> tuple[int, ...]:
+    return matrix.ctypes.data, *matrix.strides

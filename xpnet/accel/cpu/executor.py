@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from contextvars import copy_context
 from typing import Any
 
+import numpy as np
+
 from xpnet.accel import small_gemm
 from xpnet.accel.cpu import runner, table
 from xpnet.accel.cpu.layout import PARTS
@@ -41,22 +43,29 @@ class CompiledSteps:
     """Runs a recorded step `count` times: `steps(count)`.
 
     `tables`: `(most, n)`; step `s` reads row `s` of each where the recorded one reads row 0.
+    `optimizer`: its state is flushed after the same updates as by `Optimizer.count_step`.
     `most`: how many steps one call may run. An operation without a loop is called in Python, by
     whichever thread comes to it; without such operations the interpreter is not needed until the
     end. Raises `NotLowered` for a step with products, or many other operations, without a loop, for
     one of very many operations, and for a network of many weights.
     """
 
-    def __init__(self, program: Program, tables: Sequence[Array]) -> None:
+    def __init__(self, program: Program, tables: Sequence[Array], optimizer: Any = None) -> None:
         if os.name != "posix":
             raise NotLowered("threads wait by functions of Linux and macOS")
         self.most = min(map(len, tables), default=1)
         self._tables = tables
         # They hold the arrays, of which the loops know only the addresses.
         self._recorded = program
-        self._lowering = lowering = Lowering(tables)
+        self._optimizer = optimizer
+        states = []
+        if optimizer is not None and optimizer.state:
+            states = [optimizer.state[name] for name in optimizer.state_names]
+        self._limits = np.zeros((self.most, 1), states[0].dtype if states else np.float32)
+        self._lowering = lowering = Lowering(tables, states, self._limits)
         if len(program) > MOST_OPERATIONS:
             raise NotLowered(f"{len(program):,} operations")
+        lowering.look_ahead(program)
         for op in program:
             lowering.add(op)
         if len(lowering.calls) > MOST_CALLS:
@@ -72,6 +81,10 @@ class CompiledSteps:
     def __call__(self, count: int) -> None:
         """Run `count` steps. An error is given a note with the operation that raised it."""
         self._context, self._error = copy_context(), None
+        if (optimizer := self._optimizer) is not None:
+            updates = range(optimizer.steps + 1, optimizer.steps + 1 + count)
+            tiny = np.finfo(self._limits.dtype).tiny
+            self._limits[:count, 0] = [tiny * optimizer.flushes_after(u) for u in updates]
         self._program.run(0, count, threads())
         if self._error is not None:
             raise self._error

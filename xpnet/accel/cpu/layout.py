@@ -3,9 +3,10 @@
 The cut depends on the shape alone, not on the number of threads: so do the results. A wide matrix
 is cut into `GROUPS` ranges of columns, each into `PARTS // GROUPS` ranges of rows; a narrow one,
 and the gradient of weights, by its rows; `dy Wᵀ` by its columns; the gradient of few weights is a
-sum over rows of x and dy. The first ranges belong to the first threads, so that a thread finds in
-its caches much of what it has written itself: columns of x, the rows of the weights that they are
-multiplied with, and the gradient and the optimizer's state of these rows.
+sum over rows of x and dy. A sum of products is cut by samples if the next product reads samples.
+The first ranges belong to the first threads, so that a thread finds in its caches much of what it
+has written itself: columns of x, the rows of the weights that they are multiplied with, and the
+gradient and the optimizer's state of these rows.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ TILE_ROWS = 6
 SAMPLES = 4
 """Samples of a part of a small batch; the last part may have fewer."""
 
+SUMMANDS = 2
+"""Summands of a product that sums over ranges of columns: more would be more memory to add up."""
+
 Cell: TypeAlias = tuple[slice, slice]
 """Rows and columns."""
 
@@ -44,6 +48,11 @@ def ranges_of(count: int, parts: int, unit: int = 1) -> list[slice]:
     units = -(-count // unit)
     starts = [min(count, unit * (units * part // parts)) for part in range(parts + 1)]
     return [slice(*pair) for pair in pairwise(starts)]
+
+
+def summands_of(columns: int) -> list[slice]:
+    """The ranges of columns of a product that is a sum over them."""
+    return ranges_of(columns, SUMMANDS, LINE // 2)
 
 
 def is_wide(columns: int) -> bool:

@@ -215,6 +215,16 @@ def _sums(bits: int) -> tuple[Loop, ...]:
 
 
 def _updates(bits: int) -> tuple[Loop, ...]:
+    def flush_subnormals(p, step):
+        """`s ← s · [|s| ≥ limit]`; arguments: `s`, limits of each step, 0 for nothing to do."""
+        limit = reals_at(p[4] + step * p[5], 1, bits)[0]
+        if limit > 0:
+            for n in range(p[0]):
+                state = row(p, 0, n, bits)
+                zero, one = state.dtype.type(0), state.dtype.type(1)
+                for j in range(state.size):
+                    state[j] *= one if abs(state[j]) >= limit else zero
+
     def descend(p, step):
         scalars = reals_at(p[6] + step * p[7], 1, bits)
         for n in range(p[0]):
@@ -259,4 +269,5 @@ def _updates(bits: int) -> tuple[Loop, ...]:
                 beta2,
             )
 
-    return descend, descend_with_momentum, rmsprop_direction, adam
+    made = descend, descend_with_momentum, rmsprop_direction, adam
+    return (*made, flush_subnormals)

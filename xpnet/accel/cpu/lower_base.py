@@ -21,6 +21,7 @@ from xpnet.accel.cpu.operands import (
 )
 from xpnet.accel.cpu.phases import Work
 from xpnet.accel.cpu.regions import EVERYTHING
+from xpnet.accel.cpu.split_batch import SplitBatch
 from xpnet.accel.program import PRODUCTS, Op
 from xpnet.backend import Array
 
@@ -35,9 +36,9 @@ CALL = "call"
 """The loop that calls Python; its argument is the place of the operations in `Lowering.calls`."""
 
 
-def of_parts(works: Iterable[Work | None]) -> Parts:
-    """An operation whose parts have one piece of work, or none."""
-    return [[] if work is None else [work] for work in works]
+def of_parts(works: Iterable[Work | list[Work] | None]) -> Parts:
+    """An operation whose parts have one piece of work, several, or none."""
+    return [w if isinstance(w, list) else [] if w is None else [w] for w in works]
 
 
 def single(work: Work, part: int = PARTS - 1) -> Parts:
@@ -48,14 +49,25 @@ def single(work: Work, part: int = PARTS - 1) -> Parts:
 class Base:
     """The operations of a step, lowered one after the other; subclasses know the operations.
 
-    `tables`: `(steps, n)`; in step `s` row `s` of each takes the place of its row 0.
+    `tables`: `(steps, n)`; in step `s` row `s` of each takes the place of its row 0. `states`: the
+    optimizer's flat arrays, flushed after step `s` by the limit in row `s` of `limits`.
     """
 
-    def __init__(self, tables: Sequence[Array] = ()) -> None:
+    def __init__(
+        self,
+        tables: Sequence[Array] = (),
+        states: Sequence[Array] = (),
+        limits: Array | None = None,
+    ) -> None:
         self.each = {address(table): table for table in tables}
+        self.states, self.limits = {address(state): state for state in states}, limits
         self.layouts: dict[tuple[int, tuple[int, ...]], Layout] = {}
         self.shapes: dict[tuple[int, ...], Layout] = {}
         """How the last matrix of a shape was cut in the forward pass."""
+        self.read_by_rows: set[int] = set()
+        """The `id` of products whose result no product reads in groups."""
+        self.splits: dict[int, SplitBatch | None] = {}
+        """By address, batches that may be split, and what takes their place once gathered."""
         self.written: dict[int, tuple[Array, Layout]] = {}
         self.kept: list[Array] = []
         self.partials: dict[tuple[int, tuple[int, ...]], Array] = {}
@@ -63,6 +75,8 @@ class Base:
         self.operations: list[Parts] = []
         self.gradients: dict[tuple[int, tuple[int, ...]], Array] = {}
         self.calls: list[list[Op]] = []
+        self.cuts: dict[int, list[tuple[int, Any]]] = {}
+        """The pieces of the flat arrays that updates change, each with its part."""
 
     def add(self, op: Op) -> None:
         """Lower `op`. Raises `NotLowered` for a product of matrices."""
@@ -101,7 +115,11 @@ class Base:
         """All operations; those that could wait come last."""
         self.operations += [parts for _, parts in self.late]
         self.late.clear()
+        self._flush()
         return self.operations
+
+    def _flush(self) -> None:
+        """Lower `flush_subnormals` of `states`."""
 
     def _needs(self, op: Op) -> None:
         """Append the waiting operations whose result shares memory with an array of `op`."""

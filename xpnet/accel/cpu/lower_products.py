@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from xpnet.accel.cpu import tiles
 from xpnet.accel.cpu.blocks import product_block
 from xpnet.accel.cpu.layout import (
     ALL,
     GROUPS,
     LINE,
     PARTS,
+    SAMPLES,
+    SUMMANDS,
     Layout,
     by_columns,
     by_samples,
@@ -19,28 +23,28 @@ from xpnet.accel.cpu.layout import (
     natural,
     of_gradient,
     ranges_of,
+    summands_of,
 )
 from xpnet.accel.cpu.lower_base import Base, NotLowered, of_parts, single
 from xpnet.accel.cpu.operands import (
     address,
+    are_one,
     are_ones,
     is_dense,
     is_flat,
+    is_like,
     is_matrix,
     key,
     regions,
     share,
 )
 from xpnet.accel.cpu.phases import Work
-from xpnet.accel.program import Op
-from xpnet.backend import Array
+from xpnet.accel.program import Op, factors
+from xpnet.backend import Array, zeros
 
 MANY_SAMPLES, FEW_WEIGHTS = 512, 2**14
 """From so many samples on, a gradient of at most so many numbers is a sum: each part multiplies the
 samples that it has just read in the forward pass, which are still in its cache."""
-
-SUMMANDS = 2
-"""Summands of a product that sums over ranges of columns: more would be more memory to add up."""
 
 FEW_ROWS = 96
 """With fewer, the cells of a product in groups have a quarter of the rows: their tiles read weights
@@ -52,6 +56,21 @@ WIDTH = 64
 
 class Products(Base):
     """Each part computes a cell of the result, or a part of a sum."""
+
+    def look_ahead(self, program: Sequence[Op]) -> None:
+        """Learn from all operations how results of products and batches of samples are read."""
+        reader: Op | None = None
+        for op in filter(_is_forward, reversed(program)):
+            is_read = reader is not None and is_like(reader.inputs[0], op.output)
+            if reader is None or not (is_read and _is_in_groups(reader)):
+                self.read_by_rows.add(id(op))
+            reader = op
+        for op in program:
+            out = op.inputs[-1] if op.is_kernel else op.output
+            if op.name in ("take", "gather_scaled") and is_matrix(out):
+                others = (other for other in program if other is not op)
+                if all(_reads_groups(other, out) for other in others):
+                    self.splits[address(out)] = None
 
     def _op_dot(self, op: Op) -> None:
         a, b = op.inputs
@@ -65,42 +84,69 @@ class Products(Base):
         elif a.ndim == 1 and is_matrix(b) and is_flat(out) and are_ones(a):
             self._column_sums(b, out)
         elif all(is_dense(x) for x in (a, b, out)):
-            self._matrices(a, b, out)
+            self._matrices(op, a, b, out)
         else:
             raise NotLowered(str(op))
 
     _op_matmul = _op_dot
 
-    def _matrices(self, a: Array, b: Array, out: Array) -> None:
+    def _matrices(self, op: Op, a: Array, b: Array, out: Array) -> None:
         """`out = a b`, cut into cells, or for many columns of `a` into sums over ranges of them."""
         rows, columns = out.shape
-        is_gradient = a.strides[0] == a.itemsize and a.shape[0] > 1
-        is_of_rows = b.strides[0] == b.itemsize and b.shape[1] > 1
-        if is_gradient:
+        if _is_gradient(a):
             self.gradients[key(out)] = out
             if _is_sum(a.shape[1], out) and out.flags.c_contiguous:
                 self._sum_of_samples(a, b, out)
             else:
                 self._product_by(of_gradient(out), a, b, out)
-        elif is_of_rows:
-            is_cut = columns >= PARTS * LINE
-            layout = by_columns(columns, LINE) if is_cut else self.shapes.get(out.shape)
+        elif _is_of_rows(b):
+            layout = self.shapes.get(out.shape)
+            if rows <= SAMPLES * GROUPS:
+                # As few copies of b as by ranges of columns, and no part waits for another.
+                layout = by_samples(rows)
+            elif columns >= PARTS * LINE:
+                layout = by_columns(columns, LINE)
             self._product_by(layout or natural(out), a, b, out)
-        elif is_wide(a.shape[1]) and b.size >= 16_384 and out.flags.c_contiguous:
-            self._product_in_groups(a, b, out)
+        elif _is_in_groups(op):
+            is_by_rows = id(op) in self.read_by_rows
+            layout = by_samples(rows) if is_by_rows else natural(out)
+            self._product_in_groups(a, b, out, layout)
         else:
             self._product_by(by_samples(rows), a, b, out)
             self.shapes[out.shape] = self.layouts[key(out)]
 
     def _product_by(self, layout: Layout, a: Array, b: Array, out: Array) -> None:
         """Each part computes its own cell of `out`."""
-        works = [self._product(a[r], b[:, c], out[r, c]) for r, c in layout]
+        panels = self._panels(a, b, out) if _is_gradient(a) else None
+        works = [self._product(a[r], b[:, c], out[r, c], panels) for r, c in layout]
         self.operations.append(of_parts(works))
         self.layouts[key(out)] = layout
         if out.flags.c_contiguous:
             self.written[address(out)] = out, layout
 
-    def _product_in_groups(self, a: Array, b: Array, out: Array) -> None:
+    def _panels(self, a: Array, b: Array, out: Array) -> Array | None:
+        """A copy of `b` in panels of a product, where each part would make a copy of its own."""
+        found = tiles.panels()
+        if found is None or not (is_matrix(b) and out.flags.c_contiguous):
+            return None
+        (samples, columns), (width, least_rows, depth) = b.shape, found
+        if len(a) < PARTS * least_rows or columns <= width or samples > depth:
+            return None
+        count = -(-columns // width)
+        panels = zeros(np, count * samples * width, b.dtype).reshape(count, samples, width)
+        works: list[list[Work]] = []
+        for r, c in self._layout(b):
+            first, last, _ = c.indices(columns)
+            made = []
+            for number in range(first // width, -(-last // width)):
+                left, right = max(first, number * width), min(last, (number + 1) * width)
+                to = panels[number, r, left - number * width : right - number * width]
+                made.append(self._work("copyto", to.shape, [b[r, left:right], to], [to]))
+            works.append([work for work in made if work is not None])
+        self.operations.append(of_parts(works))
+        return panels
+
+    def _product_in_groups(self, a: Array, b: Array, out: Array, layout: Layout) -> None:
         """`a b` as a sum over ranges of the columns of `a`, each computed by half of the parts."""
         rows, columns = out.shape
         partial = np.zeros((SUMMANDS, rows, columns), out.dtype)
@@ -113,11 +159,11 @@ class Products(Base):
         cells = [(r, c) for r in ranges_of(rows, down) for c in ranges_of(columns, across, LINE)]
         works = [
             self._product(a[r, k], b[k, c], part[r, c])
-            for k, part in zip(ranges_of(a.shape[1], SUMMANDS, LINE), partial, strict=True)
+            for k, part in zip(summands_of(a.shape[1]), partial, strict=True)
             for r, c in cells
         ]
         self.operations.append(of_parts(works))
-        self._sum(partial, natural(out), out)
+        self._sum(partial, layout, out)
         self.shapes[out.shape] = self.layouts[key(out)]
 
     def _sum_of_samples(self, a: Array, b: Array, out: Array) -> None:
@@ -167,12 +213,33 @@ class Products(Base):
         assert total is not None
         self.operations.append(single(total))
 
-    def _product(self, a: Array, b: Array, out: Array) -> Work | None:
+    def _product(self, a: Array, b: Array, out: Array, panels: Array | None = None) -> list[Work]:
+        """`out = a b`; `panels`: a copy of `b`, see `product_block`."""
         if 0 in out.shape or a.shape[1] == 0:
-            return None
-        found = product_block(a, b, out)
-        self.kept += [found, a, b, out]
-        return Work("product", found, regions([a, b]), regions([out]))
+            return []
+        split = next((s for s in self.splits.values() if s is not None and s.holds(a)), None)
+        if split is None:
+            return [self._product_of(a, b, out, panels=panels)]
+        if _is_gradient(a):
+            pieces = split.pieces(a.T)
+            return [self._product_of(x.T, b, out[r], panels=panels) for r, x in pieces]
+        # The first piece begins the sums, and the others continue them.
+        numbered = enumerate(split.pieces(a))
+        return [self._product_of(x, b[k], out, add=number > 0) for number, (k, x) in numbered]
+
+    def _product_of(
+        self,
+        a: Array,
+        b: Array,
+        out: Array,
+        *,
+        add: bool = False,
+        panels: Array | None = None,
+    ) -> Work:
+        found = product_block(a, b, out, add, panels)
+        reads = [a, b if panels is None else panels.reshape(-1, panels.shape[2])]
+        self.kept += [found, *reads, out]
+        return Work("product", found, regions([*reads, *([out] if add else [])]), regions([out]))
 
     def _column_sums(self, a: Array, out: Array) -> None:
         is_late = _is_sum(len(a), out)
@@ -192,6 +259,42 @@ class Products(Base):
         else:
             self.operations.append(of_parts(works))
         self.written[address(out)] = out.reshape(-1, 1), [(c, ALL) for c in ranges]
+
+
+def _is_gradient(a: Array) -> bool:
+    """Whether `a` is a transposed batch: the numbers of a column lie side by side."""
+    return bool(a.strides[0] == a.itemsize and a.shape[0] > 1)
+
+
+def _is_of_rows(b: Array) -> bool:
+    """Whether `b` is a transposed matrix of weights."""
+    return bool(b.strides[0] == b.itemsize and b.shape[1] > 1)
+
+
+def _is_forward(op: Op) -> bool:
+    """Whether `op` is a product of samples and weights, as in a forward pass."""
+    found = factors(op)
+    return found is not None and not _is_gradient(found[0]) and not _is_of_rows(found[1])
+
+
+def _is_in_groups(op: Op) -> bool:
+    """Whether a product of the forward pass is a sum over ranges of columns."""
+    a, b = op.inputs
+    assert op.output is not None
+    return is_wide(a.shape[1]) and b.size >= 16_384 and bool(op.output.flags.c_contiguous)
+
+
+def _reads_groups(op: Op, batch: Array) -> bool:
+    """Whether `op` leaves `batch` alone, or reads the whole of it by ranges of columns only."""
+    if not any(share(array, batch) for array in (*op.inputs, op.output)):
+        return True
+    found = factors(op)
+    if op.is_kernel or found is None or share(found[1], batch) or share(op.output, batch):
+        return False
+    a, _ = found
+    if not all(is_dense(array) for array in (*found, op.output)):
+        return False
+    return are_one(a.T, batch) or (are_one(a, batch) and _is_in_groups(op))
 
 
 def _is_sum(samples: int, gradient: Array) -> bool:

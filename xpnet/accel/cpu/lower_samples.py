@@ -7,14 +7,17 @@ from typing import Any
 import numpy as np
 
 from xpnet.accel.cpu.blocks import Each
-from xpnet.accel.cpu.layout import ALL, by_samples
+from xpnet.accel.cpu.layout import ALL, by_samples, summands_of
 from xpnet.accel.cpu.lower_base import Base, NotLowered, of_parts, single
 from xpnet.accel.cpu.operands import (
+    address,
     are_labels,
     is_like,
     is_matrix,
     key,
 )
+from xpnet.accel.cpu.phases import Work
+from xpnet.accel.cpu.split_batch import SplitBatch
 from xpnet.accel.program import Op
 from xpnet.backend import Array
 
@@ -56,11 +59,17 @@ class Samples(Base):
         self._gather("gather_scaled", source, table, out, float(scale), float(shift) or -0.0)
 
     def _gather(self, loop: str, source: Array, table: Array, out: Array, *numbers: float) -> None:
-        works = []
+        split = None
+        if address(out) in self.splits:
+            self.splits[address(out)] = split = SplitBatch(out, summands_of(out.shape[1]))
+        works: list[Work | list[Work] | None] = []
         for rows, columns in self._layout(out):
-            to, each = out[rows, columns], Each(table[:, rows])
-            given = [source[:, columns], each, *numbers, to]
-            works.append(self._work(loop, to.shape, given, [to]))
+            cell, each, own = out[rows, columns], Each(table[:, rows]), source[:, columns]
+            pieces = [(ALL, cell)] if split is None else list(split.pieces(cell))
+            made = [
+                self._work(loop, x.shape, [own[:, c], each, *numbers, x], [x]) for c, x in pieces
+            ]
+            works.append([work for work in made if work is not None])
         self.operations.append(of_parts(works))
 
     def _kernel_shift_logits(self, op: Op) -> None:

@@ -25,6 +25,19 @@ from xpnet.backend import Array
 class Updates(Base):
     """Loops over flat arrays, cut as the gradients were written."""
 
+    def _flush(self) -> None:
+        for start, state in self.states.items():
+            assert self.limits is not None
+            if not is_flat(state):
+                raise NotLowered("a state that is not flat")
+            parts: Parts = [[] for _ in range(PARTS)]
+            for part, piece in self.cuts.get(start) or self._pieces(state):
+                cell = piece(state)
+                work = self._work("flush_subnormals", cell.shape, [cell, Each(self.limits)], [cell])
+                if work is not None:
+                    parts[part].append(work)
+            self.operations.append(parts)
+
     def _kernel_descend(self, op: Op) -> None:
         values, gradients, scalars = op.inputs
         self._update("descend", [values, gradients], [values], scalars)
@@ -61,7 +74,9 @@ class Updates(Base):
         if not all(is_flat(array) and array.shape == arrays[0].shape for array in arrays):
             raise NotLowered(f"{loop} of arrays that are not flat")
         parts: Parts = [[] for _ in range(PARTS)]
-        for part, piece in self._pieces(arrays[1] if cut_as is None else cut_as):
+        pieces = self._pieces(arrays[1] if cut_as is None else cut_as)
+        self.cuts |= {address(array): pieces for array in changed}
+        for part, piece in pieces:
             given = [piece(array) for array in arrays]
             out = [piece(array) for array in changed]
             work = self._work(loop, given[0].shape, [*given, *each, *numbers], out)

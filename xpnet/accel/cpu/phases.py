@@ -50,6 +50,14 @@ class Phase:
             or _any_overlap(self.reads, other.writes)
         )
 
+    def meets(self, other: Phase) -> bool:
+        """Whether `other` reads what this phase writes, or writes what this one reads or writes."""
+        return (
+            _any_overlap(self.writes, other.reads, same_part=True)
+            or _any_overlap(self.writes, other.writes, same_part=True)
+            or _any_overlap(self.reads, other.writes, same_part=True)
+        )
+
     def append(self, other: Phase) -> None:
         """Let each part of `other` follow the part of the same number."""
         for mine, its in ("parts", "parts"), ("reads", "reads"), ("writes", "writes"):
@@ -57,13 +65,16 @@ class Phase:
                 one += more
 
 
-def _any_overlap(some: Sequence[Sequence[Region]], others: Sequence[Sequence[Region]]) -> bool:
-    """Whether a region of one part overlaps one of another part."""
+def _any_overlap(
+    some: Sequence[Sequence[Region]], others: Sequence[Sequence[Region]], same_part: bool = False
+) -> bool:
+    """Whether a region of one part overlaps one of another part, or with `same_part` of any."""
     start, end, part = _bounds(some)
     other_start, other_end, other_part = _bounds(others)
     # Most pairs lie apart, which NumPy finds much faster than Python.
     meet = (start[:, None] < other_end) & (other_start < end[:, None])
-    meet &= part[:, None] != other_part
+    if not same_part:
+        meet &= part[:, None] != other_part
     here = [region for part in some for region in part]
     there = [region for part in others for region in part]
     return any(here[i].overlaps(there[j]) for i, j in zip(*np.nonzero(meet), strict=True))
@@ -76,12 +87,20 @@ def _bounds(parts: Sequence[Sequence[Region]]) -> HostArray:
 
 
 def phases(operations: Iterable[Parts]) -> list[Phase]:
-    """The operations in order, in as few phases as their parts allow; all have as many parts."""
+    """The operations in as few phases as their parts allow; all have as many parts.
+
+    An operation is put into the last phase with which it shares memory, if no part of it needs what
+    another part does there; else into the last one of all, or into one after that. So one that
+    shares no memory with others stays where it is: its arrays are in the caches then.
+    """
     found: list[Phase] = []
     for parts in operations:
         new = Phase([list(part) for part in parts])
-        if found and found[-1].takes(new):
-            found[-1].append(new)
-        else:
+        place = next((p for p in reversed(found) if p.meets(new)), None)
+        if place is None or not place.takes(new):
+            place = found[-1] if found and found[-1].takes(new) else None
+        if place is None:
             found.append(new)
+        else:
+            place.append(new)
     return found

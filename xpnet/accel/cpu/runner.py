@@ -80,6 +80,8 @@ class Program:
         self.first_records = _offsets(parts)
         self.first_parts = _offsets(phases)
         self._run: _Run | None = None
+        self._slice = 1
+        """Steps between two returns to the interpreter, from the time of the last ones."""
         self.job = np.zeros(JOB_SIZE, np.int64)
         self.job[PHASES] = len(phases)
         self.job[FIRST_PARTS] = self.first_parts.ctypes.data
@@ -96,16 +98,16 @@ class Program:
         """
         self._run = run = _Run(self, first, threads)
         work()
-        count = 1
         with _runs.entered(run), helpers(threads - 1) as others:
             while run.next_step < last and not run.is_stopped():
-                start = time.perf_counter()
-                job = run.until(min(run.next_step + count, last))
+                begun, start = run.next_step, time.perf_counter()
+                job = run.until(min(run.next_step + self._slice, last))
                 for number, helper in enumerate(others, 1):
                     helper.put(partial(job.do, number))
                 job.do(0)
                 seconds = time.perf_counter() - start
-                count = max(1, int(count * min(8.0, SLICE_SECONDS / max(seconds, 1e-9))))
+                more = min(8.0, SLICE_SECONDS / max(seconds, 1e-9))
+                self._slice = max(1, int((run.next_step - begun) * more))
         return run.next_step
 
     @property

@@ -24,13 +24,13 @@ from xpnet.accel.cpu.vectors import (
     Vectors,
     copy,
     copy_some,
+    fetch,
     plus,
-    prefetch,
     stack,
     transpose,
 )
 
-SHAPES = {8: (TILE_ROWS, 2, 8, 256), 16: (TILE_ROWS, 4, 12, 128)}
+SHAPES = {8: (TILE_ROWS, 2, 8, 256), 16: (TILE_ROWS, 4, 12, 144)}
 """By lanes: rows and vectors of a tile, rows of a narrower tile, and the values of k for which a
 panel of B is copied at a time, few enough to stay in the first-level cache."""
 
@@ -47,14 +47,29 @@ def lanes() -> int | None:
     return 8 if features.get("avx2") and features.get("fma") else None
 
 
+def panels() -> tuple[int, int, int] | None:
+    """Columns of a panel of B, rows of A from which on one is copied, and the most k in one."""
+    found = lanes()
+    if found is None:
+        return None
+    height, width, _, depth = SHAPES[found]
+    return width * found, COPIED_FROM * height, depth
+
+
+COPIED_FROM = 4
+"""Tiles, one below the other, that read a panel of B, from which on it is copied."""
+
 CACHE_LINE = 64
 """Bytes that a prefetch fetches."""
 
 
 def _tile(
-    vectors: Vectors, rows: int, width: int, a: Any, b: Any, c: Any, k: Any, add: Any
+    vectors: Vectors, rows: int, width: int, a: Any, b: Any, c: Any, k: Any, ahead: Any, add: Any
 ) -> None:
-    """C (+)= A B for `rows` rows and `width` vectors; `a`: address, row and column in bytes."""
+    """C (+)= A B for `rows` rows and `width` vectors; `a`: address, row and column in bytes.
+
+    `ahead`: address and step in bytes of what each k prefetches.
+    """
     builder = vectors.builder
     (a_at, a_row, a_step), (b_at, b_step), (c_at, c_row) = a, b, c
     offsets = [ir.Constant(INT, v * vectors.lanes * BYTES) for v in range(width)]
@@ -68,8 +83,11 @@ def _tile(
             builder.store(vectors.load(builder.add(c_rows[m], offsets[v])), sums[m, v])
     a_now = cgutils.alloca_once_value(builder, a_at)
     b_now = cgutils.alloca_once_value(builder, b_at)
+    ahead_now = cgutils.alloca_once_value(builder, ahead[0])
     with cgutils.for_range(builder, k):
-        a_k, b_k = builder.load(a_now), builder.load(b_now)
+        a_k, b_k, ahead_k = (builder.load(now) for now in (a_now, b_now, ahead_now))
+        fetch(builder, ahead_k)
+        builder.store(builder.add(ahead_k, ahead[1]), ahead_now)
         b_vectors = [vectors.load(builder.add(b_k, offset)) for offset in offsets]
         for m in range(rows):
             a_vector = vectors.load_splat(plus(builder, a_k, a_row, m))
@@ -87,7 +105,8 @@ def _write_strip(function: Any, lanes: int, height: int, width: int) -> None:
     function.linkage = "internal"
     function.attributes.add("noinline")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
-    a_at, a_row, a_step, a_tile, *b, c_at, c_row, rows, columns, k, add = function.args
+    a_at, a_row, a_step, a_tile, *b, c_at, c_row, rows, columns, k = function.args[:11]
+    ahead_at, ahead_step, add = function.args[11:]
     vectors = Vectors(builder, lanes, columns if width == 1 else None)
     for rows_of_tile in [height, *(h for h in (4, 2, 1) if h < height)]:
         size = ir.Constant(INT, rows_of_tile)
@@ -97,7 +116,15 @@ def _write_strip(function: Any, lanes: int, height: int, width: int) -> None:
             row = builder.mul(loop.index, size)
             a_now = (builder.add(a_at, builder.mul(start, loop.index)), a_row, a_step)
             c_now = (builder.add(c_at, builder.mul(c_row, row)), c_row)
-            _tile(vectors, rows_of_tile, width, a_now, b, c_now, k, add)
+            # Each of the first tiles fetches a cache line of every row.
+            line = builder.mul(loop.index, ir.Constant(INT, CACHE_LINE))
+            row_bytes = ir.Constant(INT, width * lanes * BYTES)
+            is_first = builder.icmp_unsigned("<", line, row_bytes)
+            ahead = (
+                builder.select(is_first, builder.add(ahead_at, line), b[0]),
+                builder.select(is_first, ahead_step, ir.Constant(INT, 0)),
+            )
+            _tile(vectors, rows_of_tile, width, a_now, b, c_now, k, ahead, add)
         done = builder.mul(tiles, size)
         rows = builder.sub(rows, done)
         a_at = builder.add(a_at, builder.mul(start, tiles))
@@ -107,29 +134,39 @@ def _write_strip(function: Any, lanes: int, height: int, width: int) -> None:
 
 @code_of
 def _strip(
-    typing: Any, lanes: Any, height: Any, width: Any, a: Any, b: Any, c: Any, sizes: Any, add: Any
+    typing: Any,
+    lanes: Any,
+    height: Any,
+    width: Any,
+    a: Any,
+    b: Any,
+    c: Any,
+    sizes: Any,
+    ahead: Any,
+    add: Any,
 ) -> Any:
     """C (+)= A B for `width` vectors of columns and any number of rows, in tiles of `height` rows.
 
     `a`: address, and bytes from row to row, from column to column, and from tile to tile; `b`, `c`:
-    address, and bytes from row to row; `sizes`: rows, columns, k. With a width of
-    one vector there may be fewer columns than lanes.
+    address, and bytes from row to row; `sizes`: rows, columns, k; `ahead`: address, and bytes from
+    row to row of a panel that is read next, of the same size. With a width of one vector there may
+    be fewer columns than lanes.
     """
     shape = [x.literal_value for x in (lanes, height, width)]
-    kinds = [INT] * 11 + [ir.IntType(1)]
+    kinds = [INT] * 13 + [ir.IntType(1)]
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        given = [x for packed in arguments[3:7] for x in cgutils.unpack_tuple(builder, packed)]
+        given = [x for packed in arguments[3:8] for x in cgutils.unpack_tuple(builder, packed)]
         name = "strip_{}_{}_{}".format(*shape)
         function = builder.module.globals.get(name)
         if function is None:
             function = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), kinds), name)
             _write_strip(function, *shape)
-        builder.call(function, [*given, arguments[7]])
+        builder.call(function, [*given, arguments[8]])
         return context.get_dummy_value()
 
     four, three, two = (types.UniTuple(types.int64, count) for count in (4, 3, 2))
-    return types.void(lanes, height, width, four, two, two, three, types.boolean), code
+    return types.void(lanes, height, width, four, two, two, three, two, types.boolean), code
 
 
 @cache
@@ -137,8 +174,9 @@ def product(lanes: int) -> Any:
     """C (+)= A B for vectors of `lanes` floats, 8 or 16, compiled.
 
     The arguments are address, row and column in bytes of A, of B, and of C, then rows, columns, k,
-    and 1 to add to C instead of replacing it. The floats of a row of C lie side by side, and so do
-    those of a row of B, or those of a column. C overlaps neither A nor B.
+    1 to add to C instead of replacing it, and 0, or the bytes from panel to panel of a B that is a
+    list of panels already. The floats of a row of C lie side by side, and so do those of a row of
+    B, or those of a column. C overlaps neither A nor B.
     """
     height, width, tall, depth = SHAPES[lanes]
     panel, side, bits = width * lanes, BYTES, 32
@@ -148,9 +186,10 @@ def product(lanes: int) -> Any:
     def tiles_product(p, step):
         a, a_row, a_column, b, b_row, b_column = p[0], p[1], p[2], p[3], p[4], p[5]
         c, c_row, rows, columns, inner = p[6], p[7], p[9], p[10], p[11]
+        b_panel = p[13] if p[13] != 0 else panel * b_column
         panel_at, packed = stack(size), stack(space)
         # A narrow B lies as densely as its copy would.
-        is_copied = b_column != side or (rows >= 4 * height and b_row > panel * side)
+        is_copied = b_column != side or (rows >= COPIED_FROM * height and b_row > panel * side)
         is_packed = a_row == side and columns >= MANY_COLUMNS
         is_packed = is_packed and rows <= MOST_ROWS and inner <= depth
         if is_packed:
@@ -158,20 +197,19 @@ def product(lanes: int) -> Any:
                 for r in range(inner):
                     at, to = t * side + r * a_column, (t * inner + r * height) * side
                     copy_some(lanes, min(height, rows - t), a + at, packed + to)
-        most = depth if is_copied else max(inner, 1)
+        blocks = max(1, (inner + depth - 1) // depth) if is_copied else 1
+        most = max(1, (inner + blocks - 1) // blocks)
         for j in range(0, columns, panel):
             wide = min(panel, columns - j)
             for first in range(0, max(inner, 1), most):
                 k, add = min(most, inner - first), p[12] != 0 or first > 0
-                b_at, b_step = b + first * b_row + j * b_column, b_row
+                b_at, b_step = b + first * b_row + j // panel * b_panel, b_row
                 if is_copied:
                     if b_column == side:
                         for r in range(k):
                             source, to = b_at + r * b_row, panel_at + r * panel * side
                             if wide == panel:
                                 copy(lanes, width, source, to)
-                                for at in range(0, panel * side, CACHE_LINE):
-                                    prefetch(source + panel * side + at)
                             else:
                                 for v in range(0, wide, lanes):
                                     at, some = v * side, min(lanes, wide - v)
@@ -194,13 +232,19 @@ def product(lanes: int) -> Any:
                                 target = real_pointer(panel_at + (r * panel + q) * side, bits)
                                 target[0] = source[0]
                     b_at, b_step = panel_at, panel * side
+                ahead = (b_at, 0)
+                if is_copied and b_column == side:
+                    # The rows below, or the first ones of the next columns, maybe of another part.
+                    is_below = first + most < inner
+                    down, right = (first + most, j) if is_below else (0, j + panel)
+                    ahead = (b + down * b_row + right * side, b_row)
                 c_now = c + j * side
                 if wide == panel:
                     a_now = (a + first * a_column, a_row, a_column, a_row * height)
                     if is_packed:
                         a_now = (packed, side, height * side, height * inner * side)
-                    sizes = (rows, wide, k)
-                    _strip(lanes, height, width, a_now, (b_at, b_step), (c_now, c_row), sizes, add)
+                    at_b, at_c, sizes = (b_at, b_step), (c_now, c_row), (rows, wide, k)
+                    _strip(lanes, height, width, a_now, at_b, at_c, sizes, ahead, add)
                 else:
                     a_now = (a + first * a_column, a_row, a_column, a_row * tall)
                     paired = 0
@@ -208,10 +252,12 @@ def product(lanes: int) -> Any:
                         paired = wide // pair * pair
                         for v in range(0, paired, pair):
                             at_b, at_c = (b_at + v * side, b_step), (c_now + v * side, c_row)
-                            _strip(lanes, tall, 2, a_now, at_b, at_c, (rows, pair, k), add)
+                            sizes = (rows, pair, k)
+                            _strip(lanes, tall, 2, a_now, at_b, at_c, sizes, (b_at, 0), add)
                     for v in range(paired, wide, lanes):
                         some, at = min(lanes, wide - v), v * side
                         at_b, at_c = (b_at + at, b_step), (c_now + at, c_row)
-                        _strip(lanes, tall, 1, a_now, at_b, at_c, (rows, some, k), add)
+                        sizes = (rows, some, k)
+                        _strip(lanes, tall, 1, a_now, at_b, at_c, sizes, (b_at, 0), add)
 
     return compiled(tiles_product)

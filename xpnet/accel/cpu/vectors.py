@@ -141,19 +141,13 @@ def copy_some(typing: Any, lanes: Any, count: Any, source: Any, to: Any) -> Any:
     return types.void(lanes, *[types.int64] * 3), code
 
 
-@code_of
-def prefetch(typing: Any, address: Any) -> Any:
+def fetch(builder: Any, address: Any) -> None:
     """Fetch the cache line at `address`, which will be read soon, into the second-level cache."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        byte = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, INT32, INT32, INT32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        options = [ir.Constant(INT32, number) for number in (0, 2, 1)]  # to read; L2; data
-        builder.call(function, [builder.inttoptr(arguments[0], byte), *options])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), code
+    byte = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, INT32, INT32, INT32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    options = [ir.Constant(INT32, number) for number in (0, 2, 1)]  # to read; L2; data
+    builder.call(function, [builder.inttoptr(address, byte), *options])
 
 
 @code_of
