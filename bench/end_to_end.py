@@ -171,13 +171,13 @@ def _epochs_to_goal(task: Task, seed: int) -> tuple[int, int]:
 
 
 class _Goal(Callback):
-    """Ends training once the test part is classified well enough."""
+    """Ends training once the test set is classified well enough."""
 
     def __init__(self, test: DeviceData, goal: float) -> None:
         self.test, self.goal, self.met, self.steps = test, goal, 0, 0
 
     def on_log(self, run: TrainingState, record: Record) -> None:
-        """Evaluate the test part."""
+        """Evaluate the test set."""
         if evaluate(run.network, self.test).accuracy >= self.goal:
             self.met, self.steps, run.stop = record.epoch, record.step, True
 

@@ -1,4 +1,4 @@
-"""The picture of backpropagation.md: `python examples/draw_network.py [OUT.png]`.
+"""The picture of docs/mathematics.md: `python examples/draw_network.py [OUT.png]`.
 
 Neurons in columns, what flows forward in blue, what flows back in vermilion.
 """

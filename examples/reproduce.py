@@ -38,7 +38,7 @@ QUICK = ["--dataset=digits", "--test=1000", "--validation=500", "--epochs=2"]
 AT_ONCE = 2
 
 Figures = dict[str, float]
-"""Accuracies in %: `epoch 1` and `train` (training part), `dev` (validation), `test`; `seconds`."""
+"""Accuracies in %: `epoch 1` and `train` (training set), `dev` (validation), `test`; `seconds`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,7 +216,7 @@ def slug(what: str) -> str:
 
 
 def ranked(lines: list[Line], found: Mapping[Line, list[Figures]]) -> list[Line]:
-    """The best on the test part first."""
+    """The best on the test set first."""
     return sorted(lines, key=lambda line: -statistics.fmean(r["test"] for r in found[line]))
 
 

@@ -25,7 +25,7 @@ ITERATIONS, RATE, UNITS = 750, 0.1, 10
 
 
 def train(parts: Splits, seed: int, iterations: int = ITERATIONS) -> tuple[float, float]:
-    """Accuracy on the training and on the test part."""
+    """Accuracy on the training and on the test set."""
     assert parts.train.labels is not None
     assert parts.test.labels is not None
     x, m = parts.train.x.T / 255, len(parts.train)

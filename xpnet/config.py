@@ -297,7 +297,7 @@ class TrainConfig(BaseModel):
                 f"leave precision out"
             )
         if self.patience is not None and self.validation == 0:
-            raise ValueError("patience: needs a validation part, found validation = 0")
+            raise ValueError("patience: needs a validation set, found validation = 0")
         if self.initial_model_sha256 is not None and self.initial_model is None:
             raise ValueError(
                 "initial_model_sha256: works only with an initial_model, found none: leave "

@@ -177,7 +177,7 @@ def test_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
             "augment_probability: works only with one of augment_shift, .* above 0, found none",
         ),
         (["--label-smoothing", "1"], "label_smoothing: .*found '1'"),
-        (["--patience", "3", "--validation", "0"], "patience: needs a validation part"),
+        (["--patience", "3", "--validation", "0"], "patience: needs a validation set"),
         (["--validation", "1.5"], "validation: give a fraction below 1 or a whole number"),
         (["--validation", "-1"], "validation: .*found '-1'"),
         (["--log-every", "often"], "log_every: must be a number of epochs or of iterations"),

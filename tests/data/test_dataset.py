@@ -59,7 +59,7 @@ def test_parts_of_other_channels_are_refused() -> None:
     train = Dataset(X, LABELS, CLASSES, (2, 2))
     test = Dataset(X, LABELS, CLASSES, (1, 2, 2))
     message = (
-        "the test part holds pictures of 1 x 2 pixels of 2 channels, the training part pictures "
+        "the test set holds pictures of 1 x 2 pixels of 2 channels, the training set pictures "
         "of 2 x 2 pixels$"
     )
     with pytest.raises(DataError, match=message):

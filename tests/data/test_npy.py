@@ -196,7 +196,7 @@ def test_parts_of_a_map_are_mapped_and_those_of_the_array(
 
 def test_two_mapped_files_are_not_pooled(tmp_path: Path) -> None:
     source = load_dataset(fill(tmp_path / "a", **WHOLE))
-    with pytest.raises(ConfigError, match=r"test=5: a has a test part in a file .* leave test out"):
+    with pytest.raises(ConfigError, match=r"test=5: a has a test set in a file .* leave test out"):
         split(source, validation=None, test=5, seed=0)
     assert len(split(source, validation=None, test=None, seed=0).test) == 20
 

@@ -62,7 +62,7 @@ def test_colour_pictures_become_rows_of_planes(tmp_path: Path) -> None:
 def test_flat_rows_beside_colour_pictures_are_refused(tmp_path: Path) -> None:
     flat = COLOUR.reshape(4, -1)
     path = save(tmp_path / "a.npz", x_train=COLOUR, y_train=Y, x_test=flat, y_test=Y)
-    message = "test part holds no pictures, the training part pictures of 5 x 6 pixels of 3 chann"
+    message = "test set holds no pictures, the training set pictures of 5 x 6 pixels of 3 chann"
     with pytest.raises(DataError, match=message):
         read_npz(path)
 

@@ -267,7 +267,7 @@ def test_parts_of_other_shapes_with_as_many_pixels_are_refused(tmp_path: Path) -
         numpy.save(tmp_path / "npy" / f"{name}.npy", array)
     numpy.savez(tmp_path / "a.npz", **arrays)
     for name in ("idx", "npy", "a.npz"):
-        with pytest.raises(DataError, match=r"test part holds pictures of 14 x 56 .*of 28 x 28"):
+        with pytest.raises(DataError, match=r"test set holds pictures of 14 x 56 .*of 28 x 28"):
             load_dataset(tmp_path / name)
     # Flat samples have the shape of those beside them.
     arrays["x_train"] = train.reshape(4, 784)

@@ -213,8 +213,8 @@ def test_a_count_is_met_exactly(size: int, count: int) -> None:
 @pytest.mark.parametrize(
     ("validation", "test", "message"),
     [
-        (None, 0, r"test=0: there must be a test part"),
-        (None, 0.0, r"test=0\.0: there must be a test part"),
+        (None, 0, r"test=0: there must be a test set"),
+        (None, 0.0, r"test=0\.0: there must be a test set"),
         (None, -1, r"test=-1 is negative"),
         (-0.5, None, r"validation=-0\.5 is negative"),
         (None, 1.5, r"test=1\.5 is neither a fraction between 0 and 1 nor a whole number"),
@@ -228,8 +228,8 @@ def test_a_count_is_met_exactly(size: int, count: int) -> None:
         (None, 10, r"test=10: takes all 10 samples and leaves none for training"),
         (8, None, r"validation=8: takes all 8 samples and leaves none for training"),
         (9, None, r"validation=9: more than the 8 samples"),
-        (None, 5, r"validation=None \(5, as many as the test part\): takes all 5 samples"),
-        (None, 6, r"validation=None \(6, as many as the test part\): more than the 4 samples"),
+        (None, 5, r"validation=None \(5, as many as the test set\): takes all 5 samples"),
+        (None, 6, r"validation=None \(6, as many as the test set\): more than the 4 samples"),
         (0.99, None, r"validation=0\.99: takes all 8 samples"),
         (None, 0.99, r"test=0\.99: takes all 10 samples"),
     ],

@@ -1,4 +1,4 @@
-"""`examples/backpropagation.md` is executed, and whatever it claims is worked out again.
+"""`docs/mathematics.md` is executed, and whatever it claims is worked out again.
 
 Its conventions. A `python` block runs, in order, in one namespace, and prints exactly the `text`
 block that follows. One under `<!-- from FILE: NAME, NAME -->` is a quotation: the lines of each
@@ -30,7 +30,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "examples" / "backpropagation.md"
+PAGE = ROOT / "docs" / "mathematics.md"
 
 
 @dataclass(frozen=True)
@@ -453,10 +453,11 @@ def test_a_broken_page_has_problems(change: tuple[str, str]) -> None:
 
 
 def test_the_drawing(tmp_path: Path) -> None:
-    draw_network = runpy.run_path(str(PAGE.parent / "draw_network.py"))["draw_network"]
+    drawn = ROOT / "examples" / "network.png"
+    draw_network = runpy.run_path(str(drawn.with_name("draw_network.py")))["draw_network"]
     draw_network(tmp_path / "network.png")
     draw_network(tmp_path / "small.png", sizes=(2, 3, 2))
-    for path in (tmp_path / "network.png", tmp_path / "small.png", PAGE.parent / "network.png"):
+    for path in (tmp_path / "network.png", tmp_path / "small.png", drawn):
         with Image.open(path) as image:
             assert image.format == "PNG"
             assert image.size == (1600, 920)

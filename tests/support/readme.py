@@ -1,4 +1,4 @@
-"""README.md taken apart: its blocks, the commands in its text, and what it shows as printed."""
+"""README.md and docs/ taken apart: blocks, commands in the text, what is shown as printed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,21 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-FENCES = ("```bash", "```python", "```text", "```yaml")
+FENCES = ("```bash", "```python", "```text", "```yaml", "```{toctree}")
+
+# Blocks that no test runs as they are: a line of each, and why, or where else it runs.
+NOT_RUN = {
+    "pip install . && python -m xpnet.train": "an installation: the first block of README.md",
+    'pip install ".[cuda13]"': "needs an NVIDIA GPU",
+    "python -m pytest tests --device cuda": "needs an NVIDIA GPU",
+    'Swish(), 10, backend="cuda")': "needs an NVIDIA GPU",
+    '10, backend="cuda")  # or': "needs an NVIDIA GPU",
+    "python -m xpnet.train --config examples/lenet.toml": "several ranks: tests/distributed",
+    "mpiexec -n 4 python program.py": "several ranks: tests/distributed",
+    "xpnet.tune space.toml --shared": "several machines: tests/tune",
+    "#SBATCH --nodes=4": "needs a cluster",
+}
+
 POINTS, LOSS = 0.5, 0.01
 """How far percentages and losses move with the rounding of another processor's sums."""
 
@@ -28,6 +42,11 @@ class Block:
     @property
     def title(self) -> str:
         return f"line {self.line}: {self.text.splitlines()[0]}"
+
+
+def why_not_run(block: Block) -> str:
+    """The reason why no test runs a block; empty if one does."""
+    return next((why for line, why in NOT_RUN.items() if line in block.text), "")
 
 
 def blocks(page: str) -> list[Block]:

@@ -311,7 +311,7 @@ def test_one_row_left_over_for_batch_norm_is_refused_before_training(tmp_path: P
 def test_early_stopping_without_validation_is_refused_before_training() -> None:
     network = net()
     before = network.flat_parameters.copy()
-    with pytest.raises(ConfigError, match="needs a validation part"):
+    with pytest.raises(ConfigError, match="needs a validation set"):
         train(network, callbacks=xn.EarlyStopping(2))
     assert np.array_equal(network.flat_parameters, before)
 

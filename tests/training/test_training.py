@@ -222,7 +222,7 @@ def test_training_figures_can_be_evaluated_after_the_epoch(
         return network, history.records[-1]
 
     network, record = trained("evaluated")
-    # The validation part is the training part here, and the penalty belongs to training alone.
+    # The validation set is the training set here, and the penalty belongs to training alone.
     weights = backend.to_host(network.flat_parameters)[: network.decay_size]
     penalty = 3.0 / (2 * 120) * weights @ weights
     assert record.loss == pytest.approx(record.val_loss + penalty, rel=1e-12)
@@ -371,7 +371,7 @@ def test_early_stopping_keeps_the_best_weights(backend: Backend) -> None:
 
 
 def test_early_stopping_needs_validation(reference: Backend) -> None:
-    with pytest.raises(ConfigError, match="needs a validation part"):
+    with pytest.raises(ConfigError, match="needs a validation set"):
         xn.fit(small(), data(reference), optimizer=xn.SGD(), epochs=2, callbacks=[EarlyStopping(2)])
     with pytest.raises(ConfigError, match="patience must be"):
         EarlyStopping(0)

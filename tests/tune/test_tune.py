@@ -197,7 +197,7 @@ def test_final_trains_on_training_and_validation_part_and_tests_once(
     assert metrics["samples"] == {"train": 1000, "validation": 0, "test": 4000}
     assert metrics["epochs"] == int(best["kept_epoch"]) < int(best["epochs"])
     out = capsys.readouterr().out
-    assert f"without patience, which needs a validation part: {best['kept_epoch']} epochs" in out
+    assert f"without patience, which needs a validation set: {best['kept_epoch']} epochs" in out
     settings = tomllib.loads((folder / "config.toml").read_text())
     assert settings["validation"] == 0
     assert "patience" not in settings
@@ -582,7 +582,7 @@ def test_lists_ranges_and_steps() -> None:
         (LISTS, ["--trials", "0"], "trials: must be a whole number above 0, found '0'"),
         (LISTS, ["--jobs", "x"], "jobs: must be a whole number above 0, found 'x'"),
         (LISTS, ["--sampler", "cmaes"], "sampler: invalid choice: 'cmaes'"),
-        (LISTS, ["--validation", "0"], "validation: a search needs a validation part"),
+        (LISTS, ["--validation", "0"], "validation: a search needs a validation set"),
         (LISTS, ["--run", "mine"], "run: a search has a folder instead: use --folder"),
         (LISTS, ["--epochs", "0"], "epochs: .*found"),
         (LISTS, ["--hiden", "8"], "hiden"),

@@ -80,7 +80,7 @@ _DESCRIPTION = """Train a classifier, test it, and write model, settings, figure
 a folder in runs/. Without any setting it trains on the 5,000 digits that come with xpnet, offline,
 in under a minute."""
 _EPILOG = """Lists are written 512,256 or 512 256. `none` clears a setting of the --config file.
-With a validation part and --patience the weights of the epoch of the lowest validation loss are
+With a validation set and --patience the weights of the epoch of the lowest validation loss are
 kept, tested and saved, otherwise those of the last epoch."""
 
 

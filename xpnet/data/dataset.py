@@ -144,11 +144,11 @@ class Source:
                 "no pictures" if shape is None else f"pictures of {shape_text(shape)}"
                 for shape in (self.test.image_shape, self.train.image_shape)
             )
-            raise DataError(f"{self.name}: the test part holds {test}, the training part {train}")
+            raise DataError(f"{self.name}: the test set holds {test}, the training set {train}")
         if self.test.classes != self.train.classes:
-            raise DataError(f"{self.name}: the test part has other classes than the training part")
+            raise DataError(f"{self.name}: the test set has other classes than the training set")
         if (self.test.labels is None) != (self.train.labels is None):
-            raise DataError(f"{self.name}: one of the training and test parts has no labels")
+            raise DataError(f"{self.name}: one of the training and test sets has no labels")
 
 
 @dataclass(frozen=True, eq=False)

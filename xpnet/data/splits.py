@@ -54,12 +54,12 @@ def split(
         pool = source.train if source.test is None or test is None else _pooled(source, test)
         wanted = max(1, round(len(pool) / 5)) if test is None else _count("test", test, len(pool))
         if wanted == 0:
-            raise ConfigError(f"test={test}: there must be a test part, give a fraction or a count")
+            raise ConfigError(f"test={test}: there must be a test set, give a fraction or a count")
         text = "test=None (a fifth)" if test is None else f"test={test:.15g}"
         own = in_place or pool is not source.train
         tested, rest = _divide(pool, wanted, text, seed, counter=0, in_place=own)
     if validation is None:
-        wanted, text = len(tested), f"validation=None ({len(tested)}, as many as the test part)"
+        wanted, text = len(tested), f"validation=None ({len(tested)}, as many as the test set)"
     else:
         wanted, text = _count("validation", validation, len(rest)), f"validation={validation:.15g}"
     if wanted == 0:
@@ -146,7 +146,7 @@ def _pooled(source: Source, wanted: float | None) -> Dataset:
     assert test is not None
     if isinstance(train.x, MappedRows) or isinstance(test.x, MappedRows):
         raise ConfigError(
-            f"test={wanted}: {source.name} has a test part in a file of its own, and files that "
+            f"test={wanted}: {source.name} has a test set in a file of its own, and files that "
             f"are mapped cannot be pooled: leave test out"
         )
     labels: HostArray | None = None

@@ -190,7 +190,7 @@ class EarlyStopping(Callback):
     positive integer; `fit()` raises it before training if there is no validation set.
     """
 
-    NEEDS: ClassVar[str] = "early stopping (patience) needs a validation part: set validation"
+    NEEDS: ClassVar[str] = "early stopping (patience) needs a validation set: set validation"
 
     def __init__(self, patience: int) -> None:
         self.patience = whole("patience", patience)

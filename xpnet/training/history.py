@@ -23,7 +23,7 @@ _MOST_ROWS = 10
 class Record:
     """One entry of the history, usually one epoch.
 
-    `loss` (L2 included) and `accuracy` are of the training part: means over the batches since the
+    `loss` (L2 included) and `accuracy` are of the training set: means over the batches since the
     previous record (each measured before its update, with dropout), or, with
     `train_metrics="evaluated"`, evaluated at this point. `val_loss` and `val_accuracy` are of the
     whole validation set at this point, None without one. Evaluation does not use label smoothing.

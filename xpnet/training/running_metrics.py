@@ -27,7 +27,7 @@ from xpnet.workspace import Workspace
 class RunningMetrics:
     """Loss and correct predictions since the last record, on the device; `record()` synchronises.
 
-    `again`: the training part, where its figures are evaluated; `held_out`: the validation set;
+    `again`: the training set, where its figures are evaluated; `held_out`: the validation set;
     `evaluate`: gives the mean loss and the accuracy of a part; `group`: the ranks that train
     together, each of which adds the samples that it computes.
     """

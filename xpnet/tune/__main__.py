@@ -1,6 +1,6 @@
 """`python -m xpnet.tune SPACE.toml`: train many configurations, keep the best one.
 
-Configurations are compared on the validation part. The test set is set aside as soon as the data is
+Configurations are compared on the validation set. The test set is set aside as soon as the data is
 read, and used only once, by `--final`, after the search.
 """
 
@@ -76,7 +76,7 @@ def tune(options: argparse.Namespace, base: TrainConfig) -> None:
         )
         console.say(
             f"data      {base.dataset}: {len(train):,} training and {len(validation):,} "
-            f"validation samples; the test part is set aside"
+            f"validation samples; the test set is set aside"
         )
         done = f" is resumed: {total - missing} trials are done" if missing < total else ""
         console.say(f"folder    {folder}/{done}")
@@ -181,10 +181,10 @@ def train_final(best: Trial, config: TrainConfig, folder: Path) -> None:
             f"final     {run}/ already exists, for {which}: test accuracy {100 * accuracy:.2f} %"
         )
         return
-    console.say(f"final     trial {best.number} on training and validation part together")
+    console.say(f"final     trial {best.number} on training and validation set together")
     if config.patience:
         console.say(
-            f"          without patience, which needs a validation part: {final.epochs} epochs, as "
+            f"          without patience, which needs a validation set: {final.epochs} epochs, as "
             f"the best of the trial, and a schedule of that length"
         )
     console.say("")
@@ -192,10 +192,10 @@ def train_final(best: Trial, config: TrainConfig, folder: Path) -> None:
 
 
 def read_parts(base: TrainConfig) -> tuple[str, Dataset, Dataset]:
-    """The digest of the data, its training and its validation part; not the test set."""
+    """The digest of the data, its training and its validation set; not the test set."""
     source, splits = read_splits(base)
     if splits.validation is None:
-        raise ConfigError("validation: a search needs a validation part, found validation = 0")
+        raise ConfigError("validation: a search needs a validation set, found validation = 0")
     return source.sha256, splits.train, splits.validation
 
 
@@ -282,7 +282,7 @@ def read_command_line(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]
     parser.add_argument(
         "--final",
         action="store_true",
-        help="train the best configuration on training and validation part together at the end, "
+        help="train the best configuration on training and validation set together at the end, "
         "and test it",
     )
     if argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help"):
@@ -297,7 +297,7 @@ def read_command_line(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]
     if base.resume is not None:
         raise ConfigError("resume: the same command resumes a search: leave resume out")
     if base.validation == 0:
-        raise ConfigError("validation: a search needs a validation part, found validation = 0")
+        raise ConfigError("validation: a search needs a validation set, found validation = 0")
     # One thread each by default: many small trainings in parallel are fastest so.
     base = apply_initial_model(base)
     return options, make_config(base.model_dump() | {"threads": base.threads or 1})
