@@ -19,7 +19,7 @@ from xpnet.runs.factory import build_network
 from xpnet.runs.initial_model import apply_initial_model
 from xpnet.runs.model import Model
 
-FEW = ["--dataset", "few.npz", "--epochs", "2"]
+FEW = ["--no-report", "--dataset", "few.npz", "--epochs", "2"]
 SHAPE = ["--hidden", "6,4", "--activation", "tanh,relu", "--dropout", "0.2", "--batch-norm"]
 
 
