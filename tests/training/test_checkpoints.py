@@ -815,7 +815,7 @@ def dataset(folder: Path) -> list[str]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
     """Flags, and a run with them that nobody disturbed."""
     folder = tmp_path_factory.mktemp("finished")
-    flags = [*dataset(folder), "--augment-shift", "1", "--patience", "3"]
+    flags = ["--no-report", *dataset(folder), "--augment-shift", "1", "--patience", "3"]
     assert main([*flags, "--run", str(folder / "run")]) == 0
     return flags, folder / "run"
 

@@ -42,7 +42,7 @@ with lock(Path(sys.argv[1])):
 
 
 @pytest.fixture(scope="module")
-def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def flags(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> list[str]:
     """A short training with all that has a memory, and a checkpoint after each of its 96 steps."""
     path = tmp_path_factory.mktemp("data") / "few.npz"
     source = load_dataset("digits")
@@ -53,7 +53,9 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "--dropout=0.2 --noise=0.1 --augment-shift=1 --patience=5 --clip-norm=2 "
         "--log-every=7+iterations --checkpoint-every=0.000001+seconds"
     )
-    return [word.replace("+", " ") for word in text.split()]
+    # Drawing takes longer than this training.
+    bare = [] if pytestconfig.getoption("--slow") else ["--no-report"]
+    return [*bare, *(word.replace("+", " ") for word in text.split())]
 
 
 def command(*words: object) -> list[str]:
