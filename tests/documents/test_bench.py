@@ -276,6 +276,7 @@ def test_competitors_have_names_of_their_own():
 # Command
 
 
+@pytest.mark.needs("numba", "torch")
 def test_command_times_gates_and_writes(tmp_path, monkeypatch, capsys):
     absent = tmp_path / "absent" / "sklearn"
     absent.mkdir(parents=True)
@@ -370,6 +371,7 @@ def test_scaling_draws_four_panels():
     assert all(len(axes.lines) == 2 and axes.get_xscale() == "log" for axes in panels)
 
 
+@pytest.mark.needs("numba")
 def test_scaling_runs(tmp_path):
     arguments = ["scaling", "--quick", "--peer", "student", "--folder", str(tmp_path)]
     assert command_line.main(arguments) == 0
@@ -392,6 +394,7 @@ def test_end_to_end_meets_its_goal(tmp_path):
     assert "| torch |" in page
 
 
+@pytest.mark.needs("numba")
 def test_contended_runs(tmp_path, capsys):
     arguments = ["contended", "--quick", "--peer", "student", "--workload", "W2", "--folder"]
     assert command_line.main([*arguments, str(tmp_path)]) == 0
@@ -507,6 +510,7 @@ def test_defaults_compares_pairs():
     assert defaults.line("iris", scores) == row
 
 
+@pytest.mark.needs("torch")
 def test_late_epochs_runs(tmp_path, capsys):
     arguments = ["late-epochs", "--quick", "--peer", "torch", "--folder", str(tmp_path)]
     assert command_line.main(arguments) == 0

@@ -75,8 +75,18 @@ def test_programs_are_found() -> None:
         assert any(call in text for text in found), call
 
 
+def with_needs(name: str) -> Any:
+    marks = [pytest.mark.needs("sklearn")] if name.startswith("xpnet.estimator") else []
+    return pytest.param(name, marks=marks)
+
+
 @pytest.mark.parametrize(
-    "name", [module_name(path) for path in MODULES if ">>> " in path.read_text(encoding="utf-8")]
+    "name",
+    [
+        with_needs(module_name(path))
+        for path in MODULES
+        if ">>> " in path.read_text(encoding="utf-8")
+    ],
 )
 def test_an_interactive_example_shows_what_is_answered(name: str) -> None:
     results = doctest.testmod(importlib.import_module(name))

@@ -68,6 +68,7 @@ def test_from_python(tmp_path: Path) -> None:
     assert "test accuracy" in run(str(EXAMPLES / "from_python.py"), cwd=tmp_path)
 
 
+@pytest.mark.needs("sklearn")
 def test_prediction_intervals(tmp_path: Path) -> None:
     printed = run(str(EXAMPLES / "prediction_intervals.py"), "picture.png", cwd=tmp_path)
     share, score = (float(x) for x in re.findall(r": ([0-9.]+)", printed)[:2])
@@ -77,6 +78,7 @@ def test_prediction_intervals(tmp_path: Path) -> None:
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.needs("sklearn")
 def test_unbalanced_classes(tmp_path: Path) -> None:
     printed = run(str(EXAMPLES / "unbalanced_classes.py"), "picture.png", cwd=tmp_path)
     figures = re.findall(r"precision ([0-9.]+)  recall ([0-9.]+)", printed)
