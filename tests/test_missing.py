@@ -52,8 +52,8 @@ def test_imported():
 """
 
 
-@pytest.mark.parametrize("strict", [None, "option", "variable"])
-def test_a_missing_peer_is_skipped_by_name_or_an_error(strict: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_missing_peer_is_skipped_by_name_or_an_error(strict: bool, tmp_path: Path) -> None:
     """With the `conftest.py` of these tests, in a process of its own."""
     (tmp_path / "plugin.py").write_text('import missing\nmissing.PEERS = ("nobody",)\n')
     (tmp_path / "test_it.py").write_text(OF_NOBODY)
@@ -61,9 +61,9 @@ def test_a_missing_peer_is_skipped_by_name_or_an_error(strict: str | None, tmp_p
     paths = [str(tmp_path), str(ROOT / "tests/support"), str(ROOT)]
     path = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": path}
-    environment["XPNET_ALL_PEERS"] = "1" if strict == "variable" else "0"
+    environment["XPNET_ALL_PEERS"] = "0"
     words = ["-p", "plugin", "-q", "-ra", "-p", "no:cacheprovider", f"--rootdir={tmp_path}"]
-    words += ["--no-missing"] if strict == "option" else []
+    words += ["--no-missing"] if strict else []
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *words, "test_it.py"],
         cwd=tmp_path,
@@ -79,6 +79,18 @@ def test_a_missing_peer_is_skipped_by_name_or_an_error(strict: str | None, tmp_p
     assert done.returncode == 0, done.stdout
     assert "1 passed, 4 skipped" in done.stdout
     assert "needs nobody, which is not installed here" in done.stdout
+
+
+@pytest.mark.parametrize("option", [False, True])
+@pytest.mark.parametrize("variable", [None, "0", "1"])
+def test_an_option_or_a_variable_makes_it_an_error(
+    option: bool, variable: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XPNET_ALL_PEERS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("XPNET_ALL_PEERS", variable)
+    config: Any = SimpleNamespace(getoption={"--no-missing": option}.__getitem__)
+    assert missing.is_error(config) is (option or variable == "1")
 
 
 def test_a_file_is_collected_and_its_test_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
