@@ -110,10 +110,13 @@ def batch_of(group: Group, rows: int) -> Iterator[None]:
         yield
 
 
-def batch_share(rows: int) -> tuple[Group, int]:
+def batch_share(rows: int, rows_of_sample: int = 1) -> tuple[Group, int]:
     """The group that computes the current batch, and the rows of the batch on all its ranks.
 
     `rows`: how many this process has. Without a group it is alone, and they are all.
+    `rows_of_sample`: 1, or the pixels of an image each of which is a row.
     """
     group = current().group
-    return (ALONE, rows) if group is None else (group, current().rows_of_group)
+    if group is None:
+        return ALONE, rows
+    return group, current().rows_of_group * rows_of_sample

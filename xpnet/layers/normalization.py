@@ -1,6 +1,6 @@
-"""Normalisation over the batch or over the features: `BatchNorm` and `LayerNorm`.
+"""Normalisation over the batch or over the features: `BatchNorm`, `BatchNorm2d`, `LayerNorm`.
 
-Shapes: `x`, `y`, `dx`, `dy`: `(N, F)`; float32 or float64.
+Shapes: `x`, `y`, `dx`, `dy`: `(N, F)`, of `BatchNorm2d` `(N, H, W, C)`; float32 or float64.
 """
 
 from __future__ import annotations
@@ -137,14 +137,14 @@ class BatchNorm(_Normalising):
             xp.copyto(scale, running[1])
             normalise(xp, *values, epsilon, *out)
             return y
-        group, samples = batch_share(len(x) // pixels)
-        if samples * pixels < 2:
+        group, count = batch_share(len(x), pixels)
+        if count < 2:
             raise ConfigError(self._one_row)
         arguments = xp, x, *values, epsilon, momentum, *running, *out
         if group.size == 1:
             batch_norm(*arguments, workspace=self.workspace)
         else:
-            self.count = count = samples * pixels
+            self.count = count
             formula(batch_norm)(*arguments, workspace=self.workspace, group=group, count=count)
         return y
 
@@ -203,8 +203,8 @@ class BatchNorm2d(ImageLayer, BatchNorm):
 
     def forward(self, x: Array, *, training: bool) -> Array:
         """`(N, H, W, C) -> (N, H, W, C)`, as `BatchNorm` does for rows."""
-        rows = x.reshape(-1, self.features)
-        pixels = x.shape[1] * x.shape[2]
+        height, width, _ = self.require_image(x.shape[1:])
+        rows, pixels = x.reshape(-1, self.features), height * width
         return self._forward(rows, training=training, pixels=pixels).reshape(x.shape)
 
     def backward(self, dy: Array) -> Array:
@@ -223,6 +223,9 @@ class LayerNorm(_Normalising):
     Gradient as in `BatchNorm` with rows and columns exchanged: `dγ_j = Σ_n dy_nj x̂_nj`,
     `dβ_j = Σ_n dy_nj`, and per row, with `g = dy · γ`, `s = 1 / √(σ² + ε)`:
     `dx = s (g − mean(g) − x̂ mean(g x̂))`, the means over the features.
+
+    Raises `ConfigError` for arguments out of range, and `ShapeError`, when the layer joins a
+    network, for images or another number of features.
     """
 
     epsilon: float = 1e-5
