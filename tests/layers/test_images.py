@@ -490,6 +490,23 @@ def test_layers_that_do_not_fit(make: Any, says: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "make",
+    [
+        lambda: xn.Sequential((4, 4, 3), xn.Conv2d(2, 3)).layers[1],
+        lambda: xn.Sequential((4, 4, 3), xn.BatchNorm2d(3)).layers[1],
+        lambda: xn.MaxPool2d(2),
+        lambda: xn.AveragePool2d(2),
+        lambda: xn.GlobalAveragePool2d(),
+        lambda: xn.Dropout2d(0.5),
+    ],
+)
+def test_a_layer_of_images_that_is_called_refuses_rows(make: Any) -> None:
+    layer = make()
+    with pytest.raises(ShapeError, match=rf"^{layer.__class__.__name__}\(.* given 48 features: "):
+        layer.forward(np.zeros((6, 48), "float32"), training=True)
+
+
+@pytest.mark.parametrize(
     ("make", "says"),
     [
         (lambda: xn.Conv2d(0, 3), "out_channels of Conv2d"),

@@ -33,12 +33,12 @@ class Conv2d(ImageLayer):
     `out_channels`: the number O of output channels. `kernel_size`, `stride` (s), `padding` (zeros
     around the image), `dilation` (d): whole numbers, or pairs (height, width). `padding="same"`
     keeps height and width: `d (k − 1) / 2` pixels on each side, which needs a stride of 1 and an
-    even `d (k − 1)`. `"valid"` is no padding. `groups`: input and
-    output channels are divided into this many groups, and an output channel depends only on the
-    input channels of its group, over which `c` runs (as many groups as channels: a depthwise
-    convolution). `bias`: whether to add `b`. `in_channels`: the number C of input channels, by
-    default that of the layer before. `weight_initializer`, `bias_initializer`: see
-    `xpnet.initializers`. (Strictly a cross-correlation, as in other libraries.)
+    even `d (k − 1)`. `"valid"` is no padding. `groups`: input and output channels are divided into
+    this many groups, and an output channel depends only on the input channels of its group, over
+    which `c` runs (as many groups as channels: a depthwise convolution). `bias`: whether to add
+    `b`. `in_channels`: the number C of input channels, by default that of the layer before.
+    `weight_initializer`, `bias_initializer`: see `xpnet.initializers`. (Strictly a
+    cross-correlation, as in other libraries.)
 
     `oh = ⌊(H + 2·pad − d·(kh − 1) − 1) / s⌋ + 1`, and `ow` likewise.
 
@@ -55,8 +55,8 @@ class Conv2d(ImageLayer):
     On a CPU `X` is gathered for a few images at a time (at least one; about `COLUMNS` numbers), and
     again in the backward pass; if all images fit at once it is kept. On a GPU it is stored whole.
 
-    Raises `ConfigError` for numbers out of range, and `ShapeError`, when the layer
-    joins a network, for rows of features or images that are too small.
+    Raises `ConfigError` for numbers out of range, and `ShapeError`, when the layer joins a network,
+    for rows of features, images that are too small, or channels that do not fit.
     """
 
     out_channels: int

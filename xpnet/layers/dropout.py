@@ -105,7 +105,7 @@ class Dropout(_Drawing):
         return y.reshape(shape)
 
     def backward(self, dy: Array) -> Array:
-        """`(N, F) -> (N, F)`, through the mask of the last forward pass."""
+        """`(N, F) -> (N, F)`, or images, through the mask of the last forward pass."""
         xp = array_module(dy, self.mask)
         return xp.multiply(dy, self.mask.reshape(dy.shape), out=self.like(dy, "dx"))
 
@@ -134,7 +134,7 @@ class Dropout2d(ImageLayer, Dropout):
         """`(N, H, W, C) -> (N, H, W, C)`; the identity unless `training`."""
         if not training:
             return x
-        xp, (count, _, _, channels) = array_module(x), x.shape
+        xp, count, channels = array_module(x), len(x), self.require_image(x.shape[1:])[2]
         ones = self.workspace.ones(xp, count * channels, x.dtype).reshape(count, channels)
         # The mask of `Dropout` times 1.
         mask = super().forward(ones, training=True)
@@ -171,7 +171,7 @@ class GaussianNoise(_Drawing):
         self.std = real("std of GaussianNoise", self.std, 0, 1e19)
 
     def forward(self, x: Array, *, training: bool) -> Array:
-        """`(N, F) -> (N, F)`; the identity unless `training`."""
+        """`(N, F) -> (N, F)`, or images; the identity unless `training`."""
         if not training:
             return x
         shape, x = x.shape, _rows(x)
@@ -182,7 +182,7 @@ class GaussianNoise(_Drawing):
         return y.reshape(shape)
 
     def backward(self, dy: Array) -> Array:
-        """`(N, F) -> (N, F)`: `dy` itself."""
+        """`(N, F) -> (N, F)`, or images: `dy` itself."""
         return dy
 
 

@@ -73,8 +73,12 @@ class Windows:
         """The windows with these `numbers()`."""
         return cls(numbers[:2], numbers[2:4], numbers[4:6], numbers[6:])
 
-    def output_size(self, layer: Layer, shape: Shape) -> Pair:
-        """The number of windows, down and across. Raises `ShapeError` where none fits."""
+    def output_size(self, layer: ImageLayer, shape: Shape) -> Pair:
+        """The number of windows, down and across. Raises `ShapeError` where none fits.
+
+        `shape`: `(H, W, C)`.
+        """
+        layer.require_image(shape)
         extents = [(k - 1) * d + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True)]
         padded = [n + 2 * p for n, p in zip(shape, self.padding, strict=False)]
         if extents[0] > padded[0] or extents[1] > padded[1]:

@@ -149,7 +149,7 @@ class GlobalAveragePool2d(ImageLayer):
     def forward(self, x: Array, *, training: bool) -> Array:
         """`(N, H, W, C) -> (N, C)`."""
         xp, self.shape = array_module(x), x.shape
-        count, height, width, channels = x.shape
+        count, (height, width, channels) = len(x), self.require_image(x.shape[1:])
         y = self.workspace.array(xp, "y", (count, channels), x.dtype)
         return xp.mean(x.reshape(count, height * width, channels), axis=1, out=y)
 
