@@ -220,6 +220,14 @@ def test_softmax_cross_entropy_by_hand(backend: Backend) -> None:
     assert gradient == pytest.approx(np.array([[-0.75, 0.75], [0.5, -0.5]]) / 2, rel=1e-15)
 
 
+def test_the_sums_of_blocks_of_rows_have_a_place_each(backend: Backend) -> None:
+    loss = SoftmaxCrossEntropy()
+    labels = place(backend, np.zeros(600), "int64")
+    loss.forward(place(backend, np.zeros((600, 3)), "float32"), labels)
+    sizes = {name: array.size for (_, name), array in loss.workspace._memory.items()}
+    assert sizes["sums"] == 3  # of 256, 256 and 88 rows
+
+
 def test_softmax_cross_entropy_with_weights_by_hand(backend: Backend) -> None:
     loss = SoftmaxCrossEntropy()
     logits = backend.asarray(np.array([[0.0, np.log(3)], [1.0, 1.0]]))

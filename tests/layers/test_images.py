@@ -6,6 +6,7 @@ import math
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -242,6 +243,48 @@ def test_the_node_tests_of_onnx(name: str) -> None:
 
 
 # Blocks, memory, initial values
+
+
+@pytest.fixture
+def _on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every backend gathers the windows of a few images at a time, as a CPU does."""
+    monkeypatch.setattr(convolution, "Backend", SimpleNamespace(of=lambda _: Backend("cpu")))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.usefixtures("_on_a_cpu")
+def test_blocks_of_images_add_up(
+    groups: int, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, dy = np.random.default_rng(0).standard_normal((2, 7, 5, 5, 4))
+    found = []
+    for columns in (2**30, 2 * 25 * 9 * 4, 1):
+        monkeypatch.setattr(convolution, "COLUMNS", columns)
+        layers = (xn.Conv2d(4, 3, padding=1, groups=groups),)
+        network = xn.Sequential((5, 5, 4), *layers, backend=backend, dtype="float64", seed=1)
+        layer = network.layers[1]
+        y = layer.forward(backend.asarray(x), training=True)
+        dx = layer.backward(backend.asarray(dy))
+        found.append([backend.to_host(a).copy() for a in (y, dx, *layer.gradients.values())])
+    # Sums of at most 175 products around 1, cut elsewhere: 175 roundings of 2^-53 and a few more.
+    for blocks in found[1:]:
+        for one, whole in zip(blocks, found[0], strict=True):
+            np.testing.assert_allclose(one, whole, rtol=0, atol=1e-12)
+
+
+@pytest.mark.usefixtures("_on_a_cpu")
+def test_blocks_hold_as_many_windows_as_a_megabyte(backend: Backend) -> None:
+    layer = xn.Sequential((28, 30, 2), xn.Conv2d(16, (5, 3)), backend=backend).layers[1]
+    layer.x = backend.asarray(np.zeros((40, 28, 30, 2), "float32"))
+    blocks = layer._blocks(backend.asarray(np.zeros((40, 24, 28, 16), "float32")))
+    # 24 x 28 windows of 5 x 3 x 2 numbers of 4 bytes: 13 images are 1.05e6 bytes, 14 too many.
+    assert [block.start for block in blocks] == [0, 13, 26, 39]
+    assert [len(layer.x[block]) for block in blocks] == [13, 13, 13, 1]
+
+
+def test_multiply_adds_of_a_convolution(backend: Backend) -> None:
+    network = xn.Sequential((6, 7, 2), xn.Conv2d(4, 3, groups=2), backend=backend)
+    assert network.layers[1].multiply_adds((6, 7, 2)) == 4 * (3 * 3) * (4 * 5)
 
 
 def test_blocks_give_what_the_whole_batch_gives(monkeypatch: pytest.MonkeyPatch) -> None:

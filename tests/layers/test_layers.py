@@ -23,6 +23,7 @@ from xpnet import (
     LayerNorm,
     Linear,
     ReLU,
+    Residual,
     Sequential,
     Sigmoid,
     random,
@@ -333,6 +334,32 @@ def test_dropout_masks_follow_the_sample_not_the_batch(backend: Backend) -> None
     assert np.array_equal(np.concatenate(cut), whole)
     parts.set_sample_counter(5)
     assert np.array_equal(masks(parts, backend, 7), whole[5:])
+
+
+@pytest.mark.parametrize("make", [lambda: Dropout(0.25), lambda: GaussianNoise(0.5)])
+def test_a_part_of_a_batch_has_the_random_numbers_of_its_samples(
+    make: Callable[[], Any], backend: Backend
+) -> None:
+    ones = place(backend, np.ones((12, 8)), "float32")
+
+    def drawn(layer: Any, rows: slice) -> np.ndarray:
+        return backend.to_host(layer.forward(ones[rows], training=True)).copy()
+
+    layer, part, after = make(), make(), make()
+    layer.set_seed(3, 1)
+    part._begin_part(layer, 5, backend)
+    rest = drawn(part, slice(5, 12))
+    whole = drawn(layer, slice(0, 12))
+    assert np.array_equal(rest, whole[5:])
+    after.set_seed(3, 1)
+    after._skip_samples(5, backend)
+    assert np.array_equal(drawn(after, slice(5, 12)), whole[5:])
+
+
+def test_multiply_adds_of_layers_within_a_layer_are_added(backend: Backend) -> None:
+    block = Residual(Linear(3, 5), Linear(5, 3))
+    Sequential([block], backend=backend)
+    assert block.multiply_adds((3,)) == 3 * 5 + 5 * 3
 
 
 def test_dropout_masks_are_the_same_on_every_backend(backend: Backend, reference: Backend) -> None:

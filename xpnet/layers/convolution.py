@@ -241,7 +241,7 @@ class Conv2d(ImageLayer):
         rows, columns = self.windows.kernel_size
         entries = down * across * rows * columns * self.x.shape[3]
         size = max(1, COLUMNS // entries)
-        return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+        return [slice(start, start + size) for start in range(0, count, size)]
 
     def _gathered(self, images: slice, y: Array, *, again: bool = True) -> Array:
         """The windows of `images`: `(groups, windows, kh·kw·C/groups)`, `X` of the formula.

@@ -122,13 +122,13 @@ class Windows:
         if not (down or across):
             return x
         padded = workspace.array(xp, "padded", self.padded(x.shape), x.dtype)
-        height, width = x.shape[1:3]
-        borders = [padded[:, :down], padded[:, down + height :]] if down else []
-        rows = padded[:, down : down + height]
-        borders += [rows[:, :, :across], rows[:, :, across + width :]] if across else []
-        for border in borders:
-            xp.copyto(border, value)
         xp.copyto(self.unpadded(padded), x)
+        height, width = x.shape[1:3]
+        borders = padded[:, :down], padded[:, down + height :]
+        rows = padded[:, down : down + height]
+        for border in (*borders, rows[:, :, :across], rows[:, :, across + width :]):
+            if border.size:
+                xp.copyto(border, value)
         return padded
 
     def unpadded(self, padded: Array) -> Array:
