@@ -622,6 +622,15 @@ def test_a_file_with_other_settings_is_refused(value: Any) -> None:
         xn.Sequential.from_architecture(made)
 
 
+def test_one_image_is_a_batch_unless_it_is_one_pixel(backend: Backend) -> None:
+    for shape in ((1, 2), (2, 1), (2, 2), (1, 1)):
+        layer = xn.Sequential((*shape, 3), xn.BatchNorm2d(3), backend=backend).layers[1]
+        assert layer.needs_two == (shape == (1, 1))
+        x = backend.asarray(np.ones((1, *shape, 3), "float32"))
+        if not layer.needs_two:
+            assert layer.forward(x, training=True).shape == x.shape
+
+
 def test_a_single_image_may_be_normalised() -> None:
     network = xn.Sequential((4, 4), xn.BatchNorm2d(1), xn.Flatten(), 2)
     x, labels = np.random.default_rng(0).standard_normal((5, 16)), np.arange(5) % 2
