@@ -2,7 +2,8 @@
 
 Atheris (libFuzzer for Python) mutates small valid files, `readers.py`, guided by the branches
 that they reach. A reader passes when all of N inputs were read or refused with one `XpnetError`,
-none took a second, and the process never held more than 512 MB. `--log` writes `tests/FUZZ.md`.
+none took a second, and the process never held more than 512 MB. `--log` writes `tests/FUZZ.md`, of
+readers that are named the rows of these alone.
 An input that does not pass is kept in `tests/fuzz/found/`; `--again FILE` tries it alone.
 """
 
@@ -55,7 +56,9 @@ def main() -> int:
             results[name] = fuzz(name, arguments.inputs, arguments.seed, Path(scratch))
             print(f"{name:<26}{_line(results[name])}", flush=True)
     if arguments.log:
-        LOG.write_text(report(results, arguments.seed), encoding="utf-8")
+        rows = {name: f"| {name} | {_row(result)} |" for name, result in results.items()}
+        before = LOG.read_text(encoding="utf-8") if arguments.readers else ""
+        LOG.write_text(report(runs(before, rows, arguments.seed)), encoding="utf-8")
     return int(any(result is None for result in results.values()))
 
 
@@ -104,26 +107,40 @@ def fuzz(name: str, inputs: int, seed: int, scratch: Path) -> dict[str, Any] | N
     return found if found["peak"] <= MEGABYTES * 2**20 else None
 
 
-def report(results: dict[str, dict[str, Any] | None], seed: int) -> str:
-    """The log, as Markdown."""
+def runs(before: str, rows: dict[str, str], seed: int) -> dict[str, dict[str, str]]:
+    """What a run was made with, and its rows by reader: those of the log `before`, and `rows`."""
     versions = ", ".join(
         f"{name} {importlib.metadata.version(name)}"
         for name in ("atheris", "numpy", "pandas", "pillow", "safetensors", "pydantic")
     )
-    rows = "\n".join(f"| {name} | {_row(result)} |" for name, result in results.items())
-    return (
-        "# Readers against hostile files\n\n"
-        f"Written by `python tests/fuzz --log` (`nox -s fuzz`), seed {seed}: Python "
-        f"{platform.python_version()}, {versions}. What counts as an answer is in "
-        f"[fuzz/readers.py](fuzz/readers.py): the file is read, or refused with one `XpnetError` "
-        f"of one line that names it. Inputs are up to {LARGEST:,} bytes, begun from small valid "
-        f"files; seconds are the run's, of one process on a machine that others shared; the "
-        f"slowest input is in seconds of processor time, its limit 1; peak memory is that of a "
-        f"process (one for {AT_ONCE:,} inputs) with all that it imported, its limit {MEGABYTES} "
-        "MB.\n\n"
+    found: dict[str, dict[str, str]] = {}
+    for heading, *lines in (part.splitlines() for part in before.split("\n## ")[1:]):
+        kept = {line.split(" | ")[0].removeprefix("| "): line for line in lines[3:]}
+        found[heading] = {name: line for name, line in kept.items() if name not in rows}
+    here = found.setdefault(f"Seed {seed}: Python {platform.python_version()}, {versions}", {})
+    here.update(rows)
+    return found
+
+
+def report(made: dict[str, dict[str, str]]) -> str:
+    """The log, as Markdown: of every run the rows, in the order of `READERS`."""
+    tables = [
+        f"\n## {heading}\n\n"
         "| reader | inputs | read | refused | other answers | seconds | slowest, s | peak, MB |\n"
         "|---|---:|---:|---:|---:|---:|---:|---:|\n"
-        f"{rows}\n"
+        + "".join(f"{rows[name]}\n" for name in readers.READERS if name in rows)
+        for heading, rows in made.items()
+        if rows
+    ]
+    return (
+        "# Readers against hostile files\n\n"
+        "Written by `python tests/fuzz --log` (`nox -s fuzz`). What counts as an answer is in "
+        "[fuzz/readers.py](fuzz/readers.py): the file is read, or refused with one `XpnetError` "
+        f"of one line that names it. Inputs are up to {LARGEST:,} bytes, begun from small valid "
+        "files; seconds are the run's, of one process on a machine that others shared; the "
+        "slowest input is in seconds of processor time, its limit 1; peak memory is that of a "
+        f"process (one for {AT_ONCE:,} inputs) with all that it imported, its limit {MEGABYTES} "
+        "MB. Each table is what one run tried, with the versions it had.\n" + "".join(tables)
     )
 
 

@@ -28,7 +28,7 @@ from PIL import Image
 import xpnet as xn
 from xpnet import serialization
 from xpnet.config import TrainConfig, make_config, read_toml
-from xpnet.data.cifar import read_cifar_samples
+from xpnet.data.cifar import read_cifar_folder, read_cifar_samples
 from xpnet.data.csv import read_csv
 from xpnet.data.idx import read_idx, read_idx_images
 from xpnet.data.npy import read_npy, read_npy_samples
@@ -160,6 +160,28 @@ def _npz_seeds() -> Iterator[bytes]:
     halves = {f"{name}_{part}.npy": _npy(a) for part in ("train", "test") for name, a in
               (("x", X.astype(numpy.float32)), ("y", Y))}  # fmt: skip
     yield _zipped(halves)
+
+
+def _as_records(data: bytes) -> bytes:
+    """Up to 20 records of CIFAR-100 with these labels, of the coarse and of the fine class."""
+    return b"".join(data[at : at + 2] + bytes(3072) for at in range(0, min(len(data), 40), 2))
+
+
+def _names_seeds() -> Iterator[bytes]:
+    yield "\n".join([*"abcdefghij", "\n"]).encode()
+    yield "\r\n".join(["\ufeffä b", *"bcdefghij"]).encode()
+
+
+def _read_names(path: Path) -> None:
+    """A sound file of one picture beside names of classes, which other readers do not get."""
+    pictures = path.with_name("b.bin")
+    pictures.write_bytes(bytes(3073))
+    try:
+        read = read_cifar_samples(pictures)
+    finally:
+        path.unlink()
+    assert len(read.classes) == 10
+    assert all(name.isprintable() for name in read.classes)
 
 
 def _npy_seeds() -> Iterator[bytes]:
@@ -442,6 +464,13 @@ READERS = {
     ),
     "npz, one array": Reader((read_npz_samples,), "a.npz", (*_npy_seeds(),), _NPY, _as_member),
     "cifar": Reader((read_cifar_samples,), "a.bin", (bytes([3]) + bytes(3072),)),
+    "cifar, labels": Reader(
+        (read_cifar_samples, lambda path: read_cifar_folder(path.parent)),
+        "train.bin",
+        (bytes([0, 7, 19, 99]),),
+        dressed=_as_records,
+    ),
+    "cifar, class names": Reader((_read_names,), "batches.meta.txt", (*_names_seeds(),), (b"\n",)),
     "npy": Reader((_read_npy,), "a.npy", (*_npy_seeds(),), _NPY),
     "npy, labels": Reader((_read_npy_labels,), "b_labels.npy", (*_npy_seeds(), _npy(Y)), _NPY),
     "safetensors": Reader((_read_model,), "a.safetensors", (*_model_seeds(),), _TYPES),
