@@ -37,8 +37,8 @@ HOST_SCALARS = (
         "prediction looks for NaN on a GPU",
         "host scalar",
         "network/predictor.py",
-        "network._taken(x, check=True), look=False)",
-        "network._taken(x, check=True), look=True)",
+        "taken(network, x, check=True), look=False)",
+        "taken(network, x, check=True), look=True)",
         "every block of 768 rows waits for the device to read whether its outputs are finite",
     ),
     PlantedBug(
