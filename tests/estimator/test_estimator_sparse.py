@@ -184,7 +184,19 @@ def test_what_cannot_be_used_is_said_in_one_line() -> None:
         (lambda: regressor().fit(X, sparse.csr_array(DENSE[:, :2])), r"^y is sparse \(csr_array\)"),
         (
             lambda: classifier(network=lambda n, k: [xn.BatchNorm(n), n, k]).fit(X, Y),
-            r"^train x is sparse .* begins with BatchNorm\(30, .*\.toarray\(\)$",
+            r"^X is sparse .* begins with BatchNorm\(30, .*\.toarray\(\)$",
+        ),
+        (
+            lambda: (
+                classifier(network=lambda n, k: [xn.BatchNorm(n), n, k]).fit(DENSE, Y).predict(X)
+            ),
+            r"^X is sparse .* begins with BatchNorm\(30, .*\.toarray\(\)$",
+        ),
+        (
+            lambda: classifier(network=lambda n, k: [xn.BatchNorm(n), n, k]).fit(
+                DENSE, Y, X_val=X, y_val=Y
+            ),
+            r"^X_val is sparse .* begins with BatchNorm\(30, .*\.toarray\(\)$",
         ),
     ]
     for call, says in cases:

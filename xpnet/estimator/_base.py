@@ -31,6 +31,7 @@ from xpnet.estimator._parameters import checked_weights, require_valid
 from xpnet.estimator._split import split
 from xpnet.estimator._stopping import ConvergenceCheck, HeldOut, HeldOutProgress
 from xpnet.losses import L2Penalty, Loss
+from xpnet.network.inputs import require_sparse_fits
 from xpnet.training import fit
 from xpnet.training.options import callbacks_of
 from xpnet.utils.sparse import is_sparse
@@ -312,6 +313,9 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
         self, train: Samples, held_out: Samples | None, *, epochs: int, is_partial: bool = False
     ) -> Estimator:
         network, count = self.network_, len(train.target)
+        require_sparse_fits(network, train.x, "X")
+        if held_out is not None:
+            require_sparse_fits(network, held_out.x, "X_val")
         size = batch_size(self, count)
         weight_of_batch = size * (1.0 if train.weights is None else float(train.weights.mean()))
         # fit() divides by the number of all samples.
@@ -394,4 +398,5 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
             return validate_data(self, X, **_ACCEPTED, reset=False)
 
         x = blaming(checked, lambda: look_at_samples(X))
+        require_sparse_fits(self.network_, x, "X")
         return x if is_sparse(x) else self.network_.backend.asarray(x)

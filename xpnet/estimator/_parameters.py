@@ -124,6 +124,7 @@ def _require_count(name: str, value: Any, or_else: str = "") -> None:
 
 
 def is_value(value: Any, expected: str | float) -> bool:
+    """Whether `value` is the string or number `expected`, and not an array of it."""
     return isinstance(value, str | numbers.Real) and bool(value == expected)
 
 
