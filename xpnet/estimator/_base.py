@@ -247,14 +247,8 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
         require_unmasked(y, "y")
 
         def checked() -> tuple[Any, HostArray, HostArray]:
-            x, given = validate_data(
-                self,
-                X,
-                y,
-                **_ACCEPTED,
-                reset=reset,
-                **self._options_of(y),
-            )
+            options = _ACCEPTED | self._options_of(y)
+            x, given = validate_data(self, X, y, reset=reset, **options)
             if learn:
                 self._learn_targets(given)
             return x, given, self._encoded(given, x.dtype)
@@ -313,9 +307,8 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
         self, train: Samples, held_out: Samples | None, *, epochs: int, is_partial: bool = False
     ) -> Estimator:
         network, count = self.network_, len(train.target)
-        require_sparse_fits(network, train.x, "X")
-        if held_out is not None:
-            require_sparse_fits(network, held_out.x, "X_val")
+        for name, samples in (("X", train), ("X_val", held_out)):
+            require_sparse_fits(network, None if samples is None else samples.x, name)
         size = batch_size(self, count)
         weight_of_batch = size * (1.0 if train.weights is None else float(train.weights.mean()))
         # fit() divides by the number of all samples.
