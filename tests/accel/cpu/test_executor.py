@@ -15,7 +15,7 @@ from thread_settings import SETTINGS
 
 import xpnet as xn
 from xpnet.accel import dispatch
-from xpnet.accel.cpu import executor, runner
+from xpnet.accel.cpu import executor, lower_products, runner
 from xpnet.accel.cpu.lower_base import NotLowered
 from xpnet.accel.program import trace_only
 from xpnet.backend import Array, array_module
@@ -200,6 +200,25 @@ def test_wide_networks(
     assert all(steps._lowering.calls == [] for steps in made)
     is_split = [any(steps._lowering.splits.values()) for steps in made]
     assert all(is_split) == any(is_split) == (sizes[0] * sizes[1] > 16_384 and sizes[0] >= 64)
+
+
+@pytest.mark.parametrize("rows", [16, 150])
+def test_many_weights(
+    rows: int, threads: Callable[[int], None], made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from half a million on, with fewer: no sum over features, cells of some rows from 100."""
+    monkeypatch.setattr(lower_products, "MANY_WEIGHTS", 4000)
+    monkeypatch.setattr(lower_products, "MANY_ROWS", 100)
+
+    def make(dtype: str = "float32") -> Result:
+        sizes = [(90, 140), (140, 75), (75, 3)]
+        layers: list[Layer] = [layer for pair in sizes for layer in (xn.Linear(*pair), xn.ReLU())]
+        return train(layers[:-1], dtype=dtype, rows=2 * rows + 5, batch_size=rows, epochs=2)
+
+    require_exact(make)
+    require_same_bits(make, threads)
+    assert made
+    assert not any(any(steps._lowering.splits.values()) for steps in made)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -592,22 +611,6 @@ def test_a_step_of_very_many_operations_is_run_call_by_call(
     most = len(made[0]._recorded)
     monkeypatch.setattr(executor, "MOST_OPERATIONS", most)
     assert (of(2048), of(3072)) == (2, 2)
-
-
-def test_large_matrices_are_left_to_blas(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    def layers() -> list[Layer]:
-        return [xn.Linear(12, 9), xn.ReLU(), xn.Linear(9, 3)]
-
-    weights = 12 * 9 + 9 * 3
-    monkeypatch.setattr(executor, "MOST_WEIGHTS", weights)
-    train(layers())
-    # A batch of many rows is computed in microbatches, each of which finds all gradients.
-    train(layers(), rows=4200, batch_size=4096, epochs=1)
-    assert len(made) == 4
-    assert {steps._lowering.weights for steps in made} == {weights}
-    monkeypatch.setattr(executor, "MOST_WEIGHTS", weights - 1)
-    train(layers())
-    assert len(made) == 4
 
 
 def test_one_batch_size_without_loops_changes_nothing_for_another(

@@ -127,7 +127,8 @@ def test_an_element_is_a_chain_of_fused_multiply_adds_whatever_the_cut(lanes: in
 def test_panels_that_are_given_change_no_bit(lanes: int) -> None:
     rng = np.random.default_rng(2)
     width = tiles.SHAPES[lanes][1] * lanes
-    for rows, k, columns in [(49, 16, 2 * width), (30, 128, 3 * width + 5), (7, 300, width + 1)]:
+    sizes = [(49, 16, 2 * width), (30, 128, 3 * width + 5), (7, 300, width + 1)]
+    for rows, k, columns in [*sizes, (50, 530, tiles.MANY_COLUMNS + width + 9)]:
         a, b = matrix(rng, rows, k, by_columns=True), matrix(rng, k, columns, by_columns=False)
         panels = np.full((-(-columns // width), k, width), np.nan, np.float32)
         for left in range(0, columns, width):

@@ -25,13 +25,6 @@ MOST_CALLS = 6
 Each time takes about 10 µs more than the operations themselves, and the other threads wait.
 """
 
-MOST_WEIGHTS = 2**22
-"""Weights in the matrices of a network; with more, BLAS is used, whose products take less time.
-
-784-512-256-10 has half a million, 784-2500-2000-1500-1000-500-10 twelve million. The batch size
-makes no difference, so that all batches of a training are computed in the same way.
-"""
-
 MOST_OPERATIONS = 1_500
 """Of a step; to lower that many takes five seconds. A full batch of about 80,000 rows has them, in
 a network of two `Linear` layers."""
@@ -46,8 +39,8 @@ class CompiledSteps:
     `optimizer`: its state is flushed after the same updates as by `Optimizer.count_step`.
     `most`: how many steps one call may run. An operation without a loop is called in Python, by
     whichever thread comes to it; without such operations the interpreter is not needed until the
-    end. Raises `NotLowered` for a step with products, or many other operations, without a loop, for
-    one of very many operations, and for a network of many weights.
+    end. Raises `NotLowered` for a step with products, or many other operations, without a loop, and
+    for one of very many operations.
     """
 
     def __init__(self, program: Program, tables: Sequence[Array], optimizer: Any = None) -> None:
@@ -70,8 +63,6 @@ class CompiledSteps:
             lowering.add(op)
         if len(lowering.calls) > MOST_CALLS:
             raise NotLowered(f"operations without a loop at {len(lowering.calls)} places")
-        if lowering.weights > MOST_WEIGHTS:
-            raise NotLowered(f"{lowering.weights:,} weights")
         self._from_c = _LOOP(self._call)
         found = phases(lowering.end())
         parts = [[list(map(self._record, part)) for part in p.parts if part] for p in found]

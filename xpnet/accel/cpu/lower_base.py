@@ -73,7 +73,6 @@ class Base:
         self.partials: dict[tuple[int, tuple[int, ...]], Array] = {}
         self.late: list[tuple[Array, Parts]] = []
         self.operations: list[Parts] = []
-        self.gradients: dict[tuple[int, tuple[int, ...]], Array] = {}
         self.calls: list[list[Op]] = []
         self.cuts: dict[int, list[tuple[int, Any]]] = {}
         """The pieces of the flat arrays that updates change, each with its part."""
@@ -105,11 +104,6 @@ class Base:
         self.calls.append([op])
         everything = (EVERYTHING,)
         self.operations.append(single(Work(CALL, place, everything, everything), 0))
-
-    @property
-    def weights(self) -> int:
-        """The number of weights whose gradient the step computes, in one or more microbatches."""
-        return sum(gradient.size for gradient in self.gradients.values())
 
     def end(self) -> list[Parts]:
         """All operations; those that could wait come last."""

@@ -46,6 +46,14 @@ MANY_SAMPLES, FEW_WEIGHTS = 512, 2**14
 """From so many samples on, a gradient of at most so many numbers is a sum: each part multiplies the
 samples that it has just read in the forward pass, which are still in its cache."""
 
+MANY_WEIGHTS, MANY_ROWS = 2**19, 256
+"""A product with so many weights is not a sum over ranges of columns, which would be more memory to
+write and read. From so many rows on, a part has some of them, and not all with fewer columns."""
+
+SHARED_ROWS = 56
+"""The most rows of a gradient in a part for which all parts read one copy of many samples of dy:
+with more, the copies that each part makes of what it reads next take less time."""
+
 FEW_ROWS = 96
 """With fewer, the cells of a product in groups have a quarter of the rows: their tiles read weights
 in place, and the columns of x that a part reads are in its cache."""
@@ -94,7 +102,6 @@ class Products(Base):
         """`out = a b`, cut into cells, or for many columns of `a` into sums over ranges of them."""
         rows, columns = out.shape
         if _is_gradient(a):
-            self.gradients[key(out)] = out
             if _is_sum(a.shape[1], out) and out.flags.c_contiguous:
                 self._sum_of_samples(a, b, out)
             else:
@@ -112,8 +119,11 @@ class Products(Base):
             layout = by_samples(rows) if is_by_rows else natural(out)
             self._product_in_groups(a, b, out, layout)
         else:
-            self._product_by(by_samples(rows), a, b, out)
-            self.shapes[out.shape] = self.layouts[key(out)]
+            layout = by_samples(rows)
+            if b.size >= MANY_WEIGHTS:
+                layout = natural(out) if rows >= MANY_ROWS else by_columns(columns, LINE)
+            self._product_by(layout, a, b, out)
+            self.shapes[out.shape] = layout
 
     def _product_by(self, layout: Layout, a: Array, b: Array, out: Array) -> None:
         """Each part computes its own cell of `out`."""
@@ -130,7 +140,9 @@ class Products(Base):
         if found is None or not (is_matrix(b) and out.flags.c_contiguous):
             return None
         (samples, columns), (width, least_rows, depth) = b.shape, found
-        if len(a) < PARTS * least_rows or columns <= width or samples > depth:
+        if len(a) < PARTS * least_rows or columns <= width:
+            return None
+        if samples > depth and len(a) > PARTS * SHARED_ROWS:
             return None
         count = -(-columns // width)
         panels = zeros(np, count * samples * width, b.dtype).reshape(count, samples, width)
@@ -281,7 +293,8 @@ def _is_in_groups(op: Op) -> bool:
     """Whether a product of the forward pass is a sum over ranges of columns."""
     a, b = op.inputs
     assert op.output is not None
-    return is_wide(a.shape[1]) and b.size >= 16_384 and bool(op.output.flags.c_contiguous)
+    has_size = 16_384 <= b.size < MANY_WEIGHTS
+    return is_wide(a.shape[1]) and has_size and bool(op.output.flags.c_contiguous)
 
 
 def _reads_groups(op: Op, batch: Array) -> bool:
