@@ -864,6 +864,31 @@ def test_a_call_without_out_is_named(
     assert array_module(backend.xp.zeros(3)) is backend.xp
 
 
+class InPlace(xn.Optimizer):
+    """Updates the values without `xp`, which no recording contains."""
+
+    replayable = True
+
+    def update(self, values: Any, gradients: Any, scalars: Any) -> None:
+        values -= scalars[0] * gradients
+
+
+def test_an_update_that_cannot_be_recorded_is_refused() -> None:
+    def train(optimizer: xn.Optimizer) -> None:
+        made = Sequential([xn.Linear(FEATURES, 3)])
+        data = np.ones((12, FEATURES), "float32"), np.arange(12) % 3
+        xn.fit(made, data, optimizer=optimizer, epochs=3, batch_size=4)
+
+    words = r"^InPlace\.update\(\) does not write to values by an xp call with out=values"
+    with pytest.raises(ConfigError, match=words):
+        train(InPlace(0.1))
+
+    class NotReplayable(InPlace):
+        replayable = False
+
+    train(NotReplayable(0.1))
+
+
 def test_what_is_no_call_comes_from_the_module(backend: Backend) -> None:
     recorder = Operations(backend.xp, [])
     for name in ("float32", "uint64", "dtype", "pi", "newaxis"):

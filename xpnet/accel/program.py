@@ -154,7 +154,7 @@ class Operations:
 
 
 _REMEDY = (
-    "let each xp call of a step write to out=, a buffer of the workspace, or take "
+    'give each xp call of a step a buffer as out=, such as self.like(x, "y"), or remove '
     "`replayable = True` from your class"
 )
 

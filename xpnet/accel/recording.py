@@ -29,6 +29,7 @@ from xpnet.accel.fusion import fuse
 from xpnet.accel.program import Call, Program, signature, trace, trace_only
 from xpnet.backend import Array
 from xpnet.backend.context import current
+from xpnet.errors import ConfigError
 from xpnet.utils.introspection import is_own
 
 P = ParamSpec("P")
@@ -222,7 +223,9 @@ class Replay:
         replay = self._compiled(size, step, tables) if self._enabled else None
         is_compiled = replay is not None
         if not is_compiled and known is not None:
-            call = self._graphs.of(record(self.xp, step))
+            program = record(self.xp, step)
+            _require_update(program, self.optimizer)
+            call = self._graphs.of(program)
             replay = _Calls(call, tables, self.optimizer.count_step)
         elif not is_compiled:
             step()
@@ -246,6 +249,7 @@ class Replay:
         steps = self.optimizer.steps
         try:
             program = fuse(trace_only(self.xp, step))
+            _require_update(program, self.optimizer)
             made, known = signature(program), self._made.get(size)
             # Attributes may have changed without another operation; to compile takes longer.
             if known is None or known[0] != made:
@@ -275,6 +279,27 @@ def _weakly(function: Callable[P, R]) -> Callable[P, R]:
         return found(*args, **kwargs)
 
     return call
+
+
+def _require_update(program: Program, optimizer: Any) -> None:
+    """Raise `ConfigError` for an own optimizer of whose update of the values nothing is recorded.
+
+    Such an update, as `values -= rate * gradients`, would be missing from every replay. On the CPU
+    only, where NumPy compares the memory of arrays.
+    """
+    values = None if is_own(type(optimizer)) else optimizer._values
+    if not isinstance(values, numpy.ndarray):
+        return
+    for op in program:
+        written = op.inputs if op.is_kernel else (op.output,)
+        arrays = (array for array in written if isinstance(array, numpy.ndarray))
+        if any(numpy.may_share_memory(array, values) for array in arrays):
+            return
+    raise ConfigError(
+        f"{type(optimizer).__name__}.update() does not write to values by an xp call with "
+        f"out=values, so its steps cannot be recorded: end it with one, such as "
+        f"xp.subtract(values, change, out=values), or remove `replayable = True` from your class"
+    )
 
 
 def is_replayable(part: object) -> bool:
