@@ -13,6 +13,7 @@ import numpy
 from xpnet.backend import Array, Backend, array_module
 from xpnet.errors import ConfigError
 from xpnet.losses import Loss
+from xpnet.losses.base import as_mean
 from xpnet.network import Sequential
 
 STEP = 1e-6
@@ -26,7 +27,10 @@ def numerical_gradient(f: Callable[[], float], array: Array, step: float = STEP)
     """
     xp = array_module(array)
     if array.dtype != xp.float64:
-        raise ConfigError(f"gradients are checked in float64, found {array.dtype}")
+        raise ConfigError(
+            f"gradients are checked in float64, found {array.dtype}: make the network with "
+            f'dtype="float64", and x an array of float64'
+        )
     gradient = xp.zeros(array.shape, dtype=array.dtype)
     for place in numpy.ndindex(array.shape):
         # A slice is a view in any order of memory, which a flat copy would not be.
@@ -59,7 +63,7 @@ def check_network(
 
     `network` must be float64; `x: (N, in)` float64, `target` and `weights` as `loss`
     takes them. Every error should be below 1e-7, except near points where the loss is not
-    differentiable.
+    differentiable. Raises `ConfigError` where two forward passes of the batch give two losses.
     """
     backend = network.backend
 
@@ -67,9 +71,13 @@ def check_network(
         network.set_sample_counter(0)
         logits = network.forward(x, training=True)
         found = loss.forward(logits, target, weights)
-        return float(backend.to_host(backend.asarray(found)))  # it may be a plain number
+        return float(backend.to_host(as_mean(loss, found, backend)))
 
-    value()
+    if (first := value()) != (second := value()):
+        raise ConfigError(
+            f"two forward passes of one batch give the losses {first:g} and {second:g}: a layer "
+            f"with random numbers must begin them again in set_sample_counter()"
+        )
     dx = network.backward(loss.backward(), input_gradient=True)
     analytic = {name: g.copy() for name, g in network.parameter_gradients().items()}
     analytic["input"] = array_module(x).array(dx)

@@ -25,7 +25,9 @@ class Initializer:
 
     def __call__(self, generator: Any, shape: tuple[int, ...]) -> Any:
         """Draw an array of `shape` from `generator` (`numpy.random.Generator`)."""
-        raise TypeError(f"{type(self).__name__} is no initializer: choose one of its subclasses")
+        raise TypeError(
+            f"{type(self).__name__} defines no __call__(generator, shape), which returns the values"
+        )
 
 
 def require_initializer(name: str, draw: object) -> None:

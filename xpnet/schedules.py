@@ -31,7 +31,9 @@ class Schedule:
 
     def __call__(self, step: int) -> float:
         """The learning rate of update number `step` (the first is 0)."""
-        raise TypeError(f"{type(self).__name__} is no schedule: choose one of its subclasses")
+        raise TypeError(
+            f"{type(self).__name__} defines no __call__(step), which returns the learning rate"
+        )
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,21 @@ def require_features(layer: object, expected: int, shape: Shape | None) -> None:
         )
 
 
+def require_output(layer: Any, position: int, x: Any, y: Any) -> None:
+    """Raise `ShapeError` unless `y` has the shape that `output_shape()` of `layer` gives.
+
+    `y` is what `layer`, number `position` of its network, has computed from `x`.
+    """
+    before, after = tuple(x.shape[1:]), tuple(y.shape[1:])
+    expected = layer.output_shape(before)
+    if expected is not None and after != tuple(expected):
+        raise ShapeError(
+            f"layer {position}: {type(layer).__name__} turns samples of shape {before} into "
+            f"{after}, and its output_shape() gives {tuple(expected)}: define output_shape(), "
+            f"or change forward()"
+        )
+
+
 def shape_by(
     output_features: Callable[[Any, int | None], int | None],
 ) -> Callable[[Any, Shape | None], Shape | None]:

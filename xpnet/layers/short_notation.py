@@ -13,6 +13,7 @@ from xpnet.layers.linear import Linear
 from xpnet.layers.reshaping import Unflatten
 from xpnet.layers.shapes import Shape
 from xpnet.utils.arguments import is_whole
+from xpnet.utils.introspection import is_own
 
 
 def layers_from(
@@ -58,7 +59,7 @@ def layers_from(
                 f"the size of the inputs comes first, as in Sequential(784, ...), or "
                 f"Sequential((28, 28), ...) for images, found {made[0]} before {part}"
             )
-        shape = shape_after(layer, first + len(made), shape)
+        shape = shape_after(layer, first + len(made), shape, made[-1] if made else None)
         made.append(layer)
     return made
 
@@ -98,12 +99,22 @@ def _activation(name: str) -> Layer:
     return known[plain]()
 
 
-def shape_after(layer: Layer, position: int, shape: Shape | None) -> Shape | None:
-    """The shape of a sample after layer number `position`. Raises `ShapeError`."""
+def shape_after(
+    layer: Layer, position: int, shape: Shape | None, before: Layer | None = None
+) -> Shape | None:
+    """The shape of a sample after layer number `position`; `before`: the layer before it, if any.
+
+    Raises `ShapeError`.
+    """
     try:
         return layer.output_shape(shape)
     except ShapeError as error:
-        raise ShapeError(f"layer {position}: {error}") from None
+        hint = ""
+        # A user's own layer, of which the shape of its outputs is an assumption.
+        if before is not None and type(before).output_shape is Layer.output_shape:
+            kind = type(before)
+            hint = "" if is_own(kind) else f", or define output_shape() of {kind.__name__}"
+        raise ShapeError(f"layer {position}: {error}{hint}") from None
 
 
 def shapes_of_chain(layers: list[Layer]) -> list[Shape]:
@@ -117,7 +128,7 @@ def shapes_of_chain(layers: list[Layer]) -> list[Shape]:
     shape: Shape | None = None
     shapes: list[Shape] = []
     for position, layer in enumerate(layers):
-        after = shape_after(layer, position, shape)
+        after = shape_after(layer, position, shape, layers[position - 1] if position else None)
         if shape is None:
             _require_size(layer, position, after)
         if shape is None and after is not None:

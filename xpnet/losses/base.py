@@ -10,6 +10,9 @@ from xpnet.errors import ConfigError, DataError, ShapeError, short_repr
 from xpnet.utils.introspection import config_of, is_own
 from xpnet.workspace import Workspace
 
+PREDICTIONS = ("class", "labels", "values", "rates")
+"""What a network may predict: see `Loss.prediction`."""
+
 
 class Loss:
     """Base of all losses: `forward(logits, target[, weights]) -> ()`, `backward() -> dlogits`.
@@ -48,11 +51,12 @@ class Loss:
                 f"logits must be floats (N, outputs) of at least one sample, found dtype "
                 f"{logits.dtype} and shape {tuple(logits.shape)}"
             )
-        to_host = Backend.of(logits).to_host
+        backend = Backend.of(logits)
         if target.shape[:1] == logits.shape[:1]:
             outputs = logits.shape[1] if logits.ndim > 1 else 1
-            self.require_targets(to_host(target), outputs, "target")
-        return float(to_host(self.forward(logits, target, weights)))
+            self.require_targets(backend.to_host(target), outputs, "target")
+        value = self.forward(logits, target, weights)
+        return float(backend.to_host(as_mean(self, value, backend)))
 
     def __repr__(self) -> str:
         """As it was made, `Huber(delta=3)`; `Own(...)` where the arguments are not known."""
@@ -117,6 +121,22 @@ def with_inner(loss: Loss) -> list[Loss]:
     if is_own(type(loss)):
         return [loss]
     return [loss, *(inner for inner in vars(loss).values() if isinstance(inner, Loss))]
+
+
+def as_mean(loss: Loss, value: Any, backend: Backend, dtype: Any = None) -> Array:
+    """What `forward()` of `loss` returned, as an array on the device.
+
+    A loss that is not xpnet's may return a plain number. Raises `ShapeError` for several numbers.
+    """
+    if is_own(type(loss)):
+        return value
+    made = backend.asarray(value, dtype=dtype)
+    if made.size != 1:
+        raise ShapeError(
+            f"{type(loss).__name__}.forward() must return the mean loss of the batch, one number, "
+            f"found shape {tuple(made.shape)}"
+        )
+    return made
 
 
 def mean(xp: Any, losses: Array, value: Array, workspace: Workspace) -> None:

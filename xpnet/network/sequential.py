@@ -10,7 +10,7 @@ from typing import Any, Self, overload
 from xpnet.backend import Array, Backend
 from xpnet.errors import ConfigError, ShapeError, short_repr
 from xpnet.layers.base import Layer, walk, walk_positions
-from xpnet.layers.shapes import Shape
+from xpnet.layers.shapes import Shape, require_output
 from xpnet.layers.short_notation import is_list, layers_from, shapes_of_chain
 from xpnet.network.architecture import described, layers_of
 from xpnet.network.inputs import taken
@@ -23,6 +23,7 @@ from xpnet.network.summary import as_text, table_of
 from xpnet.utils import notebook
 from xpnet.utils.arguments import float_dtype, seed_of
 from xpnet.utils.exclusive import require_free
+from xpnet.utils.introspection import is_own
 
 
 class Sequential(Predictions, NetworkAsLayer):
@@ -253,8 +254,11 @@ class Sequential(Predictions, NetworkAsLayer):
         return self._predict(x)
 
     def _through(self, x: Array, training: bool) -> Array:
-        for layer in self._layers:
-            x = layer.forward(x, training=training)
+        for position, layer in enumerate(self._layers):
+            y = layer.forward(x, training=training)
+            if not is_own(type(layer)):
+                require_output(layer, position, x, y)
+            x = y
         return x
 
     def backward(self, dlogits: Array, *, input_gradient: bool = False) -> Array | None:

@@ -73,6 +73,12 @@ class Store:
         known = dict(state)
         for position, layer in enumerate(layers):
             own = {f"{position}.{n}": p for n, p in layer._parameter_specs().items()}
+            for name, parameter in own.items():
+                if not isinstance(parameter, Parameter):
+                    raise ConfigError(
+                        f"parameters() of {type(layer).__name__} must give a Parameter(shape, "
+                        f"initializer) for each name, found {short_repr(parameter)} for {name}"
+                    )
             wanted |= own
             frozen |= {n: own[n] for n in (f"{position}.{n}" for n in frozen_parameters(layer))}
             statistics |= {f"{position}.{n}": p for n, p in layer._buffer_specs().items()}

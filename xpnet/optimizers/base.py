@@ -169,7 +169,13 @@ class Optimizer:
                 f"{gradients.shape} after {held.shape}: one optimizer serves one network"
             )
         if not self.state:
-            self.state = {name: zeros(xp, values.size, values.dtype) for name in self.state_names}
+            names: Any = self.state_names
+            if isinstance(names, str):
+                raise ConfigError(
+                    f"state_names of {type(self).__name__} must be a tuple of names, such as "
+                    f"({names!r},), found {names!r}"
+                )
+            self.state = {name: zeros(xp, values.size, values.dtype) for name in names}
 
     def _upload(self, values: Array) -> Array:
         xp, numbers = array_module(values), self.scalars(self.steps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from xpnet.accel import small_gemm
 from xpnet.backend import Array, array_module
 from xpnet.losses import Loss
+from xpnet.losses.base import as_mean
 from xpnet.network import Sequential
 from xpnet.training import microbatch, parts
 from xpnet.utils.introspection import is_own
@@ -33,9 +34,7 @@ def forward_backward(
             logits = network.forward(x, training=True)
             value = loss.forward(logits, target, weights)
             network.backward(_scaled(loss, scale, factor))
-    if not is_own(type(loss)):
-        value = network.backend.asarray(value, dtype=network.dtype)  # it may give a plain number
-    return value, logits
+    return as_mean(loss, value, network.backend, network.dtype), logits
 
 
 def _scaled(loss: Loss, scale: float, factor: Array | None) -> Array:

@@ -22,6 +22,7 @@ from xpnet.losses import (
     SigmoidBinaryCrossEntropy,
     SoftmaxCrossEntropy,
 )
+from xpnet.losses.base import PREDICTIONS
 from xpnet.network import Sequential
 from xpnet.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from xpnet.training.augmentation import Augmentation
@@ -67,7 +68,12 @@ def optimizer_of(value: Optimizer | str) -> Optimizer:
     if isinstance(value, str):
         return _named("optimizer", value, OPTIMIZERS, {})()
     what = f"an optimizer such as Adam(1e-3), or one of {', '.join(OPTIMIZERS)}"
-    return instance("optimizer", value, Optimizer, what)
+    made = instance("optimizer", value, Optimizer, what)
+    if "state" not in vars(made):
+        raise ConfigError(
+            f"{type(made).__name__}.__init__() does not call super().__init__(learning_rate)"
+        )
+    return made
 
 
 def ranks_of(group: Group | None, parts: int) -> Ranks | None:
@@ -101,7 +107,13 @@ def loss_of(value: Loss | str | None) -> Loss:
     if isinstance(value, str):
         return _named("loss", value, LOSSES, _OTHER_NAMES)()
     what = f"a loss such as MeanSquaredError(), or one of {', '.join(LOSSES)}"
-    return instance("loss", value, Loss, what)
+    made = instance("loss", value, Loss, what)
+    if made.prediction not in (None, *PREDICTIONS):
+        raise ConfigError(
+            f"prediction of {type(made).__name__} must be one of {', '.join(PREDICTIONS)} or None, "
+            f"found {short_repr(made.prediction)}"
+        )
+    return made
 
 
 def _named(
