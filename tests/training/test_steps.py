@@ -345,11 +345,12 @@ def test_a_trainer_whose_step_returns_no_loss(value: Any, match: str) -> None:
         Wrong(network(), optimizer="sgd").fit(batches(1)[0], epochs=1)
 
 
-def test_a_trainer_may_return_plain_numbers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [float, np.float32])
+def test_a_trainer_may_return_plain_numbers(number: Any, tmp_path: Path) -> None:
     class Plain(xn.Trainer):
         def train_step(self, x: Any, target: Any, **options: Any) -> Any:
             value, outputs = super().train_step(x, target, **options)
-            return float(value), outputs
+            return number(value), outputs
 
         def evaluate(self, data: Any, loss: Any) -> Any:
             value, accuracy = super().evaluate(data, loss)

@@ -206,7 +206,8 @@ class Update:
     def _checked(self, value: Any, outputs: Any, rows: int) -> Array:
         """The loss that a subclass's step returned as an array `()`. Raises `ConfigError`."""
         network, name = self.trainer.network, type(self.trainer).__name__
-        if not hasattr(value, "shape"):
+        # NumPy's arithmetic with arrays () returns scalars, which are no arrays.
+        if not isinstance(value, network.backend.xp.ndarray):
             number = as_float(value)
             value = value if number is None else network.backend.asarray(number, network.dtype)
         if getattr(value, "shape", None) != ():
