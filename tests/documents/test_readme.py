@@ -77,7 +77,7 @@ IN_TEXT: dict[str, bool | str | tuple[str, str]] = {
     "python -m xpnet.train --config runs/digits-001/config.toml": True,
     "python -m xpnet": True,
     "python -m xpnet.train": True,
-    "python -m xpnet.train --conv 16k5,pool,32k5,pool --hidden 128": True,
+    "python -m xpnet.train --conv 16k5,pool,32k5,pool --hidden 128 --dropout 0": True,
     "python -m xpnet.train --help": True,
     "python -m xpnet.export runs/digits-001/model.safetensors --onnx digits.onnx": True,
     "python examples/reproduce.py": (

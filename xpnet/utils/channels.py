@@ -25,8 +25,8 @@ def require_channels_last(shape: tuple[int, ...], image: tuple[int, ...] | None,
         is_first = found == (image[2], image[0], image[1]) != image
     if is_first:
         raise ShapeError(
-            f"{name} has the shape {shape}, which is (N, channels, height, width): pictures are "
-            f"(N, height, width, channels), x.transpose(0, 2, 3, 1); or give rows, "
+            f"{name} has the shape {shape}, which is (N, channels, height, width): images must be "
+            f"(N, height, width, channels): give x.transpose(0, 2, 3, 1), or rows, "
             f"x.reshape(len(x), -1)"
         )
     if image is not None and found != image:
