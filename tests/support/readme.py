@@ -21,6 +21,7 @@ NOT_RUN = {
     '10, backend="cuda")  # or': "needs an NVIDIA GPU",
     "python -m xpnet.train --config examples/lenet.toml": "several ranks: tests/distributed",
     "mpiexec -n 4 python program.py": "several ranks: tests/distributed",
+    "mpiexec -f hosts": "several machines: tests/distributed/test_hosts.py",
     "xpnet.tune space.toml --shared": "several machines: tests/tune",
     "#SBATCH --nodes=4": "needs a cluster",
 }
