@@ -15,7 +15,7 @@ from xpnet.utils.arguments import real, whole
 
 @dataclass(frozen=True)
 class Schedule:
-    """Base: `schedule(step) -> learning rate`."""
+    """Base: `schedule(step) -> learning rate`; a schedule of your own defines `__call__`."""
 
     def __post_init__(self) -> None:
         for item in fields(self):

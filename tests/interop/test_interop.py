@@ -517,7 +517,7 @@ def test_what_cannot_be_lent(bad: Callable[[torch.Tensor], torch.Tensor], backen
         lambda: xn.DeviceData(wrong, labels, backend=backend, dtype="float32"),
     ]
     for call in calls:
-        with pytest.raises(DataError, match=r"^a torch\.\w+ does not lend its memory") as caught:
+        with pytest.raises(DataError, match=r"^a torch\.\w+ does not share its memory") as caught:
             call()
         assert "tensor.detach()" in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -545,7 +545,7 @@ def test_an_array_on_another_device_is_refused() -> None:
         lambda: xn.fit(network, (x, OnGpu()), optimizer=xn.SGD(0.1), epochs=1),
     ]
     for call in calls:
-        with pytest.raises(DeviceMismatch, match=r"OnGpu lies on cuda:1, .*tensor\.cpu\(\)"):
+        with pytest.raises(DeviceMismatch, match=r"OnGpu is on cuda:1, .*tensor\.cpu\(\)"):
             call()
 
 

@@ -376,7 +376,7 @@ def test_a_network_without_parameters_in_front(backend: Backend) -> None:
     [
         (lambda: Sequential([]), ConfigError, "at least one layer"),
         (lambda: Sequential([ReLU()]), ConfigError, "says how many features"),
-        (lambda: Sequential([ReLU(), Linear(2, 2)] * 2), ConfigError, "stands twice"),
+        (lambda: Sequential([ReLU(), Linear(2, 2)] * 2), ConfigError, "same layer object twice"),
         (lambda: mixed(dtype="float16"), ConfigError, "float32 or float64, found 'float16'"),
         (lambda: mixed("gpu"), ConfigError, "unknown device 'gpu'"),
         (

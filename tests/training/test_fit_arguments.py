@@ -571,7 +571,7 @@ def test_what_belongs_to_one_training_is_refused_to_another_at_the_same_time(nam
 
 def test_data_on_another_device_is_refused(double: Backend, reference: Backend) -> None:
     held = xn.DeviceData(X, LABELS, backend=double, dtype="float32")
-    with pytest.raises(DeviceMismatch, match=r"^train lies on device cuda, the network on cpu"):
+    with pytest.raises(DeviceMismatch, match=r"^train is on device cuda, the network on cpu"):
         xn.fit(net(), held, optimizer="sgd", epochs=1)
 
 

@@ -224,7 +224,7 @@ def nullable(dtype: str) -> pd.DataFrame:
             "torch",
             3,
             lambda: [
-                (torch.zeros(2, 3, requires_grad=True), DataError, "does not lend its memory")
+                (torch.zeros(2, 3, requires_grad=True), DataError, "does not share its memory")
             ],
         ),
         *missing.cases(

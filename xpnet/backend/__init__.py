@@ -51,7 +51,7 @@ def array_module(*arrays: Array) -> Any:
         other = _modules.get(type(array)) or _module_of(array)
         if other is not module:
             raise DeviceMismatch(
-                f"arrays of {module.__name__} and of {other.__name__} met in one operation: "
+                f"arrays of {module.__name__} and of {other.__name__} were used in one operation: "
                 f"move one of them with Backend.asarray() or Backend.to_host()"
             )
     substitute = current().substitute
@@ -81,11 +81,11 @@ def shared(array: Any, xp: Any = numpy) -> Any:
     except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as error:
         why = str(error).rstrip(".")
         raise DataError(
-            f"a {name} does not lend its memory ({why}): give a dense one that requires no "
+            f"a {name} does not share its memory ({why}): give a dense one that requires no "
             f"gradient (PyTorch: tensor.detach()), of a dtype that NumPy has"
         ) from None
     raise DeviceMismatch(
-        f"a {name} lies on {getattr(array, 'device', f'device {kind}:{number}')}, where NumPy "
+        f"a {name} is on {getattr(array, 'device', f'device {kind}:{number}')}, where NumPy "
         f"cannot read it: move it to the host first (PyTorch: tensor.cpu())"
     )
 

@@ -24,7 +24,7 @@ from xpnet.utils.introspection import (
 from xpnet.workspace import Workspace
 
 DEEPEST = 20
-"""How many layers a layer may lie within."""
+"""How deep layers may be nested."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,11 @@ class Layer:
     is written into such a buffer by an `xp` call with `out=`, so a step does not allocate memory.
     `Sequential.forward(..., training=False)` returns a new array. A layer of your own that follows
     this rule, and whose step does not change Python state, may set
-    `replayable: ClassVar[bool] = True` in its class: `fit()` then records and replays it. If it
-    does not follow the rule, the replay gives wrong results without an error.
+    `replayable: ClassVar[bool] = True` in its class: `fit()` then records and replays it. A call of
+    `xp` without `out=` is an error then; an operation without `xp`, as `y *= 2`, is missing from
+    the replay without an error.
+
+    **Shapes.** A layer whose outputs have another shape than its inputs defines `output_shape()`.
 
     **Threads.** A prediction runs on copies of the layers, one set for each thread, which share
     parameters and hyperparameters with the layers and have a `workspace` of their own. So take
@@ -333,7 +336,7 @@ def walk_positions(layers: Iterable[Layer]) -> Iterator[tuple[Layer, int | str]]
 
 
 def require_distinct(layers: Iterable[Layer], where: str) -> None:
-    """Raise `ConfigError` where a layer stands twice among `layers` and all within them.
+    """Raise `ConfigError` where a layer is twice among `layers` and all within them.
 
     A layer keeps what its backward pass needs of one forward pass, and has one set of parameters.
     A class that is not xpnet's may refer to a layer without parameters that stands elsewhere. Nor
@@ -344,11 +347,11 @@ def require_distinct(layers: Iterable[Layer], where: str) -> None:
     def visit(layers: Iterable[Layer], may_refer: bool, depth: int) -> None:
         for layer in layers:
             if depth > DEEPEST:
-                raise ConfigError(f"a layer lies within more than {DEEPEST} others in {where}")
+                raise ConfigError(f"{where} has layers nested more than {DEEPEST} deep")
             if id(layer) in seen:
                 if may_refer and not layer._parameter_specs():
                     continue
-                raise ConfigError(f"the same layer object stands twice in {where}: make two")
+                raise ConfigError(f"{where} contains the same layer object twice: make two")
             seen.add(id(layer))
             visit(layer.sublayers().values(), not is_own(type(layer)), depth + 1)
 

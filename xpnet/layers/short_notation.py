@@ -46,8 +46,8 @@ def layers_from(
             layer = _unflatten(part)
         elif not is_whole(part) or part < 1:
             raise ConfigError(
-                f"a network in brief is written in whole numbers above 0, names of activations "
-                f"and layers, found {short_repr(part)}"
+                f"Sequential takes whole numbers above 0, names of activations and layers, found "
+                f"{short_repr(part)}"
             )
         elif shape is not None:
             layer = _linear(shape, int(part), first + len(made))

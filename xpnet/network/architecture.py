@@ -75,7 +75,7 @@ def layers_of(
     """
     require_classes(custom_objects)
     if within.count(".") > DEEPEST:
-        raise CheckpointError(f"layer {within[:-1]} lies within more than {DEEPEST} others")
+        raise CheckpointError(f"layer {within[:-1]} is nested more than {DEEPEST} deep")
     made = []
     for number, entry in enumerate(architecture):
         position = f"{within}{number}"

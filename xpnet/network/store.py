@@ -101,7 +101,7 @@ class Store:
                     value = parameter.initializer(generator, parameter.shape)
                 elif value.shape != parameter.shape:
                     raise ConfigError(
-                        f"{name} has the shape {parameter.shape}, and the layer brings values of "
+                        f"{name} has the shape {parameter.shape}, and the layer has values of "
                         f"shape {tuple(value.shape)}: make a new layer"
                     )
                 else:

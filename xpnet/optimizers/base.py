@@ -63,7 +63,11 @@ class Optimizer:
         return rate, 1 - rate * self.weight_decay
 
     def update(self, values: Array, gradients: Array, scalars: Array) -> None:
-        """Apply the formula: update `values` and the state in place; `scalars` is on the device."""
+        """Apply the formula: update `values` `(P,)` and the state in place.
+
+        `scalars` `(S,)`: what `self.scalars(step)` gives, on the device. `scalars[0:1]` is the
+        learning rate; a recorded step reads this slice again each time.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no update()")
 
     def step(
@@ -166,7 +170,7 @@ class Optimizer:
         if values.ndim != 1 or values.shape != gradients.shape or values.shape != held.shape:
             raise ShapeError(
                 f"values and gradients must be flat and of one size, found {values.shape} and "
-                f"{gradients.shape} after {held.shape}: one optimizer serves one network"
+                f"{gradients.shape} after {held.shape}: use one optimizer for one network"
             )
         if not self.state:
             names: Any = self.state_names

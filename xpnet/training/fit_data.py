@@ -49,7 +49,7 @@ def on_device(network: Sequential, data: Part, name: str) -> DeviceData:
     if isinstance(data, DeviceData):
         if data.backend.xp is not backend.xp:
             raise DeviceMismatch(
-                f"{name} lies on device {data.backend.device}, the network on {backend.device}: "
+                f"{name} is on device {data.backend.device}, the network on {backend.device}: "
                 f"make the DeviceData with backend=network.backend"
             )
         held = data

@@ -226,7 +226,7 @@ def require_logits(network: Sequential, loss: Loss) -> None:
     if loss.takes_logits and isinstance(last, Softmax | Sigmoid):
         raise ConfigError(
             f"the network ends in {last}, and {type(loss).__name__} applies its activation itself: "
-            f"leave {type(last).__name__} out, and ask predict_proba() for probabilities"
+            f"leave {type(last).__name__} out, and get probabilities from predict_proba()"
         )
 
 
