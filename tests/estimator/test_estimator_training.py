@@ -14,6 +14,7 @@ from sklearn.datasets import load_iris
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import mean_squared_error
 from sklearn.model_selection import GridSearchCV
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, scale
 
@@ -210,6 +211,80 @@ def test_adaptive_with_early_stopping_waits_for_the_score() -> None:
     assert rates.rates[-1] < 0.02
 
 
+ADAPTIVE = {"learning_rate": "adaptive", "solver": "sgd", "n_iter_no_change": 2}
+
+
+@pytest.mark.filterwarnings("ignore:.* converged")
+def test_with_adaptive_calls_of_partial_fit_are_epochs_of_fit() -> None:
+    shared = {**ADAPTIVE, "learning_rate_init": 0.5, "tol": 0.05, "batch_size": 150}
+    rates, rates_of_calls = Rates(), Rates()
+    at_once = classifier(**shared, max_iter=25, callbacks=rates).fit(X, Y)
+    calls = classifier(**shared, callbacks=rates_of_calls)
+    for _ in range(25):
+        calls.partial_fit(X, Y, classes=[0, 1, 2])
+    assert rates_of_calls.rates == rates.rates
+    assert 1e-6 < rates.rates[-1] < 0.5 / 5**2
+    np.testing.assert_allclose(calls.loss_curve_, at_once.loss_curve_, rtol=1e-12)
+    np.testing.assert_allclose(calls.predict_proba(X), at_once.predict_proba(X), rtol=1e-12)
+
+
+def test_with_adaptive_partial_fit_trains_on_at_the_least_rate() -> None:
+    rates = Rates()
+    found = regressor(**ADAPTIVE, tol=1e9, callbacks=rates)
+    for _ in range(40):
+        found.partial_fit(X, X[:, 0])
+    falling = [0.02] + [0.02 / 5**power for power in range(7) for _ in range(3)]
+    least = [0.02 / 5**7] * (40 - len(falling))
+    assert rates.rates == [pytest.approx(rate) for rate in [*falling, *least]]
+    assert len(found.loss_curve_) == 40
+
+
+@pytest.mark.filterwarnings("ignore:.* converged")
+def test_with_adaptive_partial_fit_counts_on_from_fit_and_a_new_fit_begins_again() -> None:
+    rates = Rates()
+    found = classifier(**ADAPTIVE, tol=1e9, max_iter=6, callbacks=rates).fit(X, Y)
+    for _ in range(3):
+        found.partial_fit(X, Y)
+    expected = [0.02] * 4 + [0.02 / 5] * 3 + [0.02 / 25] * 2
+    assert rates.rates == [pytest.approx(rate) for rate in expected]
+    for warm_start in (False, True):
+        rates.rates.clear()
+        found.set_params(warm_start=warm_start).fit(X, Y)
+        assert rates.rates == [pytest.approx(rate) for rate in expected[:6]]
+
+
+@pytest.mark.filterwarnings("ignore:.* converged")
+def test_the_epochs_that_a_score_did_not_improve_are_not_counted_by_partial_fit() -> None:
+    rates = Rates()
+    found = classifier(**ADAPTIVE, early_stopping=True, tol=1e9, max_iter=6, callbacks=rates)
+    found.fit(X, Y).set_params(early_stopping=False)
+    for _ in range(4):
+        found.partial_fit(X, Y)
+    expected = [0.02] * 4 + [0.02 / 5] * 5 + [0.02 / 25]
+    assert rates.rates == [pytest.approx(rate) for rate in expected]
+
+
+@pytest.mark.parametrize("n_iter_no_change", [1, 3])
+def test_with_adaptive_partial_fit_trains_as_that_of_mlpclassifier(n_iter_no_change: int) -> None:
+    """From equal weights, on a third of the samples in each call."""
+    shared = {**ADAPTIVE, "hidden_layer_sizes": (7,), "batch_size": 50, "random_state": 1}
+    shared |= {"learning_rate_init": 0.1, "tol": 0.01, "n_iter_no_change": n_iter_no_change}
+    theirs = MLPClassifier(**shared)
+    theirs.partial_fit(X, Y, classes=[0, 1, 2])
+    ours = XpnetClassifier(**shared, network=xn.from_sklearn(theirs))
+    theirs.loss_curve_, theirs.best_loss_, theirs._no_improvement_count = [], np.inf, 0
+    del theirs._optimizer
+    for call in range(90):
+        rows = slice(call % 3, None, 3)
+        for network in (ours, theirs):
+            network.partial_fit(X[rows], Y[rows], classes=[0, 1, 2])
+        rate = ours._optimizer.learning_rate(ours._optimizer.steps)
+        assert rate == pytest.approx(theirs._optimizer.learning_rate)
+    assert rate < 1e-6
+    np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=1e-9)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), rtol=1e-7)
+
+
 def test_a_rate_that_falls_may_still_be_cut_short() -> None:
     for name in ("invscaling", "adaptive"):
         with pytest.warns(ConvergenceWarning):
@@ -244,10 +319,6 @@ def test_partial_fit_has_no_schedule() -> None:
         classifier(learning_rate="cosine").partial_fit(X, Y, classes=[0, 1, 2])
     with pytest.raises(ConfigError, match=says):
         regressor(learning_rate="cosine").partial_fit(X, X[:, 0])
-    says = r"\Alearning_rate='adaptive' compares the epochs of one fit, and each call [^\n]*\Z"
-    with pytest.raises(ConfigError, match=says):
-        classifier(learning_rate="adaptive", solver="sgd").partial_fit(X, Y, classes=[0, 1, 2])
-    classifier(learning_rate="adaptive").partial_fit(X, Y, classes=[0, 1, 2])  # Adam ignores it
 
 
 # ---------------------------------------------------------------------------- in a notebook

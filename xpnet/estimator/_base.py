@@ -273,7 +273,7 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
         self._made_with = self._settings_of_network()
         features, outputs = train.x.shape[1], self._outputs(train.target)
         self.network_ = new_network(self, features, outputs, str(train.x.dtype), self._seed)
-        self.t_ = 0
+        self.t_, self._waited = 0, 0
         self.loss_curve_: list[float] = []
         self.validation_scores_: list[float] | None = None
         self.validation_loss_curve_: list[float] | None = None
@@ -329,6 +329,10 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
             patience=float(self.n_iter_no_change),
             lowers_rate=is_adaptive(self),
             samples_seen=self.t_,
+            # Calls of partial_fit are epochs of one training; fit() compares its own epochs only,
+            # of which the first is better than -inf and sets `waited` to 0.
+            best=-min(self.loss_curve_, default=math.inf) if is_partial else -math.inf,
+            waited=self._waited,
         )
         own = [check, *callbacks_of_rate(self, seen=self.t_, count=count)]
         progress = [HeldOutProgress(check)] if self.verbose else []
@@ -371,6 +375,7 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
         self.t_ += len(losses) * count
         self.loss_curve_ = self.loss_curve_ + losses
         self.loss_, self.best_loss_ = losses[-1], min(self.loss_curve_)
+        self._waited = 0 if self.early_stopping else check.waited
         if check.scores:
             self.validation_scores_ = (self.validation_scores_ or []) + check.scores
             self.validation_loss_curve_ = (self.validation_loss_curve_ or []) + check.losses

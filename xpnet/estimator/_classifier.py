@@ -161,7 +161,9 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         """Train one more epoch on `X`, `y`; the first call creates the network and needs `classes`.
 
         `classes`: all that will ever be in `y`; not needed for a matrix `y` of labels. Also
-        continues after `fit`. Raises as `fit` does, and for `early_stopping=True`.
+        continues after `fit`. With `learning_rate="adaptive"` the losses of all calls are compared,
+        and training continues at the last rate. Raises as `fit` does, and for `early_stopping=True`
+        or a schedule over `max_iter` epochs, `"cosine"` or `"one_cycle"`.
         """
         if isinstance(self.class_weight, str) and self.class_weight == "balanced":
             raise ConfigError(

@@ -26,17 +26,12 @@ def require_learning_rate(value: Any) -> None:
 
 
 def require_rate_of_partial_fit(estimator: Any) -> None:
-    """Raise `ConfigError` for a `learning_rate` that depends on more than the epochs so far."""
+    """Raise `ConfigError` for a `learning_rate` that depends on the number of all epochs."""
     if estimator.learning_rate in SCHEDULES:
         raise ConfigError(
             f"learning_rate={estimator.learning_rate!r} is a schedule over max_iter epochs, and "
-            f"partial_fit does not know how many there will be: set learning_rate='constant' or "
-            f"'invscaling'"
-        )
-    if is_adaptive(estimator):
-        raise ConfigError(
-            "learning_rate='adaptive' compares the epochs of one fit, and each call of partial_fit "
-            "is one epoch: set learning_rate='constant' or 'invscaling'"
+            f"partial_fit does not know how many there will be: set learning_rate='constant', "
+            f"'invscaling' or 'adaptive'"
         )
 
 

@@ -135,7 +135,8 @@ class XpnetRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> XpnetRegressor:
         """One more epoch on `X`, `y`; a new network on the first call. Also continues after `fit`.
 
-        Raises as `fit` does, and for `early_stopping=True`.
+        As `XpnetClassifier.partial_fit`: raises as `fit` does, and for `early_stopping=True`,
+        `learning_rate="cosine"` and `"one_cycle"`.
         """
         begins = not hasattr(self, "network_")
         self._partial_fit(X, y, sample_weight, begins=begins, learn=begins)

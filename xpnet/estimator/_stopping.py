@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -69,7 +68,8 @@ class ConvergenceCheck(Callback):
     score are restored at the end. Training stops after more than `patience` epochs in a row in
     which the score (or minus the loss) was not at least `tol` above the best one before.
     `lowers_rate`: then the learning rate is divided by 5 instead, unless it is `LEAST_RATE` or
-    less. `samples_seen`: the training samples of earlier calls.
+    less. `samples_seen`: the training samples of earlier calls. `best`, `waited`: the best value of
+    earlier calls, and how many epochs in a row did not improve on it.
     """
 
     def __init__(
@@ -81,10 +81,12 @@ class ConvergenceCheck(Callback):
         patience: float,
         lowers_rate: bool,
         samples_seen: int,
+        best: float,
+        waited: int,
     ) -> None:
         self.held_out, self.by_score, self.tol, self.patience = held_out, by_score, tol, patience
         self.lowers_rate, self.samples_seen = lowers_rate, samples_seen
-        self.best, self.waited = -math.inf, 0
+        self.best, self.waited = best, waited
         self.scores, self.losses = list[float](), list[float]()
         self.best_weights: list[tuple[Any, Any]] = []
         self.was_stopped = False
