@@ -51,8 +51,9 @@ class MeanLoss:
 class Accuracy:
     """The fraction of samples whose true class is among the `top` largest logits.
 
-    For `top=1` the prediction is the first largest logit, as `argmax()` has it. For more, a
-    sample is a hit when fewer than `top` logits are larger than that of its class.
+    For `top=1` the prediction is the class of the largest logit, the first of equal ones, as
+    `argmax()` returns it. For more, a sample counts as correct if fewer than `top` logits are
+    larger than that of its class.
     """
 
     def __init__(self, backend: Backend, top: int = 1) -> None:
@@ -125,8 +126,8 @@ def add_hits(xp: Any, hit: Array, hits: Array, workspace: Workspace) -> None:
 class ConfusionMatrix:
     """How often class `i` was predicted as class `j`: `(C, C)`, row = true, column = predicted.
 
-    A batch adds `onehot(true)ᵀ onehot(predicted)`: one small product, nothing scattered. It takes
-    memory for C² pairs; for many classes there is `SparseConfusionMatrix`.
+    A batch adds `onehot(true)ᵀ onehot(predicted)`, one small matrix product. It takes memory for C²
+    pairs; for many classes there is `SparseConfusionMatrix`.
     """
 
     def __init__(self, backend: Backend, classes: int) -> None:
@@ -164,7 +165,7 @@ class ConfusionMatrix:
 class ConfusedPairs:
     """A confusion matrix `(C, C)` of which only the pairs that occur are kept, on the host.
 
-    `times[i]` samples of class `true[i]` were taken for `predicted[i]`: `(P,)` int64 each, P no
+    `times[i]` samples of class `true[i]` were predicted as `predicted[i]`: `(P,)` int64 each, P no
     more than there are samples, in the order of `true`, then of `predicted`. `classes` is C.
     """
 
@@ -175,7 +176,7 @@ class ConfusedPairs:
 
 
 class SparseConfusionMatrix:
-    """How often class `i` was taken for class `j`, in memory that grows with the samples alone.
+    """How often class `i` was predicted as class `j`, in memory that grows with the samples only.
 
     `update()` copies classes and labels of the batch to the host, and so waits for the device:
     it is for evaluation, not for a training step.
@@ -206,7 +207,9 @@ class SparseConfusionMatrix:
 
 
 def confusion_counter(backend: Backend, classes: int) -> ConfusionMatrix | SparseConfusionMatrix:
-    """A counter of all pairs of classes, or, above `MOST_CLASSES`, of those that occur."""
+    """A counter of all pairs of classes, or, for more than 1,024 classes (`MOST_CLASSES`), of those
+    that occur.
+    """
     kind = ConfusionMatrix if classes <= MOST_CLASSES else SparseConfusionMatrix
     return kind(backend, classes)
 

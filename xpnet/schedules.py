@@ -112,8 +112,9 @@ class WarmUp(Schedule):
     """Linear warm-up to `then(0)` over `steps` steps, followed by the schedule `then` from its step
     0.
 
-    Step `t < steps` has `then(0) · (t + 1) / (steps + 1)`: so it is never 0 and the full rate is
-    not used twice. Goyal et al., "Accurate, large minibatch SGD", 2017, section 2.2.
+    Step `t < steps` has the rate `then(0) · (t + 1) / (steps + 1)`. It is never 0, and the full
+    rate is reached only with the first step of `then`. Goyal et al., "Accurate, large minibatch
+    SGD", 2017, section 2.2.
     """
 
     then: Schedule | float

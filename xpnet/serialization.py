@@ -169,7 +169,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, HostArray]]:
                 f"{path}: is a folder: give the file in it, such as {path / 'model.safetensors'}"
             )
         if path.exists() and not path.is_file():
-            raise CheckpointError(f"{path}: no file but a pipe or a device")
+            raise CheckpointError(f"{path}: is a pipe or a device, not a file")
         with safe_open(path, framework="numpy") as file:
             about = _description(path, file.metadata())
             return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -48,7 +48,7 @@ class Workspace:
         return view
 
     def ones(self, xp: Any, size: int, dtype: Any) -> Array:
-        """A vector of `size` ones: `ones @ a` sums the rows of `a` as one GEMV."""
+        """A vector of `size` ones: `ones @ a` sums the rows of `a` in one BLAS call."""
         memory = self._memory.get((hash(xp), "ones"))
         if memory is None or memory.dtype != dtype or len(memory) < size:
             memory = self._memory[hash(xp), "ones"] = xp.ones(size, dtype=dtype)

@@ -58,7 +58,7 @@ def test_a_dict_is_compared_with_all_classes_not_with_those_of_a_batch() -> None
         one.partial_fit(X[rows], y[rows], classes=[0, 1, 2])
         other.partial_fit(X[rows], y[rows], classes=[0, 1, 2])
     assert np.array_equal(one.network_.flat_parameters, other.network_.flat_parameters)
-    with pytest.raises(ConfigError, match="class_weight has the key 7, which is no class of y"):
+    with pytest.raises(ConfigError, match="class_weight has the key 7, which is not a class of y"):
         classifier(class_weight={1: 5.0, 2: 1.0, 7: 1.0}).fit(X, y)
 
 
@@ -107,15 +107,18 @@ def test_a_rare_class_is_found_more_often() -> None:
         ([1, 2], r"class_weight must be a dict of the classes.*found \[1, 2\]"),
         (
             {0: 1, 7: 2},
-            r"^class_weight has the key 7, which is no class of y, whose classes are \[0, 1\]: "
+            r"^class_weight has the key 7, which is not a class of y, whose classes are \[0, 1\]: "
             r"correct the key, or leave it out$",
         ),
-        ({0: 1, "1": 2}, "class_weight has the key '1', which is no class of y"),
+        ({0: 1, "1": 2}, "class_weight has the key '1', which is not a class of y"),
         ({0: 1, 1: -2}, r"class_weight\[1\] must be a number of 0 or more, found -2"),
         ({0: 1, 1: np.nan}, r"class_weight\[1\] must be a number of 0 or more, found nan"),
         ({0: np.inf, 1: 1}, r"class_weight\[0\] must be a number of 0 or more, found inf"),
         ({0: "a", 1: 1}, r"class_weight\[0\] must be a number of 0 or more, found 'a'"),
-        ({0: 0, 1: 0}, "class_weight gives every class of y the weight 0.*give some class one"),
+        (
+            {0: 0, 1: 0},
+            "class_weight gives every class of y the weight 0.*give at least one class a weight",
+        ),
     ],
 )
 def test_weights_that_cannot_be_are_refused(class_weight: Any, says: str) -> None:

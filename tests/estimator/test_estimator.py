@@ -479,7 +479,7 @@ def test_classes_are_asked_for_once() -> None:
         network.partial_fit(IRIS, SPECIES, classes=[0, 1])
     with pytest.raises(ValueError, match="previously unseen labels"):
         network.partial_fit(IRIS, SPECIES + 1)
-    with pytest.raises(ConfigError, match=line("partial_fit does not know when to stop")):
+    with pytest.raises(ConfigError, match=line("partial_fit cannot stop early")):
         network.set_params(early_stopping=True).partial_fit(IRIS, SPECIES)
 
 
@@ -632,7 +632,7 @@ def test_the_network_can_be_saved_and_names_its_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("hidden_layer_sizes", (8, 0), r"must be whole numbers above 0, one a hidden layer"),
+        ("hidden_layer_sizes", (8, 0), r"must be whole numbers above 0, one for each hidden layer"),
         ("hidden_layer_sizes", 2.5, "must be whole numbers above 0"),
         ("hidden_layer_sizes", "100", "must be whole numbers above 0"),
         ("activation", "relu6", "must be one of identity, logistic, tanh, relu, leaky_relu, gelu"),

@@ -177,7 +177,7 @@ def test_a_warm_start_goes_on_with_the_same_loss() -> None:
             {"loss": xn.SoftmaxCrossEntropy()},
             VALUES,
             ConfigError,
-            r"a loss of xpnet.losses for values, such as Huber\(delta=3\), found",
+            r"a regression loss of xpnet.losses, such as Huber\(delta=3\), found",
         ),
         (
             {"quantile": 1.5},
@@ -196,7 +196,7 @@ def test_a_warm_start_goes_on_with_the_same_loss() -> None:
             {"loss": "quantile", "quantile": INTERVAL},
             np.ones((240, 2)),
             DataError,
-            r"y has shape \(240, 2\), and for several quantiles it must have one number a row",
+            r"y has shape \(240, 2\), and for several quantiles it must have one number",
         ),
     ],
 )

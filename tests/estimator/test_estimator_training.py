@@ -123,7 +123,7 @@ def test_verbose_prints_the_held_out_figures(capsys: pytest.CaptureFixture[str])
 
 
 def test_partial_fit_says_why_it_cannot_stop_early() -> None:
-    says = r"\Apartial_fit does not know when to stop, as it sees a part of the samples at a time: "
+    says = r"\Apartial_fit cannot stop early, as each call has only a part of the samples: "
     with pytest.raises(ConfigError, match=says + r"set early_stopping=False and call [^\n]*\Z"):
         classifier(early_stopping=True).partial_fit(X, Y, classes=[0, 1, 2])
 

@@ -275,7 +275,7 @@ def test_lists_of_names_need_a_binarizer() -> None:
 def test_targets_of_another_shape_are_refused() -> None:
     many = classifier(warm_start=True).fit(X, Y)
     one = classifier(warm_start=True).fit(X, Y[:, 0])
-    says = "^y has shape {}, and the network was made for {} a sample: give as many"
+    says = "^y has shape {}, and the network was made for {} per sample: give as many"
     for shape, y in ((r"\(200, 3\)", Y[:, :3]), (r"\(200,\)", Y[:, 0])):
         with pytest.raises(DataError, match=says.format(shape, "4 labels")):
             many.fit(X, y)
@@ -291,7 +291,7 @@ def test_targets_of_another_shape_are_refused() -> None:
         ({0: 1, 1: 2}, Y, "class_weight has one dict, and y 4 columns of labels: give a list of 4"),
         ([{0: 1, 1: 2}] * 3, Y, "class_weight has 3 dicts, and y 4 columns of labels: give a list"),
         ([{0: 1, 1: -2}] * 4, Y, r"class_weight\[0\]\[1\] must be a number of 0 or more, found -2"),
-        ([{0: 1}] * 3 + [{2: 1}], Y, r"class_weight\[3\] has the key 2, which is no class of y"),
+        ([{0: 1}] * 3 + [{2: 1}], Y, r"class_weight\[3\] has the key 2, which is not a class of y"),
         ([{0: 1e300, 1: 1e300}] * 4, Y, "class_weight gives the labels .* a product of weights"),
         ([{0: 1, 1: 2}], Y[:, 0], "class_weight is a list, one dict for each label, and y has one"),
         ([], Y, r"class_weight must be a dict .*found \[\]"),

@@ -216,7 +216,10 @@ def after_a_linear(module: nn.Module) -> nn.Sequential:
 @pytest.mark.parametrize(
     ("module", "says"),
     [
-        (nn.Conv3d(1, 2, 3), r"module 1 .*torch\.Conv3d, is no layer that xpnet has: .*LayerNorm"),
+        (
+            nn.Conv3d(1, 2, 3),
+            r"module 1 .*torch\.Conv3d, is a layer that xpnet does not have; .*LayerNorm",
+        ),
         (nn.Sequential(nn.Softplus()), r"module 1\.0 .*torch\.Softplus, is no layer"),
         (nn.Flatten(0), r"module 1 .*torch\.Flatten, has start_dim 0: .* with 1 only"),
         (nn.GELU(), r"module 1 .*torch\.GELU, has approximate 'none': .* with 'tanh' only"),

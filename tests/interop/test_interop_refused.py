@@ -88,12 +88,12 @@ UNSEEN = [
     (parametrizations.spectral_norm, "has a parametrization of its weight"),
     (lambda m: prune.l1_unstructured(m, "weight", 0.5), r"pre hook \(torch\.L1.*prune\.remove"),
     (replaced, r"has a replaced forward\(\)"),
-    (with_a_child, "has 'extra', which a Linear of xpnet has not"),
-    (with_a_buffer, "has 'factor', which a Linear of xpnet has not"),
+    (with_a_child, "has 'extra', which xpnet's Linear does not have"),
+    (with_a_buffer, "has 'factor', which xpnet's Linear does not have"),
     (half_frozen, "require a gradient and others that do not"),
-    (without_weight, "has no weight, so it cannot be taken over"),
-    (sparse, r"has a weight that is no dense tensor \(torch\.Parameter, torch\.sparse_coo\)"),
-    (lambda m: m.to("meta"), "lies on the meta device, where its weight has no values"),
+    (without_weight, "has no weight, so it cannot be converted"),
+    (sparse, r"has a weight that is not a dense tensor \(torch\.Parameter, torch\.sparse_coo\)"),
+    (lambda m: m.to("meta"), "is on the meta device, where its weight has no values"),
     (lambda m: m.half(), r"parameters of float16 and float32: .*\.float\(\)"),
     (in_complex, r"parameters of complex64 and float32"),
 ]
@@ -198,7 +198,9 @@ def test_a_sequential_with_its_own_forward_within_is_no_layer() -> None:
 def test_a_subclass_of_a_known_module_is_no_layer(kind: type[nn.Module]) -> None:
     mine = type("Mine", (kind,), {})
     made = {nn.Linear: (4, 4), nn.BatchNorm1d: (4,)}.get(kind, ())
-    with pytest.raises(ConfigError, match=r"^module 1 of .*Mine, is no layer that xpnet has"):
+    with pytest.raises(
+        ConfigError, match=r"^module 1 of .*Mine, is a layer that xpnet does not have"
+    ):
         xn.from_torch(nn.Sequential(nn.Linear(4, 4), mine(*made)))
 
 
@@ -228,7 +230,7 @@ def test_quantized_modules_are_no_layers() -> None:
 def test_statistics_that_a_batch_norm_lost_are_missed() -> None:
     norm = nn.BatchNorm1d(4)
     norm.running_var = None
-    with pytest.raises(ConfigError, match="has no running_var, so it cannot be taken over"):
+    with pytest.raises(ConfigError, match="has no running_var, so it cannot be converted"):
         xn.from_torch(nn.Sequential(nn.Linear(4, 4), norm))
 
 

@@ -187,12 +187,12 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
         """Train on `X (n, features)`, an array or sparse, and `y`; return the estimator itself.
 
         `sample_weight`: `(n,)` numbers of 0 or more; a sample of weight 2 counts twice, one of
-        weight 0 is ignored. `X_val`, `y_val`, `sample_weight_val`: held-out samples, which take the
-        place of `validation_fraction`; without `early_stopping` they are measured only. With
+        weight 0 is ignored. `X_val`, `y_val`, `sample_weight_val`: held-out samples, which are used
+        instead of `validation_fraction`; without `early_stopping` they are only measured. With
         `warm_start` training continues where the last call ended.
 
-        Raises a `ValueError` of one line for an invalid parameter or array and for training
-        that diverges; `BackendUnavailable` for a `device` that is not available.
+        Raises a `ValueError` with a one-line message for an invalid parameter or array and for
+        training that diverges; `BackendUnavailable` for a `device` that is not available.
         """
         self._require_valid()
         begins = not (self.warm_start and hasattr(self, "network_"))
@@ -220,8 +220,8 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
         self._require_valid()
         if self.early_stopping:
             raise ConfigError(
-                "partial_fit does not know when to stop, as it sees a part of the samples at a "
-                "time: set early_stopping=False and call score() on held-out samples, or call fit"
+                "partial_fit cannot stop early, as each call has only a part of the samples: set "
+                "early_stopping=False and call score() on held-out samples, or call fit"
             )
         require_rate_of_partial_fit(self)
         train = self._samples(X, y, sample_weight, reset=begins, learn=learn).of_weight()
@@ -362,8 +362,8 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
         is_meant = self.n_iter_no_change == math.inf or self.learning_rate in SCHEDULES
         if not (is_partial or has_ended or is_meant):
             warnings.warn(
-                f"{type(self).__name__} has not converged in max_iter={epochs} epochs: let "
-                f"max_iter be larger, or say n_iter_no_change=inf if that many were meant",
+                f"{type(self).__name__} has not converged in max_iter={epochs} epochs: "
+                f"increase max_iter, or set n_iter_no_change=inf to train exactly that many",
                 ConvergenceWarning,
                 stacklevel=3,
             )
@@ -384,7 +384,7 @@ class Estimator(ShowsNetwork, BaseEstimator, ABC):  # type: ignore[misc]
     def _diverged(self) -> Diverged:
         return Diverged(
             f"training diverged at learning_rate_init={self.learning_rate_init:g}: choose a "
-            f"smaller one, or scale X (and y, if it is no class), with a StandardScaler, say"
+            f"smaller one, or scale X (for regression also y), for example with StandardScaler"
         )
 
     def _placed(self, X: Any) -> Any:

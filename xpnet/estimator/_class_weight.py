@@ -21,7 +21,8 @@ def require_class_weight(class_weight: Any) -> None:
     if not all(isinstance(entry, dict) for entry in entries):
         raise ConfigError(
             f"class_weight must be a dict of the classes' weights (or a list of dicts {{0: weight, "
-            f"1: weight}}, one a label), 'balanced' or None, found {short_repr(class_weight)}"
+            f"1: weight}}, one for each label), 'balanced' or None, found "
+            f"{short_repr(class_weight)}"
         )
 
 
@@ -37,8 +38,8 @@ def class_weights(class_weight: Any, y: HostArray, classes: HostArray) -> HostAr
     elif y.ndim == 1:
         if isinstance(class_weight, list):
             raise ConfigError(
-                "class_weight is a list, one dict for each label, and y has one class a sample: "
-                "give one dict"
+                "class_weight is a list, one dict for each label, and y has one class for each "
+                "sample: give one dict"
             )
         weights = _by_class("class_weight", class_weight, y, classes)
     else:
@@ -46,7 +47,7 @@ def class_weights(class_weight: Any, y: HostArray, classes: HostArray) -> HostAr
     if not weights.any():
         raise ConfigError(
             "class_weight gives every class of y the weight 0, so there is nothing to learn from: "
-            "give some class one above 0"
+            "give at least one class a weight above 0"
         )
     return weights
 
@@ -61,8 +62,8 @@ def _by_class(name: str, weights: dict[Any, Any], y: HostArray, classes: HostArr
     unknown = [key for key in weights if key not in known]
     if unknown and not all(label in weights for label in known):
         raise ConfigError(
-            f"{name} has the key {short_repr(unknown[0])}, which is no class of y, whose classes "
-            f"are {short_repr(known)}: correct the key, or leave it out"
+            f"{name} has the key {short_repr(unknown[0])}, which is not a class of y, whose "
+            f"classes are {short_repr(known)}: correct the key, or leave it out"
         )
     for key, weight in weights.items():
         real(f"{name}[{short_repr(key)}]", weight)
@@ -77,7 +78,7 @@ def _by_label(class_weight: Any, y: HostArray) -> HostArray:
         found = "one dict" if isinstance(class_weight, dict) else f"{len(class_weight)} dicts"
         raise ConfigError(
             f"class_weight has {found}, and y {columns} columns of labels: give a list of "
-            f"{columns} dicts {{0: weight, 1: weight}}, one a label"
+            f"{columns} dicts {{0: weight, 1: weight}}, one for each label"
         )
     weights, classes = numpy.ones(len(y)), numpy.arange(2)
     with numpy.errstate(over="ignore"):

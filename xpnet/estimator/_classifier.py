@@ -33,51 +33,71 @@ def _decided(outputs: HostArray, is_multilabel: bool) -> HostArray:
 class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     """A feed-forward network as a scikit-learn classifier.
 
-    Hidden layers `Linear`, activation and, if asked for, `Dropout`; then a `Linear` of one logit
-    per class, with softmax for the probabilities. The loss is the mean cross-entropy of a batch
-    plus `alpha / (2 B) · Σ W²`, `B` being the size of a batch (times the mean of all weights, where
-    samples have weights). Weights and biases begin as those of `MLPClassifier`. Data is trained on
-    as it is (scale it first), float32 as float32 and all else as float64; a sparse `X` of SciPy
-    stays sparse, and `network`, if given, has to begin with `Linear` then.
+    Each hidden layer is a `Linear`, an activation and, if `dropout` is set, a `Dropout`. A last
+    `Linear` gives one logit for each class, and softmax turns the logits into probabilities. The
+    loss of a batch is the mean cross-entropy plus `alpha / (2 B) · Σ W²`, where `B` is the size of
+    a batch (times the mean sample weight, if there are weights). Weights and biases are initialised
+    as in `MLPClassifier`. `X` is not scaled: scale it first. float32 stays float32, all other types
+    become float64. A sparse `X` of SciPy stays sparse; a `network`, if given, must then begin with
+    `Linear`.
 
-    **Parameters** as in `MLPClassifier`: `hidden_layer_sizes`, units of each hidden layer (a
-    number, several, or none); `activation`, one of `relu`, `tanh`, `logistic`, `identity`, and
-    `leaky_relu`, `gelu`; `solver`, `adam` (with `beta_1`, `beta_2`, `epsilon`) or `sgd` (with
-    `momentum`, `nesterovs_momentum`); `alpha`, the strength of L2; `batch_size`, a number, or
-    `"auto"` for `min(200, n)`; `learning_rate_init`; `learning_rate`, `"constant"`, a schedule over
-    `max_iter` epochs, `"cosine"` or `"one_cycle"` (`xpnet.schedules`), or one of two that `adam`
-    ignores: `"invscaling"`, after each epoch `learning_rate_init / (t_ + 1)^power_t`, and
-    `"adaptive"`, divided by 5 each time training would end, until it is 1e-6 or less; `max_iter`,
-    the most epochs to train; `random_state`, of weights, order, dropout and split; `warm_start`;
-    `verbose`, a line an epoch and a progress bar (`xpnet.Progress`). Training ends when the loss
-    has not fallen by `tol` for more than `n_iter_no_change` consecutive epochs (`inf`: never) or,
-    with `early_stopping`, when the score of `validation_fraction` of the samples (or of `X_val`,
-    `y_val`) has not improved in the same way; then the weights with the best score are kept; a
-    class of a single sample is trained on, and if the held-out samples are too few for every class,
-    some classes are missing there. Also: `activation` and `dropout` (the rate after a hidden layer)
-    may be lists, with one entry for each hidden layer; `batch_norm`, a `BatchNorm` before each
-    activation; `clip_norm` and `callbacks`, as `xpnet.fit` takes them, without `EarlyStopping`;
-    `network`, a function of the numbers of features and outputs that returns the list of layers, or
-    a `Sequential`, whose layers are copied with their weights (then `hidden_layer_sizes`,
-    `activation`, `dropout` and `batch_norm` are ignored); `device`, `"cpu"`, `"cuda"`, `"cuda:1"`
-    or `"auto"`; and `class_weight`, a dict of weights by class (1 for classes that are not in it),
-    or `"balanced"` for `n / (classes · count)`, `count` samples being of the class: the weight of a
-    sample that is trained on (or held out by `validation_fraction`) is its `sample_weight` times
-    that.
+    **Parameters as in `MLPClassifier`**
 
-    **Several labels a sample**: `y (n, labels)` of 0 and 1, as `MultiLabelBinarizer` makes it. The
-    last layer then has a logit for each label, the loss is the binary cross-entropy of their
-    sigmoids, summed over the labels, `predict` and `predict_proba` give `(n, labels)`, and `score`
-    and `validation_scores_` are the share of samples whose labels are all right. `class_weight` is
-    then `"balanced"` or a list of dicts, one a label, whose weights are multiplied, as
-    scikit-learn's `compute_sample_weight` does. `partial_fit` needs no `classes`.
+    - `hidden_layer_sizes`: the units of each hidden layer, a number or a sequence.
+    - `activation`: `"relu"`, `"tanh"`, `"logistic"`, `"identity"`, and also `"leaky_relu"` or
+      `"gelu"`; or a list with one entry for each hidden layer.
+    - `solver`: `"adam"` (with `beta_1`, `beta_2`, `epsilon`) or `"sgd"` (with `momentum`,
+      `nesterovs_momentum`).
+    - `alpha`: the strength of L2 regularisation.
+    - `batch_size`: a number, or `"auto"` for `min(200, n)`.
+    - `learning_rate`: `"constant"`, always `learning_rate_init`; `"cosine"` or `"one_cycle"`, a
+      schedule over `max_iter` epochs (`xpnet.schedules`); and two that only `"sgd"` uses:
+      `"invscaling"`, after each epoch `learning_rate_init / (t_ + 1)^power_t`, and `"adaptive"`,
+      divided by 5 each time training would stop, until it is 1e-6 or less.
+    - `max_iter`: the maximum number of epochs.
+    - `tol`, `n_iter_no_change`: training stops when the loss has not fallen by `tol` for more than
+      `n_iter_no_change` consecutive epochs; `inf`: never.
+    - `early_stopping`, `validation_fraction`: the score on held-out samples decides instead of the
+      loss, and the weights with the best score are kept. The held-out samples are this fraction, or
+      `X_val`, `y_val` of `fit`. A class of a single sample stays in the training set. If there are
+      fewer held-out samples than classes, some classes are missing among them.
+    - `random_state`: for the initial weights, the order of samples, dropout and the split.
+    - `warm_start`: `fit` continues with the trained network.
+    - `verbose`: prints a line for each epoch and a progress bar (`xpnet.Progress`).
 
-    **Attributes**: `classes_`; `network_`, the `Sequential` (which `xpnet.save` takes); `n_iter_`,
-    epochs of the last call; `t_`, samples seen in all calls; `loss_curve_`, `loss_`, `best_loss_`,
-    with L2, running means over the batches; `validation_scores_`, `best_validation_score_`, of
-    accuracy, and `validation_loss_curve_`, the loss of the held-out samples with L2 after each
-    epoch, all None without validation; `n_features_in_`, `feature_names_in_`. A notebook shows the
-    layers of a fitted network below scikit-learn's diagram.
+    **Parameters that `MLPClassifier` does not have**
+
+    - `dropout`: the rate after each hidden layer, a number or a list.
+    - `batch_norm`: whether there is a `BatchNorm` before each activation.
+    - `clip_norm`, `callbacks`: as in `xpnet.fit`, but without `EarlyStopping`.
+    - `class_weight`: a dict of weights by class (1 for classes that are not in it), or `"balanced"`
+      for `n / (classes · count)`, where `count` is the number of samples of the class. The weight
+      of a training sample (or one held out by `validation_fraction`) is its `sample_weight` times
+      this.
+    - `network`: a function of the numbers of features and outputs that returns the list of layers,
+      or a `Sequential`, whose layers are copied with their weights. `hidden_layer_sizes`,
+      `activation`, `dropout` and `batch_norm` are then ignored.
+    - `device`: `"cpu"`, `"cuda"`, `"cuda:1"` or `"auto"`.
+
+    **Multilabel classification**: `y (n, labels)` of 0 and 1, as `MultiLabelBinarizer` returns it.
+    The last layer then has one logit for each label. The loss is the binary cross-entropy of their
+    sigmoids, summed over the labels. `predict` and `predict_proba` return `(n, labels)`; `score`
+    and `validation_scores_` are the fraction of samples whose labels are all correct.
+    `class_weight` is then `"balanced"` or a list of dicts, one for each label, whose weights are
+    multiplied, as in scikit-learn's `compute_sample_weight`. `partial_fit` does not need `classes`.
+
+    **Attributes**
+
+    - `classes_`; `n_features_in_`, `feature_names_in_`.
+    - `network_`: the `Sequential`, which `xpnet.save` can write to a file.
+    - `n_iter_`: the number of epochs of the last call; `t_`: the number of samples seen in all
+      calls.
+    - `loss_curve_`, `loss_`, `best_loss_`: training losses with L2, as running means over the
+      batches of an epoch.
+    - `validation_scores_`, `best_validation_score_`: accuracies; `validation_loss_curve_`: the loss
+      of the held-out samples with L2 after each epoch. All are None without held-out samples.
+
+    A notebook shows the layers of a fitted network below scikit-learn's diagram.
 
     >>> from sklearn.datasets import load_iris
     >>> from sklearn.pipeline import make_pipeline
@@ -158,16 +178,16 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     def partial_fit(
         self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None
     ) -> XpnetClassifier:
-        """Train one more epoch on `X`, `y`; the first call creates the network and needs `classes`.
+        """Train for one more epoch on `X`, `y`; the first call creates the network.
 
-        `classes`: all that will ever be in `y`; not needed for a matrix `y` of labels. Also
-        continues after `fit`. With `learning_rate="adaptive"` the losses of all calls are compared,
-        and training continues at the last rate. Raises as `fit` does, and for `early_stopping=True`
-        or a schedule over `max_iter` epochs, `"cosine"` or `"one_cycle"`.
+        `classes`: all classes that will ever be in `y`; the first call needs them, unless `y` is
+        a matrix of labels. A call after `fit` continues with the trained network. With
+        `learning_rate="adaptive"` the losses of all calls are compared. Raises as `fit` does, and
+        for `early_stopping=True`, `learning_rate="cosine"` and `"one_cycle"`.
         """
         if isinstance(self.class_weight, str) and self.class_weight == "balanced":
             raise ConfigError(
-                "class_weight='balanced' needs all samples, and partial_fit sees some of them: "
+                "class_weight='balanced' needs all samples, and partial_fit gets some of them: "
                 "give a dict, with weights of compute_class_weight('balanced', classes=..., y=...)"
             )
         begins, columns = not hasattr(self, "network_"), columns_of(y)
@@ -239,7 +259,7 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         if not product.any():
             raise DataError(
                 "sample_weight times class_weight is zero everywhere, so there is nothing to learn "
-                "from: give some class and sample of it weights above 0"
+                "from: give at least one class, and a sample of it, weights above 0"
             )
         return product
 
@@ -267,7 +287,7 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         if y.shape[1:] != ((labels,) if self._is_multilabel else ()):
             wanted = f"{labels} labels" if self._is_multilabel else "one class"
             raise DataError(
-                f"y has shape {y.shape}, and the network was made for {wanted} a sample: give as "
+                f"y has shape {y.shape}, and the network was made for {wanted} per sample: give as "
                 f"many, or fit a new estimator"
             )
         if self._is_multilabel:

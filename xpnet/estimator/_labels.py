@@ -49,8 +49,8 @@ def label_matrix(y: HostArray, dtype: Any) -> HostArray:
         found = short_repr(as_python(y[row, column]))
         raise DataError(
             f"y[{row}, {column}] is {found}, and a matrix y (n, labels) takes 1 for a label that "
-            f"the sample has, else 0: of class names per sample, make one with "
-            f"MultiLabelBinarizer; several classes in each column need a classifier each"
+            f"the sample has, else 0: MultiLabelBinarizer makes such a matrix from class "
+            f"names; for several classes in each column use one classifier per column"
         )
     labels: HostArray = y.astype(dtype)
     return labels

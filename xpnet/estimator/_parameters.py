@@ -140,7 +140,7 @@ def checked_weights(sample_weight: Any, count: int) -> HostArray:
     if isinstance(sample_weight, str | bytes | numbers.Number):
         raise DataError(
             f"sample_weight is {short_repr(sample_weight)}, X has {count} rows: give one weight "
-            "a row"
+            "for each row"
         )
 
     def checked() -> HostArray:
@@ -152,7 +152,8 @@ def checked_weights(sample_weight: Any, count: int) -> HostArray:
     weights = blaming(checked, lambda: look_at_numbers(sample_weight, "sample_weight"))
     if weights.shape != (count,):
         raise DataError(
-            f"sample_weight has shape {weights.shape}, X has {count} rows: give one weight a row"
+            f"sample_weight has shape {weights.shape}, X has {count} rows: give one weight for "
+            f"each row"
         )
     if weights.min() < 0:
         row = int(weights.argmin())
@@ -180,6 +181,6 @@ def widths(hidden_layer_sizes: Any) -> tuple[int, ...]:
         return tuple(whole("hidden_layer_sizes", size) for size in sizes)
     except (TypeError, ConfigError):
         raise ConfigError(
-            f"hidden_layer_sizes must be whole numbers above 0, one a hidden layer, found "
+            f"hidden_layer_sizes must be whole numbers above 0, one for each hidden layer, found "
             f"{short_repr(hidden_layer_sizes)}"
         ) from None

@@ -37,24 +37,27 @@ class XpnetRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
     """A feed-forward network for one or several real targets, as a scikit-learn regressor.
 
     Parameters and attributes are those of `XpnetClassifier`, without `classes_` and `class_weight`,
-    and two more. `loss`: `"squared_error"`; `"absolute_error"`, for the median; `"huber"`, half the
-    square of errors up to 1, their absolute value less ½ beyond; `"poisson"`, for counts `y` of 0
-    or more, where the network gives the logarithm of the rate and `predict` the rate; `"quantile"`,
-    for the `quantile` of `y`, a number between 0 and 1; or a loss of `xpnet.losses`, such as
-    `Huber(delta=3)`. Several numbers in `quantile`, such as `(0.05, 0.95)`, give a prediction
-    interval: `y` must be `(n,)`, and `predict` returns a column for each quantile, `(n, 2)`.
+    and two more:
 
-    Scores are R². For quantiles they are `1 − loss / loss of the best constant prediction`, of the
-    pinball loss (`sklearn.metrics.d2_pinball_score`), a mean over the quantiles: 1 is perfect, 0 is
-    no better than a constant.
+    - `loss`: `"squared_error"`; `"absolute_error"`, for the median; `"huber"`, half of the squared
+      error up to an error of 1, and the absolute error minus ½ above; `"poisson"`, for counts `y`
+      of 0 or more, where the network gives the logarithm of the rate and `predict` the rate;
+      `"quantile"`, for a quantile of `y`; or a loss of `xpnet.losses`, such as `Huber(delta=3)`.
+    - `quantile`: a number between 0 and 1, or several, such as `(0.05, 0.95)`, which give a
+      prediction interval. `y` must then be `(n,)`, and `predict` returns one column for each
+      quantile, `(n, 2)`.
+
+    The score is R². For quantiles it is `sklearn.metrics.d2_pinball_score`, the mean over the
+    quantiles of `1 − loss / loss of the best constant prediction`: 1 is perfect, 0 is no better
+    than a constant.
 
     The loss of a batch is the mean over samples and outputs, for `"squared_error"` of
     `(prediction − y)²`, plus `alpha / (2 B) · Σ W²`. `MLPRegressor` uses half of the squared error:
-    for one output, use twice its `alpha` and half its learning rate for `sgd` to get the same
+    for one output, use twice its `alpha` and, with `sgd`, half of its learning rate to get the same
     result.
 
-    `y`: `(n,)` or `(n, outputs)`; predictions are shaped like it. They are trained on as they are:
-    scale them first (not counts), with a `TransformedTargetRegressor`, say.
+    `y`: `(n,)` or `(n, outputs)`; predictions have the same shape. Targets are not scaled: scale
+    them first, unless they are counts, for example with a `TransformedTargetRegressor`.
 
     >>> import numpy
     >>> from xpnet.estimator import XpnetRegressor
@@ -133,10 +136,9 @@ class XpnetRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
         self.quantile = quantile
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> XpnetRegressor:
-        """One more epoch on `X`, `y`; a new network on the first call. Also continues after `fit`.
+        """Train for one more epoch on `X`, `y`; the first call creates the network.
 
-        As `XpnetClassifier.partial_fit`: raises as `fit` does, and for `early_stopping=True`,
-        `learning_rate="cosine"` and `"one_cycle"`.
+        As `XpnetClassifier.partial_fit`, without `classes`.
         """
         begins = not hasattr(self, "network_")
         self._partial_fit(X, y, sample_weight, begins=begins, learn=begins)
@@ -172,8 +174,8 @@ class XpnetRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
         loss = self._loss()
         if isinstance(loss, Quantile) and isinstance(loss.quantile, tuple) and y.ndim > 1:
             raise DataError(
-                f"y has shape {y.shape}, and for several quantiles it must have one number a row, "
-                f"shape (n,): give such, or one quantile"
+                f"y has shape {y.shape}, and for several quantiles it must have one number for "
+                f"each row, shape (n,): give one column, or one quantile"
             )
         loss.require_targets(target, self._outputs(target), "y")
         return target
@@ -195,7 +197,7 @@ class XpnetRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
             isinstance(loss, str) and loss in LOSSES
         ):
             raise ConfigError(
-                f"loss must be one of {', '.join(LOSSES)}, or a loss of xpnet.losses for values, "
+                f"loss must be one of {', '.join(LOSSES)}, or a regression loss of xpnet.losses, "
                 f"such as Huber(delta=3), found {short_repr(loss)}"
             )
         Quantile(self.quantile)

@@ -32,22 +32,21 @@ _MOST_BYTES = 2**31 - 2**20  # protobuf's limit, minus the little that is not we
 def export_onnx(network: Sequential, path: str | Path, *, normalise: bool = False) -> None:
     """Write `network`, as it predicts, to the ONNX file `path`, atomically.
 
-    The file takes `x`: `(N, in_features)`, any `N`, and gives `y`: `(N, out_features)`, what
-    `network.forward(x)` gives: logits, where a classifier was trained, and logarithms of rates
-    after training with `Poisson`. `x`, `y` and the weights
-    have the network's own dtype (a runtime that computes in float32 alone, as onnxruntime does for
-    convolutions, needs a float32 network). Dropout and noise are left out, `BatchNorm` takes its
-    running statistics. Weights keep their names and shapes (`0.weight`: `(out, in)`). The same
-    network gives the same bytes.
+    The input of the model is `x`: `(N, in_features)`, with any `N`. Its output is `y`:
+    `(N, out_features)`, as `network.forward(x)` returns it: logits for a classifier, logarithms of
+    rates after training with `Poisson`. `x`, `y` and the weights have the network's dtype. (A
+    runtime that computes in float32 only, as onnxruntime does for convolutions, needs a float32
+    network.) Dropout and noise are left out; `BatchNorm` uses its running statistics. Weights keep
+    their names and shapes (`0.weight`: `(out, in)`). The same network gives the same bytes.
 
-    `normalise`: begin with the normalisation of `network.metadata`, so that `x` are the values
-    as they are stored: uint8 where the network was trained on pixels. `scale` and `shift` there
-    are finite numbers, or lists of one for each feature. All other metadata (class names, shape
-    of a picture) become properties of the file, each a JSON text under its name.
+    `normalise`: whether the model begins with the normalisation in `network.metadata`. Then `x` are
+    the values as they are stored: uint8 if the network was trained on pixels. `scale` and `shift`
+    there are finite numbers, or lists with one number for each feature. All other metadata (class
+    names, shape of an image) become properties of the file, each a JSON text under its name.
 
-    Raises `ConfigError` without the package `onnx`, for a layer that ONNX has no form of, and
-    for a normalisation that is missing or no such numbers; `CheckpointError` for what cannot be
-    written.
+    Raises `ConfigError` if the package `onnx` is missing, for a layer that cannot be written in
+    ONNX, and for a normalisation that is missing or invalid; `CheckpointError` if the file cannot
+    be written.
 
         xn.export_onnx(network, "digits.onnx")
         session = onnxruntime.InferenceSession("digits.onnx")

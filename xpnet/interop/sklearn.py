@@ -39,9 +39,8 @@ def from_sklearn(model: Any, *, device: str | Backend = "cpu") -> Sequential:
     if there is only one; `predict(x)` leaves it out as the model does. With `loss="poisson"`
     `forward(x)` is the logarithm of that, and `predict(x)` the rate.
 
-    Raises `ConfigError` for a model that is not fitted, is something else (such as a subclass
-    that computes its outputs in its own way), decides on several labels at once, or ends in
-    another function than these.
+    Raises `ConfigError` for a model that is not fitted, is of another class (such as a subclass
+    with its own `predict`), is a multilabel classifier, or has another output activation.
 
         model = MLPClassifier((128,)).fit(x, y)
         network = xn.from_sklearn(model)
@@ -97,6 +96,6 @@ def _classes(model: Any) -> list[str]:
     if end != "softmax" and (end, outputs, classes) != ("logistic", 1, 2):
         raise ConfigError(
             f"the {type(model).__name__} gives {outputs} outputs through {end!r} for {classes} "
-            f"classes: only a model that decides for one of two or more classes can be taken over"
+            f"classes: only a model that predicts one of two or more classes can be converted"
         )
     return [str(label) for label in model.classes_]

@@ -107,22 +107,27 @@ def from_torch(
 ) -> Sequential:
     """A `torch.nn.Sequential` of layers that xpnet has, as a network on `device`.
 
-    It owns copies of the parameters and running statistics, has their dtype (float32 or
-    float64), and predicts what `sequential` gives in evaluation mode. `Identity`, and `Flatten` of
-    rows `(N, features)`, do nothing and are left out, so later layers move up, and a `Sequential`
-    within is taken as its modules. `AdaptiveAvgPool2d(1)` becomes a `GlobalAveragePool2d`, which
-    gives `(N, C)`, so that a `Flatten` after it is left out. A `Linear` without bias, or a
-    normalisation without gains and bias, gets the ones that change nothing, 0 and 1, which train
-    from then on; a `Conv2d` without bias stays without one. A module without parameters may occur
-    several times. A module none of whose parameters requires a gradient becomes a frozen layer.
+    The network owns copies of the parameters and running statistics and has their dtype (float32 or
+    float64). It predicts what `sequential` gives in evaluation mode.
+
+    - `Identity`, and `Flatten` of rows `(N, features)`, do nothing and are left out, so the numbers
+      of later layers are smaller. The modules of an inner `Sequential` become layers of the
+      network.
+    - `AdaptiveAvgPool2d(1)` becomes a `GlobalAveragePool2d`, which gives `(N, C)`; a `Flatten`
+      after it is left out.
+    - A `Linear` without bias gets a bias of 0, and a normalisation without weight and bias gets
+      weights of 1 and a bias of 0. They are trained from then on. A `Conv2d` without bias stays
+      without one.
+    - A module without parameters may occur several times. A module none of whose parameters
+      requires a gradient becomes a frozen layer.
 
     `image_shape`: `(height, width)` or `(height, width, channels)` where `sequential` takes images
     and does not begin with `Unflatten`; the network then begins with one. PyTorch takes images
     `(N, C, H, W)`; give the network `x.permute(0, 2, 3, 1)`, or `x.reshape(len(x), -1)`. Images
-    that the network gives are `(N, H, W, C)`.
+    in the output of the network are `(N, H, W, C)`.
 
     Raises `ShapeError` where the layers do not fit; `ConfigError` without PyTorch, and for a module
-    that is not a layer of xpnet's, or whose settings mean none, by its name and position. Also for
+    that xpnet does not have, or has not with these settings, by its name and position. Also for
     anything that would be silently ignored: hooks, a replaced `forward`, parametrizations,
     `weight_norm`, `spectral_norm` and pruning, parameters that two modules share; and for a module
     without values (lazy, or on the meta device).
@@ -199,7 +204,7 @@ def _layers(
             try:
                 layer = layers.Residual(*inside)
             except XpnetError as error:
-                raise ConfigError(f"{where} cannot be had in xpnet: {error}") from None
+                raise ConfigError(f"{where} is not possible in xpnet: {error}") from None
             if len(frozen_parameters(layer)) == len(layer.parameters()) > 0:
                 layer.trainable = False
         else:
@@ -243,17 +248,17 @@ def _require_plain(torch: Any, where: str, module: Any) -> None:
             if called == "function":
                 called = (hooks + of_all)[0].__name__
             raise ConfigError(
-                f"{where} has a {kind.replace('_', ' ')} ({called}), which xpnet does not see: "
+                f"{where} has a {kind.replace('_', ' ')} ({called}), which xpnet would ignore: "
                 f"remove it first{fix}"
             )
     if "forward" in vars(module):
         raise ConfigError(
-            f"{where} has a replaced forward(), which xpnet does not see: delete it first"
+            f"{where} has a replaced forward(), which xpnet would ignore: delete it first"
         )
     if torch.nn.utils.parametrize.is_parametrized(module):
         names = ", ".join(module.parametrizations)
         raise ConfigError(
-            f"{where} has a parametrization of its {names}, which xpnet does not see: remove it "
+            f"{where} has a parametrization of its {names}, which xpnet would ignore: remove it "
             f"first (torch.nn.utils.parametrize.remove_parametrizations)"
         )
 
@@ -266,28 +271,28 @@ def _tensors(torch: Any, where: str, module: Any, layer: Layer) -> dict[str, Any
     for name in (name for name, value in present.items() if value is not None):
         if name not in (*known, "num_batches_tracked"):
             raise ConfigError(
-                f"{where} has {name!r}, which a {type(layer).__name__} of xpnet has not: give the "
-                f"plain module"
+                f"{where} has {name!r}, which xpnet's {type(layer).__name__} does not have: give "
+                f"the plain module"
             )
     for name in known:
         tensor = getattr(module, name, None)
         if tensor is None:
             # 0 and 1 change nothing in the place of a bias and of gains.
             if name in layer.buffers() or (name == "weight" and type(layer) is layers.Linear):
-                raise ConfigError(f"{where} has no {name}, so it cannot be taken over")
+                raise ConfigError(f"{where} has no {name}, so it cannot be converted")
             continue
         if tensor.is_meta:
             raise ConfigError(
-                f"{where} lies on the meta device, where its {name} has no values: load them first"
+                f"{where} is on the meta device, where its {name} has no values: load them first"
             )
         if tensor.layout != torch.strided or not _is_plain_tensor(torch, tensor):
             raise ConfigError(
-                f"{where} has a {name} that is no dense tensor ({kind_of(tensor)}, "
+                f"{where} has a {name} that is not a dense tensor ({kind_of(tensor)}, "
                 f"{tensor.layout}): convert it first"
             )
         if getattr(tensor, "_backward_hooks", None):
             raise ConfigError(
-                f"{where} has a hook on its {name}, which xpnet does not see: remove it first"
+                f"{where} has a hook on its {name}, which xpnet would ignore: remove it first"
             )
         found[name] = tensor
     return found
@@ -353,10 +358,10 @@ def _layer(nn: Any, where: str, module: Any) -> Layer:
         try:
             return pair.layer(**settings)
         except ConfigError as error:
-            raise ConfigError(f"{where} cannot be had in xpnet: {error}") from None
+            raise ConfigError(f"{where} is not possible in xpnet: {error}") from None
     known = ", ".join(pair.module for pair in PAIRS)
     raise ConfigError(
-        f"{where} is no layer that xpnet has: it knows {known}, "
+        f"{where} is a layer that xpnet does not have; it has {known}, "
         f"AdaptiveAvgPool2d(1), Unflatten(1, (channels, height, width)), Identity, Sequential"
     )
 

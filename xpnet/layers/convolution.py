@@ -52,8 +52,9 @@ class Conv2d(ImageLayer):
     to document recognition", 1998, section II; Chellapilla, Puri, Simard, "High performance
     convolutional neural networks for document processing", 2006 (as a product).
 
-    On a CPU `X` is gathered for a few images at a time (at least one; about `COLUMNS` numbers), and
-    again in the backward pass; if all images fit at once it is kept. On a GPU it is stored whole.
+    On a CPU `X` is computed for a few images at a time (at least one; about `COLUMNS` = 2^18
+    numbers), and again in the backward pass. If it fits for all images at once, it is kept. On a
+    GPU it is stored for all images.
 
     Raises `ConfigError` for numbers out of range, and `ShapeError`, when the layer joins a network,
     for rows of features, images that are too small, or channels that do not fit.

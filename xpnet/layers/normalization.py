@@ -66,9 +66,9 @@ class BatchNorm(_Normalising):
     `mean(g) = γ dβ / N` and `mean(g x̂) = γ dγ / N`, γ can be factored out:
     `dx = γ s (dy − dβ / N − x̂ dγ / N)`.
 
-    The running variance of a feature that is always the same decays to a subnormal number and stays
-    there. It is left so: it costs one slow multiplication per feature and step, not per weight, and
-    prediction adds ε to it first, which gives the same bits as 0 would.
+    The running variance of a constant feature decays to a subnormal number and stays there. It is
+    not set to 0, because it costs only one slow multiplication per feature and step, and prediction
+    adds ε to it first, which gives the same bits as 0 would.
 
     **Several processes** (`fit(distributed=...)`): the statistics are those of the whole batch,
     summed over all ranks, and so are `dβ` and `dγ` in the formula of `dx`.

@@ -73,7 +73,7 @@ class _Pool2d(ImageLayer):
 class MaxPool2d(_Pool2d):
     """The largest value of each window: `y_npqc = max_ij x_n,(p·s+i−pad),(q·s+j−pad),c`.
 
-    `kernel_size`, `stride` (s; that of `kernel_size` unless given), `padding` (at most half of
+    `kernel_size`, `stride` (s, by default `kernel_size`), `padding` (at most half of
     `kernel_size`; padded pixels are never the largest): whole numbers, or pairs (height, width).
 
     `oh = ⌊(H + 2·pad − kh) / s⌋ + 1`, and `ow` likewise. `y` depends only on the largest entry of
@@ -107,7 +107,7 @@ class MaxPool2d(_Pool2d):
 class AveragePool2d(_Pool2d):
     """The mean of each window: `y_npqc = 1/(kh·kw) Σ_ij x_n,(p·s+i−pad),(q·s+j−pad),c`.
 
-    `kernel_size`, `stride` (s; that of `kernel_size` unless given), `padding` (zeros, which count
+    `kernel_size`, `stride` (s, by default `kernel_size`), `padding` (zeros, which count
     in the mean, as in PyTorch; at most half of `kernel_size`): whole numbers, or pairs.
 
     `oh = ⌊(H + 2·pad − kh) / s⌋ + 1`, and `ow` likewise. Every entry of a window has the weight

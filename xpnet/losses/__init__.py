@@ -1,7 +1,8 @@
 """Losses: computed from the outputs of the last linear layer (logits), averaged over the batch.
 
-Each loss is fused with the output activation it belongs to, so that its gradient is a
-difference of two probabilities and nothing is divided by something that may be 0.
+A loss includes the output activation that belongs to it, such as softmax. For classification the
+gradient is then a difference of two probabilities, and nothing is divided by a number that may be
+0.
 
 `forward(...)` returns a 0-d array on the device (without synchronisation); `backward()` returns
 `∂L/∂logits` of that *mean* loss. Both are buffers, which the next call overwrites.

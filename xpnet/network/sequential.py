@@ -55,17 +55,17 @@ class Sequential(Predictions, NetworkAsLayer):
 
         network = trained[:-1]
         for layer in network.layers:
-            layer.trainable = False     # or leave them to be trained further
+            layer.trainable = False     # without this line they are trained further
         network.append(5)               # Linear(network.out_features, 5)
 
     A network is itself a layer. Inside another network it keeps its values, and its parameters are
     called `0.1.weight`, as in PyTorch; train and save the outer network then.
 
     **Parameters.** `flat_parameters`, `flat_gradients`: `(P,)`, contiguous and 64-byte-aligned;
-    matrices come first (`flat_parameters[:decay_size]`), biases and gains after them. They hold
-    the parameters that are trained; those of layers with `trainable = False` are stored apart.
-    `flat_buffers`: the running statistics that no gradient changes. Layers hold views of all
-    these. Names and shapes (`0.weight` as `(out, in)`, `0.bias`, ...) are those of
+    weight matrices come first (`flat_parameters[:decay_size]`), then the biases and the weights
+    (gains) of normalisation layers. They hold the parameters that are trained; those of layers with
+    `trainable = False` are stored apart. `flat_buffers`: the running statistics that no gradient
+    changes. Layers hold views of all these. Names and shapes (`0.weight` as `(out, in)`, `0.bias`, ...) are those of
     `torch.nn.Sequential`.
 
     **Threads.** Any number of threads may predict with one network at a time (`predict`,

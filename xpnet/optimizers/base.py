@@ -21,10 +21,10 @@ class Optimizer:
     """Base of all optimizers: `step(network)` changes the network's values in place.
 
     `learning_rate`: a number or a `Schedule`. `steps` counts the updates made; `state` holds
-    arrays shaped like `values`, by name; subnormal numbers in it become 0 every `FLUSH_EVERY`
-    updates (`count_step`). An optimizer belongs to one network, since it holds the moments and the
-    number of updates; create a new one for another network. Raises `ConfigError` for a
-    hyperparameter out of its range, and when a later step brings another network's values;
+    arrays shaped like `values`, by name; subnormal numbers in it become 0 every 50th update
+    (`FLUSH_EVERY`, see `count_step`). An optimizer belongs to one network, since it holds the
+    moments and the number of updates; create a new one for another network. Raises `ConfigError`
+    for a hyperparameter out of its range, and when a later step has another network's values;
     `ShapeError` unless values and gradients are flat and of one size.
 
     An optimizer of your own stores each parameter of its `__init__` under the same name, or defines
@@ -115,7 +115,7 @@ class Optimizer:
         self.count_step()
 
     def count_step(self) -> None:
-        """Count one update; after every `FLUSH_EVERY`-th one, set subnormal state values to 0.
+        """Count one update; after every 50th (`FLUSH_EVERY`), set subnormal state values to 0.
 
         `step()` calls it, and so must code that replays the recorded calls of a step, or do the
         same by `flushes_after`.

@@ -243,7 +243,7 @@ class StopAtInterrupt(Callback):
     """
 
     def on_train_begin(self, run: TrainingState) -> None:
-        """Listen (only the main thread may), but to nothing that the process is to ignore."""
+        """Install signal handlers, in the main thread only, except for signals that are ignored."""
         self.run = run
         self.before: dict[int, Any] = {}
         if threading.current_thread() is not threading.main_thread():

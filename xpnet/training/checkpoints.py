@@ -51,11 +51,11 @@ _REMEDY = "remove it, and training resumes from the one before"
 
 
 class Checkpoints:
-    """The folder to which `fit()` writes checkpoints, and from whose last one it resumes.
+    """The folder to which `fit()` writes checkpoints; it resumes from the last one there.
 
     `folder`: for one training only; created if it does not exist, and locked during `fit()`.
     `every`: `2` or `"2 epochs"`, or `"30 seconds"`; `StopAtInterrupt` causes one more at the end.
-    The last `KEPT` are kept. Raises `ConfigError` for an invalid `folder` or `every`.
+    The last two are kept (`KEPT`). Raises `ConfigError` for an invalid `folder` or `every`.
     """
 
     def __init__(self, folder: str | Path, every: int | str = "60 seconds") -> None:

@@ -25,26 +25,31 @@ from xpnet.workspace import Workspace
 
 
 class DeviceData:
-    """A dataset on a device, kept in the dtype it came in (pixels stay uint8).
+    """A dataset on a device, stored in its own dtype (pixels stay uint8).
 
-    `x`: `(N, features)`, or pictures `(N, height, width)` or `(N, height, width, channels)`, which
-    become rows in the order channels, height, width; `target`: `(N,)` labels (or any targets, one
-    row per sample); each an array, lists, a DataFrame or Series: see `xpnet.utils.inputs`, which
-    also lists what is not accepted. `backend`: a `Backend` or a device name, such as `"cpu"`;
-    `dtype`: of the batches, float32 or float64; `image_shape`: `(height, width)`, or with channels
-    `(height, width, channels)`, where a row is a picture, unless `x` says so or it is a square.
-    `name`: of this part of the data, for messages. A batch is gathered and normalised, `x · scale +
-    shift`, in buffers that the next batch overwrites.
+    - `x`: `(N, features)`, or images `(N, height, width)` or `(N, height, width, channels)`, which
+      become rows in the order channels, height, width.
+    - `target`: `(N,)` labels, or any targets with one row per sample.
+    - `backend`: a `Backend` or a device name, such as `"cpu"`.
+    - `dtype`: of the batches, float32 or float64.
+    - `normalisation`: a batch is normalised, `x · scale + shift`, in buffers that the next batch
+      overwrites.
+    - `image_shape`: `(height, width)`, or `(height, width, channels)`, where each row is an image.
+      It is not needed if `x` has this shape, or if the image is a square of one channel.
+    - `name`: of this part of the data, for error messages.
 
-    On the CPU `x` is not copied if its rows are contiguous: of a memory map, only the rows of the
+    `x` and `target` may be arrays, lists, a DataFrame or Series; `xpnet.utils.inputs` lists what is
+    not accepted. `x` may also be a sparse matrix of SciPy, for a network that begins with `Linear`:
+    it stays on the host, where batches are sliced from it, and cannot be normalised here.
+
+    On the CPU `x` is not copied if its rows are contiguous. Of a memory map, only the rows of the
     current batch are read into memory, after one check of all values. Contiguous arrays of other
     libraries, on the host or on this device, are not copied either: see `backend.shared`. Values
-    that are already on a GPU are not checked, to avoid synchronisation: a NaN there shows up as
-    divergence. `x` may be a sparse matrix of SciPy, for a network that begins with `Linear`: it
-    stays on the host, where batches are sliced from it, and cannot be normalised here.
+    that are already on a GPU are not checked, to avoid synchronisation: a NaN there is reported as
+    divergence.
 
     Raises `DataError` and `ShapeError` as `xpnet.utils.inputs` does, and unless there is one target
-    a row; `ConfigError` for the other arguments.
+    for each row; `ConfigError` for the other arguments.
     """
 
     def __init__(

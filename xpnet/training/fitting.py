@@ -44,46 +44,68 @@ def fit(
 ) -> History:
     """Train `network` in place and return its `History`.
 
-    `train`, `validation`: `DeviceData`; a `Dataset`; or a pair of samples `x (N, features)`, or
-    pictures `(N, height, width)`, and targets `y`, each an array, nested lists, a DataFrame or a
-    Series. Labels are whole numbers `(N,)`; a loss of values takes `(N, outputs)`, or `(N,)` for
-    one output. `x` may be a matrix of `scipy.sparse`, for a network that begins with `Linear`; it
-    stays on the host, where batches are sliced from it. Values are not scaled, not even pixels:
-    scale them first, or give `DeviceData` a `Normalisation`. Arrays of other libraries are shared,
-    not copied, where they offer DLPack.
-    `optimizer`, `loss`: an object, or a name for one with default settings: `"sgd"`, `"rmsprop"`,
-    `"adam"`, `"adamw"`; `"cross_entropy"` (also without a loss), `"mse"`, `"binary_cross_entropy"`.
-    `sample_weight`: `(N,)` numbers above 0. The loss of a batch is then `Σ wℓ / Σ w` over its
-    samples; accuracies and evaluation are not weighted. `batch_size`: samples per update, None for
-    all of them (full batch); the last batch of an epoch may be short. `l2`: λ of
-    `losses.L2Penalty`, N being the number of training samples. `clip_norm`: the maximum norm of all
-    gradients together, see `ClipNorm`. `augmentation`: distorts the pictures of every training
-    batch, differently each time. `seed`: for the order of the samples and for augmentation.
-    `precision`: of matrix products on a GPU: `"float32"`, or the faster and less precise `"tf32"`
-    and `"bfloat16"`. The weights stay float32; see `xpnet.accel.cublas`. `log_every`: a record
-    every so many epochs (`1`, `"50 epochs"`) or updates (`"500 iterations"`), and at the end.
-    `train_metrics`: the training loss and accuracy of a record are `"running"` means over the
-    batches since the last one, each measured before its update, with augmentation and dropout, or
-    are `"evaluated"` by one more pass over the training set without them. `callbacks`: one, or
-    several. `history`: a `History` to append to; it keeps the records even after an exception.
-    `checkpoints`: where checkpoints are written. If the folder has a checkpoint of this training,
-    it continues from there, with the same result as without the interruption (bit-identical on the
-    CPU). `distributed`: the group of processes that train together, such as
-    `xpnet.distributed.mpi()`; each calls `fit()` with the same arguments, and has the same network
-    afterwards, that of one process but for rounding. `batch_size` is that of all ranks together.
-    `reproducible_parts`: a power of two, the parts in which each batch is computed, so that the
-    weights have the same bits for every number of ranks that divides it; 0: they differ in the
-    last digits.
+    **Data**
+
+    - `train`, `validation`: `DeviceData`, a `Dataset`, or a pair of samples and targets, each an
+      array, nested lists, a DataFrame or a Series. Samples: `x (N, features)`, or images
+      `(N, height, width)`. Targets: labels are whole numbers `(N,)`; a regression loss takes
+      `(N, outputs)`, or `(N,)` for one output. `x` may be a matrix of `scipy.sparse`, for a network
+      that begins with `Linear`; it stays on the host, where batches are sliced from it. Values are
+      not scaled, not even pixels: scale them first, or give `DeviceData` a `Normalisation`. Arrays
+      of other libraries that offer DLPack are shared, not copied.
+    - `sample_weight`: `(N,)` numbers above 0. The loss of a batch is then `Σ wℓ / Σ w` over its
+      samples. Accuracies and evaluation are not weighted.
+    - `augmentation`: distorts the images of every training batch, differently each time.
+
+    **Training**
+
+    - `optimizer`, `loss`: an object, or a name for one with default settings: `"sgd"`, `"rmsprop"`,
+      `"adam"`, `"adamw"`; `"cross_entropy"` (also the default), `"mse"`, `"binary_cross_entropy"`.
+    - `epochs`: the number of passes over the training set.
+    - `batch_size`: samples per update; None for all of them (full batch). The last batch of an
+      epoch may be smaller.
+    - `l2`: λ of `losses.L2Penalty`, where N is the number of training samples.
+    - `clip_norm`: the maximum norm of all gradients together, see `ClipNorm`.
+    - `seed`: for the order of the samples and for augmentation.
+    - `precision`: of matrix products on a GPU: `"float32"`, or the faster and less precise `"tf32"`
+      and `"bfloat16"`. The weights stay float32; see `xpnet.accel.cublas`.
+
+    **Records, callbacks, checkpoints**
+
+    - `log_every`: a record is written every so many epochs (`1`, `"50 epochs"`) or updates
+      (`"500 iterations"`), and at the end.
+    - `train_metrics`: `"running"`: the training loss and accuracy of a record are means over the
+      batches since the last record, each measured before its update, with augmentation and
+      dropout. `"evaluated"`: they are measured without these, by one more pass over the training
+      set.
+    - `callbacks`: one, or several.
+    - `history`: a `History` to append to; it keeps the records even after an exception.
+    - `checkpoints`: where checkpoints are written. If the folder contains a checkpoint of this
+      training, training continues from it, with the same result as without the interruption
+      (bit-identical on the CPU).
+
+    **Several processes**
+
+    - `distributed`: the group of processes that train together, such as `xpnet.distributed.mpi()`.
+      Each process calls `fit()` with the same arguments. Afterwards each has the same network as
+      one process alone would have, up to rounding. `batch_size` is that of all ranks together.
+    - `reproducible_parts`: a power of two, the number of parts in which each batch is computed. The
+      weights then have the same bits for every number of ranks that divides it. 0: they differ in
+      the last digits.
 
     Several threads may train at once, even with the same `DeviceData`, loss or augmentation; a
     network, optimizer, history or callback can be used by one `fit()` at a time.
 
-    Raises, before anything is trained, `ConfigError`, `DataError`, `ShapeError` or
-    `DeviceMismatch` for what cannot be trained on, naming the argument, and the row and column of a
-    value that is not a finite number; also for BatchNorm with a batch of one row, `EarlyStopping`
-    without validation, and objects that another `fit()` is using; `CheckpointError` for a
-    checkpoint of another training. Raises `DivergenceError` at the first record or checkpoint where
-    a loss, or a weight, is not finite.
+    Raises, before training begins:
+
+    - `ConfigError`, `DataError`, `ShapeError` or `DeviceMismatch` for invalid arguments, naming the
+      argument, and the row and column of a value that is not a finite number; also for a
+      `BatchNorm` with a batch of one row, `EarlyStopping` without validation, and objects that
+      another `fit()` is using;
+    - `CheckpointError` for a checkpoint of another training.
+
+    Raises `DivergenceError` at the first record or checkpoint where a loss or a weight is not
+    finite.
     """
     return Trainer(
         network,
