@@ -52,7 +52,7 @@ class Line:
     shown: tuple[str, ...] = ("test",)
     seeds: tuple[int, ...] = (0, 1, 2)
     closed_by: str = ""
-    """What closes a gap to the source, where there is one: the name of another line."""
+    """The name of another line, which reaches the source's figure where this one does not."""
     average_of: tuple[Line, ...] = ()
 
     @property
@@ -253,7 +253,7 @@ def difference(line: Line, runs: list[Figures], name: str) -> float:
 
 
 def table(lines: list[Line], found: Mapping[Line, list[Figures]]) -> str:
-    """The lines in Markdown, and below them what falls short, by how much, and what closes it."""
+    """The lines in Markdown, and below them what is below its source, and what reaches it."""
     rows = [
         "| recipe | source, % | ours, %: mean ± deviation of 3 seeds | difference | median s |",
         "| --- | --- | --- | --- | --- |",
@@ -265,15 +265,15 @@ def table(lines: list[Line], found: Mapping[Line, list[Figures]]) -> str:
         short = [f"{n} by {-gap:.2f}" for n, gap in gaps.items() if gap < 0]
         if not short:
             continue
-        note = f"- {line.name} falls short: {', '.join(short)} points."
+        note = f"- {line.name} is below its source: {', '.join(short)} points."
         if line.closed_by:
-            note += f" The smallest change found that closes it: {line.closed_by}."
+            note += f" The smallest change we found that reaches the source: {line.closed_by}."
         notes.append(note)
     return "\n".join([*rows, "", *notes]).strip() + "\n"
 
 
 def main() -> int:
-    """The command: 1 if a figure of a source is missed and nothing closes the gap."""
+    """The command: 1 if a figure of a source is not reached, also with no other line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("recipes", nargs="*", metavar="RECIPE")
     parser.add_argument("--quick", action="store_true")

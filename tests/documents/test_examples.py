@@ -158,7 +158,7 @@ def test_reproducing_runs_every_recipe(tmp_path: Path) -> None:
     assert stamps == [path.stat().st_mtime_ns for path in made]
 
 
-def test_tables_say_what_falls_short_and_what_closes_it(examples: None) -> None:
+def test_tables_say_what_is_below_its_source_and_what_reaches_it(examples: None) -> None:
     import reproduce
 
     def runs(*tests: float) -> list[dict[str, float]]:
@@ -173,11 +173,11 @@ def test_tables_say_what_falls_short_and_what_closes_it(examples: None) -> None:
     assert "| `a` | test 90 | test 88.50 ± 0.71 | -1.50 | 2 |" in text
     assert "| `a`, more | test 90 | test 91.00 | +1.00 | 2 |" in text
     assert "| `b` |  | test 50.00 |  | 2 |" in text
-    assert text.count("falls short") == 1
+    assert text.count("is below its source") == 1
     assert (
-        "`a` falls short: test by 1.50 points. The smallest change found that closes it: `a`, more."
-        in text
-    )
+        "`a` is below its source: test by 1.50 points. "
+        "The smallest change we found that reaches the source: `a`, more."
+    ) in text
 
 
 def test_the_tables_of_the_page_are_those_that_were_written() -> None:
