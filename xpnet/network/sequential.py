@@ -65,8 +65,8 @@ class Sequential(Predictions, NetworkAsLayer):
     weight matrices come first (`flat_parameters[:decay_size]`), then the biases and the weights
     (gains) of normalisation layers. They hold the parameters that are trained; those of layers with
     `trainable = False` are stored apart. `flat_buffers`: the running statistics that no gradient
-    changes. Layers hold views of all these. Names and shapes (`0.weight` as `(out, in)`, `0.bias`, ...) are those of
-    `torch.nn.Sequential`.
+    changes. Layers hold views of all these. Names and shapes (`0.weight` as `(out, in)`, `0.bias`,
+    ...) are those of `torch.nn.Sequential`.
 
     **Threads.** Any number of threads may predict with one network at a time (`predict`,
     `predict_proba`, `forward` without `training`), even between a forward and a backward pass of
