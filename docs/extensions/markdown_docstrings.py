@@ -35,6 +35,8 @@ def restructured(text: str) -> list[str]:
     - a\_b
     <BLANKLINE>
     <BLANKLINE>
+    >>> restructured("- a `b`\nc\n- d\n  `e`\n  f")
+    ['- a \\ :code:`b`\\ ', '  c', '', '- d', '  \\ :code:`e`\\ ', '  f', '', '']
     >>> restructured("# Title")
     Traceback (most recent call last):
     ...
@@ -60,7 +62,8 @@ def _blocks(nodes: list[SyntaxTreeNode]) -> Iterator[str]:
             for item in node.children:
                 first, *others = _blocks(item.children)
                 yield mark + first
-                yield from (f"{' ' * len(mark)}{line}".rstrip() for line in others)
+                # A blank at the end of a line belongs to the code before it.
+                yield from (f"{' ' * len(mark)}{line}" if line else "" for line in others)
         else:
             raise ValueError(f"docstrings with {node.type} are not supported: {node.pretty()}")
         yield ""

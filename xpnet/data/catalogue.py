@@ -52,14 +52,24 @@ _KINDS = (
 def load_dataset(name_or_path: str | Path, *, target: str | int | None = None) -> Source:
     """The data set with this name, or in this file or folder.
 
-    Names: `digits`, the 5,000 MNIST digits that come with xpnet; `mnist`, searched for in
-    `$XPNET_DATA/mnist`, `$XPNET_DATA` and the user's cache, then, unless `XPNET_DATA` is set,
-    downloaded into the cache. Names take precedence over paths: write `./mnist` for a folder of
-    that name. Paths: a folder of IDX files, of the binary files of CIFAR-10 or CIFAR-100, or with
-    a subfolder of pictures for each class; a CSV file (plain, `.gz`, `.zip`), an `.npz` file; and,
-    memory-mapped, a folder of `.npy` files named like the arrays of an `.npz`, or an `.npy` file of
-    samples. Labels with gaps give classes up to the largest label.
-    `target`: the column of a CSV file that holds the labels, see `read_csv`.
+    **Names**
+
+    - `digits`: the 5,000 MNIST digits that come with xpnet.
+    - `mnist`: searched for in `$XPNET_DATA/mnist`, `$XPNET_DATA` and the user's cache. If it is not
+      there and `XPNET_DATA` is not set, it is downloaded into the cache.
+
+    Names take precedence over paths: write `./mnist` for a folder of that name.
+
+    **Paths**
+
+    - a folder of IDX files, of the binary files of CIFAR-10 or CIFAR-100, or with a subfolder of
+      pictures for each class;
+    - a CSV file (plain, `.gz`, `.zip`) or an `.npz` file;
+    - an `.npy` file of samples, or a folder of `.npy` files named like the arrays of an `.npz`;
+      these are memory-mapped.
+
+    If some label below the largest one does not occur, it is still a class. `target`: the column of
+    a CSV file that contains the labels, see `read_csv`.
 
     Raises `ConfigError` for a `target` of anything but a CSV file, and `DataError`, naming the
     file, for a file that is missing, damaged, or has another SHA-256 than expected.

@@ -38,28 +38,31 @@ def read_csv(
 ) -> Dataset:
     """A CSV file: plain, `.gz`, or a `.zip` that holds one file; UTF-8.
 
-    Cells are separated by commas, or all by semicolons or tabs, and numbers are written with a
-    decimal point. The first line is a header if no cell of it is a number, if one cell is the
-    name of the label, or if it is 0, 1, 2, … as pandas writes (or 1, 2, … in six columns or
-    more). A first line that may be a header or a sample, because `target` is a position or
-    `features` is given, is an error.
+    Cells are separated by commas, or all by semicolons or tabs. Numbers are written with a decimal
+    point.
 
-    With a header, the label is the column named `target` (as written, else ignoring case), by
-    default `label`, in any position; there may be no column `label`. Pixel columns are named
-    `pixel0, pixel1, …` (or from 1), or `1x1, 1x2, …` by row and column, in that order. A table
-    whose columns have other names holds no pictures, unless the columns are numbered and their
-    number is a perfect square of 64 or more. Without a header `target` is `first`, `last` or the
-    number of a column; if it is not given, the number of columns decides: a perfect square is
-    unlabelled pixels, one more is a label and then the pixels.
+    **Header.** The first line is a header if none of its cells is a number, if one cell is the name
+    of the label, or if the cells are 0, 1, 2, … as pandas writes them (or 1, 2, … in six columns or
+    more). If `target` is a position or `features` is given, a first line that may be a header or a
+    sample is an error.
 
-    Samples become uint8 if they are pixels: if the columns are named as pixels or there is no
-    header, and all values are written as integers, which must then be in 0..255. Other samples
-    become float32, which rounds integers above 2**24. Labels that are integers are numbered up to
-    the largest (see `numbered_classes`); if any label is not a number, the classes are the sorted
-    names, numbers first.
+    **Label.** With a header, the label is the column named `target` (as written, else ignoring
+    case), by default `label`, in any position. Without a column `label` the samples have no labels.
+    Without a header, `target` is `first`, `last` or the number of a column. If it is not given, the
+    number of columns decides: a perfect square means pixels without labels, one more means a label
+    and then the pixels.
 
-    For samples of a known network: `classes` are its classes, or their number, `features` the
-    number of its inputs, `pixels` whether it was trained on pixels; then the target may be
+    **Pixels.** Pixel columns are named `pixel0, pixel1, …` (or from 1), or `1x1, 1x2, …` by row and
+    column, in that order. Columns with other names are not pixels, unless they are numbered and
+    their number is a perfect square of 64 or more. Pixels become uint8 if all values are written as
+    integers, which must be in 0..255; this also holds for samples without a header. Other samples
+    become float32, which rounds integers above 2**24.
+
+    **Classes.** Labels that are integers are numbered up to the largest (see `numbered_classes`).
+    If any label is not a number, the classes are the sorted names, numbers first.
+
+    **Samples for a trained network**: `classes` are its classes, or their number, `features` the
+    number of its inputs, and `pixels` whether it was trained on pixels. The target may then be
     missing.
 
     Raises `DataError`, naming the file and, for an invalid cell, the line of the file and the

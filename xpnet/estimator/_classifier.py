@@ -41,7 +41,7 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     become float64. A sparse `X` of SciPy stays sparse; a `network`, if given, must then begin with
     `Linear`.
 
-    **Parameters as in `MLPClassifier`**
+    **Parameters of scikit-learn** (as in `MLPClassifier`)
 
     - `hidden_layer_sizes`: the units of each hidden layer, a number or a sequence.
     - `activation`: `"relu"`, `"tanh"`, `"logistic"`, `"identity"`, and also `"leaky_relu"` or
@@ -65,7 +65,7 @@ class XpnetClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     - `warm_start`: `fit` continues with the trained network.
     - `verbose`: prints a line for each epoch and a progress bar (`xpnet.Progress`).
 
-    **Parameters that `MLPClassifier` does not have**
+    **More parameters** (not in `MLPClassifier`)
 
     - `dropout`: the rate after each hidden layer, a number or a list.
     - `batch_norm`: whether there is a `BatchNorm` before each activation.
