@@ -129,7 +129,7 @@ def test_a_residual_block_is_frozen_both_ways() -> None:
 def test_a_residual_block_that_xpnet_cannot_have_is_named() -> None:
     module = xn.to_torch(xn.Sequential([xn.Linear(4, 5), xn.Residual(5, 5)]))
     module[1][0] = nn.Softplus()
-    with pytest.raises(ConfigError, match=r"^module 1\.0 of .*Softplus, is no layer"):
+    with pytest.raises(ConfigError, match=r"^module 1\.0 of .*Softplus, is not a module"):
         xn.from_torch(module)
     module[1][0] = nn.Linear(5, 4)
     with pytest.raises(ShapeError, match=r"^layer 1: Residual.* takes 5 features .* give 4"):
@@ -218,9 +218,9 @@ def after_a_linear(module: nn.Module) -> nn.Sequential:
     [
         (
             nn.Conv3d(1, 2, 3),
-            r"module 1 .*torch\.Conv3d, is a layer that xpnet does not have; .*LayerNorm",
+            r"module 1 .*torch\.Conv3d, is not a module that xpnet can convert; .*LayerNorm",
         ),
-        (nn.Sequential(nn.Softplus()), r"module 1\.0 .*torch\.Softplus, is no layer"),
+        (nn.Sequential(nn.Softplus()), r"module 1\.0 .*torch\.Softplus, is not a module"),
         (nn.Flatten(0), r"module 1 .*torch\.Flatten, has start_dim 0: .* with 1 only"),
         (nn.GELU(), r"module 1 .*torch\.GELU, has approximate 'none': .* with 'tanh' only"),
         (nn.Softmax(dim=0), r"module 1 .*torch\.Softmax, has dim 0: .* with 1 or -1 only"),
@@ -230,7 +230,7 @@ def after_a_linear(module: nn.Module) -> nn.Sequential:
         (nn.LayerNorm((2, 4)), r"module 1 .*LayerNorm, normalises over \(2, 4\)"),
         (nn.LeakyReLU(1.5), r"module 1 .*LeakyReLU, .*\[0, 1\), found 1\.5"),
         (nn.Dropout(1.0), r"module 1 .*Dropout, .*\[0, 1\), found 1\.0"),
-        (type("MyReLU", (nn.ReLU,), {})(), r"module 1 .*MyReLU, is no layer"),
+        (type("MyReLU", (nn.ReLU,), {})(), r"module 1 .*MyReLU, is not a module"),
         (nn.Linear(4, 4).double(), r"parameters of float32 and float64: .*\.float\(\)"),
         (nn.Linear(3, 4), r"^layer 1: Linear\(3, 4\) takes 3 features and is given 4"),
     ],

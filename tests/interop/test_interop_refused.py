@@ -175,7 +175,7 @@ def test_a_sequential_within_is_taken_as_its_modules() -> None:
         "Linear",
     ]
     agrees(module, network)
-    with pytest.raises(ConfigError, match=r"^module 0\.1\.1 of .*Softplus, is no layer"):
+    with pytest.raises(ConfigError, match=r"^module 0\.1\.1 of .*Softplus, is not a module"):
         xn.from_torch(
             nn.Sequential(nn.Sequential(nn.Linear(4, 3), nn.Sequential(nn.ReLU(), nn.Softplus())))
         )
@@ -189,7 +189,7 @@ class Backwards(nn.Sequential):
 
 
 def test_a_sequential_with_its_own_forward_within_is_no_layer() -> None:
-    with pytest.raises(ConfigError, match=r"^module 0 of .*Backwards, is no layer"):
+    with pytest.raises(ConfigError, match=r"^module 0 of .*Backwards, is not a module"):
         xn.from_torch(nn.Sequential(Backwards(nn.Linear(4, 4))))
 
 
@@ -199,7 +199,7 @@ def test_a_subclass_of_a_known_module_is_no_layer(kind: type[nn.Module]) -> None
     mine = type("Mine", (kind,), {})
     made = {nn.Linear: (4, 4), nn.BatchNorm1d: (4,)}.get(kind, ())
     with pytest.raises(
-        ConfigError, match=r"^module 1 of .*Mine, is a layer that xpnet does not have"
+        ConfigError, match=r"^module 1 of .*Mine, is not a module that xpnet can convert"
     ):
         xn.from_torch(nn.Sequential(nn.Linear(4, 4), mine(*made)))
 
@@ -223,7 +223,7 @@ def test_quantized_modules_are_no_layers() -> None:
             module = torch.ao.quantization.quantize_dynamic(three(), {nn.Linear})
         except RuntimeError:  # a PyTorch built without an engine for it
             module = nn.Sequential(torch.ao.nn.quantized.dynamic.Linear(4, 3))
-    with pytest.raises(ConfigError, match=r"^module 0 of .*torch\.Linear, is no layer"):
+    with pytest.raises(ConfigError, match=r"^module 0 of .*torch\.Linear, is not a module"):
         xn.from_torch(module)
 
 

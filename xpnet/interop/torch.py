@@ -361,7 +361,7 @@ def _layer(nn: Any, where: str, module: Any) -> Layer:
             raise ConfigError(f"{where} is not possible in xpnet: {error}") from None
     known = ", ".join(pair.module for pair in PAIRS)
     raise ConfigError(
-        f"{where} is a layer that xpnet does not have; it has {known}, "
+        f"{where} is not a module that xpnet can convert; these are {known}, "
         f"AdaptiveAvgPool2d(1), Unflatten(1, (channels, height, width)), Identity, Sequential"
     )
 
