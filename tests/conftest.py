@@ -34,8 +34,8 @@ _running = pytest.StashKey[pytest.Item]()
 _too_few = pytest.StashKey[str]()
 
 # No test asserts a time, and the first call of a kernel waits for its compiler.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
+settings.register_profile("slow", deadline=None, max_examples=100)
+settings.register_profile("quick", deadline=None, max_examples=25)
 # Its thread takes some memory every ten seconds, in the midst of what tests count.
 tqdm.monitor_interval = 0
 
@@ -57,7 +57,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--slow",
         action="store_true",
-        help="also run the tests marked `slow`, as `.ci/run` does",
+        help="also run the tests marked `slow`, and four times as many examples of Hypothesis, as "
+        "`.ci/run` does",
     )
     parser.addoption(
         "--kills",
@@ -68,6 +69,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("slow" if config.getoption("--slow") else "quick")
     config.stash[_compared] = defaultdict(set)
     config.pluginmanager.register(_Comparisons(config.stash[_compared]))
     config.addinivalue_line("markers", "without_kernels: of `backend`, leave `numba` out")

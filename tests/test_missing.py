@@ -144,6 +144,7 @@ def test_a_module_that_an_installed_peer_lacks_is_an_error(
         missing.skip("whole.lost")
 
 
+@pytest.mark.slow
 def test_what_is_installed_can_be_imported_while_tests_are_collected() -> None:
     """In a process of its own, where none of them is imported yet."""
     names = ("torch", "sklearn", "onnx", "optuna", "numba")

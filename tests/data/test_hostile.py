@@ -75,7 +75,7 @@ def test_what_a_valid_file_is_made_of_is_read(name: str, workdir: Path) -> None:
 
 @pytest.mark.parametrize("name", READERS)
 def test_a_damaged_file_is_read_or_refused_in_one_line(name: str, workdir: Path) -> None:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=3 * settings.default.max_examples // 2)
     @given(data=damaged(READERS[name].seeds) | st.binary(max_size=200))
     def tried(data: bytes) -> None:
         check(name, data, workdir)

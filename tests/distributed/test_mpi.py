@@ -154,6 +154,7 @@ def test_a_rank_that_fails_ends_all(tmp_path, how):
     assert list(tmp_path.glob("checkpoint-*"))
 
 
+@pytest.mark.slow
 @needs_mpiexec
 def test_a_rank_that_does_not_answer_is_named(tmp_path):
     process = start(train(3, "--epochs", "9999", "--hidden", "16", "--run", tmp_path / "run"))
@@ -215,6 +216,7 @@ def test_a_process_that_never_starts_mpi_ends_the_others(missing):
     assert code != 0
 
 
+@pytest.mark.slow
 @needs_mpiexec
 def test_a_training_that_is_terminated_can_be_resumed(tmp_path):
     words = ["--epochs", "9999", "--hidden", "16", "--run", tmp_path / "run"]

@@ -109,6 +109,7 @@ def test_a_recorded_step_contains_its_sums(trained, ranks):
         assert found[f"{case} launches"] == STEPS - FIRST  # and all sums were made, as seen above
 
 
+@pytest.mark.slow
 @needs_mpiexec
 @pytest.mark.parametrize(
     ("how", "message"),
@@ -130,6 +131,7 @@ def test_a_rank_that_fails_ends_those_whose_device_waits(tmp_path, how, message)
     assert not (tmp_path / "found.npz").exists()
 
 
+@pytest.mark.slow
 @needs_mpiexec
 def test_the_command(device, tmp_path):
     words = ["--epochs", "2", "--hidden", "32", "--threads", "1", "--no-report"]

@@ -276,6 +276,7 @@ def test_competitors_have_names_of_their_own():
 # Command
 
 
+@pytest.mark.slow
 @pytest.mark.needs("numba", "torch")
 def test_command_times_gates_and_writes(tmp_path, monkeypatch, capsys):
     absent = tmp_path / "absent" / "sklearn"
@@ -304,6 +305,7 @@ def test_command_times_gates_and_writes(tmp_path, monkeypatch, capsys):
     assert (folder / "cpu.png").exists()
 
 
+@pytest.mark.slow
 def test_a_part_writes_nothing_unless_told_where(monkeypatch, tmp_path):
     monkeypatch.setattr(command_line, "RESULTS", tmp_path / "results")
     arguments = ["--quick", "--workload", "W6-one", "--peer", "floor", "--repeats", "1"]
@@ -348,6 +350,7 @@ def test_cuda_is_refused_in_one_line_where_there_is_none():
 # The other measurements
 
 
+@pytest.mark.slow
 def test_footprint_measures_imports(tmp_path, capsys):
     assert command_line.main(["footprint", "--quick", "--folder", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "footprint.json").read_text())
@@ -371,6 +374,7 @@ def test_scaling_draws_four_panels():
     assert all(len(axes.lines) == 2 and axes.get_xscale() == "log" for axes in panels)
 
 
+@pytest.mark.slow
 @pytest.mark.needs("numba")
 def test_scaling_runs(tmp_path):
     arguments = ["scaling", "--quick", "--peer", "student", "--folder", str(tmp_path)]
@@ -394,6 +398,7 @@ def test_end_to_end_meets_its_goal(tmp_path):
     assert "| torch |" in page
 
 
+@pytest.mark.slow
 @pytest.mark.needs("numba")
 def test_contended_runs(tmp_path, capsys):
     arguments = ["contended", "--quick", "--peer", "student", "--workload", "W2", "--folder"]
@@ -510,6 +515,7 @@ def test_defaults_compares_pairs():
     assert defaults.line("iris", scores) == row
 
 
+@pytest.mark.slow
 @pytest.mark.needs("torch")
 def test_late_epochs_runs(tmp_path, capsys):
     arguments = ["late-epochs", "--quick", "--peer", "torch", "--folder", str(tmp_path)]
@@ -666,6 +672,7 @@ def test_the_driver_is_read_where_there_is_one(monkeypatch):
     assert machine.driver() == "unknown"
 
 
+@pytest.mark.slow
 def test_epochs_runs(tmp_path, capsys):
     arguments = ["epochs", "--quick", "--peer", "student", "--folder", str(tmp_path)]
     assert command_line.main(arguments) == 0

@@ -45,6 +45,7 @@ def run(
     return wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PAGES, ids=[path.name for path in PAGES])
 def test_the_programs_of_a_page_run(
     path: Path,

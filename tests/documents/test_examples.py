@@ -68,6 +68,7 @@ def test_from_python(tmp_path: Path) -> None:
     assert "test accuracy" in run(str(EXAMPLES / "from_python.py"), cwd=tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.needs("sklearn")
 def test_prediction_intervals(tmp_path: Path) -> None:
     printed = run(str(EXAMPLES / "prediction_intervals.py"), "picture.png", cwd=tmp_path)
@@ -90,6 +91,7 @@ def test_unbalanced_classes(tmp_path: Path) -> None:
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_text_classification(tmp_path: Path) -> None:
     printed = run(str(EXAMPLES / "text_classification.py"), cwd=tmp_path)
     network, theirs, linear, largest = map(float, re.findall(r"accuracy ([0-9.]+)", printed))
@@ -121,6 +123,7 @@ def test_every_recipe_names_its_source_and_how_to_run_it(recipe: str) -> None:
         assert len(grid_points(read_space(space), config)) > 1
 
 
+@pytest.mark.slow
 def test_recipes_of_other_data_run_on_files_in_their_formats(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     fashion, cifar = tmp_path / "fashion", tmp_path / "cifar"
@@ -214,6 +217,7 @@ def test_the_speedrun_of_the_page_is_the_one_that_was_measured() -> None:
     assert min(tested) >= found["goal"] == 0.99
 
 
+@pytest.mark.slow
 def test_the_csv_is_in_the_layout_of_kaggle(
     examples: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +233,7 @@ def test_the_csv_is_in_the_layout_of_kaggle(
     assert out.read_text().startswith("label,pixel0,pixel1,")
 
 
+@pytest.mark.slow
 def test_the_published_arithmetic_learns_too(examples: None) -> None:
     import ten_units_as_published
 

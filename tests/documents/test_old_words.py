@@ -83,20 +83,20 @@ def in_backquotes(text: str, first: int = 1) -> Iterator[Place]:
 def aliases(text: str) -> set[int]:
     """The lines of functions and assignments that define or test deprecated names."""
     lines: set[int] = set()
+    source = text.splitlines()
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.Assign) and is_alias(node, text):
+        if isinstance(node, ast.FunctionDef | ast.Assign) and is_alias(node, source):
             decorators = getattr(node, "decorator_list", [])
             first = min([node.lineno, *(d.lineno for d in decorators)])
             lines.update(range(first, (node.end_lineno or first) + 1))
     return lines
 
 
-def is_alias(function: ast.FunctionDef | ast.Assign, text: str) -> bool:
-    calls = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
+def is_alias(node: ast.FunctionDef | ast.Assign, source: list[str]) -> bool:
+    calls = [inner.func for inner in ast.walk(node) if isinstance(inner, ast.Call)]
     names = {getattr(call, "attr", getattr(call, "id", "")) for call in calls}
-    return bool(names & ALIASES) or bool(
-        FORMER.search(ast.get_source_segment(text, function) or "")
-    )
+    text = "\n".join(source[node.lineno - 1 : node.end_lineno])
+    return bool(names & ALIASES) or bool(FORMER.search(text))
 
 
 def in_python(text: str) -> Iterator[Place]:

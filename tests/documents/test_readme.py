@@ -204,6 +204,7 @@ def runs_in(file: str, *lines: str) -> bool:
 # The blocks, in order
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one", BASH, ids=[one.title for one in BASH])
 def test_commands(one: Block, clone: Clone, pytestconfig: pytest.Config) -> None:
     if one.text in ELSEWHERE:
@@ -227,6 +228,7 @@ def test_programs(clone: Clone, tmp_path: Path) -> None:
     assert xn.load(clone.folder / "model.safetensors").out_features == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", dict.fromkeys(COMMANDS))
 def test_commands_in_sentences(command: str, clone: Clone, pytestconfig: pytest.Config) -> None:
     where = IN_TEXT[command]
@@ -277,6 +279,7 @@ def test_the_size_of_the_page(clone: Clone, pytestconfig: pytest.Config) -> None
     assert abs((clone.folder / "digit.html").stat().st_size / 1000 - int(size)) < 5
 
 
+@pytest.mark.slow
 def test_the_report_of_an_older_run(clone: Clone) -> None:
     (call,) = re.findall(r"`xpnet\.report\.(report_again\(.*?\))`", TEXTS["command_line.md"])
     report = clone.folder / "runs/digits-001/report.html"

@@ -57,6 +57,7 @@ def test_eight_threads_answer_as_one(kind: str, method: str, fitted: dict[str, A
     assert wrong == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "method"), METHODS)
 def test_joblibs_threads_answer_as_one(kind: str, method: str, fitted: dict[str, Any]) -> None:
     ask = getattr(fitted[kind], method)

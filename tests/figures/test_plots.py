@@ -294,7 +294,7 @@ def test_samples_that_do_not_fit_together_are_an_error(tmp_path):
             plots.sample_predictions(*wrong, tmp_path / "s.png")
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=4 * settings.default.max_examples // 5)
 @given(st.integers(0, 60), st.integers(1, 30), st.floats(0, 1), st.integers(0, 2**40))
 def test_the_chosen_samples(size, count, wrong, seed):
     p, labels = predictions(size, wrong=wrong, seed=seed)

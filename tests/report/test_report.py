@@ -544,6 +544,7 @@ def test_the_commands_on_the_page_work(run, tmp_path, monkeypatch):
     assert (tmp_path / "digit.html").exists()
 
 
+@pytest.mark.slow
 def test_the_report_can_be_made_again(run, tmp_path):
     again = tmp_path / run.name
     shutil.copytree(run, again)

@@ -63,6 +63,7 @@ def open_all(page):
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [280, 320, 390, 768, 1600])
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_wider_than_the_screen(name, width, visit, pages):

@@ -401,7 +401,7 @@ def test_a_kind_draws_the_same_whatever_else_is_on(backend, strengths):
 # Any picture
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=3 * settings.default.max_examples // 5)
 @given(
     shape=st.tuples(st.integers(1, 12), st.integers(1, 12)),
     count=st.integers(0, 4),

@@ -402,6 +402,7 @@ print(memory())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is read from /proc")
 def test_a_matrix_that_would_take_40_gb_if_it_were_dense_trains_in_less_than_one() -> None:
     """Of 0.1 % entries, 5 million, and a first layer with as many weights."""

@@ -73,6 +73,7 @@ def test_processes_share_the_trials_of_a_grid() -> None:
     assert not list(Path("runs/tune-space/.processes").iterdir())
 
 
+@pytest.mark.slow
 def test_the_trials_of_a_killed_process_are_trained_by_another(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,6 +91,7 @@ def test_the_trials_of_a_killed_process_are_trained_by_another(
     assert "rank" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_process_waits_for_the_trials_of_others_and_trains_those_of_the_dead(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

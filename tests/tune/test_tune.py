@@ -160,6 +160,7 @@ def npz(name: str, test_labels: numpy.ndarray, test_x: numpy.ndarray) -> str:
     return name
 
 
+@pytest.mark.slow
 def test_the_test_part_has_no_say() -> None:
     data = load_dataset("digits").train
     x, labels = data.x[1::20], data.labels[1::20]
@@ -174,6 +175,7 @@ def test_the_test_part_has_no_say() -> None:
     assert len(plain) == 4
 
 
+@pytest.mark.slow
 def test_final_trains_on_training_and_validation_part_and_tests_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

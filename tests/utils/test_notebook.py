@@ -320,6 +320,7 @@ def test_the_quickstart_as_it_is_kept_was_executed_and_is_small() -> None:
         assert (QUICKSTART.parent / link).exists(), link
 
 
+@pytest.mark.slow
 def test_the_quickstart_says_the_same_again(tmp_path: Path) -> None:
     kept = nbformat.read(QUICKSTART, as_version=4)
     again = nbformat.read(QUICKSTART, as_version=4)

@@ -395,6 +395,7 @@ def test_every_layer_computes_what_xpnet_computes(kind, dtype, visit, held_out, 
     compare(visit(path), path, held_out.x[:10])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", IMAGES)
 def test_every_layer_of_images_computes_what_xpnet_computes(name, dtype, visit, held_out, tmp_path):
@@ -459,6 +460,7 @@ SHAPES = {
 POOLING = xpnet.MaxPool2d | xpnet.AveragePool2d | xpnet.GlobalAveragePool2d
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_networks_of_other_shapes(name, visit, tmp_path):
     network = xpnet.Sequential(SHAPES[name](), seed=5)
@@ -745,6 +747,7 @@ CONTRASTS = """() => {
 }"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("shown", ["units", "maps"])
 def test_light_and_dark_can_both_be_read(shown, scheme, visit, page_path, maps_path):

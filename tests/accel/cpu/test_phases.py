@@ -57,7 +57,7 @@ blocks = st.builds(
 ).filter(lambda r: r.width <= r.step)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=5 * settings.default.max_examples)
 @given(blocks, blocks)
 def test_regions_that_share_a_byte_overlap(one: Region, other: Region) -> None:
     shares = not touched(one).isdisjoint(touched(other))
@@ -65,7 +65,7 @@ def test_regions_that_share_a_byte_overlap(one: Region, other: Region) -> None:
     assert one.overlaps(other) or not shares
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=5 * settings.default.max_examples)
 @given(blocks, st.integers(0, 60), st.integers(2, 4), st.integers(1, 9))
 def test_blocks_of_one_matrix_overlap_only_if_they_share_a_byte(
     one: Region, start: int, rows: int, width: int
