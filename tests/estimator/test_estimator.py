@@ -748,7 +748,7 @@ import xpnet.estimator
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith("ImportError: xpnet.estimator needs scikit-learn 1.6 or later")
-    assert last.endswith("pip install 'xpnet[sklearn]'")
+    assert last.endswith("pip install scikit-learn")
 
 
 # ---------------------------------------------------------------------------- backends

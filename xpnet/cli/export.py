@@ -58,6 +58,6 @@ def _parser() -> Parser:
         help="the page to write; the network must take square pictures",
     )
     parser.add_argument(
-        "--onnx", metavar="FILE", type=Path, help="the ONNX file to write (needs xpnet[onnx])"
+        "--onnx", metavar="FILE", type=Path, help="the ONNX file to write (needs the package onnx)"
     )
     return parser

@@ -50,6 +50,10 @@ _SPINS = 200
 _PAUSE = 5e-5
 
 
+_INSTALL = "mpi4py mpich"
+"""As the extra `mpi`: not `xpnet[mpi]`, since xpnet is on no package index."""
+
+
 @cache
 def mpi() -> Group:
     """The group of all ranks that mpiexec has started; a group of one rank without mpiexec.
@@ -57,15 +61,14 @@ def mpi() -> Group:
     Raises `ConfigError` where mpi4py (extra `mpi`) is not installed, or its MPI cannot be used.
     """
     if find_spec("mpi4py") is None:
-        raise ConfigError("distributed: mpi4py is not installed: run pip install 'xpnet[mpi]'")
+        raise ConfigError(f"distributed: mpi4py is not installed: run pip install {_INSTALL}")
     found = launched()
     try:
         with _bounded_start(found):
             from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise ConfigError(
-            f"distributed: mpi4py cannot load an MPI library ({error}): run pip install "
-            f"'xpnet[mpi]'"
+            f"distributed: mpi4py cannot load an MPI library ({error}): run pip install {_INSTALL}"
         ) from None
     size = int(MPI.COMM_WORLD.size)
     if found is not None and found.by != "torchrun" and size == 1 < found.size:
@@ -77,7 +80,7 @@ def mpi() -> Group:
     if size > 1 and MPI.Query_thread() < MPI.THREAD_MULTIPLE:
         raise ConfigError(
             "distributed: this MPI library does not let several threads call it "
-            "(MPI_THREAD_MULTIPLE): use another one, such as that of pip install 'xpnet[mpi]'"
+            f"(MPI_THREAD_MULTIPLE): use another one, such as that of pip install {_INSTALL}"
         )
     return Group() if size == 1 else MPIGroup(MPI)
 

@@ -11,7 +11,7 @@ try:
     from xpnet.estimator._regressor import XpnetRegressor
 except ImportError as error:
     raise ImportError(
-        f"xpnet.estimator needs scikit-learn 1.6 or later ({error}): pip install 'xpnet[sklearn]'"
+        f"xpnet.estimator needs scikit-learn 1.6 or later ({error}): pip install scikit-learn"
     ) from error
 
 __all__ = ["XpnetClassifier", "XpnetRegressor"]

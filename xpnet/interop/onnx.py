@@ -58,7 +58,7 @@ def export_onnx(network: Sequential, path: str | Path, *, normalise: bool = Fals
             f"the network gives images {network.output_shape(None)}, which no ONNX file of xpnet's "
             f"does: end it with Flatten()"
         )
-    onnx = imported("onnx", "export_onnx()", "'xpnet[onnx]'")
+    onnx = imported("onnx", "export_onnx()", "onnx")
     path, to_host = as_path("path", path), network.backend.to_host
     state = {name: to_host(array) for name, array in network.state_dict().items()}
     if sum(array.nbytes for array in state.values()) > _MOST_BYTES:

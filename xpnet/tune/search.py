@@ -312,5 +312,5 @@ def import_optuna() -> None:
         import optuna
         import optuna.storages.journal
     except ImportError:
-        raise ConfigError("a search needs Optuna 4 or later: pip install 'xpnet[tune]'") from None
+        raise ConfigError("a search needs Optuna 4 or later: pip install optuna") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
