@@ -267,7 +267,7 @@ def test_the_settings_of_a_run_give_the_same_bits(clone: Clone) -> None:
 
 
 def test_pictures_are_recognised(clone: Clone) -> None:
-    printed = clone.printed[block("xpnet.predict").text]
+    printed = clone.printed[block("few.csv").text]
     found = re.findall(r"^(\S+)  (\d)  ", printed, re.MULTILINE)
     assert found[:2] == [("examples/three.png", "3"), ("examples/five.jpg", "5")]
     assert [name for name, _ in found[2:]] == ["few.csv:1", "few.csv:2", "few.csv:3"]
@@ -275,7 +275,7 @@ def test_pictures_are_recognised(clone: Clone) -> None:
 
 def test_the_size_of_the_page(clone: Clone, pytestconfig: pytest.Config) -> None:
     skip_unless_it_can_run(block("digit.html").text, pytestconfig)
-    (size,) = re.findall(r"one file \((\d+) kB for 784-128-10\)", TEXTS["command_line.md"])
+    (size,) = re.findall(r"a single file \((\d+) kB for this network\)", TEXTS["command_line.md"])
     assert abs((clone.folder / "digit.html").stat().st_size / 1000 - int(size)) < 5
 
 
