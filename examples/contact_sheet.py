@@ -1,4 +1,4 @@
-"""The pictures of a run on one sheet: `python examples/contact_sheet.py RUN OUT.png`."""
+"""Puts the pictures of a run on one sheet: `python examples/contact_sheet.py RUN OUT.png`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A CSV in the layout of Kaggle's digit recogniser, made of MNIST's first 42,000 training images.
+"""Writes MNIST's first 42,000 training images as a CSV file like that of Kaggle's Digit Recognizer.
 
 `python examples/make_kaggle_csv.py [OUT.csv]` writes `runs/kaggle/train.csv` (76 MB): a header
-`label,pixel0,…,pixel783`, then one line per digit. Kaggle's own file holds 42,000 of MNIST's 70,000
-digits in another order; `--dataset` gives its path to the recipes.
+`label,pixel0,…,pixel783`, then one line per digit. Kaggle's own file holds 42,000 of MNIST's
+70,000 digits in another order; to use it in a recipe, give its path with `--dataset`.
 """
 
 from __future__ import annotations

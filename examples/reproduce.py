@@ -1,11 +1,11 @@
-"""Every recipe of this folder, run and compared with the figure of its source.
+"""Runs the recipes of this folder (`*.toml`), and compares each with the figure of its source.
 
 `python examples/reproduce.py [RECIPE ...]` runs the recipes (all, or those named), each with its
 seeds, as `python -m xpnet.train` does, two at a time with one BLAS thread each, and writes
-`examples/reproduced.md` and `examples/reproduced_cs419.md`. What was run before with the same
-settings, in `runs/reproduce/`, is not run again, so the program may be interrupted and restarted.
-`--quick` runs a line of each recipe on the embedded digits for two epochs, to see that all of
-them run; it writes no table.
+`examples/reproduced.md` and `examples/reproduced_cs419.md`. A run that is finished in
+`runs/reproduce/` is not repeated, so the program may be interrupted and restarted.
+`--quick` trains for two epochs on the digits that come with xpnet, once for each recipe, to check
+that all of them run; it writes no table.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The arithmetic of `ten_units_full_batch` as its source writes it, in plain NumPy.
+"""The experiment `ten_units_full_batch` with the arithmetic of its source, in plain NumPy.
 
-Samples lie in columns, everything is float64, and a bias gradient is `np.sum(dZ) / m`, one number
+Samples are columns, everything is float64, and a bias gradient is `np.sum(dZ) / m`, one number
 for all units of a layer (for the output layer 0, since the columns of `A2 - Y` sum to 0).
-`ten_units_full_batch.toml` sums over the batch alone, as the derivative says. This file exists
-to compare the two; nothing else here uses it.
+`ten_units_full_batch.toml` sums only over the batch, which is the derivative. `reproduce.py` runs
+this file to compare the two.
 
 `python examples/ten_units_as_published.py [DATA.csv] [SEED]`
 """

@@ -1,11 +1,12 @@
-"""Text by subject, from sparse TF-IDF features: `python examples/text_classification.py`.
+"""Text classification with sparse TF-IDF features: `python examples/text_classification.py`.
 
 The texts are the documentation of SciPy's public functions and classes, which is installed with
 scikit-learn; the class of each is the subpackage that it belongs to, such as `signal`. Code,
 examples and references are left out, and so are the names of the subpackages. `TfidfVectorizer`
-makes a sparse matrix of them, which `XpnetClassifier` trains on as it is. Prints the accuracy on
-texts that were not trained on, and the seconds to train, beside scikit-learn's `MLPClassifier` with
-the same parameters, and `LogisticRegression` with its defaults. Needs the extra `sklearn`.
+makes a sparse matrix of them, on which `XpnetClassifier` trains without making it dense. Prints the
+accuracy on texts that were not trained on and the seconds of training, also for scikit-learn's
+`MLPClassifier` with the same parameters and `LogisticRegression` with its defaults. Needs the extra
+`sklearn`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A rare class found more often: `python examples/unbalanced_classes.py [OUT.png]`.
+"""Classes of unequal size: `python examples/unbalanced_classes.py [OUT.png]`.
 
-About 3 % of the samples belong to class 1. Without weights the network is right most often by
-missing many of them; `class_weight` gives their mistakes a higher price, so that recall rises and
-precision falls. Prints both on new samples, and draws the curve that a threshold gives without
-weights. Needs the extra `sklearn`.
+About 3 % of the samples belong to class 1. Without weights, the network with the highest accuracy
+misses many of them. With `class_weight`, mistakes on them count more in the loss: recall rises and
+precision falls. Prints both on new samples, and draws the precision-recall curve of the network
+without weights. Needs the extra `sklearn`.
 """
 
 from __future__ import annotations
