@@ -13,9 +13,9 @@ from xpnet.errors import ConfigError, short_repr
 
 COMMANDS = {
     "train": "train a classifier, test it, and write its report",
-    "predict": "print the likeliest classes of pictures or samples",
+    "predict": "print the most probable classes of pictures or samples",
     "compare": "compare runs in a table and in curves",
-    "tune": "search for the settings with the best validation",
+    "tune": "search for the settings with the best validation accuracy",
     "export": "write a network as a web page to draw on, or as an ONNX file",
 }
 """The commands and their descriptions."""
@@ -37,7 +37,7 @@ def _list_commands(words: Sequence[str]) -> int:
         wide = max(map(len, COMMANDS)) + len("python -m xpnet.")
         for name, about in COMMANDS.items():
             console.say(f"  {f'python -m xpnet.{name}':<{wide}}  {about}")
-        console.say("", f"This is xpnet {__version__}; help(xpnet) in Python shows the library.")
+        console.say("", f"This is xpnet {__version__}; help(xpnet) in Python lists its names.")
         return 0
     if words[0] in ("-V", "--version"):
         console.say(f"xpnet {__version__}")
@@ -45,7 +45,7 @@ def _list_commands(words: Sequence[str]) -> int:
     near = difflib.get_close_matches(words[0], COMMANDS, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     raise ConfigError(
-        f"{short_repr(words[0])} is no command{hint}: there are {', '.join(COMMANDS)}; see "
+        f"{short_repr(words[0])} is not a command{hint}: there are {', '.join(COMMANDS)}; see "
         f"python -m xpnet --help"
     )
 

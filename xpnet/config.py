@@ -68,29 +68,33 @@ class TrainConfig(BaseModel):
 
     dataset: str = "digits"
     """the data set: digits (5,000 that come with xpnet), mnist, or a path: a .csv, .csv.gz,
-    .csv.zip, .npz or .npy file, a folder of IDX, .npy or binary CIFAR files, or of class folders"""
+    .csv.zip, .npz or .npy file, a folder of IDX, .npy or binary CIFAR files, or a folder with a
+    subfolder of pictures for each class"""
     target: str | None = None
-    """the column of a CSV file that holds the classes: its name, or without a header first, last
-    or its number (default: the column named label, or the first without a header)"""
+    """the column of a CSV file that holds the classes: its name or, in a file without a header,
+    first, last or its number counted from 1 (default: the column named label; without a header,
+    the first)"""
     normalise: Literal["unit", "standard"] = "unit"
     """the scaling of the values: unit (pixels / 255, other numbers unchanged) or standard (mean 0
     and standard deviation 1 over the training set; for each feature of a table)"""
     validation: float | None = Field(None, ge=0)
-    """the size of the validation set, a fraction or a number of samples; 0 for none (default:
-    that of the test set)"""
+    """the size of the validation set, as a fraction or a number of samples; 0 for none (default:
+    the same number as in the test set)"""
     test: float | None = Field(None, gt=0)
-    """the size of the test set, a fraction or a number of samples, drawn from all samples of the
-    data (default: the data's own test set, else a fifth)"""
+    """the size of the test set, as a fraction or a number of samples, drawn from all samples
+    (default: the test set that the data come with, else a fifth of the samples)"""
     split_seed: int | None = Field(None, ge=0, lt=INTEGER_LIMIT)
-    """the seed of the division of the data; runs with the same split seed are tested on the same
-    samples (default: that of the run of the initial model, else the seed)"""
+    """the seed for dividing the data into training, validation and test set; runs with the same
+    split seed are tested on the same samples (default: with --initial-model the split seed of its
+    run, else --seed)"""
 
     conv: tuple[str, ...] = ()
-    """convolution and pooling before the hidden layers: 16k5 is a convolution of 16 channels with a
-    5 x 5 kernel (16k5s2p1g2: stride 2, padding 1, 2 groups), pool max pooling over 2 x 2 (pool3s2:
-    3 x 3, stride 2), average the same by means, global the mean of a channel"""
+    """convolution and pooling layers before the hidden layers. 16k5: a convolution with 16 output
+    channels and a 5 x 5 kernel; 16k5s2p1g2: also with stride 2, padding 1 and 2 groups; pool: max
+    pooling over 2 x 2; pool3s2: over 3 x 3 with stride 2; average, average3s2: average pooling;
+    global: global average pooling"""
     hidden: tuple[int, ...] = (512, 256)
-    """units of each hidden layer, separated by commas or spaces"""
+    """the numbers of units of the hidden layers, separated by commas or spaces"""
     activation: tuple[Activation, ...] = ("relu",)
     """the activation function of the hidden layers, one for all or one for each: relu,
     leaky_relu, sigmoid, tanh or gelu; convolutions use the first of them"""
@@ -104,11 +108,11 @@ class TrainConfig(BaseModel):
     initializer_bound: float = Field(0.5, gt=0, lt=1e38)
     """the bound a of the initializer uniform, which draws from -a to a"""
     initial_model: str | None = None
-    """a model to start from instead of random weights: a .safetensors file, or a run folder for
-    its model.safetensors; the layers are those of the model (default: none)"""
+    """a model to start from instead of random weights: a .safetensors file, or a run folder, whose
+    model.safetensors is used; the layers are those of the model (default: none)"""
     initial_model_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
-    """the expected SHA-256 of the file of the initial model, which config.toml records (default:
-    not checked)"""
+    """the expected SHA-256 of the file of the initial model; config.toml records it (default: not
+    checked)"""
 
     dropout: float = Field(0.4, ge=0, lt=1)
     """the probability of dropping a hidden unit in training"""
@@ -116,7 +120,7 @@ class TrainConfig(BaseModel):
     """the standard deviation of the Gaussian noise added to the input and before each activation
     in training"""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """the share of each training label that is distributed over all classes"""
+    """the share of each training label that is distributed evenly over all classes"""
     l2: float = Field(0.0, ge=0)
     """the factor lambda of the penalty lambda/2N sum W^2 in the loss, for N training samples"""
     weight_decay: float | None = Field(None, ge=0)
@@ -134,7 +138,8 @@ class TrainConfig(BaseModel):
     augment_elastic: float = Field(0.0, ge=0)
     """the strength of the elastic distortion of a training picture (Simard's alpha, such as 34)"""
     augment_elastic_sigma: float = Field(4.0, gt=0)
-    """the smoothing of the elastic distortion, in pixels"""
+    """the standard deviation of the Gaussian filter that smooths the elastic distortion, in
+    pixels"""
     augment_probability: float = Field(1.0, ge=0, le=1)
     """the probability that a training picture is changed, each time it is used"""
 
@@ -145,23 +150,24 @@ class TrainConfig(BaseModel):
     schedule: Literal["constant", "step", "cosine", "one_cycle"] = "cosine"
     """the learning rate schedule over the run"""
     warm_up: float = Field(0.05, ge=0, lt=1)
-    """the share of all updates in which the learning rate rises at first (one_cycle has its own)"""
+    """the share of all updates, at the beginning, over which the learning rate rises to its highest
+    value (ignored by one_cycle, which has a rise of its own)"""
     step_every: int = Field(10, ge=1, lt=INTEGER_LIMIT)
-    """the number of epochs between two drops of the schedule step"""
+    """the number of epochs after which the schedule step lowers the learning rate"""
     step_factor: float = Field(0.1, gt=0, le=1)
-    """the factor of each drop of the schedule step"""
+    """the factor by which the schedule step multiplies the learning rate each time"""
     momentum: float = Field(0.0, ge=0, lt=1)
     """the momentum of sgd and rmsprop"""
     nesterov: bool = False
     """Nesterov momentum for sgd"""
     beta1: float = Field(0.9, ge=0, lt=1)
-    """the decay of the first moment of adam and adamw"""
+    """the decay rate of the first moment (the mean gradient) of adam and adamw"""
     beta2: float = Field(0.999, ge=0, lt=1)
-    """the decay of the second moment of adam and adamw"""
+    """the decay rate of the second moment (the mean squared gradient) of adam and adamw"""
     decay_rate: float = Field(0.99, ge=0, lt=1)
-    """the decay of the mean squared gradient of rmsprop"""
+    """the decay rate of the mean squared gradient of rmsprop"""
     epsilon: float = Field(1e-8, ge=0)
-    """the small number that adam, adamw and rmsprop add to the divisor"""
+    """the small number that adam, adamw and rmsprop add to the denominator"""
     clip_norm: float | None = Field(None, gt=0)
     """the largest norm of the gradient of all parameters; a larger gradient is scaled down
     (default: no limit)"""
@@ -170,38 +176,41 @@ class TrainConfig(BaseModel):
     batch_size: int | Literal["full"] = 64
     """the number of samples per update, or full for the whole training set"""
     patience: int | None = Field(None, ge=1, lt=INTEGER_LIMIT)
-    """the number of records without a lower validation loss after which training stops early; the
-    weights of the lowest validation loss are then kept, else those of the last epoch (default: no
-    early stopping)"""
+    """early stopping: stop after this number of records (see --log-every, by default one per epoch)
+    without a lower validation loss, and keep the weights of the lowest one (default: no early
+    stopping)"""
 
     run: Path | None = None
     """the folder to create for the results (default: runs/DATASET-001, then -002 and so on)"""
     seed: int = Field(0, ge=0, lt=INTEGER_LIMIT)
-    """the seed of the weights, of the order of samples, of dropout and other noise, and of the
-    split"""
+    """the seed for the initial weights, the order of the samples, dropout and other noise, and the
+    division of the data (unless --split-seed is given)"""
     log_every: str = "1 epoch"
-    """the interval between two records, in epochs or iterations: '10 epochs', '500 iterations'"""
+    """the interval between two records, which are rows of history.csv, in epochs or iterations (one
+    iteration is one update): '10 epochs', '500 iterations'"""
     train_metrics: Literal["running", "evaluated"] = "running"
-    """how training loss and accuracy are measured: running (means over the batches of the epoch)
-    or evaluated (over the training set at each record)"""
+    """how training loss and accuracy are measured: running (means over the batches during training)
+    or evaluated (on the whole training set at each record, without dropout)"""
     checkpoint_every: str = "60 seconds"
     """the interval between two checkpoints in the run folder: '2 epochs', '30 seconds'"""
     report: bool = True
-    """write figures and report.html at the end, which takes about three seconds; later:
-    xpnet.report.report_again(FOLDER)"""
+    """write the pictures and report.html at the end, which takes about three seconds;
+    xpnet.report.report_again(FOLDER) in Python writes them later"""
     resume: Path | None = None
     """the folder of an unfinished run to resume, with the settings in its config.toml (default: a
     new run)"""
     device: str = "cpu"
-    """the device that computes: cpu, cuda, cuda:N or auto"""
+    """the device to train on: cpu, cuda, cuda:N, or auto (a GPU if there is one)"""
     dtype: Literal["float32", "float64"] = "float32"
-    """the dtype of all parameters and of the computation"""
+    """the dtype of the parameters and of all computations"""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """the precision of float32 matrix products on a GPU; the weights stay float32"""
     threads: int | None = Field(None, ge=1, lt=INTEGER_LIMIT)
-    """the number of BLAS threads (default: that of the BLAS; of several ranks, a share each)"""
+    """the number of threads of BLAS and of compiled steps (default: as many as the BLAS library
+    chooses; several processes (MPI ranks) share the cores of the machine)"""
     reproducible_parts: int = Field(0, ge=0, lt=2**20)
-    """the parts of each batch, a power of two, for the same bits on 1, 2, 4, ... ranks (0: off)"""
+    """the number of parts in which each batch is computed, a power of two, so that the result is
+    bit-identical for 1, 2, 4, ... processes (MPI ranks), up to this number; 0: off"""
 
     @field_validator("dataset", "initial_model", mode="before")
     @classmethod
@@ -357,7 +366,7 @@ def read_settings(run: Path) -> dict[str, Any]:
     try:
         return read_toml(run / "config.toml")
     except ConfigError as error:
-        raise ConfigError(f"resume: {run} is no run that can be resumed: {error}") from None
+        raise ConfigError(f"resume: {run} is not a run that can be resumed: {error}") from None
 
 
 def make_config(
@@ -394,7 +403,7 @@ def explain_errors(error: ValidationError) -> str:
     messages = [f"{where}: {text}" if where else text for where, text in texts.items()]
     if unknown:
         names = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
-        verb = "is no setting" if len(unknown) == 1 else "are no settings"
-        messages.append(f"{names}: {verb}; there are {', '.join(TrainConfig.model_fields)}")
+        verb = "is not a setting" if len(unknown) == 1 else "are not settings"
+        messages.append(f"{names}: {verb}; the settings are {', '.join(TrainConfig.model_fields)}")
     more = [f"and {len(messages) - _MOST_ERRORS} more"] if len(messages) > _MOST_ERRORS else []
     return "; ".join(messages[:_MOST_ERRORS] + more)

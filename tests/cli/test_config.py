@@ -183,7 +183,7 @@ def test_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--log-every", "often"], "log_every: must be a number of epochs or of iterations"),
         (["--checkpoint-every", "often"], "checkpoint_every: must be a number of epochs or of sec"),
         (["--clip-norm", "0"], "clip_norm: .*greater than 0, found '0'"),
-        (["--resume", "a", "--run", "b"], "resume: a is no run that can be resumed"),
+        (["--resume", "a", "--run", "b"], "resume: a is not a run that can be resumed"),
         (["--resume", "a", "--config", "b"], "resume: the run has its own settings"),
         (["--dtype", "float16"], "dtype: .*found 'float16'"),
         (["--threads", "0"], "threads: .*found '0'"),
@@ -202,10 +202,10 @@ def test_mistakes_in_flags_are_one_line(argv: list[str], words: str) -> None:
     ("text", "words"),
     [
         ("epochs = ", "c.toml: not valid TOML"),
-        ("epoch = 3", "c.toml: epoch: is no setting; there are dataset,"),
+        ("epoch = 3", "c.toml: epoch: is not a setting; the settings are dataset,"),
         ("epochs = 'many'", "c.toml: epochs: .*found 'many'"),
         ("hidden = [[3]]", "c.toml: hidden"),
-        ("[train]\nepochs = 3", "c.toml: train: is no setting"),
+        ("[train]\nepochs = 3", "c.toml: train: is not a setting"),
         ("\udcff", "c.toml: not valid TOML"),
     ],
 )

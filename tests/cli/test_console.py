@@ -133,7 +133,7 @@ def test_the_help_of_training_has_groups_and_says_what_is_kept(
     places = [text.index(f"\n{name}:\n") for name in options.GROUPS]
     assert places == sorted(places)
     assert "\n  --hidden 512,256 " in text
-    assert "weights of the epoch of the lowest validation loss" in " ".join(text.split())
+    assert "weights of the epoch with the lowest validation loss" in " ".join(text.split())
 
 
 # Flags

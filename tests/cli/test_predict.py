@@ -420,7 +420,7 @@ def test_a_model_without_metadata_takes_values_as_they_are(tmp_path, capsys):
     drawing().save(tmp_path / "a.png")
     status, lines, (error,) = run(capsys, tmp_path / "m.safetensors", tmp_path / "a.png")
     assert (status, lines) == (2, [])
-    assert "a.png is taken for a picture, and the model was not trained on pictures" in error
+    assert "a.png is read as a picture, but the model was not trained on pictures" in error
 
 
 def test_names_and_normalisation_come_from_the_model(tmp_path, capsys):

@@ -14,6 +14,7 @@ import pandas
 import pooch
 import pytest
 import requests
+from urllib3.exceptions import MaxRetryError
 
 from xpnet.data import catalogue as module
 from xpnet.data import load_dataset, read_samples, split
@@ -206,6 +207,11 @@ def no_route(url: str) -> bytes:
     raise requests.exceptions.ConnectionError("no route\nto host")
 
 
+def unknown_host(url: str) -> bytes:
+    reason = OSError("HTTPSConnection(host='a.example'): Failed to resolve 'a.example' (no name)")
+    raise requests.exceptions.ConnectionError(MaxRetryError(None, url, reason))
+
+
 def not_gzip(url: str) -> bytes:
     return b"<html>sign in to this network</html>"
 
@@ -231,6 +237,7 @@ def test_the_second_mirror_is_tried_when_the_first_fails(
     ("failing", "reason"),
     [
         (no_route, "ConnectionError: no route"),
+        (unknown_host, r"ConnectionError: Failed to resolve 'a.example' \(no name\); storage"),
         (not_gzip, "wrong magic number 0x3c68746d"),
         (other_content, "SHA-256"),
     ],

@@ -155,6 +155,10 @@ def test_whatever_the_bytes_there_is_a_dataset_or_a_data_error(
         # cells
         ("label,a,b\n0,1,2\n1,x,3\n", r"line 3, column 2 \('a'\): found 'x', expected a number"),
         ("label,a,b\n0,1,2\n\n1,2,\n", r"line 4, column 3 \('b'\): the cell is empty"),
+        ("label,a,b\n0,1,2\n\n1,2,\n", "expected a number: fill it in, or remove the row$"),
+        ("label,a,b\n0,1,2\n1,2,NA\n", "found 'NA', .*: fill it in, or remove the row$"),
+        ("label,a,b\n0,red,2\n", r"found 'red', .*: turn the column into numbers \(categories"),
+        ("label,a,b\n0,1,1e39\n", "too large for float32$"),
         ("label,a,b\n0,1,2\n1,2,NA\n", r"line 3, column 3 \('b'\): found 'NA'"),
         ("label,a,b\n0,1,2\n1,nan,3\n", r"line 3, column 2 \('a'\): found 'nan'"),
         ("label,a,b\n0,1,inf\n", r"line 2, column 3 \('b'\): found 'inf'"),
@@ -172,6 +176,8 @@ def test_whatever_the_bytes_there_is_a_dataset_or_a_data_error(
         ("1,2,3,4\n1,2,3\n", "line 2 has 3 columns where the first has 4"),
         # labels
         ("label,a\n0,1\n0.5,1\n", r"line 3, column 1 \('label'\): found '0.5', a label must be"),
+        ("label,a\n0,1\n0.5,1\n", "0..65535: the column must hold classes; for regression, read"),
+        ("label,a\n0,1\n-1,1\n", r"in 0\.\.65535$"),
         ("label,a\n0,1\n-1,1\n", r"line 3, column 1 \('label'\): found '-1'"),
         ("label,a\n0,1\n70000,1\n", r"line 3, column 1 .*found '70000', .*in 0\.\.65535"),
         ("a,label\n1,0\n\n1,7.5\n", r"line 4, column 2 \('label'\): found '7.5'"),

@@ -1,4 +1,4 @@
-"""`python -m xpnet.compare`: runs side by side, and folders that hold no run or a damaged one."""
+"""`python -m xpnet.compare`: runs compared, and folders that hold no run or a damaged one."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def test_the_command_prints_the_table_and_writes_the_page(made, tmp_path, monkey
     captured = capsys.readouterr()
     assert captured.err == ""
     assert captured.out.splitlines()[0].split() == ["a", "b"]
-    assert "* the best of its row; curves: compare.html" in captured.out
+    assert captured.out.endswith("\n\n* the best value of its row\n\ncurves: compare.html\n")
     root = tree((tmp_path / "compare.html").read_bytes())
     require_self_contained(root)
     (table,) = part(root, "Settings and metrics").iter("table")
@@ -242,8 +242,17 @@ def test_the_command_prints_the_table_and_writes_the_page(made, tmp_path, monkey
     ]
     legend = [words(one) for one in next(part(root, "Curves").iter("ul"))]
     assert legend == ["a 0.25", "b 0.25"]
+    assert "marks the best value of a row" in words(root)
+
+
+def test_of_one_run_nothing_is_the_best(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    made("a")
     assert main(["a", "--html", "alone.html"]) == 0
-    assert words(tree((tmp_path / "alone.html").read_bytes()).find(".//h1")) == "a"
+    assert "best" not in capsys.readouterr().out
+    root = tree((tmp_path / "alone.html").read_bytes())
+    assert words(root.find(".//h1")) == "a"
+    assert "marks the best value of a row" not in words(root)
 
 
 def test_runs_whose_records_come_at_other_times_are_drawn_by_steps(made):
@@ -286,9 +295,9 @@ def failure(capsys, *arguments):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("config.toml", None, "is no folder of a run (it has no config.toml)"),
+        ("config.toml", None, "is not the folder of a run (it has no config.toml)"),
         ("config.toml", "hidden = 3 4", "config.toml: not valid TOML"),
-        ("config.toml", "hiden = 3", "config.toml: hiden: is no setting"),
+        ("config.toml", "hiden = 3", "config.toml: hiden: is not a setting"),
         ("history.csv", "", "history.csv begins with ''"),
         ("history.csv", b"\xff\xfe", "history.csv is no text in UTF-8"),
         ("history.csv", HISTORY + "3,60\n", "history.csv: line 4 has 2 values, expected 8"),
@@ -321,8 +330,8 @@ def test_a_folder_that_is_no_sound_run_is_one_line(file, content, message, made,
     ("arguments", "message"),
     [
         ([], "RUN"),
-        (["absent"], "absent: is no folder of a run"),
-        (["file"], "file: is no folder of a run"),
+        (["absent"], "absent: is not the folder of a run"),
+        (["file"], "file: is not the folder of a run"),
         (["good", "--html", "no/where.html"], "no/where.html: cannot be written"),
         (["good", "--nonsense"], "--nonsense"),
     ],

@@ -581,7 +581,7 @@ def test_without_a_report_nothing_is_drawn(tmp_path, monkeypatch):
     ("harm", "kind", "message"),
     [
         (lambda f: (f / "metrics.json").unlink(), ConfigError, "is not finished.*--resume"),
-        (lambda f: (f / "config.toml").unlink(), ConfigError, "is no folder of a run"),
+        (lambda f: (f / "config.toml").unlink(), ConfigError, "is not the folder of a run"),
         (lambda f: (f / "model.safetensors").unlink(), CheckpointError, "no such file"),
         (lambda f: (f / "metrics.json").write_text("{}"), DataError, "metrics.json: test_accuracy"),
         (lambda f: (f / "history.csv").write_text("a,b\n"), DataError, "history.csv begins with"),

@@ -977,7 +977,7 @@ def test_resume_needs_a_run(name: str, tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["--resume", str(tmp_path / name)]) == 2
     message = capsys.readouterr().err.splitlines()
     assert len(message) == 1
-    assert f"resume: {tmp_path / name} is no run that can be resumed" in message[0]
+    assert f"resume: {tmp_path / name} is not a run that can be resumed" in message[0]
     assert not (tmp_path / "absent").exists()
     assert list((tmp_path / "empty").iterdir()) == []
 

@@ -540,7 +540,7 @@ def test_lists_ranges_and_steps() -> None:
     [
         ("", [], "space.toml: holds no setting to search"),
         ("hidden = [", [], "space.toml: not valid TOML"),
-        ("hiden = [[8]]", [], "space.toml: hiden: is no setting; there are dataset, "),
+        ("hiden = [[8]]", [], "space.toml: hiden: is not a setting; the settings are dataset, "),
         ("hidden = 8", [], "hidden: give a list of values or a range.*found 8"),
         ("hidden = []", [], r"hidden: give a list of values or a range.*found \[\]"),
         ("seed = [1, 2]", [], "seed: cannot be searched: it also divides the data"),

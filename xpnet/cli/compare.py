@@ -1,4 +1,4 @@
-"""`python -m xpnet.compare RUN RUN...`: runs side by side, as a table and as curves."""
+"""`python -m xpnet.compare RUN RUN...`: compares runs in a table and in curves."""
 
 from __future__ import annotations
 
@@ -23,17 +23,21 @@ def _compare(argv: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(argv)
     runs = [read_run(folder) for folder in arguments.runs]
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    console.say(*text_table(names_of(runs), rows(runs), width).split("\n"), *remarks(runs))
+    table = rows(runs)
+    console.say(*text_table(names_of(runs), table, width).split("\n"), *remarks(runs))
     write_atomically(arguments.html, page(runs))
-    console.say("", f"* the best of its row; curves: {arguments.html}")
+    if any(row.best for row in table):
+        console.say("", "* the best value of its row")
+    console.say("", f"curves: {arguments.html}")
     return 0
 
 
 def _parser() -> Parser:
     parser = Parser(
         "python -m xpnet.compare",
-        description="Put runs side by side: what was set differently, and what came of it.",
-        epilog="The page is one file that any browser opens, with the table and all curves.",
+        description="Compare runs: print the settings in which they differ, and their metrics.",
+        epilog="The page has the table and all curves. It is one file that any browser opens. "
+        "Example: python -m xpnet.compare runs/digits-001 runs/digits-002.",
     )
     parser.add_argument(
         "runs",
@@ -47,6 +51,6 @@ def _parser() -> Parser:
         metavar="FILE",
         type=Path,
         default=Path("compare.html"),
-        help="the page to write (default: %(default)s)",
+        help="the web page to write (default: %(default)s)",
     )
     return parser

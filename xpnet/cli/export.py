@@ -22,7 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _export(argv: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.html is None and arguments.onnx is None:
-        raise ConfigError("nothing to write: give --html FILE or --onnx FILE; --help tells more")
+        raise ConfigError(
+            "nothing to write: give --html FILE or --onnx FILE: see python -m xpnet.export --help"
+        )
     model = Model.load(arguments.model)
     if arguments.html is not None:
         try:
@@ -45,7 +47,7 @@ def _parser() -> Parser:
     parser = Parser(
         "python -m xpnet.export",
         description="Write a trained network as a web page to draw on, or as an ONNX file.",
-        epilog="The page is one file that needs no server and sends nothing anywhere. It shows "
+        epilog="The page is one file that needs no server and sends no data. It shows "
         "the probabilities of the classes, the hidden activations and the weights of the most "
         "active units while you draw. The properties of the ONNX file include the normalisation "
         "that its input needs.",
@@ -55,9 +57,9 @@ def _parser() -> Parser:
         "--html",
         metavar="FILE",
         type=Path,
-        help="the page to write; the network must take square pictures",
+        help="the web page to write; the network must take square pictures",
     )
     parser.add_argument(
-        "--onnx", metavar="FILE", type=Path, help="the ONNX file to write (needs the package onnx)"
+        "--onnx", metavar="FILE", type=Path, help="the ONNX file to write (needs the extra onnx)"
     )
     return parser

@@ -76,12 +76,13 @@ METAVARS = {
 """The placeholders of values in the help, unless it lists the possible values."""
 
 _LISTS = ("conv", "hidden", "activation")
-_DESCRIPTION = """Train a classifier, test it, and write model, settings, figures and a report to
-a folder in runs/. Without any setting it trains on the 5,000 digits that come with xpnet, offline,
-in under a minute."""
-_EPILOG = """Lists are written 512,256 or 512 256. `none` clears a setting of the --config file.
-With a validation set and --patience the weights of the epoch of the lowest validation loss are
-kept, tested and saved, otherwise those of the last epoch."""
+_DESCRIPTION = """Train a classifier, test it, and write the model, the settings, pictures and a
+report to a folder in runs/. Without any setting it trains on the 5,000 digits that come with xpnet,
+offline, in under a minute."""
+_EPILOG = """A list can be written 512,256 or 512 256. The value none removes a setting of the
+--config file. The weights of the last epoch are tested and saved; with --patience, the weights of
+the epoch with the lowest validation loss. Example: python -m xpnet.train --dataset table.csv
+--target species --normalise standard --hidden 16."""
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -144,7 +145,7 @@ def _parser(command: str, also: Iterable[str]) -> Parser:
     parser.add_argument(
         "--config",
         metavar="FILE.toml",
-        help="a file of settings, which flags override; each run writes one",
+        help="a TOML file of settings, such as the config.toml of a run; flags override it",
     )
     group: Any = parser
     beginnings = {first: name for name, first in GROUPS.items()}

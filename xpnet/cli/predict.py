@@ -54,7 +54,7 @@ def _predict(argv: Sequence[str] | None) -> int:
 def predictions(model: Model, path: str | Path, *, top: int = 3) -> Iterator[str]:
     """The lines to print for one file; samples are counted from 1.
 
-    `three.png  3  97.1 %   (5 1.9 %, 8 0.6 %)`: the `top` likeliest classes, likeliest first.
+    `three.png  3  97.1 %   (5 1.9 %, 8 0.6 %)`: the `top` most probable classes, in order.
     Raises `DataError`, naming the file, when it cannot be read or does not fit the model.
     """
     path = Path(path)
@@ -141,7 +141,7 @@ def _read_picture(model: Model, path: Path) -> HostArray:
     """The image file as one sample, `(1, features)` uint8."""
     if model.image_shape is None:
         raise DataError(
-            f"{path} is taken for a picture, and the model was not trained on pictures (it has no "
+            f"{path} is read as a picture, but the model was not trained on pictures (it has no "
             f"image_shape): give samples as .csv, .npz or IDX"
         )
     if model.as_read:
@@ -173,19 +173,21 @@ def _ranked_classes(model: Model, p: HostArray, top: int) -> str:
 def _parser() -> Parser:
     parser = Parser(
         "python -m xpnet.predict",
-        description="Print the likeliest classes of each picture or sample.",
-        epilog="A picture gives one line. A file of samples gives one line a sample, counted "
-        "from 1, and its accuracy where it is labelled. Exit code 2: not all could be read.",
+        description="Print the most probable classes of each picture or sample.",
+        epilog="A picture gives one line. A file of samples gives one line for each sample, "
+        "counted from 1, and the accuracy if the samples have labels. Exit code 2: at least one "
+        "file could not be read. Example: python -m xpnet.predict runs/digits-001 three.png.",
     )
     parser.add_model()
     parser.add_argument(
         "files",
         metavar="FILE",
         nargs="+",
-        help="a picture (PNG, JPEG, BMP, GIF, WebP, TIFF) of one drawing on a plain background "
-        "(for a model of colour pictures, or of a folder of pictures, any picture: it is resized "
-        "to their size, without keeping its proportions), a folder of such pictures, or samples: "
-        "an IDX file of images, .csv (plain, .gz, .zip), .npz, .npy, a .bin file of CIFAR",
+        help="a picture (PNG, JPEG, BMP, GIF, WebP, TIFF), a folder of pictures, or a file of "
+        "samples: an IDX file of images, .csv (plain, .gz, .zip), .npz, .npy, a .bin file of "
+        "CIFAR. For a model trained on grey drawings such as MNIST, a picture must show one "
+        "drawing on a plain background; for a model trained on colour pictures or on a folder of "
+        "pictures, it is resized to their size, without keeping its proportions",
     )
     parser.add_device()
     parser.add_argument(
@@ -193,6 +195,6 @@ def _parser() -> Parser:
         metavar="K",
         type=count,
         default=3,
-        help="the number of classes to print, likeliest first (default: %(default)s)",
+        help="the number of classes to print, the most probable first (default: %(default)s)",
     )
     return parser

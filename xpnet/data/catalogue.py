@@ -22,7 +22,7 @@ from xpnet.data.idx import (
 from xpnet.data.npy import read_npy, read_npy_folder, read_npy_samples
 from xpnet.data.npz import read_npz, read_npz_samples
 from xpnet.data.picture_folders import holds_class_folders, read_picture_folder
-from xpnet.errors import ConfigError, DataError, one_line
+from xpnet.errors import ConfigError, DataError, one_line, truncate
 from xpnet.utils.arguments import as_path, whole
 
 NAMES = ("digits", "mnist")
@@ -235,14 +235,22 @@ def _download(name: str, folder: Path) -> None:
             _download_from(mirror, name, folder)
             return
         except (OSError, DataError) as error:
-            reason = (str(error).splitlines() or [""])[0].replace(f"{folder}{os.sep}", "")
-            shown = reason if len(reason) <= 240 else reason[:237] + "..."
-            failures.append(f"{urlsplit(mirror).hostname}: {type(error).__name__}: {shown}")
+            reason = truncate(_reason(error).replace(f"{folder}{os.sep}", ""), 240)
+            failures.append(f"{urlsplit(mirror).hostname}: {type(error).__name__}: {reason}")
     raise DataError(
         f"mnist could not be downloaded ({name}.gz; {'; '.join(failures)}): put its four files "
         f"({', '.join(IDX_FILES)}; plain or .gz) into a folder called mnist and set XPNET_DATA to "
         f"the folder that holds it, or use the data set digits"
     )
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error; of a failed connection that of its cause."""
+    # requests wraps a MaxRetryError of urllib3, whose `reason` begins with a representation of the
+    # connection and "): ".
+    cause = getattr(error.args[0], "reason", None) if error.args else None
+    text = str(cause).rpartition("): ")[2] if cause else str(error)
+    return (text.splitlines() or [""])[0]
 
 
 def _download_from(mirror: str, name: str, folder: Path) -> None:

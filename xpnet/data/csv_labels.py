@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy
 
 from xpnet.backend import HostArray
-from xpnet.data.csv_records import NUMBER, quote_cell
+from xpnet.data.csv_records import MISSING, NUMBER, quote_cell
 from xpnet.data.csv_table import Table
 from xpnet.data.dataset import MAX_CLASSES, numbered_classes
 from xpnet.errors import DataError
@@ -16,7 +16,6 @@ from xpnet.errors import DataError
 if TYPE_CHECKING:
     import pandas
 
-_MISSING = ("NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A", "<NA>", "?")
 _LONGEST_NAME = 100
 # The same integer may be written in two ways, as 1 and 1.0.
 _MOST_WRITTEN = 2 * MAX_CLASSES
@@ -96,7 +95,7 @@ class Labels:
                 self._raise(
                     name,
                     f"found {quote_cell(name)}, a label must be an integer in "
-                    f"0..{self.limit - 1}{self._hint()}",
+                    f"0..{self.limit - 1}{self._hint() or _regression_hint(value)}",
                 )
             numbers[place] = int(value)
         return numbers
@@ -114,7 +113,7 @@ class Labels:
             raise self._too_many()
         for name in names:
             error = ""
-            if name in _MISSING:
+            if name in MISSING:
                 error = ", a missing value: remove the row, or name the class"
             elif not name.isprintable():
                 error = ", a label must be printable text"
@@ -134,6 +133,15 @@ class Labels:
         label = self.table.layout.label
         assert label is not None
         raise DataError(f"{self.table.place(self.first[name], label)}: {error}")
+
+
+def _regression_hint(value: float) -> str:
+    if value == int(value):
+        return ""
+    return (
+        ": the column must hold classes; for regression, read the file with pandas, and call fit() "
+        "with a loss such as 'mse'"
+    )
 
 
 def _order(name: str) -> tuple[bool, float, str]:

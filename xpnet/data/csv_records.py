@@ -18,6 +18,9 @@ NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 COMMA_NUMBER = re.compile(r"\s*[+-]?\d[\d.]*,[\d,]+([eE][+-]?\d+)?\s*", re.ASCII)
 """A number with a decimal comma or with commas between thousands."""
 
+MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A", "<NA>", "?")
+"""How a missing value may be written."""
+
 LARGEST = 3.4028235e38
 """The largest float32, as a Python float: NumPy would compare a float32 in float32."""
 

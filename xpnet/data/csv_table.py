@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from xpnet.data.csv_layout import quote_argument, read_layout
 from xpnet.data.csv_records import (
+    MISSING,
     Lines,
     cell_error,
     check_lines,
@@ -61,7 +62,7 @@ class Table:
                 for column, cell in enumerate(cells):
                     error = "" if column == layout.label else cell_error(cell)
                     if error:
-                        hint = self._hint(cells, column)
+                        hint = self._hint(cells, column) or _cell_hint(cells[column], error)
                         place = f"{path}: line {line}, {self._column(column)}"
                         raise DataError(f"{place}: {error}{hint}")
         except UnicodeDecodeError as error:
@@ -94,6 +95,15 @@ class Table:
         above = len(re.findall(rb"\r\n|\r|\n", self.raw[: self.layout.start]))
         below = read_records(Lines(self.raw, self.layout.start), self.layout.separator)
         return ((above + line, cells) for line, cells in below)
+
+
+def _cell_hint(cell: str, error: str) -> str:
+    """What to do about a cell that should be a number."""
+    if cell.strip() in MISSING:
+        return ": fill it in, or remove the row"
+    if not error.endswith("expected a number"):
+        return ""
+    return ": turn the column into numbers (categories by pandas.get_dummies), or remove it"
 
 
 def _separator_hint(cells: list[str], columns: int) -> str:

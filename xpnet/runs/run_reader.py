@@ -85,7 +85,7 @@ def read_run(folder: str | Path) -> RunRecord:
     settings, history, metrics = (folder / n for n in ("config.toml", "history.csv", METRICS))
     if not settings.exists():
         raise ConfigError(
-            f"{folder}: is no folder of a run (it has no config.toml): give folders that "
+            f"{folder}: is not the folder of a run (it has no config.toml): give folders that "
             f"python -m xpnet.train made"
         )
     return RunRecord(

@@ -235,22 +235,24 @@ def read_command_line(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]
     parser = Parser(
         "python -m xpnet.tune",
         usage="%(prog)s SPACE.toml [options of the search] [settings]",
-        description="Train many configurations and keep the one with the best validation. "
-        "SPACE.toml holds settings of xpnet.train with a list of values each, or a range: "
+        description="Train many configurations and keep the one with the best validation "
+        "accuracy or loss. SPACE.toml gives a list of values, or a range, for each setting of "
+        "xpnet.train to vary: "
         "hidden = [[64], [128]], learning_rate = {low = 1e-4, high = 1e-1, log = true}.",
-        epilog="The settings that all trials share are given as to python -m xpnet.train, whose "
-        "--help lists them: --config FILE.toml and its flags. The same command resumes an "
-        "interrupted search.",
+        epilog="The settings that are the same for all trials are given as for python -m "
+        "xpnet.train, whose --help lists them: by --config FILE.toml or by flags. The same "
+        "command resumes an interrupted search. Example: python -m xpnet.tune space.toml "
+        "--epochs 10 --final.",
     )
     parser.add_argument(
-        "space", metavar="SPACE.toml", type=Path, help="the space to search; comes first"
+        "space", metavar="SPACE.toml", type=Path, help="the search space; it comes first"
     )
     parser.add_argument(
         "--sampler",
         choices=SAMPLERS,
-        help="how points are chosen: grid (all of them), random, or tpe (Optuna's TPE, which "
-        "learns from the trials); random and tpe stop poor trials early (default: grid if the "
-        "space holds only lists, else tpe)",
+        help="how configurations are chosen: grid (all of them), random, or tpe (Optuna's TPE, "
+        "which uses the results of earlier trials); random and tpe stop poor trials early "
+        "(default: grid if the space holds only lists, else tpe)",
     )
     parser.add_argument(
         "--trials",
@@ -262,13 +264,14 @@ def read_command_line(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]
         "--jobs",
         metavar="N",
         type=count,
-        help="the number of processes, one trial each (default: cores / BLAS threads)",
+        help="the number of trials that run in parallel, each in a process (default: the number of "
+        "cores, divided by the BLAS threads of a trial)",
     )
     parser.add_argument(
         "--objective",
         choices=OBJECTIVES,
         default="val_accuracy",
-        help="the measure of the best trial (default: %(default)s)",
+        help="what the best trial is chosen by (default: %(default)s)",
     )
     parser.add_argument(
         "--folder", type=Path, help="the folder of the results (default: runs/tune-SPACE)"
@@ -276,8 +279,8 @@ def read_command_line(argv: list[str]) -> tuple[argparse.Namespace, TrainConfig]
     parser.add_argument(
         "--shared",
         action="store_true",
-        help="share the folder with other processes, also of other machines: start the same "
-        "command in each; the trials of one that dies are trained by others after a minute",
+        help="share the folder with other processes, also on other machines: start the same "
+        "command in each; if one dies, the others repeat its trials after a minute",
     )
     parser.add_argument(
         "--final",

@@ -43,7 +43,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid TOML ({one_line(error)})") from None
     if error_text:
-        raise ConfigError(f"{path}: {error_text}: these are no settings")
+        raise ConfigError(f"{path}: {error_text}: these are not settings")
     if not _fits_64_bits(found):
         raise ConfigError(f"{path}: not valid TOML (a whole number of more than 64 bits)")
     return found
