@@ -1,6 +1,6 @@
 """Neural networks from scratch: the same hand-derived formulas on NumPy and on CuPy.
 
-Train on the digits that come with xpnet, test, and keep the network:
+Train a network on the digits that come with xpnet, test it, and save it:
 
     import xpnet as xn
     from xpnet.data import load_dataset, split
@@ -14,7 +14,7 @@ Train on the digits that come with xpnet, test, and keep the network:
 
 - The network: `Sequential` of `Linear`, `Dropout`, `GaussianNoise`, `BatchNorm`,
   `LayerNorm`, `ReLU`, `LeakyReLU`, `Sigmoid`, `Tanh`, `GELU`, `Softmax`, `Residual`, other
-  networks, or your own `Layer`, which names each `Parameter` that it has. For images:
+  networks, or your own subclass of `Layer`, with its `Parameter`s. For images:
   `Unflatten`, `Conv2d`, `MaxPool2d`, `AveragePool2d`, `GlobalAveragePool2d`, `BatchNorm2d`,
   `Dropout2d`, `Flatten`.
 - Losses: `SoftmaxCrossEntropy`, `SigmoidBinaryCrossEntropy`, `MeanSquaredError`,
@@ -24,7 +24,7 @@ Train on the digits that come with xpnet, test, and keep the network:
   the callbacks `EarlyStopping`, `Progress`, or your own `Callback`. For custom training:
   `Trainer`, `TrainStep`, your own `Optimizer`.
 - Files and conversion: `save`, `load`, `export_onnx`, `to_torch`, `from_torch`, `from_sklearn`.
-- Devices: `Backend`, `array_module`. Errors: all are kinds of `XpnetError`.
+- Devices: `Backend`, `array_module`. Errors: all are subclasses of `XpnetError`.
 
 More: `xpnet.data`, `xpnet.initializers`, `xpnet.metrics`, `xpnet.gradcheck` (check the
 gradients of your own layer), `xpnet.estimator` (scikit-learn). From a shell:

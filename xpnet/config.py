@@ -68,12 +68,10 @@ class TrainConfig(BaseModel):
 
     dataset: str = "digits"
     """the data set: digits (5,000 that come with xpnet), mnist, or a path: a .csv, .csv.gz,
-    .csv.zip, .npz or .npy file, a folder of IDX, .npy or binary CIFAR files, or a folder with a
-    subfolder of pictures for each class"""
+    .csv.zip, .npz or .npy file, or a folder of IDX, .npy, CIFAR files, or of class subfolders"""
     target: str | None = None
-    """the column of a CSV file that holds the classes: its name or, in a file without a header,
-    first, last or its number counted from 1 (default: the column named label; without a header,
-    the first)"""
+    """the column of a CSV file that holds the classes: its name or, without a header, first, last
+    or its number from 1 (default: the column named label or, without a header, the first)"""
     normalise: Literal["unit", "standard"] = "unit"
     """the scaling of the values: unit (pixels / 255, other numbers unchanged) or standard (mean 0
     and standard deviation 1 over the training set; for each feature of a table)"""
@@ -84,15 +82,13 @@ class TrainConfig(BaseModel):
     """the size of the test set, as a fraction or a number of samples, drawn from all samples
     (default: the test set that the data come with, else a fifth of the samples)"""
     split_seed: int | None = Field(None, ge=0, lt=INTEGER_LIMIT)
-    """the seed for dividing the data into training, validation and test set; runs with the same
-    split seed are tested on the same samples (default: with --initial-model the split seed of its
-    run, else --seed)"""
+    """the seed that divides the data; runs with the same split seed are tested on the same samples
+    (default: with --initial-model the split seed of its run, else --seed)"""
 
     conv: tuple[str, ...] = ()
-    """convolution and pooling layers before the hidden layers. 16k5: a convolution with 16 output
-    channels and a 5 x 5 kernel; 16k5s2p1g2: also with stride 2, padding 1 and 2 groups; pool: max
-    pooling over 2 x 2; pool3s2: over 3 x 3 with stride 2; average, average3s2: average pooling;
-    global: global average pooling"""
+    """convolution and pooling before the hidden layers. 16k5: convolution, 16 channels, 5 x 5
+    kernel; 16k5s2p1g2: also stride 2, padding 1, 2 groups; pool: max pooling over 2 x 2; pool3s2:
+    over 3 x 3, stride 2; average, average3s2: average pooling; global: global average pooling"""
     hidden: tuple[int, ...] = (512, 256)
     """the numbers of units of the hidden layers, separated by commas or spaces"""
     activation: tuple[Activation, ...] = ("relu",)
@@ -138,8 +134,7 @@ class TrainConfig(BaseModel):
     augment_elastic: float = Field(0.0, ge=0)
     """the strength of the elastic distortion of a training picture (Simard's alpha, such as 34)"""
     augment_elastic_sigma: float = Field(4.0, gt=0)
-    """the standard deviation of the Gaussian filter that smooths the elastic distortion, in
-    pixels"""
+    """the standard deviation, in pixels, of the filter that smooths the elastic distortion"""
     augment_probability: float = Field(1.0, ge=0, le=1)
     """the probability that a training picture is changed, each time it is used"""
 
@@ -150,8 +145,7 @@ class TrainConfig(BaseModel):
     schedule: Literal["constant", "step", "cosine", "one_cycle"] = "cosine"
     """the learning rate schedule over the run"""
     warm_up: float = Field(0.05, ge=0, lt=1)
-    """the share of all updates, at the beginning, over which the learning rate rises to its highest
-    value (ignored by one_cycle, which has a rise of its own)"""
+    """the share of all updates in which the learning rate first rises (ignored by one_cycle)"""
     step_every: int = Field(10, ge=1, lt=INTEGER_LIMIT)
     """the number of epochs after which the schedule step lowers the learning rate"""
     step_factor: float = Field(0.1, gt=0, le=1)
@@ -176,9 +170,8 @@ class TrainConfig(BaseModel):
     batch_size: int | Literal["full"] = 64
     """the number of samples per update, or full for the whole training set"""
     patience: int | None = Field(None, ge=1, lt=INTEGER_LIMIT)
-    """early stopping: stop after this number of records (see --log-every, by default one per epoch)
-    without a lower validation loss, and keep the weights of the lowest one (default: no early
-    stopping)"""
+    """early stopping: stop after this number of records (by default one per epoch, see --log-every)
+    without a lower validation loss, and keep the best weights (default: no early stopping)"""
 
     run: Path | None = None
     """the folder to create for the results (default: runs/DATASET-001, then -002 and so on)"""
@@ -186,8 +179,7 @@ class TrainConfig(BaseModel):
     """the seed for the initial weights, the order of the samples, dropout and other noise, and the
     division of the data (unless --split-seed is given)"""
     log_every: str = "1 epoch"
-    """the interval between two records, which are rows of history.csv, in epochs or iterations (one
-    iteration is one update): '10 epochs', '500 iterations'"""
+    """the interval between two records (rows of history.csv): '10 epochs', '500 iterations'"""
     train_metrics: Literal["running", "evaluated"] = "running"
     """how training loss and accuracy are measured: running (means over the batches during training)
     or evaluated (on the whole training set at each record, without dropout)"""
@@ -206,11 +198,10 @@ class TrainConfig(BaseModel):
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """the precision of float32 matrix products on a GPU; the weights stay float32"""
     threads: int | None = Field(None, ge=1, lt=INTEGER_LIMIT)
-    """the number of threads of BLAS and of compiled steps (default: as many as the BLAS library
-    chooses; several processes (MPI ranks) share the cores of the machine)"""
+    """the number of threads (default: as many as BLAS chooses; MPI ranks share the cores)"""
     reproducible_parts: int = Field(0, ge=0, lt=2**20)
-    """the number of parts in which each batch is computed, a power of two, so that the result is
-    bit-identical for 1, 2, 4, ... processes (MPI ranks), up to this number; 0: off"""
+    """a power of two: with it the result is bit-identical on 1, 2, 4, ... MPI ranks, up to this
+    number; each batch is computed in this number of parts (0: off)"""
 
     @field_validator("dataset", "initial_model", mode="before")
     @classmethod

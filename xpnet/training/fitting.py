@@ -42,14 +42,16 @@ def fit(
     distributed: Group | None = None,
     reproducible_parts: int = 0,
 ) -> History:
-    """Train `network` in place and return its `History`.
+    """Train `network`, whose weights are changed in place, and return its `History`.
+
+    A second call continues with the present weights of the network.
 
     **Data**
 
     - `train`, `validation`: `DeviceData`, a `Dataset`, or a pair of samples and targets, each an
       array, nested lists, a DataFrame or a Series. Samples: `x (N, features)`, or images
-      `(N, height, width)`. Targets: labels are whole numbers `(N,)`; a regression loss takes
-      `(N, outputs)`, or `(N,)` for one output. `x` may be a matrix of `scipy.sparse`, for a network
+      `(N, height, width)` or `(N, height, width, channels)`. Targets: labels are whole numbers from
+      0 `(N,)`; a regression loss takes `(N, outputs)`, or `(N,)` for one output. `x` may be a matrix of `scipy.sparse`, for a network
       that begins with `Linear`; it stays on the host, where batches are sliced from it. Values are
       not scaled, not even pixels: scale them first, or give `DeviceData` a `Normalisation`. Arrays
       of other libraries that offer DLPack are shared, not copied.
@@ -60,7 +62,8 @@ def fit(
     **Training**
 
     - `optimizer`, `loss`: an object, or a name for one with default settings: `"sgd"`, `"rmsprop"`,
-      `"adam"`, `"adamw"`; `"cross_entropy"` (also the default), `"mse"`, `"binary_cross_entropy"`.
+      `"adam"`, `"adamw"`; `"cross_entropy"` (the default loss), `"binary_cross_entropy"`, `"mse"`,
+      `"mae"`, `"huber"`, `"poisson"`, `"quantile"`.
     - `epochs`: the number of passes over the training set.
     - `batch_size`: samples per update; None for all of them (full batch). The last batch of an
       epoch may be smaller.
