@@ -398,7 +398,7 @@ def test_a_bad_file_costs_none_of_the_others(model, held_out, tmp_path, capsys):
     assert "nowhere.csv" in errors[0]
     assert "bad.jpg" in errors[1]
     assert "narrow.npz has 5 features a sample, the model takes 784" in errors[2]
-    assert "labels.npz has labels up to 11, the model knows 10 classes" in errors[3]
+    assert "labels.npz has labels up to 11, the model has 10 classes" in errors[3]
 
 
 def tiny(path, **metadata):

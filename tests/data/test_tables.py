@@ -392,7 +392,7 @@ def test_text_may_hold_the_other_separators(tmp_path: Path) -> None:
         ("a|b|label\n1|2|0\n", r"separated by vertical bars \(\|\): separate them by commas"),
         ("a b label\n1 2 0\n", "separated by spaces"),
         ("1.0e+00 2.0e+00\n3.0e+00 4.0e+00\n", "separated by spaces"),
-        ("sep=;\na;b;label\n1;2;0\n", "line 1 is 'sep=;', which only Excel knows"),
+        ("sep=;\na;b;label\n1;2;0\n", "line 1 is 'sep=;', a line for Excel alone: remove it"),
         ("# made by hand\na,label\n1,0\n", "line 1 begins with '#' .*remove comment lines"),
         ("# a,label\n1,0\n", "line 1 begins with '#' .*the '#' before the names of columns"),
         ("a,label\n1,0\n# the end\n", "line 3 has 1 columns .*begins with '#'"),

@@ -82,7 +82,7 @@ def predictions(model: Model, path: str | Path, *, top: int = 3) -> Iterator[str
     _require_shape(model, path, data.image_shape)
     if data.labels is not None and data.labels.max() >= len(model.classes):
         raise DataError(
-            f"{path} has labels up to {data.labels.max()}, the model knows {len(model.classes)} "
+            f"{path} has labels up to {data.labels.max()}, the model has {len(model.classes)} "
             f"classes, 0 to {len(model.classes) - 1}"
         )
     right = 0

@@ -66,7 +66,7 @@ def detect_separator(raw: bytes, path: Path) -> str:
         if len(found[0]) > 1 and len(found[1]) != 1:
             if cells[0].lower() == "sep=":
                 raise DataError(
-                    f"{path}: line 1 is 'sep={separator}', which only Excel knows: remove that line"
+                    f"{path}: line 1 is 'sep={separator}', a line for Excel alone: remove it"
                 )
             return separator
     if len(first) == 1 and (not second or len(second) == 1):
