@@ -630,6 +630,7 @@ def test_kernels_of_the_cpu_leave_the_same() -> None:
             with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
                 patch.setattr(SETTINGS, "kernels_enabled", True)
                 stack.enter_context(dispatch.use_kernels())
+                stack.enter_context(np.errstate(all="ignore"))
                 cpu = [np.array(a) for a in case.run(Draw(Backend("cpu"), dtype, specials=True))]
             cuda = by_kernel(case, Draw(DOUBLE, dtype, specials=True))
             assert list(map(bits, cuda)) == list(map(bits, cpu)), case.id

@@ -152,7 +152,7 @@ class Case:
     id: str
 
 
-def activation(kind: type[Layer]) -> Callable[[Draw], list[Any]]:
+def activation(kind: Callable[[], Layer]) -> Callable[[Draw], list[Any]]:
     def run(draw: Draw) -> list[Any]:
         layer = kind()
         y = layer.forward(draw.reals(), training=True)
@@ -172,6 +172,16 @@ def dropout(rate: float) -> Callable[[Draw], list[Any]]:
         return found
 
     return run
+
+
+def noise(draw: Draw) -> list[Any]:
+    layer, found = xn.GaussianNoise(0.3), []
+    layer.set_seed(draw.rows, 3)
+    layer.set_sample_counter(2**64 - draw.rows)
+    for _ in range(2):
+        y = layer.forward(draw.reals(), training=True)
+        found += [y.copy(), layer._counters.copy()]
+    return found
 
 
 def gradient_of_the_loss(smoothing: float) -> Callable[[Draw], list[Any]]:
@@ -331,6 +341,8 @@ def read_only(array: np.ndarray) -> np.ndarray:
 
 CASES = [
     Case(("relu", "relu_backward"), activation(xn.ReLU), "relu"),
+    Case(("leaky_relu_backward",), activation(xn.LeakyReLU), "leaky relu"),
+    Case(("leaky_relu_backward",), activation(lambda: xn.LeakyReLU(0)), "leaky relu whole"),
     Case(("tanh_backward",), activation(xn.Tanh), "tanh"),
     Case(("sigmoid_backward",), activation(xn.Sigmoid), "sigmoid"),
     Case(("shift_logits",), shifted, "shift"),
@@ -381,7 +393,9 @@ CASES = [
         for channels in ([0, 1] if id == "pool overlapping" else [0])
     ),
 ]
-"""What is promised to the bit: all but exp, log and sums."""
+"""What is promised to the bit: all but exp, log, sine, cosine and sums."""
+
+NOISE = Case(("gaussian_noise",), noise, "noise")
 
 ROUNDED = [
     Case(("shift_logits", "softmax_cross_entropy"), lambda draw: loss_of(draw, 0.0), "loss"),
@@ -399,7 +413,7 @@ def loss_of(draw: Draw, smoothing: float, labels: str = "int64") -> list[Any]:
     return [value, loss.p, loss.backward(0.3)]
 
 
-CASES += ROUNDED
+CASES += [*ROUNDED, NOISE]
 
 
 def both(case: Case, *arguments: Any, **options: Any) -> tuple[list[Any], list[Any]]:
@@ -420,7 +434,9 @@ def bits(array: Any) -> tuple[Any, ...]:
     return array.shape, array.dtype, array.tobytes()
 
 
-exact = pytest.mark.parametrize("case", **cases.by_id([c for c in CASES if c not in ROUNDED]))
+exact = pytest.mark.parametrize(
+    "case", **cases.by_id([c for c in CASES if c not in [*ROUNDED, NOISE]])
+)
 rounded = pytest.mark.parametrize("case", **cases.by_id(ROUNDED))
 dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
 seeds, rows, widths = st.integers(0, 2**32), st.integers(1, 40), st.integers(1, 20)
@@ -474,6 +490,29 @@ def test_exp_log_and_sums_differ_by_rounding(
     assert [a.dtype for a in found] == [a.dtype for a in expected] == [np.dtype(dtype)] * 3
     for arrays in (found, expected):
         assert_close(arrays, truth, dtype, largest)
+
+
+@dtypes
+@given(seed=seeds, rows=rows, width=widths, specials=st.booleans())
+@example(seed=0, rows=1, width=1, specials=False)
+@example(seed=2, rows=130, width=101, specials=True)
+def test_noise_differs_by_rounding(
+    dtype: str, seed: int, rows: int, width: int, specials: bool
+) -> None:
+    expected, found = both(NOISE, seed, rows, width, dtype, specials)
+    unit = float(np.finfo(dtype).eps) / 2
+    for value, other in zip(expected, found, strict=True):
+        if value.dtype == np.uint64:
+            assert bits(value) == bits(other)
+            continue
+        assert value.dtype == other.dtype == dtype
+        is_number = np.isfinite(value)
+        assert bits(value[~is_number]) == bits(other[~is_number])
+        # Each is off by 1 unit, and 7.6 of σ times 4.71 (`test_loops.py`); the angle of the formula
+        # by 2 units of at most 2π more.
+        value, other = value[is_number], other[is_number]
+        bound = unit * (2 * 7.6 + 2 * math.tau) * 4.71 * 0.3 + 2 * unit * np.abs(value)
+        assert (np.abs(value - other) <= bound).all()
 
 
 @dtypes
@@ -613,7 +652,7 @@ def test_arrays_of_the_double_are_not_touched(double: Backend) -> None:
 def test_a_gradient_of_another_shape_is_refused() -> None:
     """As the formula refuses it: a loop must not read beyond an array."""
     words = "could not be broadcast|non-broadcastable|not of the shape"
-    for kind in (xn.ReLU, xn.Tanh, xn.Sigmoid):
+    for kind in (xn.ReLU, xn.LeakyReLU, xn.Tanh, xn.Sigmoid):
         layer = kind()
         layer.forward(np.ones((4, 3)), training=True)
         for shape in ((5, 3), (3, 4), (12,)):
@@ -702,6 +741,10 @@ FITS: list[tuple[dict[str, Any], set[str]]] = [
     ({"optimizer": xn.AdamW}, {*ALWAYS, "adam"}),
     ({"before": images}, {*ALWAYS, *OF_IMAGES, "adam"}),
     ({"is_sparse": True}, {*ALWAYS, "weighted_sums", "adam"} - {"gather_scaled"}),
+    (
+        {"before": lambda: [xn.GaussianNoise(), xn.Linear(12, 12), xn.LeakyReLU()]},
+        {*ALWAYS, "gaussian_noise", "leaky_relu_backward", "adam"},
+    ),
 ]
 
 
@@ -712,7 +755,9 @@ def twelve(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"), FITS, ids=["SGD", "momentum", "RMSprop", "W", "images", "sparse"]
+    ("options", "expected"),
+    FITS,
+    ids=["SGD", "momentum", "RMSprop", "W", "images", "sparse", "noise"],
 )
 @pytest.mark.usefixtures("twelve")
 def test_long_training_uses_them_and_short_training_does_not(

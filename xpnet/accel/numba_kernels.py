@@ -2,9 +2,9 @@
 
 The formula and its derivation are where the decorator `@accelerated` marks it, under the same
 name. Operations are done in the same order and dtype as in the formula, so that results are
-bit-identical, except for `exp`, `log`, sums and smoothed labels. Numbers are therefore converted to
-that dtype: numba would compute `1 - y` of a float32 in float64. The kernels for images are in
-`numba_windows.py`; windows are gathered by NumPy's copy, which is as fast.
+bit-identical, except for `exp`, `log`, sums, noise and smoothed labels. Numbers are therefore
+converted to that dtype: numba would compute `1 - y` of a float32 in float64. The kernels for images
+are in `numba_windows.py`; windows are gathered by NumPy's copy, which is as fast.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from xpnet.accel.cpu.functions import circle, log
 from xpnet.accel.numba_windows import (
     OTHER_SHAPE,
     add_entries,
@@ -85,6 +86,18 @@ def relu_backward(dy: Array, x: Array, dx: Array) -> None:
     zero = dx.dtype.type(0)
     for i in range(dx.size):
         dx[i] = dy[i] if x[i] > 0 else dy[i] * zero
+
+
+@_kernel
+def leaky_relu_backward(dy: Array, x: Array, slope: float, dx: Array) -> None:
+    """`LeakyReLU.backward`."""
+    if dy.shape != x.shape:
+        raise ValueError(OTHER_SHAPE)
+    dy, x, dx = dy.ravel(), x.ravel(), dx.ravel()
+    zero, slope = dx.dtype.type(0), dx.dtype.type(slope)
+    for i in range(dx.size):
+        d = dy[i]
+        dx[i] = d if x[i] > zero else d * slope
 
 
 @_kernel
@@ -279,14 +292,19 @@ def _sample_word(counter: Any) -> Any:
 
 
 @_inlined
+def _unit_bits(word: Any, unit: Any) -> Any:
+    """`random.hash_bits`, for one sample and one unit."""
+    bits = word ^ unit
+    bits = np.uint32((bits ^ (bits >> np.uint32(16))) * np.uint32(0x7FEB352D))
+    bits = np.uint32((bits ^ (bits >> np.uint32(15))) * np.uint32(0x846CA68B))
+    return np.uint32(bits ^ (bits >> np.uint32(16)))
+
+
+@_inlined
 def _drop(x: Any, word: Any, units: Any, threshold: int, scale: float, mask: Any, y: Any) -> None:
-    """`Dropout.forward` for one sample, with `random.hash_bits`."""
+    """`Dropout.forward` for one sample."""
     for j in range(x.size):
-        bits = word ^ units[j]
-        bits = np.uint32((bits ^ (bits >> np.uint32(16))) * np.uint32(0x7FEB352D))
-        bits = np.uint32((bits ^ (bits >> np.uint32(15))) * np.uint32(0x846CA68B))
-        bits ^= bits >> np.uint32(16)
-        kept = scale if bits >= threshold else scale * 0
+        kept = scale if _unit_bits(word, units[j]) >= threshold else scale * 0
         mask[j] = kept
         y[j] = x[j] * kept
 
@@ -299,6 +317,39 @@ def dropout(
     for n in range(x.shape[0]):
         word = _sample_word(counter[0] + np.uint64(n))
         _drop(x[n], word, units, threshold, scale, mask[n], y[n])
+    counter[0] += np.uint64(x.shape[0])
+
+
+@_inlined
+def _noise_of(bits: Any, factor: Any) -> Any:
+    """Two draws of `GaussianNoise` from the bits of a unit."""
+    real = type(factor)
+    upper = real(np.int32(np.int32(bits >> np.uint32(16)) + np.int32(1)))
+    radius = math.sqrt(log(upper * real(2**-16)) * factor)
+    x, y = circle(np.int32(bits & np.uint32(2**16 - 1)), factor)
+    return x * radius, y * radius
+
+
+@_inlined
+def _add_noise(x: Any, word: Any, units: Any, factor: Any, y: Any) -> None:
+    """`GaussianNoise.forward` for one sample."""
+    half = units.size
+    x_first, x_second, first, second = x[:half], x[half:], y[:half], y[half:]
+    for j in range(second.size):
+        one, other = _noise_of(_unit_bits(word, units[j]), factor)
+        first[j] = one + x_first[j]
+        second[j] = other + x_second[j]
+    for j in range(second.size, half):  # of an odd number of units, the last
+        first[j] = _noise_of(_unit_bits(word, units[j]), factor)[0] + x_first[j]
+
+
+@_kernel
+def gaussian_noise(x: Array, counter: Array, units: Array, factor: float, y: Array) -> None:
+    """`GaussianNoise.forward`."""
+    factor = y.dtype.type(factor)
+    for n in range(x.shape[0]):
+        word = _sample_word(counter[0] + np.uint64(n))
+        _add_noise(x[n], word, units, factor, y[n])
     counter[0] += np.uint64(x.shape[0])
 
 

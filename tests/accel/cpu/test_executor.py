@@ -137,6 +137,7 @@ def test_every_layer(case: Any, threads: Callable[[int], None], made: Made) -> N
 
     require_exact(make)
     assert len(made) == 2  # of full batches, and of the last one
+    assert all(steps._lowering.calls == [] for steps in made)
     require_same_bits(make, threads)
 
 
@@ -154,6 +155,7 @@ def test_every_optimizer(
 
     require_exact(make)
     assert made
+    assert all(steps._lowering.calls == [] for steps in made)
     require_same_bits(make, threads)
 
 
@@ -167,6 +169,7 @@ def test_every_loss(case: Any, threads: Callable[[int], None], made: Made) -> No
 
     require_exact(make)
     assert made
+    assert all(steps._lowering.calls == [] for steps in made)
     require_same_bits(make, threads)
 
 
@@ -339,10 +342,37 @@ def test_a_plain_step_needs_no_interpreter(made: Made) -> None:
     assert all(steps._lowering.calls == [] for steps in made)
 
 
+NORMALISED = {
+    "narrow": [12, 9, 3],
+    "groups of columns": [300, 130, 100, 3],
+    "columns of one part": [40, 256, 256, 3],
+}
+
+
+@pytest.mark.parametrize("name", NORMALISED)
+def test_layer_norm_and_noise_of_several_layers(
+    name: str, threads: Callable[[int], None], made: Made
+) -> None:
+    """Products cut by columns, and between them rows, each of which is read by one part."""
+    sizes = NORMALISED[name]
+
+    def make(dtype: str = "float32") -> Result:
+        layers: list[Layer] = [xn.GaussianNoise(0.2)]
+        for a, b in zip(sizes[:-1], sizes[1:-1], strict=False):
+            layers += [xn.Linear(a, b), xn.LayerNorm(b), xn.ReLU(), xn.GaussianNoise(0.1)]
+        layers += [xn.LayerNorm(sizes[-2]), xn.Linear(sizes[-2], 3)]
+        return train(layers, dtype=dtype, epochs=1)
+
+    require_exact(make)
+    require_same_bits(make, threads)
+    assert made
+    assert all(steps._lowering.calls == [] for steps in made)
+
+
 def test_a_call_keeps_nothing(made: Made, threads: Callable[[int], None]) -> None:
     """Without Python's garbage collector, which would hide what it has to collect."""
     threads(2)
-    train([xn.Linear(12, 9), xn.LeakyReLU(), xn.Linear(9, 3)], "adam")
+    train([xn.Linear(12, 9), Halving(), xn.Linear(9, 3)], "adam")
     gc.collect()
     gc.disable()
     try:
@@ -588,7 +618,7 @@ def test_many_operations_without_a_loop_are_run_call_by_call(
     made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def layers() -> list[Layer]:
-        return [xn.Linear(12, 9), xn.LeakyReLU(), xn.Linear(9, 3)]
+        return [xn.Linear(12, 9), Halving(), xn.Linear(9, 3)]
 
     train(layers())
     calls = len(made[0]._lowering.calls)

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 
 import xpnet as xn  # noqa: F401  so that all formulas are registered
 from xpnet.accel import numba_kernels
-from xpnet.accel.cpu import table
+from xpnet.accel.cpu import functions, table
 from xpnet.accel.cpu.blocks import Each, block
 from xpnet.accel.dispatch import FORMULAS
 from xpnet.optimizers.base import flush_subnormals
@@ -91,6 +92,7 @@ ELEMENTWISE: dict[str, tuple[int, Callable[..., Any] | None]] = {
     "absolute": (1, np.absolute),
     "copyto": (1, np.positive),
     "negative": (1, np.negative),
+    "sign": (1, np.sign),
 }
 
 
@@ -107,6 +109,28 @@ def test_elementwise_loops_have_the_formula_s_bits(name: str, dtype: str) -> Non
     for window in parts():
         call(name, block(shape(window), *(x[window] for x in given), found[window]), dtype)
     assert same(found, expected)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.01, 0.7])
+def test_leaky_relu_has_the_formula_s_bits(slope: float, dtype: str) -> None:
+    dy, x = reals(1, dtype), reals(2, dtype)
+    expected, found = np.empty_like(x), np.empty_like(x)
+    formula("leaky_relu_backward", dy, x, *convert((slope,), dtype), expected)
+    for window in parts():
+        given = dy[window], x[window], slope, found[window]
+        call("leaky_relu_backward", block(shape(window), *given), dtype)
+    assert same(found, expected)
+
+
+@pytest.mark.parametrize("name", ["subtract", "multiply", "divide"])
+def test_arithmetic_with_a_column(name: str, dtype: str) -> None:
+    a, column, found = reals(1, dtype), reals(2, dtype, (ROWS, 1)), np.empty((ROWS, COLUMNS), dtype)
+    loop = {"subtract": "subtract_column", "multiply": "multiply_column"}.get(name, "divide_column")
+    for window in parts():
+        given = a[window], column[window[0]], found[window]
+        call(loop, block(shape(window), *given), dtype)
+    with np.errstate(all="ignore"):
+        assert same(found, getattr(np, name)(a, column))
 
 
 def test_biases(dtype: str) -> None:
@@ -134,8 +158,8 @@ def ulps(found: np.ndarray, exact: np.ndarray) -> float:
     return float(np.max(distance / np.spacing(abs(expected[is_number])).astype(exact.dtype)))
 
 
-@pytest.mark.parametrize("name", ["exp", "tanh", "sigmoid"])
-def test_exp_tanh_and_sigmoid_are_right_in_all_but_the_last_place(name: str, dtype: str) -> None:
+@pytest.mark.parametrize("name", ["exp", "tanh", "sigmoid", "log1p"])
+def test_elementary_functions_are_right_in_all_but_the_last_place(name: str, dtype: str) -> None:
     rng = np.random.default_rng(5)
     scales = np.exp(rng.uniform(-30, 5.2, (200, 500)))
     x = (scales * rng.choice([-1.0, 1.0], scales.shape)).astype(dtype)
@@ -148,11 +172,13 @@ def test_exp_tanh_and_sigmoid_are_right_in_all_but_the_last_place(name: str, dty
     with np.errstate(all="ignore"):
         small = np.exp(-abs(wide))
         of_sigmoid = np.where(wide > 0, 1, small) / (1 + small)
-        exact = {"exp": np.exp, "tanh": np.tanh, "sigmoid": lambda _: of_sigmoid}[name](wide)
+        functions = {"exp": np.exp, "tanh": np.tanh, "sigmoid": lambda _: of_sigmoid}
+        exact = functions.get(name, np.log1p)(wide)
         # The units of u = half a place: exp: r 1, sum and q r² 1, the last sum 1, the product with
         # a power of two exact (2 more where it is subnormal). Sigmoid: that of exp, sum, quotient.
-        # tanh: r and rest 3, product and sum 2, e + 2 and quotient 2.
-        assert ulps(found, exact) <= {"exp": 2, "sigmoid": 2.5, "tanh": 3.5}[name]
+        # tanh: r and rest 3, product and sum 2, e + 2 and quotient 2. log1p is the C library's; of
+        # glibc's, the manual knows errors up to 2 places.
+        assert ulps(found, exact) <= {"exp": 2, "sigmoid": 2.5, "tanh": 3.5, "log1p": 2}[name]
 
 
 def test_sums(dtype: str) -> None:
@@ -178,6 +204,42 @@ def test_sums(dtype: str) -> None:
     for n in range(ROWS):
         expected += a[0, n]
     assert same(columns, expected)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 31, 32, 33, 100, 1000])
+def test_sums_and_means_of_rows(columns: int, dtype: str) -> None:
+    """Each of 32 sums has at most ⌈n / 32⌉ terms, and 5 additions make one sum of them."""
+    a = reals(columns, dtype, (ROWS, columns), special=False)
+    sums, means = np.empty((ROWS, 1), dtype), np.empty(ROWS, dtype)
+    for rows in (slice(0, 5), slice(5, 6), slice(6, ROWS)):
+        for loop, out in (("row_sums", sums[rows]), ("row_means", means.reshape(-1, 1)[rows])):
+            call(loop, block((len(out), columns), a[rows], out), dtype)
+    exact, unit = a.astype(np.longdouble).sum(axis=1), np.finfo(dtype).eps / 2
+    bound = 1.01 * (-(-columns // 32) + 5) * unit * np.abs(a).astype(np.longdouble).sum(axis=1)
+    assert (abs(sums[:, 0] - exact) <= bound).all()
+    assert same(means, sums[:, 0] / np.dtype(dtype).type(columns))
+
+
+def test_a_row_with_a_number_that_is_not_finite(dtype: str) -> None:
+    a = np.ones((3, COLUMNS), dtype)
+    a[0, 3], a[1, 35], a[2, 40] = math.nan, math.inf, -math.inf
+    sums, means = np.empty((3, 1), dtype), np.empty((3, 1), dtype)
+    call("row_sums", block(a.shape, a, sums), dtype)
+    call("row_means", block(a.shape, a, means), dtype)
+    expected = np.array([[math.nan], [math.inf], [-math.inf]], dtype)
+    assert same(sums, expected)
+    assert same(means, expected)
+
+
+@pytest.mark.parametrize("columns", [1, 2, COLUMNS])
+def test_maxima_of_rows(columns: int, dtype: str) -> None:
+    a = reals(1, dtype, (ROWS, columns))
+    found = np.empty((ROWS, 1), dtype)
+    for rows in (slice(0, 5), slice(5, ROWS)):
+        call("row_maxima", block((len(found[rows]), columns), a[rows], found[rows]), dtype)
+    # Whether 0 or -0 is the larger, NumPy leaves to the processor.
+    assert same(found + 0, a.max(axis=1, keepdims=True) + 0)
+    assert np.isnan(found).any() == np.isnan(a).any()
 
 
 UPDATES: dict[str, tuple[int, tuple[Any, ...]]] = {
@@ -312,6 +374,53 @@ def test_dropout_has_the_formula_s_bits(dtype: str) -> None:
     assert same(mask, of_mask)
     assert same(y, of_y)
     assert counter == own
+
+
+def noise_of(x: np.ndarray, units: np.ndarray, std: float, start: int) -> np.ndarray:
+    """By the formula, in the dtype of `x`."""
+    y, counter = np.empty_like(x), np.array([start], np.uint64)
+    formula("gaussian_noise", x, counter, units, *convert((-2 * std**2,), x.dtype.name), y)
+    assert counter == (start + len(x)) % 2**64
+    return y
+
+
+@pytest.mark.parametrize("columns", [1, 2, COLUMNS, 256])
+def test_noise_is_as_near_to_the_formula_as_rounding_allows(columns: int, dtype: str) -> None:
+    x, std, start = reals(1, dtype, (ROWS, columns), special=False), 0.7, 2**64 - 9
+    units = np.random.default_rng(2).integers(0, 2**32, -(-columns // 2), dtype=np.uint32)
+    counter, y = np.array([start], np.uint64), np.empty_like(x)
+    for rows in (slice(0, 5), slice(5, 6), slice(6, ROWS)):
+        given = x[rows], counter, units, -2 * std**2, y[rows]
+        call("gaussian_noise", block(y[rows].shape, *given, rows.start), dtype)
+    wide = noise_of(x.astype(np.float64), units, std, start)
+    # In units of half a place, relative: logarithm 2.6, factor and product 1 each, halved by the
+    # root, whose own is 1: 3.3. Sine and cosine 3.3, their product 1. The radius is at most 4.71 σ.
+    # The sum 1. In float64 the errors of `wide` are as large.
+    error = abs(y - wide) / (np.finfo(dtype).eps / 2)
+    assert (error <= (1 + (dtype == "float64")) * (7.6 * 4.71 * std + abs(wide))).all()
+
+
+def test_logarithm_sine_and_cosine_of_all_draws() -> None:
+    """All 2^16 radii and all 2^16 angles, in float32 against float64."""
+    places = np.arange(2**16, dtype=np.int32)
+
+    @numba.njit
+    def computed(places: Any, logarithms: Any, circles: Any) -> None:
+        for i in range(places.size):
+            u = np.float32(np.int32(places[i]) + 1) * np.float32(2**-16)
+            logarithms[i] = functions.log(u)
+            circles[0, i], circles[1, i] = functions.circle(np.int32(places[i]), u)
+
+    logarithms, circles = np.empty(2**16, np.float32), np.empty((2, 2**16), np.float32)
+    computed(places, logarithms, circles)
+    a = places * (math.tau / 2**16)
+    # log: its last difference ½ place; what is subtracted, at most 0.172 f, is off by 4 halves, so
+    # by 0.8 of the result, as f < 1.21 log(1 + f). Sine: the angle is off by 2 halves, the other
+    # term by 0.3, the last sum by ½ place. Cosine less. Exact at multiples of a right angle.
+    assert ulps(logarithms, np.log((places + 1) / 2**16)) <= 1.3
+    is_zero = np.stack([places % 2**15 == 2**14, places % 2**15 == 0])
+    assert (circles[is_zero] == 0).all()
+    assert ulps(circles[~is_zero], np.stack([np.cos(a), np.sin(a)])[~is_zero]) <= 2.8
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

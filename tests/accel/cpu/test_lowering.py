@@ -59,6 +59,27 @@ def test_samples_of_the_step_are_gathered_by_a_loop() -> None:
         operation(np, "add", ([[1.0]], real(1, 1)), {"out": real(1, 1)}),
         operation(np, "multiply", ([1.0], [2.0]), {"out": real(1)}),
         operation(np, "add", (real(3, 4), real(3, 1)), {"out": real(3, 4)}),
+        operation(np, "multiply", (real(3, 1), real(3, 4)), {"out": real(3, 4)}),
+        operation(np, "multiply", (real(4), real(3, 1)), {"out": real(3, 4)}),
+        operation(np, "multiply", (real(3, 4), real(2, 1)), {"out": real(3, 4)}),
+        operation(np, "multiply", (real(3, 4), real(6, 1)[::2]), {"out": real(3, 4)}),
+        operation(np, "multiply", (real(3, 4), np.zeros((3, 1))), {"out": real(3, 4)}),
+        operation(np, "multiply", (real(4), real(4, 1)), {"out": real(4)}),
+        operation(np, "multiply", (MEMORY, MEMORY.ravel()[:4].reshape(4, 1)), {"out": MEMORY}),
+        operation(np, "multiply", (real(2, 4), STEPS[0].reshape(2, 1)), {"out": real(2, 4)}),
+        operation(np, "mean", (real(3, 4),), {"axis": 0, "out": real(4)}),
+        operation(np, "mean", (real(3, 4), 1), {"out": real(3)}),
+        operation(np, "mean", (real(3, 4),), {"out": real()}),
+        operation(np, "mean", (real(3, 4),), {"axis": 1, "out": real(2)}),
+        operation(np, "mean", (real(3, 4),), {"axis": 1, "keepdims": True, "out": real(3)}),
+        operation(np, "mean", (real(3, 4),), {"axis": 1, "out": real(3, 1)}),
+        operation(np, "mean", (real(3, 4),), {"axis": 1, "out": np.zeros(3)}),
+        operation(np, "mean", (real(3, 4),), {"axis": 1, "dtype": float, "out": real(3)}),
+        operation(np, "mean", (np.zeros((3, 4)),), {"axis": 1, "out": real(3)}),
+        operation(np, "mean", (real(2, 3, 4),), {"axis": 1, "out": real(2, 4)}),
+        operation(np, "mean", (real(3, 0),), {"axis": 1, "out": real(3)}),
+        operation(np, "sum", (MEMORY,), {"axis": 1, "out": MEMORY[0, :4]}),
+        operation(np, "max", (real(4, 3).T,), {"axis": 1, "out": real(3)}),
         operation(np, "add", (real(3, 4), np.float64(2)), {"out": real(3, 4)}),
         operation(np, "add", (real(4), real(4)), {"out": real(3, 4)}),
         operation(np, "add", (1.0, 2.0), {"out": real(3, 4)}),
@@ -98,6 +119,42 @@ def test_loops_take_numbers_and_vectors(name: str, shape: tuple[int, ...]) -> No
     a, out = real(*shape), real(*shape)
     for inputs in ((a, a), (a, 2), (1.5, a), (a, real(*shape[-1:])), (real(*shape[-1:]), a)):
         assert calls(operation(np, name, inputs, {"out": out})) == []
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (40, 300), (4, 1), (1, 700)])
+def test_loops_take_columns_and_make_them(shape: tuple[int, ...]) -> None:
+    a, column, vector = real(*shape), real(shape[0], 1), real(shape[0])
+    for name in ("subtract", "multiply", "divide"):
+        assert calls(operation(np, name, (a, column), {"out": real(*shape)})) == []
+        assert calls(operation(np, name, (a, column), {"out": a})) == []
+    for name in ("sum", "mean", "max"):
+        kept = {"axis": 1, "keepdims": True, "out": column}
+        assert calls(operation(np, name, (a,), kept)) == []
+        assert calls(operation(np, name, (a,), {"axis": 1, "out": vector})) == []
+
+
+def noise_op(x: Any, y: Any, counter: Any = "uint64", units: Any = "uint32", size: int = 3) -> Op:
+    given = x, np.zeros(1, counter), np.zeros(size, units), -0.02, y
+    return Op("gaussian_noise", given, None, lambda: None, is_kernel=True)
+
+
+def test_noise_is_a_loop_for_arrays_that_it_knows() -> None:
+    x, y = real(ROWS, 5), real(ROWS, 5)
+    lowering = Lowering()
+    lowering.add(noise_op(x, y))
+    assert lowering.calls == []
+    assert [{w.loop for part in parts for w in part} for parts in lowering.end()] == [
+        {"gaussian_noise"},
+        {"advance"},
+    ]
+    for other in (
+        noise_op(x.astype(float), y.astype(float)),
+        noise_op(x, real(ROWS, 6)),
+        noise_op(x, y, counter="int64"),
+        noise_op(x, y, units="uint64"),
+        noise_op(x, y, size=2),
+    ):
+        assert calls(other) == ["gaussian_noise"]
 
 
 @pytest.mark.parametrize("shape", [(), (5,), (700,), (3, 4)])

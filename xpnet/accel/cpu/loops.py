@@ -1,4 +1,4 @@
-"""Compiled loops over rows and columns: activations, biases, sums, and the optimizers' updates.
+"""Compiled loops over rows and columns: activations, arithmetic, sums, the optimizers' updates.
 
 Each is a function of a block of arguments (`blocks.py`), whose order is that of the kernel or
 formula of the same name; formulas that have a kernel in `numba_kernels.py` call it for each row.
@@ -11,16 +11,19 @@ from collections.abc import Callable
 from typing import Any
 
 from xpnet.accel import numba_kernels as kernels
+from xpnet.accel.cpu.compiled import inlined
 from xpnet.accel.cpu.functions import exp as exp_of
 from xpnet.accel.cpu.functions import tanh as tanh_of
 from xpnet.accel.cpu.llvm import real_of, reals_at, row
+from xpnet.accel.cpu.vectors import stack
 
 Loop = Callable[[Any, Any], None]
 
 
 def loops(bits: int) -> dict[str, Loop]:
     """The loops on floats of `bits` bits, by name, not compiled yet."""
-    made = (*_activations(bits), *_products(bits), *_sums(bits), *_updates(bits))
+    made = (*_activations(bits), *_products(bits), *_columns(bits), *_sums(bits))
+    made += (*_rows(bits), *_updates(bits))
     return {loop.__name__: loop for loop in made}
 
 
@@ -36,6 +39,12 @@ def _activations(bits: int) -> tuple[Loop, ...]:
             for j in range(dx.size):
                 d = dy[j]
                 dx[j] = d if x[j] > zero else d * zero
+
+    def leaky_relu_backward(p, step):
+        slope = real_of(p[6], bits)
+        for n in range(p[0]):
+            dy, x, dx = row(p, 0, n, bits), row(p, 1, n, bits), row(p, 3, n, bits)
+            kernels.leaky_relu_backward(dy, x, slope, dx)
 
     def tanh(p, step):
         for n in range(p[0]):
@@ -84,14 +93,29 @@ def _activations(bits: int) -> tuple[Loop, ...]:
             for j in range(x.size):
                 y[j] = -x[j]
 
+    def sign(p, step):
+        """0 of 0 and of -0; of NaN, NaN."""
+        for n in range(p[0]):
+            x, y = row(p, 0, n, bits), row(p, 1, n, bits)
+            zero, one = y.dtype.type(0), y.dtype.type(1)
+            for j in range(x.size):
+                v = x[j]
+                y[j] = one if v > zero else -one if v < zero else v + zero
+
+    def log1p(p, step):
+        for n in range(p[0]):
+            x, y = row(p, 0, n, bits), row(p, 1, n, bits)
+            for j in range(x.size):
+                y[j] = math.log1p(x[j])
+
     def copyto(p, step):
         for n in range(p[0]):
             x, y = row(p, 0, n, bits), row(p, 1, n, bits)
             for j in range(x.size):
                 y[j] = x[j]
 
-    made = relu, relu_backward, tanh, tanh_backward, sigmoid, sigmoid_backward
-    return (*made, exp, sqrt, absolute, negative, copyto)
+    made = relu, relu_backward, leaky_relu_backward, tanh, tanh_backward, sigmoid
+    return (*made, sigmoid_backward, exp, log1p, sqrt, absolute, negative, sign, copyto)
 
 
 def _products(bits: int) -> tuple[Loop, ...]:
@@ -153,6 +177,30 @@ def _products(bits: int) -> tuple[Loop, ...]:
     return add, multiply, subtract, divide, maximum, minimum, scale, add_relu
 
 
+def _columns(bits: int) -> tuple[Loop, ...]:
+    """With a number `b[n]` for each row."""
+
+    def subtract_column(p, step):
+        for n in range(p[0]):
+            a, b, y = row(p, 0, n, bits), row(p, 1, n, bits)[0], row(p, 2, n, bits)
+            for j in range(y.size):
+                y[j] = a[j] - b
+
+    def multiply_column(p, step):
+        for n in range(p[0]):
+            a, b, y = row(p, 0, n, bits), row(p, 1, n, bits)[0], row(p, 2, n, bits)
+            for j in range(y.size):
+                y[j] = a[j] * b
+
+    def divide_column(p, step):
+        for n in range(p[0]):
+            a, b, y = row(p, 0, n, bits), row(p, 1, n, bits)[0], row(p, 2, n, bits)
+            for j in range(y.size):
+                y[j] = a[j] / b
+
+    return subtract_column, multiply_column, divide_column
+
+
 def _sums(bits: int) -> tuple[Loop, ...]:
     def column_sums(p, step):
         """`y = Σ_n a[n]`, in the order of n."""
@@ -212,6 +260,57 @@ def _sums(bits: int) -> tuple[Loop, ...]:
                 row(p, 1, n, bits)[j] = first[n]
 
     return column_sums, dot, total, sum_parts, sum_transposed
+
+
+LANES = 32
+"""Sums of every 32nd number of a row, which vectors compute; then half of them is added to the
+other half, five times. The order does not depend on the processor."""
+
+
+@inlined
+def _sum_of_row(a: Any, sums: Any) -> Any:
+    for j in range(LANES):
+        sums[j] = 0
+    full = a.size // LANES
+    for i in range(full):
+        for j in range(LANES):
+            sums[j] += a[i * LANES + j]
+    for j in range(full * LANES, a.size):
+        sums[j - full * LANES] += a[j]
+    width = LANES
+    while width > 1:
+        width //= 2
+        for j in range(width):
+            sums[j] += sums[width + j]
+    return sums[0]
+
+
+def _rows(bits: int) -> tuple[Loop, ...]:
+    """A number for each row: `y[n]` of `a[n]`."""
+    size = LANES * bits // 8
+
+    def row_sums(p, step):
+        sums = reals_at(stack(size), LANES, bits)
+        for n in range(p[0]):
+            row(p, 1, n, bits)[0] = _sum_of_row(row(p, 0, n, bits), sums)
+
+    def row_means(p, step):
+        sums = reals_at(stack(size), LANES, bits)
+        for n in range(p[0]):
+            a = row(p, 0, n, bits)
+            row(p, 1, n, bits)[0] = _sum_of_row(a, sums) / sums.dtype.type(a.size)
+
+    def row_maxima(p, step):
+        """NaN if there is one, as in NumPy."""
+        for n in range(p[0]):
+            a = row(p, 0, n, bits)
+            largest = a[0]
+            for j in range(1, a.size):
+                v = a[j]
+                largest = v if v > largest or v != v else largest
+            row(p, 1, n, bits)[0] = largest
+
+    return row_sums, row_means, row_maxima
 
 
 def _updates(bits: int) -> tuple[Loop, ...]:

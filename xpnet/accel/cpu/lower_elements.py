@@ -1,4 +1,4 @@
-"""Lowers operations on elements: arithmetic, activations, dropout."""
+"""Lowers operations on elements: arithmetic, activations, dropout, noise."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from xpnet.accel.cpu.layout import (
     LINE,
     PARTS,
     by_columns,
+    by_samples,
     ranges_of,
 )
 from xpnet.accel.cpu.lower_base import Base, NotLowered, of_parts, single
 from xpnet.accel.cpu.operands import (
     are_one,
+    is_column,
     is_flat,
     is_like,
     is_matrix,
@@ -29,6 +31,8 @@ from xpnet.accel.cpu.operands import (
 from xpnet.accel.program import Op
 from xpnet.backend import Array
 
+_WITH_COLUMN = frozenset({"subtract", "multiply", "divide"})
+
 
 class Elements(Base):
     """Loops over the elements of matrices of one shape, and of vectors."""
@@ -40,11 +44,16 @@ class Elements(Base):
         outputs: Sequence[Array],
         arguments: Sequence[Any] | None = None,
     ) -> None:
-        """`loop` of matrices of one shape and of vectors, a number for each column; or vectors."""
+        """`loop` of matrices of one shape and of vectors, a number for each column; or vectors.
+
+        With a column, a number for each row, it is cut by samples.
+        """
         if any(share(a, out) and not are_one(a, out) for a in inputs for out in outputs):
             raise NotLowered(f"{loop} of arrays that overlap")
         matrices = [a for a in (*inputs, *outputs) if is_matrix(a)]
         layout = self._layout(matrices[0]) if matrices else by_columns(outputs[0].size, LINE)
+        if any(a.shape != outputs[0].shape for a in matrices):
+            layout = by_samples(len(outputs[0]))
         given = arguments if arguments is not None else [*inputs, *outputs]
         works = []
         for cell in layout:
@@ -68,10 +77,14 @@ class Elements(Base):
             self._arithmetic(op)
 
     def _arithmetic(self, op: Op) -> None:
-        """Of two matrices or vectors of the shape of the result, vectors and numbers."""
+        """Of two matrices or vectors of the shape of the result, vectors, columns and numbers."""
         *given, out = map(_at_least_vector, (*op.inputs, op.output))
         if op.options or not (is_matrix(out) or is_flat(out)):
             raise NotLowered(str(op))
+        a, b = given
+        if op.name in _WITH_COLUMN and is_like(a, out) and is_column(b, out):
+            self._elements(f"{op.name}_column", [a, b], [out])
+            return
         inputs = [self._operand(value, out) for value in given]
         if not any(value.shape == out.shape for value in inputs):
             raise NotLowered(str(op))
@@ -106,7 +119,7 @@ class Elements(Base):
             raise NotLowered(str(op))
         self._elements(op.name, [x], [out])
 
-    _op_tanh = _op_sqrt = _op_absolute = _op_negative = _op_copyto = _op_exp
+    _op_tanh = _op_log1p = _op_sqrt = _op_absolute = _op_negative = _op_sign = _op_copyto = _op_exp
 
     def _kernel_relu(self, op: Op) -> None:
         self._elements_of_kernel(op, 1)
@@ -115,6 +128,12 @@ class Elements(Base):
         self._elements_of_kernel(op, 2)
 
     _kernel_tanh_backward = _kernel_sigmoid_backward = _kernel_relu_backward
+
+    def _kernel_leaky_relu_backward(self, op: Op) -> None:
+        dy, x, slope, dx = op.inputs
+        if not (is_like(dy, dx) and is_like(x, dx)):
+            raise NotLowered(str(op))
+        self._elements(op.name, [dy, x], [dx], [dy, x, float(slope), dx])
 
     def _elements_of_kernel(self, op: Op, inputs: int) -> None:
         arrays = op.inputs
@@ -144,7 +163,25 @@ class Elements(Base):
             works.append(self._work("dropout", arrays[0].shape, [*given, first], arrays[1:]))
         self.operations.append(of_parts(works))
         self.layouts[key(mask)] = self.layouts[key(y)] = layout
-        after = self._work("advance", (1, 1), [counter, len(x)], [counter])
+        self._advance(counter, len(x))
+
+    def _kernel_gaussian_noise(self, op: Op) -> None:
+        x, counter, units, factor, y = op.inputs
+        are_known = counter.dtype == np.uint64 and units.dtype == np.uint32
+        if not (are_known and is_like(x, y) and len(units) == (y.shape[1] + 1) // 2):
+            raise NotLowered(str(op))
+        layout, works = by_samples(len(x)), []
+        for rows, _ in layout:
+            given = [x[rows], counter, units, float(factor), y[rows]]
+            first = rows.indices(len(x))[0]
+            works.append(self._work("gaussian_noise", y[rows].shape, [*given, first], [y[rows]]))
+        self.operations.append(of_parts(works))
+        self.layouts[key(y)] = layout
+        self._advance(counter, len(x))
+
+    def _advance(self, counter: Array, samples: int) -> None:
+        """Once all parts have read it."""
+        after = self._work("advance", (1, 1), [counter, samples], [counter])
         assert after is not None
         self.late.append((counter, single(after)))
 

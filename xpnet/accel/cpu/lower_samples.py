@@ -14,7 +14,9 @@ from xpnet.accel.cpu.operands import (
     are_labels,
     is_like,
     is_matrix,
+    is_real,
     key,
+    share,
 )
 from xpnet.accel.cpu.phases import Work
 from xpnet.accel.cpu.split_batch import SplitBatch
@@ -70,6 +72,30 @@ class Samples(Base):
                 self._work(loop, x.shape, [own[:, c], each, *numbers, x], [x]) for c, x in pieces
             ]
             works.append([work for work in made if work is not None])
+        self.operations.append(of_parts(works))
+
+    def _op_sum(self, op: Op) -> None:
+        self._of_rows("row_sums", op)
+
+    def _op_mean(self, op: Op) -> None:
+        self._of_rows("row_means", op)
+
+    def _op_max(self, op: Op) -> None:
+        self._of_rows("row_maxima", op)
+
+    def _of_rows(self, loop: str, op: Op) -> None:
+        """A number for each row of a matrix, as a vector or, with `keepdims`, as a column."""
+        x, out = op.inputs[0], op.output
+        are_known = len(op.inputs) == 1 and is_matrix(x) and is_real(out)
+        if not are_known or share(x, out) or x.size == 0:
+            raise NotLowered(str(op))
+        assert out is not None
+        shapes = {(len(x),): {"axis": 1}, (len(x), 1): {"axis": 1, "keepdims": True}}
+        if op.options != shapes.get(out.shape):
+            raise NotLowered(str(op))
+        works, column = [], out.reshape(-1, 1)
+        for r, _ in by_samples(len(x)):
+            works.append(self._work(loop, x[r].shape, [x[r], column[r]], [column[r]]))
         self.operations.append(of_parts(works))
 
     def _kernel_shift_logits(self, op: Op) -> None:

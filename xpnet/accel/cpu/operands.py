@@ -64,6 +64,11 @@ def is_vector(a: Any, out: Array) -> bool:
     return is_flat(a) and a.shape == out.shape[1:]
 
 
+def is_column(a: Any, out: Array) -> bool:
+    """A number for each row of a matrix of several columns."""
+    return is_matrix(a) and is_matrix(out) and a.shape == (len(out), 1) != out.shape
+
+
 def share(a: Any, b: Any) -> bool:
     """Whether two arrays may have memory in common."""
     are_arrays = isinstance(a, np.ndarray) and isinstance(b, np.ndarray)

@@ -1,4 +1,4 @@
-"""Compiled loops over the samples of a batch: gathering, dropout, the loss and metrics."""
+"""Compiled loops over the samples of a batch: gathering, dropout, noise, the loss and metrics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from xpnet.accel.cpu.loops import Loop
 
 def loops(bits: int) -> dict[str, Loop]:
     """The loops on floats of `bits` bits, by name, not compiled yet."""
-    made = (*_gathering(bits), *_dropout(bits), *_loss(bits), *_metrics(bits))
+    made = (*_gathering(bits), *_drawing(bits), *_loss(bits), *_metrics(bits))
     return {loop.__name__: loop for loop in made}
 
 
@@ -53,7 +53,7 @@ def _gathering(bits: int) -> tuple[Loop, ...]:
     return gather, gather_integers, gather_scaled
 
 
-def _dropout(bits: int) -> tuple[Loop, ...]:
+def _drawing(bits: int) -> tuple[Loop, ...]:
     def dropout(p, step):
         """Last argument: the number of the first row; `advance` ends the step."""
         counter = uint64_pointer(p[4])
@@ -64,12 +64,21 @@ def _dropout(bits: int) -> tuple[Loop, ...]:
             x, mask, y = row(p, 0, n, bits), row(p, 5, n, bits), row(p, 6, n, bits)
             kernels._drop(x, word, units, threshold, scale, mask, y)
 
+    def gaussian_noise(p, step):
+        """Last argument: the number of the first row; `advance` ends the step."""
+        counter = uint64_pointer(p[4])
+        units = carray(uint32_pointer(p[6]), (p[1] + 1) // 2)
+        factor, first = real_of(p[8], bits), p[12]
+        for n in range(p[0]):
+            word = kernels._sample_word(counter[0] + np.uint64(first + n))
+            kernels._add_noise(row(p, 0, n, bits), word, units, factor, row(p, 4, n, bits))
+
     def advance(p, step):
         """`counter += count`."""
         counter = uint64_pointer(p[2])
         counter[0] += np.uint64(p[4])
 
-    return dropout, advance
+    return dropout, gaussian_noise, advance
 
 
 def _loss(bits: int) -> tuple[Loop, ...]:
