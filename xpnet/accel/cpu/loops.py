@@ -1,7 +1,8 @@
 """Compiled loops over rows and columns: activations, arithmetic, sums, the optimizers' updates.
 
 Each is a function of a block of arguments (`blocks.py`), whose order is that of the kernel or
-formula of the same name; formulas that have a kernel in `numba_kernels.py` call it for each row.
+formula of the same name. Updates call their kernel in `numba_kernels.py` for each row; kernels that
+take arrays of any shape are written again here, as a call of them costs more than a short row.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ def loops(bits: int) -> dict[str, Loop]:
 def _activations(bits: int) -> tuple[Loop, ...]:
     def relu(p, step):
         for n in range(p[0]):
-            kernels.relu(row(p, 0, n, bits), row(p, 1, n, bits))
+            x, y = row(p, 0, n, bits), row(p, 1, n, bits)
+            for j in range(y.size):
+                y[j] = kernels._rectified(x[j])
 
     def relu_backward(p, step):
         for n in range(p[0]):
@@ -44,7 +47,10 @@ def _activations(bits: int) -> tuple[Loop, ...]:
         slope = real_of(p[6], bits)
         for n in range(p[0]):
             dy, x, dx = row(p, 0, n, bits), row(p, 1, n, bits), row(p, 3, n, bits)
-            kernels.leaky_relu_backward(dy, x, slope, dx)
+            zero = dx.dtype.type(0)
+            for j in range(dx.size):
+                d = dy[j]
+                dx[j] = d if x[j] > zero else d * slope
 
     def tanh(p, step):
         for n in range(p[0]):
@@ -54,7 +60,10 @@ def _activations(bits: int) -> tuple[Loop, ...]:
 
     def tanh_backward(p, step):
         for n in range(p[0]):
-            kernels.tanh_backward(row(p, 0, n, bits), row(p, 1, n, bits), row(p, 2, n, bits))
+            dy, y, dx = row(p, 0, n, bits), row(p, 1, n, bits), row(p, 2, n, bits)
+            one = dx.dtype.type(1)
+            for j in range(dx.size):
+                dx[j] = (one - y[j] * y[j]) * dy[j]
 
     def sigmoid(p, step):
         for n in range(p[0]):
@@ -67,7 +76,10 @@ def _activations(bits: int) -> tuple[Loop, ...]:
 
     def sigmoid_backward(p, step):
         for n in range(p[0]):
-            kernels.sigmoid_backward(row(p, 0, n, bits), row(p, 1, n, bits), row(p, 2, n, bits))
+            dy, y, dx = row(p, 0, n, bits), row(p, 1, n, bits), row(p, 2, n, bits)
+            one = dx.dtype.type(1)
+            for j in range(dx.size):
+                dx[j] = (one - y[j]) * y[j] * dy[j]
 
     def exp(p, step):
         for n in range(p[0]):
