@@ -4,7 +4,8 @@ The formula and its derivation are where the decorator `@accelerated` marks it, 
 name. Operations are done in the same order and dtype as in the formula, so that results are
 bit-identical, except for `exp`, `log`, sums, noise and smoothed labels. Numbers are therefore
 converted to that dtype: numba would compute `1 - y` of a float32 in float64. The kernels for images
-are in `numba_windows.py`; windows are gathered by NumPy's copy, which is as fast.
+are in `numba_windows.py`; windows are gathered by NumPy's copy, which is as fast. Those with random
+numbers are in `numba_random.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from xpnet.accel.cpu.functions import circle, log
+from xpnet.accel.numba_random import dropout, gaussian_noise
 from xpnet.accel.numba_windows import (
     OTHER_SHAPE,
     add_entries,
@@ -30,8 +31,9 @@ from xpnet.accel.numba_windows import (
 from xpnet.backend import Array
 
 _OF_POOLS = max_pool, max_pool_backward, average_pool, average_pool_backward
+_IMPORTED = add_entries, *_OF_POOLS, dropout, gaussian_noise
 
-KERNELS: dict[str, Any] = {k.__name__: k for k in (add_entries, *_OF_POOLS)}
+KERNELS: dict[str, Any] = {kernel.__name__: kernel for kernel in _IMPORTED}
 """All kernels, by name."""
 
 
@@ -279,78 +281,6 @@ def adam(
         first[i] = m
         second[i] = v
         values[i] -= m / (math.sqrt(v) + epsilon) * rate
-
-
-@_inlined
-def _sample_word(counter: Any) -> Any:
-    """`random.sample_words`, for the sample of this 64-bit number."""
-    word = counter * np.uint64(0x9E3779B97F4A7C15)
-    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    word ^= word >> np.uint64(31)
-    return np.uint32(word >> np.uint64(32))
-
-
-@_inlined
-def _unit_bits(word: Any, unit: Any) -> Any:
-    """`random.hash_bits`, for one sample and one unit."""
-    bits = word ^ unit
-    bits = np.uint32((bits ^ (bits >> np.uint32(16))) * np.uint32(0x7FEB352D))
-    bits = np.uint32((bits ^ (bits >> np.uint32(15))) * np.uint32(0x846CA68B))
-    return np.uint32(bits ^ (bits >> np.uint32(16)))
-
-
-@_inlined
-def _drop(x: Any, word: Any, units: Any, threshold: int, scale: float, mask: Any, y: Any) -> None:
-    """`Dropout.forward` for one sample."""
-    for j in range(x.size):
-        kept = scale if _unit_bits(word, units[j]) >= threshold else scale * 0
-        mask[j] = kept
-        y[j] = x[j] * kept
-
-
-@_kernel
-def dropout(
-    x: Array, counter: Array, units: Array, threshold: int, scale: float, mask: Array, y: Array
-) -> None:
-    """`Dropout.forward`."""
-    for n in range(x.shape[0]):
-        word = _sample_word(counter[0] + np.uint64(n))
-        _drop(x[n], word, units, threshold, scale, mask[n], y[n])
-    counter[0] += np.uint64(x.shape[0])
-
-
-@_inlined
-def _noise_of(bits: Any, factor: Any) -> Any:
-    """Two draws of `GaussianNoise` from the bits of a unit."""
-    real = type(factor)
-    upper = real(np.int32(np.int32(bits >> np.uint32(16)) + np.int32(1)))
-    radius = math.sqrt(log(upper * real(2**-16)) * factor)
-    x, y = circle(np.int32(bits & np.uint32(2**16 - 1)), factor)
-    return x * radius, y * radius
-
-
-@_inlined
-def _add_noise(x: Any, word: Any, units: Any, factor: Any, y: Any) -> None:
-    """`GaussianNoise.forward` for one sample."""
-    half = units.size
-    x_first, x_second, first, second = x[:half], x[half:], y[:half], y[half:]
-    for j in range(second.size):
-        one, other = _noise_of(_unit_bits(word, units[j]), factor)
-        first[j] = one + x_first[j]
-        second[j] = other + x_second[j]
-    for j in range(second.size, half):  # of an odd number of units, the last
-        first[j] = _noise_of(_unit_bits(word, units[j]), factor)[0] + x_first[j]
-
-
-@_kernel
-def gaussian_noise(x: Array, counter: Array, units: Array, factor: float, y: Array) -> None:
-    """`GaussianNoise.forward`."""
-    factor = y.dtype.type(factor)
-    for n in range(x.shape[0]):
-        word = _sample_word(counter[0] + np.uint64(n))
-        _add_noise(x[n], word, units, factor, y[n])
-    counter[0] += np.uint64(x.shape[0])
 
 
 @_kernel

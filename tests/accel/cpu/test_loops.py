@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import xpnet as xn  # noqa: F401  so that all formulas are registered
-from xpnet.accel import numba_kernels
-from xpnet.accel.cpu import functions, table
+from xpnet.accel import numba_kernels, numba_random
+from xpnet.accel.cpu import table
 from xpnet.accel.cpu.blocks import Each, block
 from xpnet.accel.dispatch import FORMULAS
 from xpnet.optimizers.base import flush_subnormals
@@ -408,8 +408,8 @@ def test_logarithm_sine_and_cosine_of_all_draws() -> None:
     def computed(places: Any, logarithms: Any, circles: Any) -> None:
         for i in range(places.size):
             u = np.float32(np.int32(places[i]) + 1) * np.float32(2**-16)
-            logarithms[i] = functions.log(u)
-            circles[0, i], circles[1, i] = functions.circle(np.int32(places[i]), u)
+            logarithms[i] = numba_random.log(u)
+            circles[0, i], circles[1, i] = numba_random.circle(np.int32(places[i]), u)
 
     logarithms, circles = np.empty(2**16, np.float32), np.empty((2, 2**16), np.float32)
     computed(places, logarithms, circles)

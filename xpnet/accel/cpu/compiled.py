@@ -26,7 +26,7 @@ def inlined(function: Callable[..., Any]) -> Any:
 def _digest() -> str:
     """Of the source of all that may be compiled into a function."""
     here = Path(__file__).parent
-    files = [*sorted(here.glob("*.py")), here.parent / "numba_kernels.py"]
+    files = [*sorted(here.glob("*.py")), *sorted(here.parent.glob("numba_*.py"))]
     return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

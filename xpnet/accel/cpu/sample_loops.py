@@ -6,6 +6,7 @@ import numpy as np
 from numba.np.numpy_support import carray
 
 from xpnet.accel import numba_kernels as kernels
+from xpnet.accel import numba_random
 from xpnet.accel.cpu.llvm import (
     atomic_add,
     int64_pointer,
@@ -60,9 +61,9 @@ def _drawing(bits: int) -> tuple[Loop, ...]:
         units = carray(uint32_pointer(p[6]), p[1])
         threshold, scale, first = p[8], real_of(p[10], bits), p[16]
         for n in range(p[0]):
-            word = kernels._sample_word(counter[0] + np.uint64(first + n))
+            word = numba_random._sample_word(counter[0] + np.uint64(first + n))
             x, mask, y = row(p, 0, n, bits), row(p, 5, n, bits), row(p, 6, n, bits)
-            kernels._drop(x, word, units, threshold, scale, mask, y)
+            numba_random._drop(x, word, units, threshold, scale, mask, y)
 
     def gaussian_noise(p, step):
         """Last argument: the number of the first row; `advance` ends the step."""
@@ -70,8 +71,8 @@ def _drawing(bits: int) -> tuple[Loop, ...]:
         units = carray(uint32_pointer(p[6]), (p[1] + 1) // 2)
         factor, first = real_of(p[8], bits), p[12]
         for n in range(p[0]):
-            word = kernels._sample_word(counter[0] + np.uint64(first + n))
-            kernels._add_noise(row(p, 0, n, bits), word, units, factor, row(p, 4, n, bits))
+            word = numba_random._sample_word(counter[0] + np.uint64(first + n))
+            numba_random._add_noise(row(p, 0, n, bits), word, units, factor, row(p, 4, n, bits))
 
     def advance(p, step):
         """`counter += count`."""
