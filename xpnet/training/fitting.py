@@ -51,9 +51,9 @@ def fit(
     - `train`, `validation`: `DeviceData`, a `Dataset`, or a pair of samples and targets, each an
       array, nested lists, a DataFrame or a Series. Samples: `x (N, features)`, or images
       `(N, height, width)` or `(N, height, width, channels)`. Targets: labels are whole numbers from
-      0 `(N,)`; a regression loss takes `(N, outputs)`, or `(N,)` for one output. `x` may be a matrix
-      of `scipy.sparse`, for a network that begins with `Linear`; it stays on the host, where batches
-      are sliced from it. Values are not scaled, not even pixels: scale them first, or give
+      0 `(N,)`; a regression loss takes `(N, outputs)`, or `(N,)` for one output. `x` may be a
+      matrix of `scipy.sparse`, for a network that begins with `Linear`; it stays on the host, where
+      batches are sliced from it. Values are not scaled, not even pixels: scale them first, or give
       `DeviceData` a `Normalisation`. Arrays of other libraries that offer DLPack are shared, not
       copied.
     - `sample_weight`: `(N,)` numbers above 0. The loss of a batch is then `Σ wℓ / Σ w` over its
