@@ -54,6 +54,7 @@ def asked_for(cublas: Cublas) -> dict[bool, set[int]]:
 # ---- what is asked for ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernels", [False, True])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_graph_asks_for_the_precision(precision: str, kernels: bool) -> None:

@@ -198,6 +198,7 @@ def test_training_with_graphs_is_training_without(
     assert np.linalg.norm(found[0] - expected[0]) <= 1e-4 * np.linalg.norm(expected[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [plain, everything])
 def test_training_with_all_of_it_is_training_on_the_cpu(
     request: pytest.FixtureRequest, make: Callable[[], list[Layer]]

@@ -620,6 +620,7 @@ def test_the_order_of_blocks_and_threads_makes_no_difference(
     assert list(map(bits, one)) == list(map(bits, other))
 
 
+@pytest.mark.slow
 def test_kernels_of_the_cpu_leave_the_same() -> None:
     """numba's loop and the kernel, where both have one of the same name."""
     shared = own() & numba_names()

@@ -43,6 +43,7 @@ def assert_little_growth(dataset: str, kind: str, pixels: int, steps: int = 0) -
     assert 1 < result["grown"] / pixels <= MOST
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["formulas", pytest.param("compiled", marks=pytest.mark.needs("numba"))]
 )
@@ -139,6 +140,7 @@ sys.exit(xpnet.train.main(["--dataset", path, *sys.argv[2:]]))
 """
 
 
+@pytest.mark.slow
 def test_the_command_trains_on_a_file_that_its_memory_could_not_hold(tmp_path: Path) -> None:
     folder = tmp_path / "big"
     folder.mkdir()

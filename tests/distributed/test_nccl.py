@@ -88,6 +88,7 @@ def test_ranks_train_the_network_of_one_process(device, trained, case, ranks):
         assert found[f"{case} sums"].tolist() == [sums, 0, 0]
 
 
+@pytest.mark.slow
 @needs_mpiexec
 @pytest.mark.parametrize("case", IN_PARTS)
 def test_parts_give_the_same_bits_for_every_number_of_ranks(device, trained, case):

@@ -242,12 +242,14 @@ def test_commands_in_sentences(command: str, clone: Clone, pytestconfig: pytest.
 # What they leave
 
 
+@pytest.mark.slow
 def test_what_is_shown_as_printed_is_printed(clone: Clone) -> None:
     (shown,) = [one for one in BLOCKS["command_line.md"] if one.language == "text"]
     printed = clone.printed[BASH[0].text]
     assert list(differences(shown.text, printed)) == []
 
 
+@pytest.mark.slow
 def test_a_run_leaves_the_files_of_the_table(clone: Clone) -> None:
     section = TEXTS["command_line.md"].split("## What a run prints")[1].split("\n## ")[0]
     cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
@@ -256,6 +258,7 @@ def test_a_run_leaves_the_files_of_the_table(clone: Clone) -> None:
     assert names == {path.name for path in (clone.folder / "runs/digits-001").iterdir()}
 
 
+@pytest.mark.slow
 def test_the_settings_of_a_run_give_the_same_bits(clone: Clone) -> None:
     first, *others = sorted((clone.folder / "runs").glob("digits-*"))
     settings = (first / "config.toml").read_bytes()
@@ -266,6 +269,7 @@ def test_the_settings_of_a_run_give_the_same_bits(clone: Clone) -> None:
         assert model == (first / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_pictures_are_recognised(clone: Clone) -> None:
     printed = clone.printed[block("few.csv").text]
     found = re.findall(r"^(\S+)  (\d)  ", printed, re.MULTILINE)
@@ -273,6 +277,7 @@ def test_pictures_are_recognised(clone: Clone) -> None:
     assert [name for name, _ in found[2:]] == ["few.csv:1", "few.csv:2", "few.csv:3"]
 
 
+@pytest.mark.slow
 def test_the_size_of_the_page(clone: Clone, pytestconfig: pytest.Config) -> None:
     skip_unless_it_can_run(block("digit.html").text, pytestconfig)
     (size,) = re.findall(r"a single file \((\d+) kB for this network\)", TEXTS["command_line.md"])

@@ -43,6 +43,7 @@ def offline(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_default_command_needs_no_network(tmp_path: Path) -> None:
     done = offline(tmp_path)
     assert done.returncode == 0, done.stderr

@@ -578,7 +578,7 @@ def test_a_layer_of_images_that_is_called_refuses_rows(make: Any) -> None:
         ),
         (lambda: xn.Dropout2d(1.0), "rate of Dropout2d"),
         (lambda: xn.BatchNorm2d(3, momentum=0.0), "momentum of BatchNorm2d"),
-        (lambda: xn.Sequential(784, (28, 28)), "written in whole numbers"),
+        (lambda: xn.Sequential(784, (28, 28)), "takes whole numbers above 0"),
     ],
 )
 def test_settings_out_of_range(make: Any, says: str) -> None:

@@ -144,7 +144,10 @@ def test_what_differs_from_the_defaults_comes_first(tmp_path):
         ["dropout", "0.1", "0.4"],
         ["seed", "7", "0"],
     ]
-    assert cells(first)[2][3] == "units of each hidden layer, separated by commas or spaces"
+    assert (
+        cells(first)[2][3]
+        == "the numbers of units of the hidden layers, separated by commas or spaces"
+    )
     assert cells(rest)[0] == ["setting", "value", "description"]
     names = {row[0] for row in cells(first)[1:] + cells(rest)[1:]}
     assert names == set(TrainConfig.model_fields) - {"run", "resume", "threads", "report"}

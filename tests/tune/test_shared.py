@@ -56,6 +56,7 @@ def outcome(accuracy: float = 0.5) -> Outcome:
     return Outcome(Record(1, 1, 0.1, 1.0, 0.5, 1.0, accuracy, 0.1), 1, 0.1)
 
 
+@pytest.mark.slow
 def test_processes_share_the_trials_of_a_grid() -> None:
     processes = [start("--final") for _ in range(3)]
     printed = [process.communicate(timeout=300) for process in processes]

@@ -633,7 +633,7 @@ def test_help_tells_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(["--help"])
     assert left.value.code == 0
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
     for words in ("SPACE.toml", "--sampler", "--final", "python -m xpnet.train"):
         assert words in out
 

@@ -129,6 +129,7 @@ def predict(page, pixels):
 # Drawing
 
 
+@pytest.mark.slow
 def test_drawn_digits_are_recognised_and_prepared_as_python_prepares_them(visit, page_path):
     page, model = visit(page_path, **DESKTOP), Model.load(page_path.with_name("model.safetensors"))
     assert answer(page) == "–"
@@ -690,6 +691,7 @@ def test_everything_that_can_be_used_has_a_name(visit, page_path):
 # Any screen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [280, 320, 390, 768, 1600])
 def test_nothing_is_wider_than_the_screen(width, visit, page_path):
     screen = {"width": width, "height": 700}
