@@ -50,7 +50,7 @@ def reading(path: Path) -> Iterator[None]:
 def refuse_special(path: Path) -> None:
     """Raise `DataError` for a pipe or a device, which may block a reader or never end."""
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise DataError(f"{path} is no file but a pipe or a device: copy it into a file first")
+        raise DataError(f"{path} is a pipe or a device, not a file: copy it into a file first")
 
 
 def write_atomically(path: Path, content: bytes | Iterator[bytes]) -> None:

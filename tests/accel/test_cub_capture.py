@@ -98,6 +98,7 @@ def trained(backend: Backend, loss: Any, weights: Any) -> tuple[np.ndarray, list
     return backend.to_host(network.flat_parameters).copy(), losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_kernels", [False, True])
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["unweighted", "weighted"])
 @pytest.mark.parametrize("name", LOSSES)

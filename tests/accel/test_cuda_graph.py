@@ -153,6 +153,7 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernels", [False, True])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_every_step_can_be_captured(cublas: Cublas, options: dict[str, Any], kernels: bool) -> None:

@@ -269,6 +269,7 @@ def test_nobody_gets_the_workspace_of_the_handle(
 # ---- memory of graphs ----
 
 
+@pytest.mark.slow
 def test_a_graph_of_few_rows_after_one_of_many(
     device: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:

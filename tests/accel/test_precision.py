@@ -152,6 +152,7 @@ def test_training_stays_within_what_its_products_may_be_off(
     assert (np.abs(found["0.bias"] - bias) <= off_bias).all()
 
 
+@pytest.mark.slow
 @precisions
 def test_the_command_trains_with_a_precision(
     precision: str,

@@ -317,6 +317,7 @@ def test_a_file_of_another_encoding_gives_no_traceback() -> None:
     assert "dataset: the name is not UTF-8, so config.toml cannot hold it" in line
 
 
+@pytest.mark.slow
 def test_a_rate_that_is_too_high_gives_no_warning_of_numpy() -> None:
     few("few.npz")
     rate = ["--optimizer", "sgd", "--learning-rate", "1e10", "--warm-up", "0"]
@@ -340,6 +341,7 @@ def test_what_is_typed_is_the_path(name: str) -> None:
     assert done.stdout == "found"
 
 
+@pytest.mark.slow
 @pytest.mark.needs("onnx")
 def test_the_commands_of_a_report_run_in_any_folder_as_printed(tmp_path: Path) -> None:
     few("da ta's.npz")

@@ -107,6 +107,7 @@ def test_augmentation_that_cannot_be_leaves_no_run_folder(
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_an_augmented_run_shows_what_it_trained_on() -> None:
     argv = [*NARROW, "--augment-shift", "2", "--augment-elastic", "30", "--batch-norm"]
     argv += ["--noise", "0.1", "--label-smoothing", "0.1", "--train-metrics", "evaluated"]

@@ -394,6 +394,7 @@ def test_a_gzip_bomb_of_images_is_refused(promised: int, tmp_path: Path) -> None
     assert f"announces {promised * 784} bytes" in answer("xpnet.data.idx.read_idx", bomb)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [b"\n", b"\r", b'"'])
 def test_a_table_of_one_endless_line_is_refused(end: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
@@ -445,6 +446,7 @@ def packed(size: int) -> bytes:
     return b"".join(map(packer.compress, parts)) + packer.flush()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("side", "depth", "kind", "more"),
     [

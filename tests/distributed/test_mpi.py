@@ -141,6 +141,7 @@ def ranks_of(pid):
     return found
 
 
+@pytest.mark.slow
 @needs_mpiexec
 @pytest.mark.parametrize("how", ["raises", "exits", "ends"])
 def test_a_rank_that_fails_ends_all(tmp_path, how):
@@ -203,7 +204,8 @@ def test_one_rank_says_what_is_wrong(tmp_path, words, more, message):
 
 
 @needs_mpiexec
-@pytest.mark.parametrize("missing", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("missing", [0, 2])
 def test_a_process_that_never_starts_mpi_ends_the_others(missing):
     joins = "from xpnet.distributed import mpi_group as m; m.START_SECONDS = 5; m.mpi()"
     # One that ends before is no error for mpiexec, and MPI waits for it.

@@ -102,6 +102,7 @@ def test_parts_give_the_same_bits_for_every_number_of_ranks(device, trained, cas
         assert exchanges == [[0, n * STEPS, n * STEPS] for n in (0, 1, 2)]
 
 
+@pytest.mark.slow
 @needs_mpiexec
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_a_recorded_step_contains_its_sums(trained, ranks):

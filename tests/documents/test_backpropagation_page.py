@@ -366,6 +366,7 @@ def test_a_block_runs_under_its_own_line_number() -> None:
 # The checker
 
 
+@pytest.mark.slow
 def test_any_decimal_number_of_the_page_may_not_change(
     executed: tuple[str, list[str], dict[str, Any]],
 ) -> None:

@@ -47,6 +47,7 @@ def rows_of(call: int) -> np.ndarray:
     return X[start : start + 1 + call % 7]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "method"), METHODS)
 def test_eight_threads_answer_as_one(kind: str, method: str, fitted: dict[str, Any]) -> None:
     ask: Callable[[np.ndarray], np.ndarray] = getattr(fitted[kind], method)

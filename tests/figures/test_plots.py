@@ -341,6 +341,7 @@ def test_each_row_is_an_original_and_its_versions():
     assert {each.get_images()[0].get_clim() for each in axes} == {(changed.min(), originals.max())}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "versions", "shape"),
     [(1, 1, (28, 28)), (3, 1, (1, 5)), (1, 4, (28, 28)), (8, 9, (28, 28)), (20, 20, (6, 9))],

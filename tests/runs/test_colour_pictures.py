@@ -58,6 +58,7 @@ def colours_of(image: Image.Image) -> tuple[bool, bool]:
     return bool((red > 100).any()), bool((green > 100).any())
 
 
+@pytest.mark.slow
 def test_the_run_describes_and_draws_colour(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

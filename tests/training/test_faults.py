@@ -228,7 +228,8 @@ def with_space(
     return subprocess.run(argv, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [3, 1])
 def test_a_full_disk_at_any_write_loses_nothing(
     every: int,
     small: list[str],

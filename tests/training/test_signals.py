@@ -37,19 +37,11 @@ def test_every_file_that_sends_a_signal_is_listed() -> None:
     assert files - {"training/test_signals.py"} == {name.partition("::")[0] for name in SENDING}
 
 
-A_FEW = [
-    "training/test_checkpoints.py::test_a_second_sigterm_ends_the_process_at_once",
-    "training/test_training.py::test_an_interrupt_keeps_the_history_so_far",
-]
-
-
-@pytest.mark.parametrize(
-    "sending", [A_FEW, pytest.param(SENDING, marks=pytest.mark.slow)], ids=["a few", "all"]
-)
-def test_they_pass_in_a_shell_that_ignores_signals(sending: list[str]) -> None:
+@pytest.mark.slow
+def test_they_pass_in_a_shell_that_ignores_signals() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "--slow", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        ["bash", "-c", 'trap "" INT TERM; exec "$@"', "bash", *command, *sending],
+        ["bash", "-c", 'trap "" INT TERM; exec "$@"', "bash", *command, *SENDING],
         cwd=TESTS,
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
@@ -60,4 +52,4 @@ def test_they_pass_in_a_shell_that_ignores_signals(sending: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     passed = re.search(r"^(\d+) passed", done.stdout, re.MULTILINE)
     assert passed is not None, done.stdout
-    assert int(passed[1]) >= len(sending)
+    assert int(passed[1]) >= len(SENDING)

@@ -247,9 +247,10 @@ def wait_for_trials(process: subprocess.Popen[str], count: int) -> None:
         assert process.stdout.readline()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "jobs", "ended"),
-    [("random", "2", 3), pytest.param("tpe", "1", 12, marks=pytest.mark.slow)],
+    [("random", "2", 3), ("tpe", "1", 12)],
 )
 def test_a_killed_search_goes_on_as_if_nothing_had_been(
     sampler: str, jobs: str, ended: int, capsys: pytest.CaptureFixture[str]
