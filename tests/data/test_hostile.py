@@ -494,11 +494,11 @@ def test_a_pipe_or_a_device_in_place_of_a_file_is_not_waited_for(tmp_path: Path)
         for read in kind.reads:
             path = tmp_path / kind.file
             os.mkfifo(path)
-            with pytest.raises((DataError, CheckpointError), match="(not a|no) file"):
+            with pytest.raises((DataError, CheckpointError), match=r"(not a|no) file"):
                 read(path)
             path.unlink(missing_ok=True)  # the reader of class names has removed it
             path.symlink_to("/dev/zero")
-            with pytest.raises((DataError, CheckpointError), match="(not a|no) file"):
+            with pytest.raises((DataError, CheckpointError), match=r"(not a|no) file"):
                 read(path)
             path.unlink(missing_ok=True)
 
