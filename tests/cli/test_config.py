@@ -183,7 +183,7 @@ def test_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--log-every", "often"], "log_every: must be a number of epochs or of iterations"),
         (["--checkpoint-every", "often"], "checkpoint_every: must be a number of epochs or of sec"),
         (["--clip-norm", "0"], "clip_norm: .*greater than 0, found '0'"),
-        (["--resume", "a", "--run", "b"], "resume: a is not a run that can be resumed"),
+        (["--resume", "a", "--run", "b"], "resume: there is no folder a: give the folder of a run"),
         (["--resume", "a", "--config", "b"], "resume: the run has its own settings"),
         (["--dtype", "float16"], "dtype: .*found 'float16'"),
         (["--threads", "0"], "threads: .*found '0'"),

@@ -970,14 +970,24 @@ def test_a_search_is_not_resumed_so(
     assert "resume: the same command resumes a search" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["absent", "empty", "file"])
-def test_resume_needs_a_run(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("absent", "there is no folder {}: give the folder of a run"),
+        ("empty", "{} is not a run that can be resumed"),
+        ("file", "{} is not a run that can be resumed"),
+        ("a" * 300, "{} is not a run that can be resumed"),
+    ],
+)
+def test_resume_needs_a_run(
+    name: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     assert main(["--resume", str(tmp_path / name)]) == 2
     message = capsys.readouterr().err.splitlines()
     assert len(message) == 1
-    assert f"resume: {tmp_path / name} is not a run that can be resumed" in message[0]
+    assert f"resume: {words.format(tmp_path / name)}" in message[0]
     assert not (tmp_path / "absent").exists()
     assert list((tmp_path / "empty").iterdir()) == []
 

@@ -93,6 +93,17 @@ class _Formatter(argparse.HelpFormatter):
         return super()._format_args(action, default_metavar)
 
 
+def _is_missing(folder: Path) -> bool:
+    """Whether there is no such path; False if it cannot be read for another reason."""
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        pass
+    return False
+
+
 def from_command_line(argv: list[str], command: str, also: Iterable[str] = ()) -> TrainConfig:
     """The settings: flags override the TOML file of `--config` or `--resume`, which overrides
     defaults.
@@ -108,6 +119,8 @@ def from_command_line(argv: list[str], command: str, also: Iterable[str] = ()) -
     values: dict[str, Any] = {}
     if resume is not None:
         path = Path(resume) / "config.toml"
+        if _is_missing(Path(resume)):
+            raise ConfigError(f"resume: there is no folder {resume}: give the folder of a run")
         values = read_settings(Path(resume))
     elif config is not None:
         path = Path(config)
