@@ -873,9 +873,18 @@ class InPlace(xn.Optimizer):
         values -= scalars[0] * gradients
 
 
-def test_an_update_that_cannot_be_recorded_is_refused() -> None:
+@pytest.mark.parametrize("kernels", [False, True])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_an_update_that_cannot_be_recorded_is_refused(
+    hidden: bool, kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "ENOUGH_STEPS", 0)
+    monkeypatch.setattr(SETTINGS, "kernels_enabled", kernels)
+
     def train(optimizer: xn.Optimizer) -> None:
-        made = Sequential([xn.Linear(FEATURES, 3)])
+        # With numba, the bias, which is a part of the values, is an argument of a kernel.
+        first = [xn.Linear(FEATURES, 4), xn.ReLU(), xn.Linear(4, 3)]
+        made = Sequential(first if hidden else [xn.Linear(FEATURES, 3)])
         data = np.ones((12, FEATURES), "float32"), np.arange(12) % 3
         xn.fit(made, data, optimizer=optimizer, epochs=3, batch_size=4)
 

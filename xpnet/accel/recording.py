@@ -12,6 +12,7 @@ classes are recorded, and classes that set `replayable = True` in their own body
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -285,12 +286,15 @@ def _require_update(program: Program, optimizer: Any) -> None:
     """Raise `ConfigError` for an own optimizer of whose update of the values nothing is recorded.
 
     Such an update, as `values -= rate * gradients`, would be missing from every replay. On the CPU
-    only, where NumPy compares the memory of arrays.
+    only, where NumPy compares the memory of arrays. Which of its arrays a kernel writes is not
+    recorded; those of layers only read the values.
     """
     values = None if is_own(type(optimizer)) else optimizer._values
     if not isinstance(values, numpy.ndarray):
         return
     for op in program:
+        if op.is_kernel and re.search(r"\.(forward|backward)", op.origin):
+            continue
         written = op.inputs if op.is_kernel else (op.output,)
         arrays = (array for array in written if isinstance(array, numpy.ndarray))
         if any(numpy.may_share_memory(array, values) for array in arrays):

@@ -108,6 +108,10 @@ def require_exact(make: Callable[[str], Result]) -> Result:
         by_calls, exact = make("float32"), make("float64")
     assert compiled.steps == by_calls.steps
     assert [r[0] for r in compiled.records] == [r[0] for r in by_calls.records]
+    for (*_, accuracy), (*_, called) in zip(compiled.records, by_calls.records, strict=True):
+        # Rounding may decide between two equal logits of a sample or two, of 75 or more.
+        assert (accuracy is None) == (called is None)
+        assert accuracy is None or abs(accuracy - called) <= 2 / 75
     for found, called, wanted in zip(
         [*compiled.arrays, np.array(compiled.losses)],
         [*by_calls.arrays, np.array(by_calls.losses)],
@@ -641,6 +645,18 @@ def test_a_step_of_very_many_operations_is_run_call_by_call(
     most = len(made[0]._recorded)
     monkeypatch.setattr(executor, "MOST_OPERATIONS", most)
     assert (of(2048), of(3072)) == (2, 2)
+
+
+def test_threads_with_a_small_stack_run_call_by_call(made: Made) -> None:
+    small = executor.LEAST_STACK // 2
+    before = threading.stack_size(small)
+    try:
+        train(plain())
+    finally:
+        assert threading.stack_size(before) == small
+    assert made == []
+    train(plain())
+    assert made
 
 
 def test_one_batch_size_without_loops_changes_nothing_for_another(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections.abc import Sequence
 from contextvars import copy_context
 from typing import Any
@@ -29,6 +30,9 @@ MOST_OPERATIONS = 1_500
 """Of a step; to lower that many takes five seconds. A full batch of about 80,000 rows has them, in
 a network of two `Linear` layers."""
 
+LEAST_STACK = 2**18
+"""Bytes of a thread's stack; a product of matrices has copies of up to 220 kB there."""
+
 _LOOP = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_int64), ctypes.c_int64)
 
 
@@ -39,13 +43,15 @@ class CompiledSteps:
     `optimizer`: its state is flushed after the same updates as by `Optimizer.count_step`.
     `most`: how many steps one call may run. An operation without a loop is called in Python, by
     whichever thread comes to it; without such operations the interpreter is not needed until the
-    end. Raises `NotLowered` for a step with products, or many other operations, without a loop, and
-    for one of very many operations.
+    end. Raises `NotLowered` for a step with products, or many other operations, without a loop, for
+    one of very many operations, and where new threads have a small stack.
     """
 
     def __init__(self, program: Program, tables: Sequence[Array], optimizer: Any = None) -> None:
         if os.name != "posix":
             raise NotLowered("threads wait by functions of Linux and macOS")
+        if 0 < (size := _stack_size()) < LEAST_STACK:
+            raise NotLowered(f"threads with a stack of {size:,} bytes")
         self.most = min(map(len, tables), default=1)
         self._tables = tables
         # They hold the arrays, of which the loops know only the addresses.
@@ -112,6 +118,14 @@ class CompiledSteps:
             except BaseException as error:
                 error.add_note(f"in a recorded step, {op}")
                 raise
+
+
+def _stack_size() -> int:
+    """Bytes of the stack of new threads; 0: the default of the system, some megabytes."""
+    size = threading.stack_size()
+    if size:
+        threading.stack_size(size)  # asking has set it to the default
+    return size
 
 
 def threads() -> int:
