@@ -17,6 +17,7 @@ from xpnet.config import make_config
 from xpnet.errors import ConfigError
 from xpnet.training.history import Record
 from xpnet.tune import owners
+from xpnet.tune import search as tune_search
 from xpnet.tune.__main__ import main
 from xpnet.tune.folder import search_folder
 from xpnet.tune.owners import Owners
@@ -108,6 +109,27 @@ def test_a_process_waits_for_the_trials_of_others_and_trains_those_of_the_dead(
     assert main(["space.toml", *SMALL, "--shared", "--epochs", "200"]) == 0
     assert "waiting   for 1 trial of other processes" in capsys.readouterr().out
     assert [row["state"] for row in rows()] == ["complete"]
+
+
+def test_a_process_that_was_killed_while_it_wrote_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    journal = Path("study/trials.journal").absolute()
+    lock = Path(f"{journal}.lock")
+    targets = []
+    symlink = os.symlink
+
+    def noted(target: str, link: str) -> None:
+        targets.append(target)
+        symlink(target, link)
+
+    monkeypatch.setattr(os, "symlink", noted)
+    search(None)
+    assert set(targets) == {str(journal)}
+    symlink(targets[0], lock)  # as it is while a process writes
+    monkeypatch.setattr(tune_search, "LOCK_SECONDS", 3)
+    assert search(None).next(12) is not None
+    assert not lock.is_symlink()
 
 
 def test_points_of_a_shared_search_that_need_no_training() -> None:

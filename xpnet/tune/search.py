@@ -60,6 +60,10 @@ class Trial:
     outcome: Outcome | None
 
 
+LOCK_SECONDS = 30
+"""After which a lock of the journal, held for the time of a write, is that of a dead process."""
+
+
 class Search:
     """The trials of one space, stored in `folder`, which `search_folder` has prepared.
 
@@ -83,7 +87,7 @@ class Search:
         import_optuna()
         import optuna
         from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
+        from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
         self.space, self.base, self.sampler, self.objective = space, base, sampler, objective
         self.grid: list[dict[str, Any]] | None = None
@@ -94,10 +98,14 @@ class Search:
         pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
         if self.grid is None and "epochs" not in space:
             pruner = optuna.pruners.MedianPruner(_LEARNING, max(2, -(-base.epochs // 4)))
+        # Optuna's lock is a link to the journal: a relative one would lead nowhere, and one that a
+        # killed process has left would never be found to be old.
+        journal = str((folder / JOURNAL).absolute())
+        lock = JournalFileSymlinkLock(journal, grace_period=LOCK_SECONDS)
         try:
             self.study = optuna.create_study(
                 study_name="search",
-                storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
+                storage=JournalStorage(JournalFileBackend(journal, lock)),
                 sampler=optuna.samplers.RandomSampler(),
                 pruner=pruner,
                 direction=OBJECTIVES[objective],
