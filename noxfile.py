@@ -74,9 +74,8 @@ def parity(session: nox.Session) -> None:
     on_gpu = "cuda" in session.posargs
     install(session, "test,peers,cuda13" if on_gpu else "test,peers")
     files = [f"tests/{name}.py" for name in [*PARITY, *(OF_KERNELS if on_gpu else [])]]
-    session.run(
-        "python", "-m", "pytest", *files, "tests/backend/test_cupy_contract.py", *session.posargs
-    )
+    files.append("tests/backend/test_cupy_contract.py")
+    session.run("python", "-m", "pytest", "--slow", *files, *session.posargs)
 
 
 @nox.session
@@ -88,10 +87,11 @@ def kernels(session: nox.Session) -> None:
     install(session)
     session.run("python", "tests/support/compile_kernels.py")
     own = [f"tests/{name}.py" for name in OF_KERNELS]
-    session.run("python", "-m", "pytest", *own)
+    session.run("python", "-m", "pytest", "--slow", *own)
     others = {"training/test_checkpoints", "backend/test_backend", "test_initializers"}
     files = [f"tests/{name}.py" for name in PARITY if name not in others]
-    session.run("python", "-m", "pytest", *files, "--device", "kernels", "-k", "kernels")
+    on_kernels = ["--slow", "--device", "kernels", "-k", "kernels"]
+    session.run("python", "-m", "pytest", *files, *on_kernels)
 
 
 @nox.session
