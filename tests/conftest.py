@@ -139,9 +139,16 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(request: pytest.FixtureRequest) -> Iterator[None]:
-    with _skipped_without_a_peer(request.config):
-        return (yield)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Iterator[None]:
+    try:
+        with _skipped_without_a_peer(request.config):
+            return (yield)
+    except pytest.skip.Exception as skipped:
+        # Tests after this one get what pytest has kept of a fixture, which is the first error.
+        fixturedef.cached_result = (None, fixturedef.cache_key(request), (skipped, None))
+        raise
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
