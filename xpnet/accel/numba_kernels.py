@@ -61,6 +61,22 @@ def _rectified(x: Any) -> Any:
     return x if x > 0 or x != x else type(x)(0)
 
 
+@_inlined
+def _rectified_gradient(dy: Any, x: Any, slope: Any) -> Any:
+    """Of `x` where it is positive, else of `slope x`."""
+    return dy if x > type(x)(0) else dy * slope
+
+
+@_inlined
+def _tanh_gradient(dy: Any, y: Any) -> Any:
+    return (type(y)(1) - y * y) * dy
+
+
+@_inlined
+def _sigmoid_gradient(dy: Any, y: Any) -> Any:
+    return (type(y)(1) - y) * y * dy
+
+
 @_kernel
 def relu(x: Array, y: Array) -> None:
     """`ReLU.forward`."""
@@ -87,7 +103,7 @@ def relu_backward(dy: Array, x: Array, dx: Array) -> None:
     dy, x, dx = dy.ravel(), x.ravel(), dx.ravel()
     zero = dx.dtype.type(0)
     for i in range(dx.size):
-        dx[i] = dy[i] if x[i] > 0 else dy[i] * zero
+        dx[i] = _rectified_gradient(dy[i], x[i], zero)
 
 
 @_kernel
@@ -96,10 +112,9 @@ def leaky_relu_backward(dy: Array, x: Array, slope: float, dx: Array) -> None:
     if dy.shape != x.shape:
         raise ValueError(OTHER_SHAPE)
     dy, x, dx = dy.ravel(), x.ravel(), dx.ravel()
-    zero, slope = dx.dtype.type(0), dx.dtype.type(slope)
+    slope = dx.dtype.type(slope)
     for i in range(dx.size):
-        d = dy[i]
-        dx[i] = d if x[i] > zero else d * slope
+        dx[i] = _rectified_gradient(dy[i], x[i], slope)
 
 
 @_kernel
@@ -108,9 +123,8 @@ def tanh_backward(dy: Array, y: Array, dx: Array) -> None:
     if dy.shape != y.shape:
         raise ValueError(OTHER_SHAPE)
     dy, y, dx = dy.ravel(), y.ravel(), dx.ravel()
-    one = y.dtype.type(1)
     for i in range(dx.size):
-        dx[i] = (one - y[i] * y[i]) * dy[i]
+        dx[i] = _tanh_gradient(dy[i], y[i])
 
 
 @_kernel
@@ -119,9 +133,8 @@ def sigmoid_backward(dy: Array, y: Array, dx: Array) -> None:
     if dy.shape != y.shape:
         raise ValueError(OTHER_SHAPE)
     dy, y, dx = dy.ravel(), y.ravel(), dx.ravel()
-    one = y.dtype.type(1)
     for i in range(dx.size):
-        dx[i] = (one - y[i]) * y[i] * dy[i]
+        dx[i] = _sigmoid_gradient(dy[i], y[i])
 
 
 @_kernel

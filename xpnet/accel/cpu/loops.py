@@ -2,7 +2,8 @@
 
 Each is a function of a block of arguments (`blocks.py`), whose order is that of the kernel or
 formula of the same name. Updates call their kernel in `numba_kernels.py` for each row; kernels that
-take arrays of any shape are written again here, as a call of them costs more than a short row.
+take arrays of any shape are loops again here, over the same functions of numbers, as a call of them
+costs more than a short row.
 """
 
 from __future__ import annotations
@@ -40,17 +41,14 @@ def _activations(bits: int) -> tuple[Loop, ...]:
             dy, x, dx = row(p, 0, n, bits), row(p, 1, n, bits), row(p, 2, n, bits)
             zero = dx.dtype.type(0)
             for j in range(dx.size):
-                d = dy[j]
-                dx[j] = d if x[j] > zero else d * zero
+                dx[j] = kernels._rectified_gradient(dy[j], x[j], zero)
 
     def leaky_relu_backward(p, step):
         slope = real_of(p[6], bits)
         for n in range(p[0]):
             dy, x, dx = row(p, 0, n, bits), row(p, 1, n, bits), row(p, 3, n, bits)
-            zero = dx.dtype.type(0)
             for j in range(dx.size):
-                d = dy[j]
-                dx[j] = d if x[j] > zero else d * slope
+                dx[j] = kernels._rectified_gradient(dy[j], x[j], slope)
 
     def tanh(p, step):
         for n in range(p[0]):
@@ -61,9 +59,8 @@ def _activations(bits: int) -> tuple[Loop, ...]:
     def tanh_backward(p, step):
         for n in range(p[0]):
             dy, y, dx = row(p, 0, n, bits), row(p, 1, n, bits), row(p, 2, n, bits)
-            one = dx.dtype.type(1)
             for j in range(dx.size):
-                dx[j] = (one - y[j] * y[j]) * dy[j]
+                dx[j] = kernels._tanh_gradient(dy[j], y[j])
 
     def sigmoid(p, step):
         for n in range(p[0]):
@@ -77,9 +74,8 @@ def _activations(bits: int) -> tuple[Loop, ...]:
     def sigmoid_backward(p, step):
         for n in range(p[0]):
             dy, y, dx = row(p, 0, n, bits), row(p, 1, n, bits), row(p, 2, n, bits)
-            one = dx.dtype.type(1)
             for j in range(dx.size):
-                dx[j] = (one - y[j]) * y[j] * dy[j]
+                dx[j] = kernels._sigmoid_gradient(dy[j], y[j])
 
     def exp(p, step):
         for n in range(p[0]):
