@@ -122,6 +122,7 @@ def npz_of_two_names() -> bytes:
         ("csv", f"{LONG}x{LONG},1x2\n1,2\n".encode()),
         ("csv", f"1,2,3,4\n{LONG},1,1,1\n".encode()),
         ("csv", b"label,a\n1,\xff\n"),
+        ("csv", b"label,a\n1e401,1\n"),
         ("csv", b'label,a\n1,"' + b"7" * 200_000 + b'"\n'),
         ("csv", b"label,pixel0\n" + b'"' + b" " * 200_000 + b'-1",2\n'),
         ("csv", b"label,pixel0\n\0\n1,2\n"),

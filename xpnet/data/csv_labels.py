@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
@@ -136,7 +137,7 @@ class Labels:
 
 
 def _regression_hint(value: float) -> str:
-    if value == int(value):
+    if value.is_integer() or not math.isfinite(value):
         return ""
     return (
         ": the column must hold classes; for regression, read the file with pandas, and call fit() "
