@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy
 
-from xpnet.backend import Array, zeros
+from xpnet.backend import Array, not_substituted, zeros
 
 
 class Workspace:
@@ -15,7 +15,8 @@ class Workspace:
 
     An array is allocated when its name is first requested, and again only if it must grow or change
     its dtype. A smaller shape gets a view of the same memory, so a short last batch costs no
-    allocation and memory never grows with the number of batch sizes.
+    allocation and memory never grows with the number of batch sizes. While a step is recorded,
+    what is allocated here is no operation of it.
     """
 
     def __init__(self) -> None:
@@ -31,7 +32,7 @@ class Workspace:
             return view
         size, memory = math.prod(shape), self._memory.get(key)
         if memory is None or memory.dtype != dtype or len(memory) < size:
-            memory = self._memory[key] = zeros(xp, size, dtype)
+            memory = self._memory[key] = zeros(not_substituted(xp), size, dtype)
         view = self._views[key] = memory[:size].reshape(shape)
         return view
 
@@ -43,7 +44,7 @@ class Workspace:
             return view
         size, memory = math.prod(shape), self._memory.get(key)
         if memory is None or memory.dtype != dtype or len(memory) < size:
-            memory = self._memory[key] = zeros(xp, size, dtype)
+            memory = self._memory[key] = zeros(not_substituted(xp), size, dtype)
         view = self._views[key] = memory[:size].reshape(shape)
         return view
 
@@ -51,7 +52,8 @@ class Workspace:
         """A vector of `size` ones: `ones @ a` sums the rows of `a` in one BLAS call."""
         memory = self._memory.get((hash(xp), "ones"))
         if memory is None or memory.dtype != dtype or len(memory) < size:
-            memory = self._memory[hash(xp), "ones"] = xp.ones(size, dtype=dtype)
+            memory = not_substituted(xp).ones(size, dtype=dtype)
+            self._memory[hash(xp), "ones"] = memory
             if isinstance(memory, numpy.ndarray):
                 memory.flags.writeable = False  # so that a compiled step can rely on it
         return memory[:size]
@@ -60,7 +62,8 @@ class Workspace:
         """The vector `0, 1, …, size − 1`."""
         memory = self._memory.get((hash(xp), "numbers"))
         if memory is None or memory.dtype != dtype or len(memory) < size:
-            memory = self._memory[hash(xp), "numbers"] = xp.arange(size, dtype=dtype)
+            memory = not_substituted(xp).arange(size, dtype=dtype)
+            self._memory[hash(xp), "numbers"] = memory
         return memory[:size]
 
     def classes(self, xp: Any, count: int, labels: Array) -> Array:

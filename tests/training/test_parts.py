@@ -170,6 +170,22 @@ def test_several_threads_work(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen[None] == {threading.get_ident()}
 
 
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize(("loss", "targets"), LOSSES, ids=["ce", "smoothed", "mse", "sigmoid"])
+def test_the_number_of_threads_changes_between_the_first_step_and_the_recorded_one(
+    loss: Any, targets: Any, kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copies of the layers that only the recorded step uses have no buffers yet."""
+    monkeypatch.setattr(SETTINGS, "kernels_enabled", kernels)
+    x, labels = images()
+    steps = [xn.TrainStep(made(), loss(), "sgd") for _ in range(2)]
+    for threads in (1, 2, 2, 1):
+        with on(threads):
+            found = float(steps[0](x, targets(labels)))
+        with on(2):
+            assert found == float(steps[1](x, targets(labels)))
+
+
 def test_the_number_of_blas_threads_is_restored() -> None:
     step = xn.TrainStep(made(), "cross_entropy", "sgd")
     with on(2):
@@ -416,7 +432,7 @@ from xpnet.accel import small_gemm
 def trained(into):
     network = xn.Sequential((20, 20), xn.Conv2d(24, 5), "relu", xn.Flatten(), 3, seed=1)
     x, y = np.random.default_rng(0).random((64, 400)), np.arange(64) % 3
-    xn.fit(network, (x, y), optimizer="adam", epochs=20, batch_size=64, callbacks=[Looks()])
+    xn.fit(network, (x, y), optimizer="adam", epochs=8, batch_size=64, callbacks=[Looks()])
     into.append(network.flat_parameters)
 
 class Looks(xn.Callback):
@@ -427,12 +443,12 @@ class Looks(xn.Callback):
 assert small_gemm.blas_threads() == 2
 alone, together = [], []
 trained(alone)
-threads = [threading.Thread(target=trained, args=(together,)) for _ in range(3)]
+threads = [threading.Thread(target=trained, args=(together,)) for _ in range(6)]
 for thread in threads:
     thread.start()
 for thread in threads:
     thread.join()
-assert len(together) == 3
+assert len(together) == 6
 for found in together:
     assert np.array_equal(found, alone[0])
 assert small_gemm.blas_threads() == 2

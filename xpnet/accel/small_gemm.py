@@ -73,7 +73,8 @@ def kept() -> Iterator[int]:
     finally:
         with blocks.lock:
             if blocks.kept.pop(key, None) is not None and not blocks.single:
-                _set_threads(threads)
+                if pool.get_num_threads() != threads:
+                    _set_threads(threads)
                 _release(pool)
 
 
@@ -131,6 +132,17 @@ def blas_threads() -> int | None:
     return None if pool is None else int(pool.get_num_threads())
 
 
+def usual_threads() -> int | None:
+    """The number of threads of NumPy's BLAS where no block of `kept` has changed it, or None.
+
+    Another thread may be in such a block, with one thread for the moment: what is chosen for a
+    whole training must not depend on that.
+    """
+    blocks = _blocks
+    with blocks.lock:
+        return next(iter(blocks.kept.values()), blas_threads())
+
+
 @contextmanager
 def if_few(x: Array, weights: Array) -> Iterator[None]:
     """In the block, a forward and backward pass of `x` `(N, F)` uses one core if that is faster.
@@ -141,19 +153,18 @@ def if_few(x: Array, weights: Array) -> Iterator[None]:
     is_small = rows <= FEW_ROWS and rows * weights.size <= FEW_PRODUCTS
     # Steps that are only listed are for compiled loops, which cut their products themselves.
     is_small = is_small and isinstance(weights, numpy.ndarray) and is_executed(numpy)
-    pool = _pool() if is_small else None
-    if pool is None:
+    if not is_small or _pool() is None:
         yield
         return
-    threads = pool.get_num_threads()
-    if threads > 1:
-        _run(partial(_set_threads, 1))
-    try:
-        with replaced(numpy, in_pieces):
-            yield
-    finally:
+    with kept() as threads:
         if threads > 1:
-            _run(partial(_set_threads, threads))
+            _run(partial(_set_threads, 1))
+        try:
+            with replaced(numpy, in_pieces):
+                yield
+        finally:
+            if threads > 1:
+                _run(partial(_set_threads, threads))
 
 
 def in_pieces(op: Op) -> Sequence[Op]:

@@ -96,6 +96,11 @@ def substitute_of(module: Any) -> Any:
     return substitute if substitute == module else None
 
 
+def not_substituted(xp: Any) -> Any:
+    """The array module that `xp` is, or that it replaces: arrays made with it are not recorded."""
+    return next((module for module in list(_modules.values()) if module == xp), xp)
+
+
 def substituted(module: Any) -> AbstractContextManager[None]:
     """Within the block `array_module` returns `module` in place of the one that it equals.
 

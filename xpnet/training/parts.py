@@ -81,7 +81,7 @@ def forward_backward(
         xp.copyto(logits[rows], outputs)
         return xp.multiply(value, share, out=value)
 
-    if small_gemm.blas_threads() == 1:
+    if small_gemm.usual_threads() == 1:
         # The same buffers for one part after the other: they stay in the cache.
         (replica,) = network.replicas.first(1)
         total = workspace.array(xp, "sum of parts", gradients.shape, gradients.dtype)

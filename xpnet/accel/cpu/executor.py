@@ -130,5 +130,5 @@ def _stack_size() -> int:
 
 def threads() -> int:
     """As many as NumPy's BLAS uses: its limit, such as `--threads`, is that of the loops."""
-    count = small_gemm.blas_threads() or os.cpu_count() or 1
+    count = small_gemm.usual_threads() or os.cpu_count() or 1
     return max(1, min(count, PARTS))
