@@ -295,6 +295,16 @@ def test_a_first_sample_in_equal_steps_is_kept(
     assert (data.labels is None) == (target is None)
 
 
+@pytest.mark.parametrize("first", ["0,2.5,3", "0,?,3", "7,NA,0"])
+def test_a_sample_with_the_number_that_is_the_target_is_no_header(
+    tmp_path: Path, first: str
+) -> None:
+    with pytest.raises(DataError, match=r"no header, so no column '0': give .* counted from 1"):
+        read(tmp_path, f"{first}\n1,4,5\n", target="0")
+    assert read(tmp_path, "age,weight,0\n1,4,5\n", target="0").x.tolist() == [[1, 4]]
+    assert len(read(tmp_path, "0,1,2\n1,4,5\n", target="0")) == 1
+
+
 @pytest.mark.parametrize(
     ("first", "target", "features"),
     [

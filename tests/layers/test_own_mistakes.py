@@ -164,6 +164,13 @@ class WithoutSuper(Descent):
         self.learning_rate = learning_rate  # type: ignore[assignment]
 
 
+class OtherName(xn.Optimizer):
+    state_names = ("mean",)
+
+    def update(self, values: Array, gradients: Array, scalars: Array) -> None:
+        self.state["square"] += gradients
+
+
 class OneName(Descent):
     state_names = "mean"  # type: ignore[assignment]
 
@@ -172,10 +179,11 @@ class OneName(Descent):
     ("kind", "words"),
     [
         (WithoutSuper, r"^WithoutSuper\.__init__\(\) does not call super\(\)\.__init__\("),
+        (OtherName, r"^OtherName has no state 'square': its state_names is \('mean',\)"),
         (OneName, r"^state_names of OneName must be a tuple of names, such as \('mean',\), found"),
     ],
 )
-def test_an_optimizer_that_is_not_complete(kind: type[Descent], words: str) -> None:
+def test_an_optimizer_that_is_not_complete(kind: type[xn.Optimizer], words: str) -> None:
     with pytest.raises(XpnetError, match=words):
         train(xn.Sequential(6, 3), optimizer=kind(0.1))
 

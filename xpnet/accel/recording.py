@@ -51,7 +51,8 @@ class _Snapshot:
 
     def __init__(self, parts: Iterable[Any], optimizer: object) -> None:
         self.of_parts: list[dict[str, Any]] = list(map(vars, parts))
-        inside = [value for one in self.of_parts for value in one.values() if type(value) is dict]
+        held = [value for one in self.of_parts for value in one.values()]
+        inside = [value for value in held if isinstance(value, dict)]
         self.dicts = [one for one in (*self.of_parts, *inside) if one]
         self.empty = [one for one in inside if not one]
         items = [item for one in self.dicts for item in one.items()]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from xpnet.data.csv_records import (
     COMMA_NUMBER,
+    MISSING,
     NUMBER,
     Lines,
     cell_error,
@@ -139,12 +140,15 @@ def _is_header(
     if not numbers or "label" in lowered:
         return True
     label, is_named = _position(target, len(names)), wanted in lowered
-    if is_named and (label is None or not wanted.isdecimal()):
+    # Columns are counted from 1; who counts from 0 finds it in many a sample.
+    if is_named and wanted != "0" and (label is None or not wanted.isdecimal()):
         return True
     counts = _is_counting(numbers)
     values = [name for column, name in enumerate(names) if column != (label or 0)]
     if "" in names or not all(map(_is_number, values)):
-        return is_named or counts
+        # A missing value of a sample is no name. pandas leaves the name of its index empty.
+        is_sample = names[0] != "" and all(_is_number(n) or n in MISSING for n in names)
+        return counts or (is_named and not is_sample)
     # The line may be a sample: only 0, 1, 2, ... counts as a header.
     if not counts:
         return False
@@ -247,7 +251,7 @@ def _numbered_label(path: Path, columns: int, target: str | None, features: int 
         return 0
     raise DataError(
         f"{path}: target: the file has no header, so no column {quote_cell(target or '')}: give "
-        f"{_POSITIONS} of its {columns}"
+        f"{_POSITIONS} of its {columns}, counted from 1"
     )
 
 

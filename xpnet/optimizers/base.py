@@ -17,6 +17,20 @@ FLUSH_EVERY = 50
 """Subnormal numbers in the state become 0 after every 50th update; see `Optimizer.count_step`."""
 
 
+class _State(dict[str, Array]):
+    """The arrays of an optimizer's state, by name."""
+
+    def __init__(self, owner: str, arrays: dict[str, Array]) -> None:
+        super().__init__(arrays)
+        self._owner = owner
+
+    def __missing__(self, name: str) -> Array:
+        raise ConfigError(
+            f"{self._owner} has no state {name!r}: its state_names is {tuple(self)}, which must "
+            f"name each array that update() keeps in self.state"
+        )
+
+
 class Optimizer:
     """Base of all optimizers: `step(network)` changes the network's values in place.
 
@@ -179,7 +193,8 @@ class Optimizer:
                     f"state_names of {type(self).__name__} must be a tuple of names, such as "
                     f"({names!r},), found {names!r}"
                 )
-            self.state = {name: zeros(xp, values.size, values.dtype) for name in names}
+            made = {name: zeros(xp, values.size, values.dtype) for name in names}
+            self.state = _State(type(self).__name__, made)
 
     def _upload(self, values: Array) -> Array:
         xp, numbers = array_module(values), self.scalars(self.steps)

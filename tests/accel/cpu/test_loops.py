@@ -158,7 +158,7 @@ def ulps(found: np.ndarray, exact: np.ndarray) -> float:
     return float(np.max(distance / np.spacing(abs(expected[is_number])).astype(exact.dtype)))
 
 
-@pytest.mark.parametrize("name", ["exp", "tanh", "sigmoid", "log1p"])
+@pytest.mark.parametrize("name", ["exp", "tanh", "log1p"])
 def test_elementary_functions_are_right_in_all_but_the_last_place(name: str, dtype: str) -> None:
     rng = np.random.default_rng(5)
     scales = np.exp(rng.uniform(-30, 5.2, (200, 500)))
@@ -170,15 +170,12 @@ def test_elementary_functions_are_right_in_all_but_the_last_place(name: str, dty
     call(name, block(x.shape, x, found), dtype)
     wide = x.astype(np.longdouble if dtype == "float64" else np.float64)
     with np.errstate(all="ignore"):
-        small = np.exp(-abs(wide))
-        of_sigmoid = np.where(wide > 0, 1, small) / (1 + small)
-        functions = {"exp": np.exp, "tanh": np.tanh, "sigmoid": lambda _: of_sigmoid}
-        exact = functions.get(name, np.log1p)(wide)
+        exact = getattr(np, name)(wide)
         # The units of u = half a place: exp: r 1, sum and q r² 1, the last sum 1, the product with
-        # a power of two exact (2 more where it is subnormal). Sigmoid: that of exp, sum, quotient.
-        # tanh: r and rest 3, product and sum 2, e + 2 and quotient 2. log1p is the C library's; of
-        # glibc's, the manual knows errors up to 2 places.
-        assert ulps(found, exact) <= {"exp": 2, "sigmoid": 2.5, "tanh": 3.5, "log1p": 2}[name]
+        # a power of two exact (2 more where it is subnormal). tanh: r and rest 3, product and sum
+        # 2, e + 2 and quotient 2. log1p is the C library's; of glibc's, the manual knows errors up
+        # to 2 places.
+        assert ulps(found, exact) <= {"exp": 2, "tanh": 3.5, "log1p": 2}[name]
 
 
 def test_sums(dtype: str) -> None:
@@ -201,7 +198,10 @@ def test_sums(dtype: str) -> None:
         given = a[0][:, part], columns[part]
         call("column_sums", block((ROWS, part.stop - part.start), *given), dtype)
     expected = np.zeros(COLUMNS, dtype)
-    for n in range(ROWS):
+    fours = ROWS // 4 * 4
+    for n in range(0, fours, 4):
+        expected += (a[0, n] + a[0, n + 1]) + (a[0, n + 2] + a[0, n + 3])
+    for n in range(fours, ROWS):
         expected += a[0, n]
     assert same(columns, expected)
 
