@@ -239,6 +239,6 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Xpnet beside its peers: tables and pictures in `bench/results/` (about 10 minutes)."""
+    """Xpnet beside its peers: tables and plots in `bench/results/` (about 10 minutes)."""
     install(session, "bench")
     session.run("python", "-m", "bench", *session.posargs)

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from bench import machine, picture, tables
+from bench import machine, plot, tables
 from bench.choices import choose_competitors, choose_workloads
 from bench.timing import Workers, measure
 from bench.worker import THREADS
@@ -132,13 +132,13 @@ def _path(found: tables.Results, folder: Path) -> Path:
 
 
 def save(found: tables.Results, folder: Path) -> None:
-    """JSON, Markdown and picture."""
+    """JSON, Markdown and plot."""
     folder.mkdir(parents=True, exist_ok=True)
     kind, page = found["device"].partition(":")[0], tables.markdown(found)
     data = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
     write_atomically(_path(found, folder), data.encode())
     write_atomically(folder / f"{kind}.md", page.encode())
-    picture.draw(found, folder / f"{kind}.png")
+    plot.draw(found, folder / f"{kind}.png")
 
 
 def say(text: str) -> None:

@@ -1,13 +1,13 @@
 """`python -m bench end-to-end`: from process start to exit, to 98 % on the whole of MNIST.
 
 All train the same network (784-512-256-10, ReLU, no dropout) with Adam at 1e-3 in batches of
-128, on the 50,000 pictures that `xpnet.train` trains on by itself, read by the same reader, and
-stops after the first epoch whose weights classify 98 % of the 10,000 test pictures correctly.
-PyTorch and scikit-learn evaluate the test pictures after every epoch, within the measured time.
-`python -m xpnet.train` evaluates its 10,000 validation pictures after every epoch; its number of
+128, on the 50,000 images that `xpnet.train` trains on by itself, read by the same reader, and
+stops after the first epoch whose weights classify 98 % of the 10,000 test images correctly.
+PyTorch and scikit-learn evaluate the test images after every epoch, within the measured time.
+`python -m xpnet.train` evaluates its 10,000 validation images after every epoch; its number of
 epochs comes from a trial run, not timed, with the same seed and so the same bits, which found when
-the goal is first met on the test pictures. The `metrics.json` that it writes is checked. It also
-saves the model and draws its pictures. With `--device cuda` xpnet and PyTorch train on the GPU, and
+the goal is first met on the test images. The `metrics.json` that it writes is checked. It also
+saves the model and draws its figures. With `--device cuda` xpnet and PyTorch train on the GPU, and
 `xpnet-cpu` is measured as well; there bits may differ from the trial run's, and an epoch is added
 until the goal is met.
 
@@ -253,7 +253,7 @@ def contend(name: str, seed: int, task: Task) -> dict[str, Any]:
 
 
 def _memory_of_xpnet(task: Task) -> dict[str, Any]:
-    """What `xpnet.train` does without its pictures, whose memory is matplotlib's."""
+    """What `xpnet.train` does without its figures, whose memory is matplotlib's."""
     imported = memory("VmRSS")
     config, splits = read_splits(task, 0, epochs=3)
     network = factory.build_network(config, splits.train, Backend(task.device))

@@ -1,7 +1,7 @@
 """`python -m bench footprint`: what `import` costs, and how much memory training needs.
 
 The growth is that of a separate process that does what `python -m xpnet.train` does with its
-defaults for one epoch (read, split, train, validate, test), without its files and pictures: the
+defaults for one epoch (read, split, train, validate, test), without its files and figures: the
 peak of the process minus what it had after its imports. Compiled kernels count as imports: where
 they are used, a training of one batch has loaded them before.
 """

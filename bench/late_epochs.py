@@ -1,13 +1,13 @@
 """`python -m bench late-epochs`: W4 on MNIST, CPU seconds of epochs 5 to 10 beside epochs 2 to 4.
 
-784-512-256-10, ReLU, Adam at 1e-3, batches of 128, on the 50,000 pictures that `xpnet.train` trains
+784-512-256-10, ReLU, Adam at 1e-3, batches of 128, on the 50,000 images that `xpnet.train` trains
 on. Some pixels of MNIST are always 0, so the moments of their weights decay until they are
 subnormal numbers, and on many CPUs each further step takes longer (`Optimizer.count_step`). With
 random data every pixel is used, and the timed steps of the other workloads are the first ones.
 
 Each contender trains in a process of its own, one after the other, with one thread. The time is
 CPU time, so that other processes disturb it little. PyTorch and scikit-learn also classify the
-test pictures in each epoch, early and late ones alike. Epoch 1 is left out: xpnet loads kernels
+test images in each epoch, early and late ones alike. Epoch 1 is left out: xpnet loads kernels
 in it.
 """
 

@@ -1,7 +1,7 @@
 """What must hold for the built site: `python docs/check_site.py site MODULE ...`.
 
 - Every link within it leads to a file, and to an anchor of that file.
-- It loads nothing from a network: scripts, style sheets, fonts and pictures are its own.
+- It loads nothing from a network: scripts, style sheets, fonts and images are its own.
 - Every public name of each module is documented, no private one is, and every page of `docs/` is in
   the site.
 

@@ -1,4 +1,4 @@
-"""Puts the pictures of a run on one sheet: `python examples/contact_sheet.py RUN OUT.png`."""
+"""Puts the figures of a run on one sheet: `python examples/contact_sheet.py RUN OUT.png`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ ROWS = [["training_metrics.png"], ["confusion_matrix.png", "sample_predictions.p
 
 
 def sheet(run: Path) -> Image.Image:
-    """Every row of pictures scaled to the width of the widest, on white."""
+    """Every row of figures scaled to the width of the widest, on white."""
     rows = []
     for names in ROWS:
-        pictures = [Image.open(run / name).convert("RGB") for name in names]
-        scaled = [p.resize((p.width * HEIGHT // p.height, HEIGHT)) for p in pictures]
+        figures = [Image.open(run / name).convert("RGB") for name in names]
+        scaled = [p.resize((p.width * HEIGHT // p.height, HEIGHT)) for p in figures]
         row = Image.new("RGB", (sum(p.width + GAP for p in scaled) - GAP, HEIGHT), "white")
         left = 0
-        for picture in scaled:
-            row.paste(picture, (left, 0))
-            left += picture.width + GAP
+        for figure in scaled:
+            row.paste(figure, (left, 0))
+            left += figure.width + GAP
         rows.append(row)
     width = max(row.width for row in rows)
     rows = [row.resize((width, row.height * width // row.width)) for row in rows]

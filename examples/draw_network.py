@@ -1,4 +1,4 @@
-"""The picture of docs/mathematics.md: `python examples/draw_network.py [OUT.png]`.
+"""The figure of docs/mathematics.md: `python examples/draw_network.py [OUT.png]`.
 
 Neurons in columns, what flows forward in blue, what flows back in vermilion.
 """
@@ -26,7 +26,7 @@ Heights = Sequence[float | None]
 
 
 def draw_network(path: Path, sizes: tuple[int, int, int] = (784, 128, 10)) -> None:
-    """Write the picture of a network of `sizes` (features, hidden units, classes) as PNG."""
+    """Write the figure of a network of `sizes` (features, hidden units, classes) as PNG."""
     figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))

@@ -61,7 +61,7 @@ def main(path: Path) -> None:
     axes.plot(line[:, 0], line[:, 0] * np.sin(line[:, 0]), "--", color=VERMILION, label="x sin x")
     axes.legend()
     figure.savefig(path)
-    print(f"picture: {path}")
+    print(f"figure: {path}")
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def main(path: Path) -> None:
         axes.annotate(name, (recall, precision), xytext=(6, 6), textcoords="offset points")
     axes.legend()
     figure.savefig(path)
-    print(f"picture: {path}")
+    print(f"figure: {path}")
 
 
 if __name__ == "__main__":

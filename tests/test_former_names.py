@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import pickle
 import subprocess
 import sys
@@ -62,6 +63,27 @@ def test_renamed_names_of_a_module() -> None:
 
     assert found["Run"] is TrainingState
     assert found["EarlyStopping"] is xn.EarlyStopping
+
+
+@pytest.mark.parametrize(
+    ("module", "former", "new"),
+    [
+        ("pictures", "read_picture", "images.read_unchanged"),
+        ("picture_folders", "read_picture_folder", "image_folders.read_image_folder"),
+    ],
+)
+def test_the_readers_of_images(module: str, former: str, new: str) -> None:
+    sys.modules.pop(f"xpnet.data.{module}", None)
+    where, _, name = new.partition(".")
+    with pytest.warns(DeprecationWarning, match=rf"data\.{module} .* use xpnet\.data\.{where}"):
+        found = getattr(importlib.import_module(f"xpnet.data.{module}"), former)
+    assert found is getattr(importlib.import_module(f"xpnet.data.{where}"), name)
+
+
+def test_the_reader_of_image_folders_in_its_package() -> None:
+    with pytest.warns(DeprecationWarning, match=r"read_picture_folder .* use read_image_folder"):
+        from xpnet.data import read_picture_folder  # type: ignore[attr-defined]
+    assert read_picture_folder is xn.data.read_image_folder
 
 
 def test_an_attribute_of_a_class() -> None:

@@ -13,7 +13,7 @@ from xpnet.errors import ConfigError, short_repr
 
 COMMANDS = {
     "train": "train a classifier, test it, and write its report",
-    "predict": "print the most probable classes of pictures or samples",
+    "predict": "print the most probable classes of images or samples",
     "compare": "compare runs in a table and in curves",
     "tune": "search for the settings with the best validation accuracy",
     "export": "write a network as a web page to draw on, or as an ONNX file",

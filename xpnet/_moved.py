@@ -1,4 +1,4 @@
-"""Deprecated module names of version 0.1: importing one warns and returns the new module."""
+"""Deprecated module names, most of version 0.1: importing one warns and returns the new module."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ MOVED = {
     "xpnet.configuration": "xpnet.utils.introspection",
     "xpnet.data.augmentation": "xpnet.training.augmentation",
     "xpnet.data.batches": "xpnet.training.device_data",
+    "xpnet.data.picture_folders": "xpnet.data.image_folders",
+    "xpnet.data.pictures": "xpnet.data.images",
     "xpnet.data.weights": "xpnet.training.sample_weights",
     "xpnet.device_errors": "xpnet.backend.device_errors",
     "xpnet.drawing": "xpnet.figures.style",
@@ -39,7 +41,7 @@ MOVED = {
     "xpnet.folder": "xpnet._files",
     "xpnet.graph": "xpnet.accel.cuda_graph",
     "xpnet.history": "xpnet.training.history",
-    "xpnet.images": "xpnet.data.pictures",
+    "xpnet.images": "xpnet.data.images",
     "xpnet.initial_model": "xpnet.runs.initial_model",
     "xpnet.inputs": "xpnet.utils.inputs",
     "xpnet.kernels": "xpnet.accel.cuda_kernels",
@@ -67,7 +69,10 @@ MOVED = {
 
 RENAMED = {
     "xpnet.callbacks": {"Run": "TrainingState"},
+    "xpnet.data.picture_folders": {"read_picture_folder": "read_image_folder"},
+    "xpnet.data.pictures": {"read_picture": "read_unchanged"},
     "xpnet.meter": {"Meter": "RunningMetrics", "Run": "TrainingState"},
+    "xpnet.notebook": {"picture": "figure"},
     "xpnet.results": {"PastRun": "RunRecord"},
     "xpnet.replay": {"Listener": "Recorder"},
     "xpnet.resume": {"Keeper": "CheckpointManager", "describe_training": "training_fingerprint"},

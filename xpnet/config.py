@@ -124,19 +124,19 @@ class TrainConfig(BaseModel):
     the other optimizers)"""
 
     augment_shift: float = Field(0.0, ge=0)
-    """the largest shift of a training picture, in pixels"""
+    """the largest shift of a training image, in pixels"""
     augment_rotation: float = Field(0.0, ge=0)
-    """the largest rotation of a training picture, in degrees"""
+    """the largest rotation of a training image, in degrees"""
     augment_scale: float = Field(0.0, ge=0, lt=1)
-    """the largest change of scale of a training picture: 0.1 for factors from 0.9 to 1.1"""
+    """the largest change of scale of a training image: 0.1 for factors from 0.9 to 1.1"""
     augment_shear: float = Field(0.0, ge=0, lt=90)
-    """the largest shear of a training picture, in degrees"""
+    """the largest shear of a training image, in degrees"""
     augment_elastic: float = Field(0.0, ge=0)
-    """the strength of the elastic distortion of a training picture (Simard's alpha, such as 34)"""
+    """the strength of the elastic distortion of a training image (Simard's alpha, such as 34)"""
     augment_elastic_sigma: float = Field(4.0, gt=0)
     """the standard deviation, in pixels, of the filter that smooths the elastic distortion"""
     augment_probability: float = Field(1.0, ge=0, le=1)
-    """the probability that a training picture is changed, each time it is used"""
+    """the probability that a training image is changed, each time it is used"""
 
     optimizer: Literal["sgd", "rmsprop", "adam", "adamw"] = "adam"
     """the optimizer"""
@@ -186,7 +186,7 @@ class TrainConfig(BaseModel):
     checkpoint_every: str = "60 seconds"
     """the interval between two checkpoints in the run folder: '2 epochs', '30 seconds'"""
     report: bool = True
-    """write the pictures and report.html at the end, which takes about three seconds;
+    """write the figures and report.html at the end, which takes about three seconds;
     xpnet.report.report_again(FOLDER) in Python writes them later"""
     resume: Path | None = None
     """the folder of an unfinished run to resume, with the settings in its config.toml (default: a

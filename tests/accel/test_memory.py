@@ -146,12 +146,12 @@ def test_the_command_trains_on_a_file_that_its_memory_could_not_hold(tmp_path: P
     folder.mkdir()
     rows, side, classes = 32_768, 128, 3
     labels = numpy.arange(rows, dtype=numpy.uint8) % classes
-    pictures = numpy.zeros((300, side, side), dtype=numpy.uint8)
-    for picture, label in zip(pictures, labels, strict=False):
-        picture[:, 40 * label : 40 * label + 40] = 255
-    sparse(folder / "x_train.npy", (rows, side, side), pictures)
+    images = numpy.zeros((300, side, side), dtype=numpy.uint8)
+    for image, label in zip(images, labels, strict=False):
+        image[:, 40 * label : 40 * label + 40] = 255
+    sparse(folder / "x_train.npy", (rows, side, side), images)
     numpy.save(folder / "y_train.npy", labels)
-    numpy.save(folder / "x_test.npy", pictures)
+    numpy.save(folder / "x_test.npy", images)
     numpy.save(folder / "y_test.npy", labels[:300])
     flags = "--hidden= --epochs=1 --batch-size=512 --validation=100 --threads=1"
     done = subprocess.run(

@@ -125,11 +125,11 @@ def test_nor_does_a_step_as_written(
 def test_nor_does_a_distortion(device: Backend) -> None:
     distort = xn.Augmentation(shift=1, rotation=10, shear=5, scale=0.1, elastic=2.0)
     distort.begin((3, 4), seed=1)
-    pictures = device.asarray(data()[0], dtype="float32")
+    images = device.asarray(data()[0], dtype="float32")
     for _ in range(2):  # the buffers of the first take blocks of the pool, the second new ones
-        distort.apply(pictures, pictures)
+        distort.apply(images, images)
     with steady(device):
-        distort.apply(pictures, pictures)
+        distort.apply(images, images)
 
 
 @pytest.mark.parametrize("rows", [1, 5, 800])

@@ -1,4 +1,4 @@
-"""Pictures made into what MNIST holds, and the command that tells what a network sees."""
+"""Images made into what MNIST holds, and the command that tells what a network sees."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 import xpnet
 from xpnet.cli.predict import main, predictions
 from xpnet.data import Dataset, load_dataset
-from xpnet.data.pictures import prepare, read_image
+from xpnet.data.images import prepare, read_image
 from xpnet.errors import CheckpointError, DataError
 from xpnet.network import PREDICTION_ROWS
 from xpnet.random import generator
@@ -40,7 +40,7 @@ def extent(field):
     return numpy.ptp(rows) + 1, numpy.ptp(columns) + 1
 
 
-# Pictures
+# Image files
 
 
 def test_a_drawing_becomes_an_image_like_those_of_mnist():
@@ -76,7 +76,7 @@ def test_neither_page_nor_place_nor_contrast_matter(size, place, ink, paper):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([(28, 28), (40, 40), (90, 61)]))
-def test_inverting_a_picture_changes_nothing(seed, size):
+def test_inverting_an_image_changes_nothing(seed, size):
     draw = generator(seed, "strokes")
     image = Image.new("L", size, 255)
     points = draw.integers(5, min(size) - 5, (4, 2)).tolist()
@@ -197,7 +197,7 @@ def png(image):
         (png(drawing(ink=250, paper=255)), "blank: its grey levels, 250 to 255"),
     ],
 )
-def test_what_is_no_picture_is_one_line_that_names_the_file(content, message, tmp_path):
+def test_what_is_no_image_is_one_line_that_names_the_file(content, message, tmp_path):
     path = tmp_path / "three.png"
     path.write_bytes(content)
     with pytest.raises(DataError, match=re.escape(message)) as caught:
@@ -237,7 +237,7 @@ def test_a_damaged_png_is_never_a_traceback(tmp_path):
     assert failed > 50
 
 
-# A network, and what it makes of pictures
+# A network, and what it makes of images
 
 
 @pytest.fixture(scope="module")
@@ -303,7 +303,7 @@ def run(capsys, *arguments):
     return status, captured.out.splitlines(), captured.err.splitlines()
 
 
-def test_one_line_a_picture(model, held_out, tmp_path, capsys):
+def test_one_line_an_image(model, held_out, tmp_path, capsys):
     draw = generator(0, "places")
     paths = []
     for number in range(3):
@@ -420,7 +420,7 @@ def test_a_model_without_metadata_takes_values_as_they_are(tmp_path, capsys):
     drawing().save(tmp_path / "a.png")
     status, lines, (error,) = run(capsys, tmp_path / "m.safetensors", tmp_path / "a.png")
     assert (status, lines) == (2, [])
-    assert "a.png is read as a picture, but the model was not trained on pictures" in error
+    assert "a.png is read as an image, but the model was not trained on images" in error
 
 
 def test_names_and_normalisation_come_from_the_model(tmp_path, capsys):

@@ -20,14 +20,14 @@ FILES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bi
 
 
 def records(seed: int, labels: int = 1, classes: int = 10) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """The labels `(4, labels)` and pictures `(4, 32, 32, 3)` of a file."""
+    """The labels `(4, labels)` and images `(4, 32, 32, 3)` of a file."""
     draw = numpy.random.default_rng(seed)
-    pictures = draw.integers(0, 256, (RECORDS, 32, 32, 3), dtype=numpy.uint8)
-    return draw.integers(0, classes, (RECORDS, labels), dtype=numpy.uint8), pictures
+    images = draw.integers(0, 256, (RECORDS, 32, 32, 3), dtype=numpy.uint8)
+    return draw.integers(0, classes, (RECORDS, labels), dtype=numpy.uint8), images
 
 
-def content(labels: numpy.ndarray, pictures: numpy.ndarray) -> bytes:
-    planes = pictures.transpose(0, 3, 1, 2).reshape(len(pictures), -1)
+def content(labels: numpy.ndarray, images: numpy.ndarray) -> bytes:
+    planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
     return numpy.concatenate([labels, planes], axis=1).tobytes()
 
 
@@ -38,7 +38,7 @@ def fill(folder: Path) -> Path:
     return folder
 
 
-def test_the_files_of_cifar_10_give_colour_pictures(tmp_path: Path) -> None:
+def test_the_files_of_cifar_10_give_colour_images(tmp_path: Path) -> None:
     source = load_dataset(fill(tmp_path / "cifar-10-batches-bin"))
     assert source.name == "cifar-10-batches-bin"
     assert source.test is not None
@@ -46,11 +46,11 @@ def test_the_files_of_cifar_10_give_colour_pictures(tmp_path: Path) -> None:
     assert source.train.classes == source.test.classes == NAMES
     assert source.train.image_shape == (32, 32, 3)
     assert source.train.x.dtype == numpy.uint8
-    labels, pictures = records(2)
+    labels, images = records(2)
     assert source.train.labels is not None
     assert source.train.labels[8:12].tolist() == labels[:, 0].tolist()
     rows = source.train.x[8:12].reshape(-1, 3, 32, 32)
-    numpy.testing.assert_array_equal(rows.transpose(0, 2, 3, 1), pictures)
+    numpy.testing.assert_array_equal(rows.transpose(0, 2, 3, 1), images)
 
 
 def test_the_digest_is_that_of_content_and_class_names(tmp_path: Path) -> None:
@@ -83,12 +83,12 @@ def test_cifar_100_has_two_labels_of_which_the_fine_one_is_read(tmp_path: Path) 
     for seed, name in enumerate(("train.bin", "test.bin")):
         (tmp_path / name).write_bytes(content(*records(seed, labels=2, classes=20)))
     source = load_dataset(tmp_path)
-    labels, pictures = records(0, labels=2, classes=20)
+    labels, images = records(0, labels=2, classes=20)
     assert source.train.labels is not None
     assert source.train.labels.tolist() == labels[:, 1].tolist()
     assert source.train.classes == tuple(map(str, range(100)))
     rows = source.train.x.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    numpy.testing.assert_array_equal(rows, pictures)
+    numpy.testing.assert_array_equal(rows, images)
     names = tuple(f"class {number}" for number in range(100))
     (tmp_path / "fine_label_names.txt").write_text("\n".join(names))
     assert load_dataset(tmp_path).train.classes == names

@@ -59,7 +59,7 @@ def test_parts_of_other_channels_are_refused() -> None:
     train = Dataset(X, LABELS, CLASSES, (2, 2))
     test = Dataset(X, LABELS, CLASSES, (1, 2, 2))
     message = (
-        "the test set holds pictures of 1 x 2 pixels of 2 channels, the training set pictures "
+        "the test set holds images of 1 x 2 pixels of 2 channels, the training set images "
         "of 2 x 2 pixels$"
     )
     with pytest.raises(DataError, match=message):
@@ -186,6 +186,6 @@ def test_classes_are_numbered_through_gaps() -> None:
         numbered_classes(numpy.array([MAX_CLASSES]))
 
 
-def test_only_perfect_squares_are_taken_for_square_pictures() -> None:
+def test_only_perfect_squares_are_taken_for_square_images() -> None:
     assert square_shape(784) == (28, 28)
     assert square_shape(785) is None

@@ -31,7 +31,7 @@ import xpnet as xn
 from xpnet.cli.train import main
 from xpnet.config import read_toml
 from xpnet.data import load_dataset, read_samples
-from xpnet.data.pictures import read_image
+from xpnet.data.images import read_image
 from xpnet.errors import CheckpointError, DataError, XpnetError
 from xpnet.runs.model import Model
 from xpnet.serialization import load
@@ -460,7 +460,7 @@ def packed(size: int) -> bytes:
         (5_700, 1, 3, (b"PLTE" + bytes(3) + b"\xff" * 3, b"tRNS\x00")),
     ],
 )
-def test_a_picture_of_little_file_and_many_pixels(
+def test_an_image_of_little_file_and_many_pixels(
     side: int, depth: int, kind: int, more: tuple[bytes, ...], tmp_path: Path
 ) -> None:
     bits = depth * {0: 1, 2: 3, 3: 1, 6: 4}[kind]
@@ -468,18 +468,18 @@ def test_a_picture_of_little_file_and_many_pixels(
     rows = packed(side * ((side * bits + 7) // 8 + 1) if allowed else 2**20)
     path = tmp_path / "a.png"
     path.write_bytes(png(side, side, depth, kind, rows, *more))
-    said = answer("xpnet.data.pictures.read_image", path)
+    said = answer("xpnet.data.images.read_image", path)
     # What is allowed is read, however little there may be to see.
     assert allowed == ("too large an image" not in said), said
 
 
-def test_a_picture_with_a_bomb_of_text(tmp_path: Path) -> None:
+def test_an_image_with_a_bomb_of_text(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     text = zlib.compress(bytes(2**27), 9)
     path.write_bytes(
         png(28, 28, 8, 0, zlib.compress(bytes(28 * 29)), b"zTXta\0\0" + text, b"iCCPa\0\0" + text)
     )
-    assert answer("xpnet.data.pictures.read_image", path).startswith(str(path))
+    assert answer("xpnet.data.images.read_image", path).startswith(str(path))
 
 
 def test_settings_are_no_library(tmp_path: Path) -> None:

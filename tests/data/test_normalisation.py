@@ -49,7 +49,7 @@ def test_each_feature_is_standardised_as_by_scikit_learn(
     assert numpy.abs(out[:, 3]).max() == 0  # a constant feature
 
 
-def test_pictures_have_one_scale() -> None:
+def test_images_have_one_scale() -> None:
     how = Normalisation.standard(Dataset(X, LABELS, ("a", "b"), (2, 2)))
     assert not how.by_feature
     assert how.scale == pytest.approx(1 / X.std(dtype=numpy.float64), rel=1e-12)

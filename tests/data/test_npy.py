@@ -86,7 +86,7 @@ def test_one_channel_in_the_last_place_is_as_none(tmp_path: Path, flat: bool) ->
     numpy.testing.assert_array_equal(numpy.asarray(source.train.x), X.reshape(60, -1))
 
 
-def test_mapped_rows_of_planes_are_colour_pictures_if_the_dataset_says_so(tmp_path: Path) -> None:
+def test_mapped_rows_of_planes_are_colour_images_if_the_dataset_says_so(tmp_path: Path) -> None:
     rows = numpy.load(fill(tmp_path, x=X.reshape(60, -1)) / "x.npy", mmap_mode="r")
     data = Dataset(rows, None, (), (2, 2, 3))
     assert isinstance(data.x, MappedRows)
@@ -245,7 +245,7 @@ def test_training_gives_the_same_bits_mapped_and_in_memory(
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_a_pair_may_be_mapped_and_pictures(backend: Backend, tmp_path: Path, flat: bool) -> None:
+def test_a_pair_may_be_mapped_and_images(backend: Backend, tmp_path: Path, flat: bool) -> None:
     x = (X / 255).astype(numpy.float32).reshape((60, 12) if flat else X.shape)
     folder = fill(tmp_path, x=x, y=Y)
     pairs = [(x, Y)]
@@ -300,7 +300,7 @@ OBJECTS = numpy.array([None, 1], dtype=object)
         ({"x_train": X, "y_train": Y, "x_test": X}, r"a holds x_test\.npy, x_train\.npy, y_train"),
         ({"x": X[0, 0], "y": Y[:3]}, r"x\.npy has shape \(3,\): samples must be"),
         ({"x": X[..., None, None], "y": Y}, r"x\.npy has shape \(60, 4, 3, 1, 1\)"),
-        ({"x": COLOUR, "y": Y}, r"x\.npy: x is a memory map of pictures .*savez .*transpose"),
+        ({"x": COLOUR, "y": Y}, r"x\.npy: x is a memory map of images .*savez .*transpose"),
         ({"x": COLOUR.transpose(0, 3, 1, 2), "y": Y}, r"x\.npy has the shape .*N, channels, heig"),
         ({"x": X[:0], "y": Y}, r"x\.npy has shape \(0, 4, 3\): it holds no array"),
         ({"x": X, "y": numpy.int64(3)}, r"y\.npy has shape \(\): it holds no array"),
@@ -400,7 +400,7 @@ def test_a_file_without_labels_says_where_they_belong(tmp_path: Path) -> None:
         (numpy.asfortranarray(X.reshape(60, 12)), "another order than rows can be gathered in"),
         (X.reshape(60, 12).astype(">f8"), r"another byte order \(>f8\)"),
         (X[0, 0], r"x has shape \(3,\)|x must be"),
-        (X.reshape(60, 2, 2, 3), r"x is a memory map of pictures \(60, 2, 2, 3\)"),
+        (X.reshape(60, 2, 2, 3), r"x is a memory map of images \(60, 2, 2, 3\)"),
     ],
 )
 def test_a_map_whose_rows_cannot_be_gathered_is_refused(

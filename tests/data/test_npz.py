@@ -46,7 +46,7 @@ def test_kerass_layout_gives_both_parts(tmp_path: Path) -> None:
     assert source.train.image_shape == (2, 3)
 
 
-def test_colour_pictures_become_rows_of_planes(tmp_path: Path) -> None:
+def test_colour_images_become_rows_of_planes(tmp_path: Path) -> None:
     path = save(tmp_path / "a.npz", x_train=COLOUR, y_train=Y, x_test=COLOUR[:2], y_test=Y[:2])
     source = read_npz(path)
     assert source.test is not None
@@ -59,10 +59,10 @@ def test_colour_pictures_become_rows_of_planes(tmp_path: Path) -> None:
     assert one.x.tolist() == COLOUR[..., 0].reshape(4, -1).tolist()
 
 
-def test_flat_rows_beside_colour_pictures_are_refused(tmp_path: Path) -> None:
+def test_flat_rows_beside_colour_images_are_refused(tmp_path: Path) -> None:
     flat = COLOUR.reshape(4, -1)
     path = save(tmp_path / "a.npz", x_train=COLOUR, y_train=Y, x_test=flat, y_test=Y)
-    message = "test set holds no pictures, the training set pictures of 5 x 6 pixels of 3 chann"
+    message = "test set holds no images, the training set images of 5 x 6 pixels of 3 chann"
     with pytest.raises(DataError, match=message):
         read_npz(path)
 

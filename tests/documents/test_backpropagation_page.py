@@ -463,8 +463,8 @@ def test_the_drawing(tmp_path: Path) -> None:
             assert image.format == "PNG"
             assert image.size == (1600, 920)
             # White beneath, so that it can be read in a dark theme.
-            picture = image.convert("RGBA")
-            assert picture.getpixel((0, 0)) == (255, 255, 255, 255)
-            assert len(picture.getcolors()) > 10
+            rgba = image.convert("RGBA")
+            assert rgba.getpixel((0, 0)) == (255, 255, 255, 255)
+            assert len(rgba.getcolors()) > 10
         assert path.stat().st_size < 120_000
     assert (tmp_path / "network.png").read_bytes() != (tmp_path / "small.png").read_bytes()

@@ -28,7 +28,7 @@ from bench import (
     footprint,
     late_epochs,
     machine,
-    picture,
+    plot,
     ranks,
     scaling,
     speedrun,
@@ -250,12 +250,12 @@ def test_the_page_shows_all_and_names_who_is_missing():
     assert "Not idle while others ran: torch." in page
 
 
-def test_the_picture_has_a_panel_a_workload(tmp_path):
+def test_the_figure_has_a_panel_a_workload(tmp_path):
     results = canned()
-    panels = [axes for axes in picture.figure(results).axes if axes.get_title()]
+    panels = [axes for axes in plot.figure(results).axes if axes.get_title()]
     assert [axes.get_title().splitlines()[0] for axes in panels] == ["W2", "W4"]
     assert [text.get_text() for text in panels[0].texts] == ["1.50", "6.00"]
-    picture.draw(results, tmp_path / "cpu.png")
+    plot.draw(results, tmp_path / "cpu.png")
     assert (tmp_path / "cpu.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -635,7 +635,7 @@ def test_titles_of_panels_do_not_overlap():
     results = canned()
     longest = {"title": max((one.title for one in WORKLOADS), key=len)}
     results["workloads"] = [one | longest for one in 2 * results["workloads"]]
-    figure = picture.figure(results)
+    figure = plot.figure(results)
     figure.draw_without_rendering()
     spans = [axes.title.get_window_extent() for axes in figure.axes]
     assert all(left.x1 < right.x0 for left, right in pairwise(spans))
@@ -644,7 +644,7 @@ def test_titles_of_panels_do_not_overlap():
 def test_a_workload_without_a_floor_has_an_empty_panel():
     results = canned()
     del results["workloads"][1]["entries"]["floor"]
-    titles = [axes.get_title() for axes in picture.figure(results).axes]
+    titles = [axes.get_title() for axes in plot.figure(results).axes]
     assert "W4\nno floor to measure by" in titles
 
 

@@ -71,24 +71,24 @@ def test_from_python(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.needs("sklearn")
 def test_prediction_intervals(tmp_path: Path) -> None:
-    printed = run(str(EXAMPLES / "prediction_intervals.py"), "picture.png", cwd=tmp_path)
+    printed = run(str(EXAMPLES / "prediction_intervals.py"), "figure.png", cwd=tmp_path)
     share, score = (float(x) for x in re.findall(r": ([0-9.]+)", printed)[:2])
     # The share of 2000 values has a standard error of 0.7 %, and the network is not exact.
     assert share == pytest.approx(90, abs=4)
     assert score > 0.5
-    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.needs("sklearn")
 def test_unbalanced_classes(tmp_path: Path) -> None:
-    printed = run(str(EXAMPLES / "unbalanced_classes.py"), "picture.png", cwd=tmp_path)
+    printed = run(str(EXAMPLES / "unbalanced_classes.py"), "figure.png", cwd=tmp_path)
     figures = re.findall(r"precision ([0-9.]+)  recall ([0-9.]+)", printed)
     precision, recall = zip(*[map(float, pair) for pair in figures], strict=True)
     # None, eight times, about 28 times ("balanced"): each finds more of the rare class.
     assert len(recall) == 3
     assert recall[0] + 0.1 < recall[1] < recall[2]
     assert precision[0] > precision[1] > precision[2] > 0.1
-    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

@@ -270,7 +270,7 @@ def test_the_settings_of_a_run_give_the_same_bits(clone: Clone) -> None:
 
 
 @pytest.mark.slow
-def test_pictures_are_recognised(clone: Clone) -> None:
+def test_images_are_recognised(clone: Clone) -> None:
     printed = clone.printed[block("few.csv").text]
     found = re.findall(r"^(\S+)  (\d)  ", printed, re.MULTILINE)
     assert found[:2] == [("examples/three.png", "3"), ("examples/five.jpg", "5")]

@@ -16,8 +16,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     monkeypatch.delitem(sys.modules, "check_site", raising=False)
     (tmp_path / "page.html").write_text(HEAD)
-    (tmp_path / "other.html").write_text('<p id="there">c</p><img src="picture.png">')
-    (tmp_path / "picture.png").touch()
+    (tmp_path / "other.html").write_text('<p id="there">c</p><img src="image.png">')
+    (tmp_path / "image.png").touch()
     return tmp_path
 
 

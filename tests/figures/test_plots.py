@@ -1,4 +1,4 @@
-"""Pictures of a run: what is drawn on them, and the files that they become."""
+"""Figures of a run: what is drawn on them, and the files that they become."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from xpnet.errors import ShapeError, XpnetError
 from xpnet.figures import plots, style
 from xpnet.random import generator
 from xpnet.training.history import History, Record
-from xpnet.tune import picture
+from xpnet.tune import plot
 
 DIGITS = tuple("0123456789")
 
@@ -404,7 +404,7 @@ def dots(axes, kind):
 
 
 def test_every_trial_stands_in_its_turn_and_the_best_so_far_above():
-    top, *_ = picture._trials_figure(**searched()).axes
+    top, *_ = plot._trials_figure(**searched()).axes
     assert top.get_title() == "Validation accuracy of 12 trials"
     assert top.get_xlabel() == "trial"
     numbers = [0, 1, 2, 4, 7, 8, 9, 10, 11]
@@ -425,7 +425,7 @@ def test_every_trial_stands_in_its_turn_and_the_best_so_far_above():
 
 
 def test_each_setting_has_a_diagram():
-    _, hidden, optimizer, rate, dropout, batch = picture._trials_figure(**searched()).axes
+    _, hidden, optimizer, rate, dropout, batch = plot._trials_figure(**searched()).axes
 
     def columns(axes):
         return [label.get_text() for label in axes.get_xticklabels()]
@@ -447,7 +447,7 @@ def test_each_setting_has_a_diagram():
 def test_the_best_loss_is_the_lowest():
     values = [2.0, 0.5, 0.4, 90.0]
     found = searched(values=values, states=["complete"] * 4, objective="val_loss", best=2)
-    top, panel = picture._trials_figure(**found | {"points": {"l2": [0.0, 0.5, 1.0, 2.0]}}).axes
+    top, panel = plot._trials_figure(**found | {"points": {"l2": [0.0, 0.5, 1.0, 2.0]}}).axes
     assert top.get_title() == "Validation loss of 4 trials"
     (line,) = top.get_lines()
     assert line.get_ydata().tolist() == [2.0, 0.5, 0.4, 0.4]
@@ -460,8 +460,8 @@ def test_the_best_loss_is_the_lowest():
 def test_any_number_of_trials_and_equal_values(count, tmp_path):
     points = {f"setting {n}": [r"$\frac$", 0.5, True, ()][n : n + 1] * count for n in range(4)}
     found = searched(values=[0.5] * count, states=["complete"] * count, points=points, best=0)
-    picture.trials(**found, path=tmp_path / "t.png")
-    low, high = picture._trials_figure(**found).axes[0].get_ylim()
+    plot.trials(**found, path=tmp_path / "t.png")
+    low, high = plot._trials_figure(**found).axes[0].get_ylim()
     assert low < 0.5 < high
 
 
@@ -469,7 +469,7 @@ def test_trials_that_do_not_fit_together_are_an_error(tmp_path):
     wrong = {"values": [0.5]}, {"states": ["complete"]}, {"points": {"l2": [0.0]}}, {"values": []}
     for changes in wrong:
         with pytest.raises(ShapeError, match="have lengths"):
-            picture.trials(**searched(**changes), path=tmp_path / "t.png")
+            plot.trials(**searched(**changes), path=tmp_path / "t.png")
 
 
 # Weights
@@ -531,7 +531,7 @@ def draw_all(folder):
     plots.sample_predictions(images, p, labels, DIGITS, folder / "samples.png")
     plots.first_layer_weights(weight, (28, 28), folder / "weights.png")
     plots.augmented_samples(images[:8], images[:40].reshape(8, 5, 28, 28), folder / "changed.png")
-    picture.trials(**searched(), path=folder / "trials.png")
+    plot.trials(**searched(), path=folder / "trials.png")
     return {path.name: path for path in folder.iterdir()}
 
 
@@ -552,11 +552,11 @@ def test_the_files_are_png_of_a_sensible_size_and_nothing_else(drawn):
         with Image.open(path) as image:
             assert 700 <= image.size[0] <= 1600
         assert path.stat().st_size < 500_000
-        # No text, no time: nothing but the picture and its resolution.
+        # No text, no time: nothing but the figure and its resolution.
         assert set(chunks(path)) == {"IHDR", "pHYs", "IDAT", "IEND"}
 
 
-def test_the_same_picture_is_the_same_file(drawn):
+def test_the_same_figure_is_the_same_file(drawn):
     first, second = drawn
     for name, path in first.items():
         assert path.read_bytes() == second[name].read_bytes()
@@ -582,7 +582,7 @@ def test_pyplot_and_its_windows_stay_away(tmp_path, monkeypatch):
     plots.confusion_matrix(numpy.eye(2, dtype=int), "ab", tmp_path / "confusion.png")
 
 
-def test_a_picture_that_cannot_be_written_is_one_line_that_names_it(tmp_path):
+def test_a_figure_that_cannot_be_written_is_one_line_that_names_it(tmp_path):
     path = tmp_path / "nowhere" / "metrics.png"
     with pytest.raises(XpnetError, match="cannot be written") as caught:
         plots.training_metrics(run(), path)

@@ -31,9 +31,9 @@ from xpnet.config import TrainConfig, make_config, read_toml
 from xpnet.data.cifar import read_cifar_folder, read_cifar_samples
 from xpnet.data.csv import read_csv
 from xpnet.data.idx import read_idx, read_idx_images
+from xpnet.data.images import read_image, read_resized, read_unchanged
 from xpnet.data.npy import read_npy, read_npy_samples
 from xpnet.data.npz import read_npz, read_npz_samples
-from xpnet.data.pictures import read_image, read_picture, read_resized
 from xpnet.errors import DivergenceError, XpnetError
 from xpnet.report import compare
 from xpnet.report.html import run_page
@@ -173,11 +173,11 @@ def _names_seeds() -> Iterator[bytes]:
 
 
 def _read_names(path: Path) -> None:
-    """A sound file of one picture beside names of classes, which other readers do not get."""
-    pictures = path.with_name("b.bin")
-    pictures.write_bytes(bytes(3073))
+    """A valid file of one image beside names of classes, which other readers do not get."""
+    images = path.with_name("b.bin")
+    images.write_bytes(bytes(3073))
     try:
-        read = read_cifar_samples(pictures)
+        read = read_cifar_samples(images)
     finally:
         path.unlink()
     assert len(read.classes) == 10
@@ -377,7 +377,7 @@ def _metrics_seeds() -> Iterator[bytes]:
     yield json.dumps(older | {"test_loss": float("inf"), "threads": None}).encode()
 
 
-def _picture(mode: str, file: str, **options: Any) -> bytes:
+def _image(mode: str, file: str, **options: Any) -> bytes:
     image = Image.new(mode, (9, 7), 0 if mode != "RGBA" else (0, 0, 0, 0))
     ink = {"RGB": (255, 255, 0), "RGBA": (255, 0, 0, 255), "LA": (0, 255), "I;16": 65535}
     if mode == "P":
@@ -391,42 +391,42 @@ def _picture(mode: str, file: str, **options: Any) -> bytes:
 
 def _png_seeds() -> Iterator[bytes]:
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
-        yield _picture(mode, "PNG")
-    yield _picture("P", "PNG", transparency=255)
-    yield _picture("L", "PNG", transparency=7)
+        yield _image(mode, "PNG")
+    yield _image("P", "PNG", transparency=255)
+    yield _image("L", "PNG", transparency=7)
     turned = Image.Exif()
     turned[0x0112] = 6
-    yield _picture("RGB", "PNG", exif=turned)
+    yield _image("RGB", "PNG", exif=turned)
 
 
 def _jpeg_seeds() -> Iterator[bytes]:
     turned = Image.Exif()
     turned[0x0112] = 6
-    yield _picture("RGB", "JPEG", exif=turned)
-    yield _picture("L", "JPEG")
-    yield _picture("CMYK", "JPEG")
-    yield _picture("RGB", "JPEG", progressive=True)
+    yield _image("RGB", "JPEG", exif=turned)
+    yield _image("L", "JPEG")
+    yield _image("CMYK", "JPEG")
+    yield _image("RGB", "JPEG", progressive=True)
 
 
-def _other_picture_seeds() -> Iterator[bytes]:
+def _other_format_seeds() -> Iterator[bytes]:
     turned = Image.Exif()
     turned[0x0112] = 6
     for mode in ("1", "L", "P", "RGB", "RGBA"):
-        yield _picture(mode, "BMP")
+        yield _image(mode, "BMP")
     pages = [Image.new("L", (9, 7), level) for level in (0, 255)]
     pages[0].putpixel((4, 3), 255)
     for file in ("GIF", "WEBP", "TIFF"):
         buffer = io.BytesIO()
         pages[0].save(buffer, file, save_all=True, append_images=pages[1:])
         yield buffer.getvalue()
-    yield _picture("RGBA", "WEBP", lossless=True)
-    yield _picture("RGB", "WEBP", exif=turned)
-    yield _picture("P", "GIF", transparency=255)
+    yield _image("RGBA", "WEBP", lossless=True)
+    yield _image("RGB", "WEBP", exif=turned)
+    yield _image("P", "GIF", transparency=255)
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"):
-        yield _picture(mode, "TIFF")
+        yield _image(mode, "TIFF")
     for compression in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg"):
-        yield _picture("RGB", "TIFF", compression=compression)
-    yield _picture("RGB", "TIFF", exif=turned)
+        yield _image("RGB", "TIFF", compression=compression)
+    yield _image("RGB", "TIFF", exif=turned)
 
 
 def with_checksums(data: bytes) -> bytes:
@@ -446,7 +446,7 @@ _FIELDS = tuple(name.encode() for name in TrainConfig.model_fields)
 _TYPES = (b"Linear", b"LayerNorm", b"weight_initializer", b"in_features", b"1e999", b"NaN")
 _NPY = (b"'descr'", b"'fortran_order'", b"'shape'", b"|O", b"<f8", b"|S0", b"|V9", b"|b1", b"4L")
 
-PICTURE = (read_image, read_picture, functools.partial(read_resized, image_shape=(4, 5, 3)))
+IMAGE = (read_image, read_unchanged, functools.partial(read_resized, image_shape=(4, 5, 3)))
 
 READERS = {
     "idx": Reader((read_idx, read_idx_images), "a-idx3", (*_idx_seeds(),)),
@@ -486,8 +486,8 @@ READERS = {
     "metrics": Reader(
         (read_metrics,), "metrics.json", (*_metrics_seeds(),), (b"NaN", b"1e999", b"null")
     ),
-    "png": Reader(PICTURE, "a.png", (*_png_seeds(),), dressed=with_checksums),
-    "jpeg": Reader(PICTURE, "a.jpg", (*_jpeg_seeds(),)),
-    "picture": Reader(PICTURE, "a.tif", (*_other_picture_seeds(),)),
+    "png": Reader(IMAGE, "a.png", (*_png_seeds(),), dressed=with_checksums),
+    "jpeg": Reader(IMAGE, "a.jpg", (*_jpeg_seeds(),)),
+    "image, other formats": Reader(IMAGE, "a.tif", (*_other_format_seeds(),)),
 }
 """By name, in the order in which they are tried."""

@@ -378,7 +378,7 @@ def test_large_images_are_predicted_in_small_blocks() -> None:
     np.testing.assert_allclose(network(x), parts, rtol=1e-4, atol=1e-5)
 
 
-def test_augmentation_takes_the_pictures_that_the_network_takes() -> None:
+def test_augmentation_takes_the_images_that_the_network_takes() -> None:
     rng = np.random.default_rng(0)
 
     class Seen(xn.Augmentation):
@@ -403,7 +403,7 @@ def test_augmentation_takes_the_pictures_that_the_network_takes() -> None:
         (four, (8, 8, 8, 4)),
         (xn.Sequential(256, 2), (8, 8, 8, 4)),
     ):
-        with pytest.raises(ConfigError, match="pictures of one channel, and these have 4"):
+        with pytest.raises(ConfigError, match="images of one channel, and these have 4"):
             fit(network, rng.random(x))
 
 

@@ -249,7 +249,7 @@ def test_any_number_of_classes(classes, tmp_path):
     assert len(cells(table)) == classes + 1
 
 
-def test_data_that_is_no_pictures_has_its_mistakes_as_text(tmp_path):
+def test_data_that_is_no_images_has_its_mistakes_as_text(tmp_path):
     root = page_of(tmp_path, answers_of(image_shape=None))
     assert not list(root.iter("img"))
     assert "test sample " in words(part(root, "Most confused"))

@@ -69,7 +69,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^conv: 4k3g4: .*4 groups and is given 1"):
         layers_of(conv=("4k3g4",))
     table = Dataset(np.zeros((3, 7)), np.arange(3), ("0", "1", "2"))
-    with pytest.raises(ConfigError, match=r"^conv: takes pictures, and the 7 features"):
+    with pytest.raises(ConfigError, match=r"^conv: takes images, and the 7 features"):
         build_network(TrainConfig(conv=("4k3",)), table, Backend("cpu"))
 
 

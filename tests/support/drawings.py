@@ -1,4 +1,4 @@
-"""Pictures for tests: PNG files byte by byte, and a drawn digit."""
+"""Images for tests: PNG files byte by byte, and a drawn digit."""
 
 from __future__ import annotations
 

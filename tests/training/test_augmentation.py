@@ -1,4 +1,4 @@
-"""Distorted pictures: against SciPy, against themselves on the other backend, and their draws."""
+"""Distorted images: against SciPy, against themselves on the other backend, and their draws."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ KINDS = [{name: strength} for name, strength in ALL.items()]
 SHAPES = [(28, 28), (9, 14), (1, 7), (7, 1), (1, 1)]
 
 
-def pictures(count, shape=(9, 14), dtype="float32"):
-    return random.generator(0, "pictures").random((count, *shape)).astype(dtype)
+def random_images(count, shape=(9, 14), dtype="float32"):
+    return random.generator(0, "images").random((count, *shape)).astype(dtype)
 
 
 def started(shape=(9, 14), seed=0, samples=0, **strengths):
@@ -88,7 +88,7 @@ def field_of(seed, number, shape, alpha, sigma):
 
 
 def matrix_of(angle, growth, slant):
-    """`A`, from the three maps that a picture goes through."""
+    """`A`, from the three maps that an image goes through."""
     turn = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     shear = [[1, 0], [-np.tan(slant), 1]]
     return np.linalg.inv(turn @ np.array(shear) @ ((1 + growth) * np.eye(2)))
@@ -137,7 +137,7 @@ def by_scipy(a, images, seed=0, first=0):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("strengths", [*KINDS, ALL, ALL | {"probability": 0.5}], ids=str)
 def test_pixels_are_those_of_scipy(backend, strengths, shape, compared):
-    images = pictures(5, shape)
+    images = random_images(5, shape)
     found = applied(started(shape, 3, 70, **strengths), backend, images)
     assert found.dtype == np.float32
     assert_allclose(found, by_scipy(Augmentation(**strengths), images, 3, 70), atol=1e-4)
@@ -146,7 +146,7 @@ def test_pixels_are_those_of_scipy(backend, strengths, shape, compared):
 
 @pytest.mark.parametrize("strengths", [*KINDS, ALL], ids=str)
 def test_float64_is_exact_to_float64(backend, strengths):
-    images = pictures(4, dtype="float64")
+    images = random_images(4, dtype="float64")
     found = applied(started(**strengths), backend, images)
     assert found.dtype == np.float64
     assert_allclose(found, by_scipy(Augmentation(**strengths), images), atol=1e-10)
@@ -168,7 +168,7 @@ def test_the_elastic_field_is_a_gaussian_filter_of_noise(backend, sigma, shape):
 
 @pytest.mark.parametrize("t", [(1, 0), (0, -2), (0.25, 1.5), (-8.5, 0.5), (100, 3)])
 def test_a_shift_is_that_of_scipy(backend, monkeypatch, t):
-    a, images = started(shift=1), pictures(2, dtype="float64")
+    a, images = started(shift=1), random_images(2, dtype="float64")
     force(monkeypatch, a, backend, *t, 0, 0, 0)
     expected = [ndimage.shift(x, (-t[0], -t[1]), order=1, mode="grid-constant") for x in images]
     assert_allclose(applied(a, backend, images), expected, atol=1e-12)
@@ -176,7 +176,7 @@ def test_a_shift_is_that_of_scipy(backend, monkeypatch, t):
 
 @pytest.mark.parametrize("angle", [-30, 5, 45, 90, 180])
 def test_a_rotation_is_that_of_scipy(backend, monkeypatch, angle):
-    a, images = started(rotation=1), pictures(2, dtype="float64")
+    a, images = started(rotation=1), random_images(2, dtype="float64")
     force(monkeypatch, a, backend, 0, 0, angle, 0, 0)
     expected = [
         ndimage.rotate(x, angle, reshape=False, order=1, mode="grid-constant") for x in images
@@ -195,7 +195,7 @@ def test_a_rotation_is_that_of_scipy(backend, monkeypatch, angle):
     ],
 )
 def test_scale_and_shear_are_affine_transforms(backend, monkeypatch, kind, values, matrix):
-    a, images = started(**{kind: 0.5}), pictures(2, dtype="float64")
+    a, images = started(**{kind: 0.5}), random_images(2, dtype="float64")
     force(monkeypatch, a, backend, *values)
     middle = np.array([4, 6.5])
     offset = middle - np.array(matrix) @ middle
@@ -248,7 +248,7 @@ def test_scale_then_shear_then_rotation(backend, monkeypatch):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("strengths", [*KINDS, ALL, ALL | {"probability": 0.5}], ids=str)
 def test_numpy_and_double_give_the_same_bits(backend, reference, strengths, dtype):
-    images = pictures(150, (8, 8), dtype)
+    images = random_images(150, (8, 8), dtype)
     expected = applied(started((8, 8), **strengths), reference, images)
     assert_same(backend, applied(started((8, 8), **strengths), backend, images), expected)
 
@@ -256,15 +256,15 @@ def test_numpy_and_double_give_the_same_bits(backend, reference, strengths, dtyp
 @pytest.mark.parametrize("size", [1, 7, 64])
 @pytest.mark.parametrize("strengths", [*KINDS, ALL | {"probability": 0.5}], ids=str)
 def test_how_samples_are_cut_into_batches_changes_nothing(backend, strengths, size):
-    images = pictures(100, (28, 28))
+    images = random_images(100, (28, 28))
     whole = applied(started((28, 28), **strengths), backend, images)
     a = started((28, 28), **strengths)
     parts = [applied(a, backend, images[n : n + size]) for n in range(0, 100, size)]
     assert_same(backend, np.concatenate(parts), whole)
 
 
-def test_more_than_one_block_of_large_pictures(backend):
-    images = pictures(3, (230, 240))
+def test_more_than_one_block_of_large_images(backend):
+    images = random_images(3, (230, 240))
     a = Augmentation(**ALL)
     assert_allclose(
         applied(started((230, 240), **ALL), backend, images), by_scipy(a, images), atol=1e-3
@@ -272,7 +272,7 @@ def test_more_than_one_block_of_large_pictures(backend):
 
 
 def test_seek_goes_to_any_sample(backend):
-    images = pictures(12)
+    images = random_images(12)
     a = started(**ALL)
     whole = applied(a, backend, images)
     a.set_sample_counter(5)
@@ -283,14 +283,14 @@ def test_seek_goes_to_any_sample(backend):
 
 
 def test_seeds_and_samples_differ(backend):
-    images = np.broadcast_to(pictures(1), (3, 9, 14)).copy()
+    images = np.broadcast_to(random_images(1), (3, 9, 14)).copy()
     first, second = (applied(started(seed=seed, **ALL), backend, images) for seed in (1, 2))
     changed = np.concatenate([first, second]).reshape(6, -1)
     assert len(np.unique(changed, axis=0)) == 6
 
 
 def test_a_copy_and_a_pickle_draw_the_same(backend):
-    a, images = started(**ALL), pictures(4)
+    a, images = started(**ALL), random_images(4)
     copies = copy.deepcopy(a), pickle.loads(pickle.dumps(a))
     expected = applied(a, backend, images)
     for other in copies:
@@ -298,7 +298,7 @@ def test_a_copy_and_a_pickle_draw_the_same(backend):
 
 
 def test_out_may_be_the_images_themselves(backend):
-    images = pictures(80, (28, 28))
+    images = random_images(80, (28, 28))
     flat = backend.asarray(images.reshape(80, -1).copy())
     started((28, 28), **ALL).apply(flat, flat)
     expected = applied(started((28, 28), **ALL), backend, images)
@@ -307,17 +307,17 @@ def test_out_may_be_the_images_themselves(backend):
 
 def test_dtype_shape_and_strengths_may_change_on_the_way(backend):
     a = started(**ALL)
-    applied(a, backend, pictures(3))
+    applied(a, backend, random_images(3))
     a.set_sample_counter(0)
-    wide = pictures(5, dtype="float64")
+    wide = random_images(5, dtype="float64")
     assert_allclose(applied(a, backend, wide), by_scipy(a, wide), atol=1e-10)
     a.begin((5, 5), 4)
-    small = pictures(70, (5, 5))
+    small = random_images(70, (5, 5))
     assert_allclose(applied(a, backend, small), by_scipy(a, small, 4), atol=1e-4)
 
 
 def test_a_change_of_dtype_keeps_its_place(backend):
-    a, images = started(**ALL), pictures(9, dtype="float64")
+    a, images = started(**ALL), random_images(9, dtype="float64")
     applied(a, backend, images[:4].astype("float32"))
     assert_allclose(applied(a, backend, images[4:]), by_scipy(a, images[4:], first=4), atol=1e-10)
 
@@ -327,13 +327,13 @@ def test_a_change_of_dtype_keeps_its_place(backend):
 
 @pytest.mark.parametrize("strengths", [{}, ALL | {"probability": 0.0}, {"elastic_sigma": 2.0}])
 def test_nothing_to_do_is_a_copy(backend, strengths):
-    images = pictures(6)
+    images = random_images(6)
     assert_array_equal(applied(started(**strengths), backend, images), images)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_about_thirty_in_a_hundred_are_changed_the_others_not_by_a_bit(backend, dtype):
-    images = pictures(1000, (10, 9), dtype)
+    images = random_images(1000, (10, 9), dtype)
     found = applied(started((10, 9), probability=0.3, **ALL), backend, images)
     same = (found == images).all(axis=(1, 2))
     assert 250 <= (~same).sum() <= 350
@@ -398,7 +398,7 @@ def test_a_kind_draws_the_same_whatever_else_is_on(backend, strengths):
     assert_array_equal(alone[on], together[on])
 
 
-# Any picture
+# Any image
 
 
 @settings(max_examples=3 * settings.default.max_examples // 5)
@@ -420,7 +420,7 @@ def test_a_kind_draws_the_same_whatever_else_is_on(backend, strengths):
         }
     ),
 )
-def test_values_stay_within_those_of_the_picture_and_0(
+def test_values_stay_within_those_of_the_image_and_0(
     backend, shape, count, dtype, seed, samples, strengths
 ):
     images = random.generator(seed, "x").uniform(-3, 5, (count, *shape)).astype(dtype)
@@ -438,11 +438,11 @@ def test_values_stay_within_those_of_the_picture_and_0(
 @pytest.mark.parametrize("pixels", [10_000, 10_000.0])
 def test_the_strongest_settings_leave_numbers(backend, pixels):
     a = started(shift=pixels, rotation=1e300, scale=1 - 2**-53, shear=90 - 1e-12, elastic=pixels)
-    found = applied(a, backend, pictures(50))
+    found = applied(a, backend, random_images(50))
     assert np.isfinite(found).all()
     assert found.max() <= 1
     wide = started(shift=1, elastic=1, elastic_sigma=pixels)
-    assert np.isfinite(applied(wide, backend, pictures(50))).all()
+    assert np.isfinite(applied(wide, backend, random_images(50))).all()
 
 
 # Steady state
@@ -451,7 +451,7 @@ def test_the_strongest_settings_leave_numbers(backend, pixels):
 @pytest.mark.parametrize("strengths", [*KINDS, ALL | {"probability": 0.5}, {}], ids=str)
 def test_a_batch_neither_waits_nor_copies_nor_allocates(double, strengths):
     a = started(**strengths)
-    images = double.asarray(pictures(64).reshape(64, -1))
+    images = double.asarray(random_images(64).reshape(64, -1))
     out = double.asarray(np.zeros((64, 126), dtype="float32"))
     a.apply(images, out)
     strict_cupy.ledger.reset()
@@ -465,7 +465,7 @@ def test_a_batch_neither_waits_nor_copies_nor_allocates(double, strengths):
 
 
 def test_numpy_reuses_its_buffers(reference, monkeypatch):
-    a, images = started((28, 28), **ALL), pictures(150, (28, 28))
+    a, images = started((28, 28), **ALL), random_images(150, (28, 28))
     flat = images.reshape(150, -1)
     out = np.empty_like(flat)
     a.apply(flat, out)
@@ -479,16 +479,16 @@ def test_numpy_reuses_its_buffers(reference, monkeypatch):
 
 def test_a_large_batch_on_the_cpu_needs_the_memory_of_a_block(reference):
     a = started((28, 28), **ALL)
-    applied(a, reference, pictures(300, (28, 28)))
+    applied(a, reference, random_images(300, (28, 28)))
     largest = max(len(memory) for memory in a.workspace._memory.values())
-    # Two numbers of noise for each pixel of 64 pictures.
+    # Two numbers of noise for each pixel of 64 images.
     assert largest == 2 * 64 * 28 * 28
 
 
 def test_a_kind_that_is_off_costs_no_pass(double):
     def operations(**strengths):
         a = started(**strengths)
-        images = double.asarray(pictures(2).reshape(2, -1))
+        images = double.asarray(random_images(2).reshape(2, -1))
         a.apply(images, images)
         strict_cupy.ledger.reset()
         a.apply(images, images)
@@ -540,7 +540,7 @@ def test_a_shape_that_is_none(shape):
         Augmentation().begin(shape, 0)
 
 
-def test_a_picture_too_large_to_count_its_pixels():
+def test_an_image_too_large_to_count_its_pixels():
     Augmentation().begin((4094, 4094), 0)
     with pytest.raises(ConfigError, match="16777216 pixels"):
         Augmentation().begin((4094, 4095), 0)
@@ -560,7 +560,7 @@ def test_arrays_that_do_not_fit(backend, strengths):
         (zeros(2, 9, 14), zeros(2, 9, 14)),
         (zeros(126), zeros(126)),
     ):
-        with pytest.raises(ShapeError, match=r"expected \(N, 126\) for pictures of 9 x 14"):
+        with pytest.raises(ShapeError, match=r"expected \(N, 126\) for images of 9 x 14"):
             a.apply(images, out)
     for images, out in (
         (zeros(2, 126, dtype="uint8"), zeros(2, 126, dtype="uint8")),

@@ -174,10 +174,10 @@ CASES: dict[str, dict[str, Any]] = {
         "dtype": "float64",
         "optimizer": lambda: xn.RMSprop(0.01, momentum=0.5, weight_decay=0.1),
     },
-    "distorted pictures": {"augmentation": DISTORTED | {"probability": 0.7}},
+    "distorted images": {"augmentation": DISTORTED | {"probability": 0.7}},
     "by iterations": {"log_every": "3 iterations", "optimizer": xn.AdamW},
     "full batch": {"batch_size": None, "epochs": 16, "log_every": 5},
-    "full batch of distorted pictures": {
+    "full batch of distorted images": {
         "batch_size": None,
         "epochs": 16,
         "augmentation": {"shift": 1.0},

@@ -214,7 +214,7 @@ sys.exit(code)
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A training of a moment on what are no pictures, with a checkpoint after each epoch."""
+    """A short training on data that are not images, with a checkpoint after each epoch."""
     path = tmp_path_factory.mktemp("data") / "ten.npz"
     np.savez(path, x=np.eye(10, dtype=np.float32).repeat(30, 0), y=np.arange(300) // 30)
     text = f"--dataset={path} --hidden=8 --epochs=3 --threads=1 --checkpoint-every=1"
@@ -241,7 +241,7 @@ def test_a_full_disk_at_any_write_loses_nothing(
     done = with_space(undisturbed, 0, 0, small)
     assert done.returncode == 0, done.stderr
     count = int(re.findall(r"^files (\d+)$", done.stdout, re.MULTILINE)[0])
-    # config.toml, three checkpoints, history.csv, the model, two pictures, the report, metrics.json
+    # config.toml, three checkpoints, history.csv, the model, two figures, the report, metrics.json
     assert count == 10
     reference = Reference(undisturbed, names={path.name for path in undisturbed.iterdir()})
 

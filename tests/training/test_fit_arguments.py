@@ -59,7 +59,7 @@ def train(network: xn.Sequential | None = None, x: Any = X, y: Any = LABELS, **o
         *missing.cases("torch", 1, lambda: [(torch.from_numpy(X), torch.from_numpy(LABELS))]),
         Dataset(X, LABELS, ("a", "b", "c")),
     ],
-    ids=["list", "lists", "frame", "nullable", "fortran", "big-endian", "pictures", "torch", "set"],
+    ids=["list", "lists", "frame", "nullable", "fortran", "big-endian", "images", "torch", "set"],
 )
 def test_the_same_samples_in_any_form_train_the_same_network(pair: Any) -> None:
     network = net()
@@ -169,7 +169,7 @@ def test_rows_that_are_not_in_one_piece_are_copied_once_and_others_never() -> No
     assert np.shares_memory(held.target, labels)
 
 
-def test_the_shape_of_pictures_is_held_against_the_features() -> None:
+def test_the_shape_of_images_is_held_against_the_features() -> None:
     wrong: Any
     for wrong in ((28,), (0, 4), "2x2", 4, (2.0, 2)):
         with pytest.raises(ConfigError, match=r"^image_shape must be \(height, width\)"):
@@ -721,9 +721,9 @@ def test_a_class_or_a_name_in_the_place_of_an_object_is_answered_with_what_to_wr
 
 
 @pytest.mark.parametrize("kind", [list, tuple, np.ndarray.tolist, np.asarray])
-def test_pictures_keep_their_shape(kind: Any) -> None:
-    pictures = np.arange(48, dtype=np.float32).reshape(4, 2, 6)
-    held = xn.DeviceData(kind(pictures), [0, 1, 0, 1], backend="cpu", dtype="float32")
+def test_images_keep_their_shape(kind: Any) -> None:
+    images = np.arange(48, dtype=np.float32).reshape(4, 2, 6)
+    held = xn.DeviceData(kind(images), [0, 1, 0, 1], backend="cpu", dtype="float32")
     assert held.image_shape == (2, 6)
-    rows = xn.DeviceData(kind(pictures[:, 0, :4]), [0, 1, 0, 1], backend="cpu", dtype="float32")
+    rows = xn.DeviceData(kind(images[:, 0, :4]), [0, 1, 0, 1], backend="cpu", dtype="float32")
     assert rows.image_shape == (2, 2)

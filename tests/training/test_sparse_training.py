@@ -359,7 +359,7 @@ def test_other_shapes_and_kinds_are_named() -> None:
         DataError, match=r"^train y is sparse \(csr_array\), and targets have to be"
     ):
         xn.fit(made, (x, x), **how)
-    with pytest.raises(ConfigError, match=r"^augmentation takes pictures, and x is sparse"):
+    with pytest.raises(ConfigError, match=r"^augmentation takes images, and x is sparse"):
         xn.fit(made, (x, y), augmentation=xn.Augmentation(shift=1), **how)
     with pytest.raises(ConfigError, match=r"^x is sparse, and normalisation would make it dense"):
         xn.DeviceData(x, y, backend="cpu", dtype="float32", normalisation=Normalisation(0.5, 0.0))

@@ -265,7 +265,7 @@ def distorted(**options: Any) -> xn.Augmentation:
     return xn.Augmentation(shift=1.0, rotation=20.0, elastic=4.0, elastic_sigma=1.0, **options)
 
 
-def pictures(backend: Backend, normalisation: Normalisation, rows: int = 30) -> DeviceData:
+def image_data(backend: Backend, normalisation: Normalisation, rows: int = 30) -> DeviceData:
     rng = np.random.default_rng(4)
     x = rng.integers(0, 256, (rows, 12), np.uint8)
     return DeviceData(
@@ -279,7 +279,7 @@ def pictures(backend: Backend, normalisation: Normalisation, rows: int = 30) -> 
 
 
 @pytest.mark.parametrize("batch_size", [None, 8])
-def test_training_sees_distorted_pictures_each_epoch_anew(
+def test_training_sees_distorted_images_each_epoch_anew(
     batch_size: int | None, backend: Backend, compared: Callable[[str], None]
 ) -> None:
     normalisation = Normalisation(1 / 255, -0.25)
@@ -292,7 +292,7 @@ def test_training_sees_distorted_pictures_each_epoch_anew(
             return super().forward(x, training=training)
 
     network = Sequential([Watch(12, 3)], backend=backend)
-    train = pictures(backend, normalisation)
+    train = image_data(backend, normalisation)
     history = xn.fit(
         network,
         train,
@@ -303,7 +303,7 @@ def test_training_sees_distorted_pictures_each_epoch_anew(
         augmentation=distorted(),
         seed=9,
     )
-    # By hand: all pictures of both epochs, in the order of training, distorted at once.
+    # By hand: all images of both epochs, in the order of training, distorted at once.
     raw = backend.to_host(train.x).astype(np.float32)
     if batch_size is None:
         order = np.tile(np.arange(30), 2)
@@ -323,7 +323,7 @@ def test_training_sees_distorted_pictures_each_epoch_anew(
 
 
 def test_augmented_steps_touch_neither_host_nor_allocator(double: Backend) -> None:
-    train = pictures(double, Normalisation(1 / 255, -0.25))
+    train = image_data(double, Normalisation(1 / 255, -0.25))
     augmentation = distorted(probability=0.5)
     train.begin(augmentation, 0)
     order = double.asarray(np.arange(30))
@@ -334,7 +334,7 @@ def test_augmented_steps_touch_neither_host_nor_allocator(double: Backend) -> No
             train.batch(rows, augmentation)
 
 
-def test_augmentation_needs_pictures(reference: Backend) -> None:
+def test_augmentation_needs_images(reference: Backend) -> None:
     network = small()
     before = network.flat_parameters.copy()
     with pytest.raises(ConfigError, match="8 features are no square: give DeviceData their"):

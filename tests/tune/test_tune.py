@@ -30,7 +30,7 @@ from xpnet.training.history import Record
 from xpnet.tune import __main__ as tune
 from xpnet.tune.__main__ import main
 from xpnet.tune.folder import JOURNAL, search_folder
-from xpnet.tune.scoreboard import Scoreboard, picture_arguments
+from xpnet.tune.scoreboard import Scoreboard, plot_arguments
 from xpnet.tune.search import Search, Trial
 from xpnet.tune.space import Range, Values, grid_points, read_space
 from xpnet.tune.workers import Outcome, Pool, train_trial
@@ -694,8 +694,8 @@ def test_a_repeated_trial_is_drawn_as_complete() -> None:
     drive(found, 6)
     states = [trial.state for trial in found.trials()]
     assert states.count("repeated") == 4
-    picture = picture_arguments(found.trials(), found.space, found.ranked()[0], "val_accuracy")
-    assert set(picture["states"]) == {"complete"}
+    arguments = plot_arguments(found.trials(), found.space, found.ranked()[0], "val_accuracy")
+    assert set(arguments["states"]) == {"complete"}
     assert [trial.state for trial in found.ranked()] == ["complete"] * 2 + ["repeated"] * 4
 
 

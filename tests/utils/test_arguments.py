@@ -12,7 +12,7 @@ import pytest
 
 from xpnet.errors import ConfigError
 from xpnet.optimizers import SGD, Optimizer
-from xpnet.utils.arguments import instance, picture_shape, real, whole
+from xpnet.utils.arguments import height_and_width, instance, real, whole
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), np.array(3), np.int16(3)])
@@ -81,7 +81,7 @@ def test_a_class_in_the_place_of_an_object_is_named() -> None:
 @pytest.mark.parametrize(
     "value", [(28, 28, True), (True, 28), (28,), (28, 28, 1), (28.0, 28), "28", 28, None, (0, 28)]
 )
-def test_what_is_no_shape_of_a_picture_is_refused(value: Any) -> None:
+def test_what_is_no_shape_of_an_image_is_refused(value: Any) -> None:
     with pytest.raises(ConfigError, match=r"^image_shape must be \(height, width\), whole numbers"):
-        picture_shape("image_shape", value)
-    assert picture_shape("image_shape", [np.int64(28), 27]) == (28, 27)
+        height_and_width("image_shape", value)
+    assert height_and_width("image_shape", [np.int64(28), 27]) == (28, 27)

@@ -98,13 +98,13 @@ def test_bools_are_0_and_1(kind: str) -> None:
     assert np.array_equal(samples(mixed)[:, 3], expected[:, 0])
 
 
-def test_pictures_become_rows() -> None:
-    pictures = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+def test_images_become_rows() -> None:
+    images = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     for features in (12, None):
-        assert np.array_equal(samples(pictures, features=features), pictures.reshape(2, 12))
+        assert np.array_equal(samples(images, features=features), images.reshape(2, 12))
     with pytest.raises(ShapeError, match=r"takes x of shape \(N, 10\), found \(2, 3, 4\)$"):
-        samples(pictures, features=10)
-    nowhere = pictures.astype(np.float32)
+        samples(images, features=10)
+    nowhere = images.astype(np.float32)
     nowhere[1, 2, 0] = np.nan
     with pytest.raises(DataError, match=r"^x\[1, 2, 0\] is NaN"):
         samples(nowhere)
@@ -271,7 +271,7 @@ def test_another_number_of_features_is_refused() -> None:
     for x in (NUMBERS, NUMBERS.tolist(), frame()):
         with pytest.raises(ShapeError, match=r"^the network takes x of shape \(N, 5\), .*\(4, 3\)"):
             samples(x, features=5)
-    with pytest.raises(ShapeError, match=r"one picture is x.reshape\(1, -1\)$"):
+    with pytest.raises(ShapeError, match=r"one image is x.reshape\(1, -1\)$"):
         samples(NUMBERS, features=12)
 
 

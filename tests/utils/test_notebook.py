@@ -34,7 +34,7 @@ class Cells(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.rows: list[list[str]] = []
-        self.pictures: list[dict[str, str | None]] = []
+        self.images: list[dict[str, str | None]] = []
         self.open: list[str] = []
         self.feed(text)
         self.close()
@@ -42,7 +42,7 @@ class Cells(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "img":
-            self.pictures.append(dict(attrs))
+            self.images.append(dict(attrs))
             return
         self.open.append(tag)
         if tag == "tr":
@@ -122,10 +122,10 @@ def test_a_short_history_shows_every_record_and_the_best() -> None:
     assert [row[0] for row in rows] == ["1", "2", "3"]
     assert rows[0][2:] == ["0.9000", "50.00 %", "0.8000", "75.00 %", "0.001", "0.2", ""]
     assert [row[-1] for row in rows] == ["", "★ lowest val loss", ""]
-    (source,) = (picture["src"] or "" for picture in shown.pictures)
+    (source,) = (image["src"] or "" for image in shown.images)
     png = base64.b64decode(source.removeprefix("data:image/png;base64,"), validate=True)
-    with Image.open(io.BytesIO(png)) as picture:
-        assert picture.size == (1430, 572)
+    with Image.open(io.BytesIO(png)) as image:
+        assert image.size == (1430, 572)
 
 
 def test_a_long_history_shows_the_first_the_best_and_the_last() -> None:
@@ -336,7 +336,7 @@ def test_the_quickstart_says_the_same_again(tmp_path: Path) -> None:
             continue
         assert all(o.get("name") != "stderr" for o in new.outputs), new.outputs
         assert shown_as(new) == shown_as(old)
-        # What a mistaken picture was taken for is for the last digit to decide.
+        # What a mistaken image was taken for is for the last digit to decide.
         if "rounding" not in new.metadata.get("tags", []):
             agree(said(new), said(old))
             compared += bool(said(new))

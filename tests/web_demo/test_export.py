@@ -26,13 +26,13 @@ from xpnet.runs.model import Model
 from xpnet.web_demo.export import KNOWN, SCRIPTS, html_page
 
 NORMALISATION = {"scale": 1 / 255, "shift": 0.0}
-PICTURES = {"image_shape": [28, 28], "normalisation": NORMALISATION, "pixels": True}
+IMAGES = {"image_shape": [28, 28], "normalisation": NORMALISATION, "pixels": True}
 
 
 def digits_network(dtype="float32", **metadata):
     layers = [xpnet.Linear(784, 128), xpnet.ReLU(), xpnet.Dropout(0.4), xpnet.Linear(128, 10)]
     network = xpnet.Sequential(layers, seed=3, dtype=dtype)
-    network.metadata = PICTURES | metadata
+    network.metadata = IMAGES | metadata
     return network
 
 
@@ -144,7 +144,7 @@ def convolution(*arguments, **settings):
 )
 def test_the_page_says_what_a_network_of_images_holds(parts, text, tmp_path):
     network = xpnet.Sequential(*parts)
-    network.metadata = PICTURES
+    network.metadata = IMAGES
     assert f"A network of {text}, trained" in page_of(network, tmp_path)
 
 
@@ -153,7 +153,7 @@ def test_each_layer_has_the_shapes_of_its_input_and_output(tmp_path):
     network = xpnet.Sequential(
         (28, 28), xpnet.Conv2d(4, 5, stride=(2, 1)), block, xpnet.MaxPool2d(4), xpnet.Flatten(), 10
     )
-    network.metadata = PICTURES
+    network.metadata = IMAGES
     layers = content_of(page_of(network, tmp_path))["layers"]
     shapes = [[784], [28, 28, 1], [12, 24, 4], [12, 24, 4], [3, 6, 4], [72], [10]]
     assert [layer["in_shape"] for layer in layers] == shapes[:-1]
@@ -241,7 +241,7 @@ def test_a_layer_that_the_page_does_not_know_is_refused(monkeypatch, tmp_path):
     made_up = type("Convolution", (Layer,), own)
     monkeypatch.setitem(network_module.LAYERS, "Convolution", made_up)
     network = xpnet.Sequential([xpnet.Linear(784, 8), made_up(), xpnet.Linear(8, 10)])
-    network.metadata = PICTURES
+    network.metadata = IMAGES
     message = r"layer 1 is a Convolution, which the page cannot compute: it knows Linear, "
     with pytest.raises(ConfigError, match=message):
         page_of(network, tmp_path)
@@ -272,7 +272,7 @@ def test_an_onnx_file_is_written_instead_or_as_well(saved, tmp_path, capsys):
 
 
 @pytest.mark.needs("onnx")
-def test_a_network_that_is_not_for_pictures_can_be_an_onnx_file(tmp_path):
+def test_a_network_that_is_not_for_images_can_be_an_onnx_file(tmp_path):
     xpnet.save(xpnet.Sequential([xpnet.Linear(5, 3)]), tmp_path / "model.safetensors")
     target = tmp_path / "model.onnx"
     assert main([str(tmp_path / "model.safetensors"), "--onnx", str(target)]) == 0
@@ -294,17 +294,17 @@ def failure(capsys, *arguments):
 @pytest.mark.parametrize(
     ("features", "metadata", "message"),
     [
-        (784, {"image_shape": None}, "was not trained on pictures (it has no image_shape)"),
-        (784, {"image_shape": [14, 56]}, "takes pictures of 14 x 56 pixels"),
+        (784, {"image_shape": None}, "was not trained on images (it has no image_shape)"),
+        (784, {"image_shape": [14, 56]}, "takes images of 14 x 56 pixels"),
         (784, {"pixels": False}, "was trained on numbers with a fraction"),
         (784, {"normalisation": {"scale": float("nan"), "shift": 0}}, "normalisation is {"),
         (784, {"image_shape": [28, 29]}, "image_shape is [28, 29], expected"),
-        (5, {"image_shape": None}, "was not trained on pictures"),
+        (5, {"image_shape": None}, "was not trained on images"),
     ],
 )
-def test_a_network_that_is_not_for_square_pictures(features, metadata, message, tmp_path, capsys):
+def test_a_network_that_is_not_for_square_images(features, metadata, message, tmp_path, capsys):
     network = xpnet.Sequential([xpnet.Linear(features, 10)])
-    network.metadata = PICTURES | metadata
+    network.metadata = IMAGES | metadata
     path = tmp_path / "model.safetensors"
     xpnet.save(network, path)
     line = failure(capsys, path, "--html", tmp_path / "digit.html")
@@ -317,11 +317,11 @@ def test_a_network_that_is_not_for_square_pictures(features, metadata, message, 
 def test_a_drawing_has_one_channel(before, tmp_path, capsys):
     of_images = [xpnet.Unflatten((14, 14, 4)), xpnet.Conv2d(3, 3), xpnet.GlobalAveragePool2d()]
     network = xpnet.Sequential([*before, *of_images])
-    network.metadata = PICTURES
+    network.metadata = IMAGES
     path = tmp_path / "model.safetensors"
     xpnet.save(network, path)
     line = failure(capsys, path, "--html", tmp_path / "digit.html")
-    assert f"{path}: the model takes pictures of 4 channels, and a drawing has one: " in line
+    assert f"{path}: the model takes images of 4 channels, and a drawing has one: " in line
     assert not (tmp_path / "digit.html").exists()
 
 

@@ -30,8 +30,8 @@ from xpnet import Augmentation
 from xpnet import network as network_module
 from xpnet.cli.export import main
 from xpnet.data import load_dataset
+from xpnet.data.images import prepare
 from xpnet.data.normalisation import Normalisation
-from xpnet.data.pictures import prepare
 from xpnet.errors import DataError
 from xpnet.random import generator
 from xpnet.runs.model import Model
@@ -109,7 +109,7 @@ def ink_of(page):
 
 
 def prepared(page, ink):
-    """The page's picture in `ink`, or None."""
+    """The page's image in `ink`, or None."""
     field = page.evaluate(
         "([text, size]) =>"
         "  xpnet.prepare(Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)), size)",
@@ -219,11 +219,11 @@ def test_what_is_shown_is_what_was_computed(visit, page_path):
     assert strong.sum() > 50
     warm = colours[strong, 0] > colours[strong, 2]
     numpy.testing.assert_array_equal(warm, weight[units[0]][strong] > 0)
-    picture = page.eval_on_selector(
-        "#picture",
+    image = page.eval_on_selector(
+        "#image",
         "(canvas) => Array.from(canvas.getContext('2d').getImageData(0, 0, 28, 28).data)",
     )
-    numpy.testing.assert_array_equal(numpy.array(picture).reshape(28, 28, 4)[..., 3], field)
+    numpy.testing.assert_array_equal(numpy.array(image).reshape(28, 28, 4)[..., 3], field)
 
 
 def test_only_units_that_fired_have_their_weights_shown(visit, tmp_path):
@@ -482,7 +482,7 @@ def test_networks_of_other_shapes(name, visit, tmp_path):
     hidden = max(linears - 1, 0) + convolutions
     assert page.locator("#units figure").count() == hidden
     assert page.locator("#hidden").is_visible() == (hidden > 0)
-    # The weights of a Linear that is given the picture itself.
+    # The weights of a Linear that is given the image itself.
     before = kinds[: kinds.index(xpnet.Linear)] if linears else []
     is_first = linears > 0 and not any(issubclass(kind, xpnet.Conv2d | POOLING) for kind in before)
     assert page.locator("#first").is_visible() == is_first
@@ -525,7 +525,7 @@ def any_ink(draw, size):
     return numpy.asarray(image.filter(ImageFilter.GaussianBlur(int(draw.integers(0, 3)))))
 
 
-def test_any_ink_is_centred_as_xpnet_centres_a_picture(visit, page_path, held_out):
+def test_any_ink_is_centred_as_xpnet_centres_an_image(visit, page_path, held_out):
     page, draw = visit(page_path), generator(0, "ink")
     inks = [any_ink(draw, size) for size in (29, 40, 64, 101, 150, 280, 333) for _ in range(5)]
     # Digits of MNIST, larger and somewhere else.

@@ -57,7 +57,7 @@ def _parser() -> Parser:
         "--html",
         metavar="FILE",
         type=Path,
-        help="the web page to write; the network must take square pictures",
+        help="the web page to write; the network must take square images",
     )
     parser.add_argument(
         "--onnx", metavar="FILE", type=Path, help="the ONNX file to write (needs the extra onnx)"

@@ -76,7 +76,7 @@ METAVARS = {
 """The placeholders of values in the help, unless it lists the possible values."""
 
 _LISTS = ("conv", "hidden", "activation")
-_DESCRIPTION = """Train a classifier, test it, and write the model, the settings, pictures and a
+_DESCRIPTION = """Train a classifier, test it, and write the model, the settings, figures and a
 report to a folder in runs/. Without any setting it trains on the 5,000 digits that come with xpnet,
 offline, in under a minute."""
 _EPILOG = """A list can be written 512,256 or 512 256. The value none removes a setting of the

@@ -1,9 +1,9 @@
 """`python -m xpnet.predict MODEL FILE...`: the predictions of a trained network for files.
 
-A picture (PNG, JPEG, BMP, GIF, WebP, TIFF) gives one line. A file of samples (IDX, CSV, NPZ, NPY,
-CIFAR) gives one line for each sample and, where the samples are labelled, a last line with the
-accuracy. A model of grey drawings gets a picture as `xpnet.data.pictures.read_image` prepares it, a
-model of colour pictures, or of a folder of picture files, as `read_resized` gives it.
+An image file (PNG, JPEG, BMP, GIF, WebP, TIFF) gives one line. A file of samples (IDX, CSV, NPZ,
+NPY, CIFAR) gives one line for each sample and, where the samples are labelled, a last line with the
+accuracy. A model of grey drawings gets an image as `xpnet.data.images.read_image` prepares it, a
+model of colour images, or of a folder of image files, as `read_resized` gives it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from xpnet.cli import console
 from xpnet.cli.parser import Parser, count
 from xpnet.data.catalogue import read_samples
 from xpnet.data.dataset import square_shape
-from xpnet.data.pictures import ENDINGS, read_image, read_resized
+from xpnet.data.images import ENDINGS, read_image, read_resized
 from xpnet.errors import DataError, XpnetError
 from xpnet.network import PREDICTION_ROWS
 from xpnet.runs.model import Model
@@ -59,12 +59,12 @@ def predictions(model: Model, path: str | Path, *, top: int = 3) -> Iterator[str
     """
     path = Path(path)
     if not _is_sample_file(path):
-        picture = _read_picture(model, path)
-        model.require_kind(path, picture)
-        p = _probabilities(model, path, picture)
+        sample = _read_sample(model, path)
+        model.require_kind(path, sample)
+        p = _probabilities(model, path, sample)
         yield f"{path}  {_ranked_classes(model, p[0], top)}"
         return
-    # Integers of a table may be pixels or not; those of pictures are pixels.
+    # Integers of a table may be pixels or not; those of images are pixels.
     is_known = model.pixels or model.image_shape is None
     data = read_samples(
         path,
@@ -99,7 +99,7 @@ def predictions(model: Model, path: str | Path, *, top: int = 3) -> Iterator[str
 
 
 def _files(path: str) -> list[Path]:
-    """The file, or the pictures in a folder. Raises `DataError` where it has none."""
+    """The file, or the image files in a folder. Raises `DataError` where it has none."""
     folder = Path(path)
     if not folder.is_dir():
         return [folder]
@@ -113,20 +113,20 @@ def _files(path: str) -> list[Path]:
         if name.name.lower().endswith(ENDINGS) and not name.name.startswith(".")
     ]
     if not found:
-        raise DataError(f"{folder} is a folder without pictures: give files")
+        raise DataError(f"{folder} is a folder without image files: give files")
     return found
 
 
 def _require_shape(model: Model, path: Path, found: tuple[int, ...] | None) -> None:
-    """Raise `DataError` for pictures of another shape than the model was trained on.
+    """Raise `DataError` for images of another shape than the model was trained on.
 
-    Where a file gives only the number of pixels, the reader has assumed square pictures.
+    Where a file gives only the number of pixels, the reader has assumed square images.
     """
     is_guessed = found == square_shape(model.network.in_features) and "idx" not in path.name.lower()
     if found is None or model.image_shape is None or found == model.image_shape or is_guessed:
         return
     raise DataError(
-        f"{path} holds pictures of {shape_text(found)}, the model was trained on "
+        f"{path} holds images of {shape_text(found)}, the model was trained on "
         f"{shape_text(model.image_shape)}"
     )
 
@@ -137,16 +137,16 @@ def _is_sample_file(path: Path) -> bool:
     return name.endswith(_TABLES) or ("idx" in name and not name.endswith(ENDINGS))
 
 
-def _read_picture(model: Model, path: Path) -> HostArray:
+def _read_sample(model: Model, path: Path) -> HostArray:
     """The image file as one sample, `(1, features)` uint8."""
     if model.image_shape is None:
         raise DataError(
-            f"{path} is read as a picture, but the model was not trained on pictures (it has no "
+            f"{path} is read as an image, but the model was not trained on images (it has no "
             f"image_shape): give samples as .csv, .npz or IDX"
         )
     if model.as_read:
-        picture = read_resized(path, model.image_shape)
-        rows: HostArray = as_rows(picture[None], None, str(path))
+        image = read_resized(path, model.image_shape)
+        rows: HostArray = as_rows(image[None], None, str(path))
         return rows
     height, width = model.image_shape
     return read_image(path, (height, width), centred=model.centred).reshape(1, -1)
@@ -173,8 +173,8 @@ def _ranked_classes(model: Model, p: HostArray, top: int) -> str:
 def _parser() -> Parser:
     parser = Parser(
         "python -m xpnet.predict",
-        description="Print the most probable classes of each picture or sample.",
-        epilog="A picture gives one line. A file of samples gives one line for each sample, "
+        description="Print the most probable classes of each image or sample.",
+        epilog="An image file gives one line. A file of samples gives one line for each sample, "
         "counted from 1, and the accuracy if the samples have labels. Exit code 2: at least one "
         "file could not be read. Example: python -m xpnet.predict runs/digits-001 three.png.",
     )
@@ -183,11 +183,11 @@ def _parser() -> Parser:
         "files",
         metavar="FILE",
         nargs="+",
-        help="a picture (PNG, JPEG, BMP, GIF, WebP, TIFF), a folder of pictures, or a file of "
-        "samples: an IDX file of images, .csv (plain, .gz, .zip), .npz, .npy, a .bin file of "
-        "CIFAR. For a model trained on grey drawings such as MNIST, a picture must show one "
-        "drawing on a plain background; for a model trained on colour pictures or on a folder of "
-        "pictures, it is resized to their size, without keeping its proportions",
+        help="an image file (PNG, JPEG, BMP, GIF, WebP, TIFF), a folder of such files, or a file "
+        "of samples: an IDX file of images, .csv (plain, .gz, .zip), .npz, .npy, a .bin file of "
+        "CIFAR. For a model trained on grey drawings such as MNIST, an image must show one "
+        "drawing on a plain background; for a model trained on colour images or on a folder of "
+        "images, it is resized to their size, without keeping its proportions",
     )
     parser.add_device()
     parser.add_argument(

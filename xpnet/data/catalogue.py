@@ -19,9 +19,9 @@ from xpnet.data.idx import (
     read_idx_folder,
     read_idx_images,
 )
+from xpnet.data.image_folders import holds_class_folders, read_image_folder
 from xpnet.data.npy import read_npy, read_npy_folder, read_npy_samples
 from xpnet.data.npz import read_npz, read_npz_samples
-from xpnet.data.picture_folders import holds_class_folders, read_picture_folder
 from xpnet.errors import ConfigError, DataError, one_line, truncate
 from xpnet.utils.arguments import as_path, whole
 
@@ -44,7 +44,7 @@ _MIRRORS = (
 _DIGITS_FILE = "mnist_5k.csv.gz"
 _CSV = (".csv", ".csv.gz", ".csv.zip")
 _KINDS = (
-    "a folder of IDX, .npy or binary CIFAR files or with a subfolder of pictures for each class, a "
+    "a folder of IDX, .npy or binary CIFAR files or with a subfolder of images for each class, a "
     ".csv, .csv.gz or .csv.zip file, an .npz file or an .npy file"
 )
 
@@ -63,7 +63,7 @@ def load_dataset(name_or_path: str | Path, *, target: str | int | None = None) -
     **Paths**
 
     - a folder of IDX files, of the binary files of CIFAR-10 or CIFAR-100, or with a subfolder of
-      pictures for each class;
+      images for each class;
     - a CSV file (plain, `.gz`, `.zip`) or an `.npz` file;
     - an `.npy` file of samples, or a folder of `.npy` files named like the arrays of an `.npz`;
       these are memory-mapped.
@@ -117,11 +117,11 @@ def _read_folder(path: Path) -> Source:
     if is_cifar_folder(path):
         return read_cifar_folder(path)
     if holds_class_folders(path):
-        return read_picture_folder(path)
+        return read_image_folder(path)
     raise DataError(
         f"{path} holds no data: give a folder with the files of MNIST ({', '.join(IDX_FILES)}; "
         f"plain or .gz), .npy files, the binary files of CIFAR-10 (data_batch_1.bin, ...), or a "
-        f"subfolder of pictures for each class"
+        f"subfolder of images for each class"
     )
 
 

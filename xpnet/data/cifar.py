@@ -72,7 +72,7 @@ def is_cifar_folder(folder: Path) -> bool:
 
 
 def read_cifar_folder(folder: str | Path) -> Source:
-    """CIFAR-10 or CIFAR-100, the binary version, in a folder: colour pictures of 32 x 32.
+    """CIFAR-10 or CIFAR-100, the binary version, in a folder: colour images of 32 x 32.
 
     CIFAR-10: `data_batch_1.bin` to `data_batch_5.bin`, `test_batch.bin`, and the names of the ten
     classes in `batches.meta.txt`, or the known ones. CIFAR-100: `train.bin`, `test.bin`, and the

@@ -28,9 +28,9 @@ class Dataset:
     least 1. A memory map, also `(N, height, width)` or `(N, height, width, 1)`, stays in its file,
     as `MappedRows`.
     `labels`: `(N,)` integers in `0..len(classes) - 1`, kept as int64, or None for unlabelled
-    data. `classes`: the name of each label. `image_shape`: `(height, width)` where a row is a
-    picture of one channel, `(height, width, channels)` where it has several, in the order
-    channels, height, width, as PyTorch flattens a picture; None where a row is not a picture.
+    data. `classes`: the name of each label. `image_shape`: `(height, width)` where a row is an
+    image of one channel, `(height, width, channels)` where it has several, in the order
+    channels, height, width, as PyTorch flattens an image; None where a row is not an image.
     `(height, width, 1)` becomes `(height, width)`.
 
     Raises `DataError`, naming the field, for anything else.
@@ -119,8 +119,8 @@ class Source:
     their file a digest of some rows, evenly spaced, and of the labels, which begins with
     `sampled:`. `label`: the label column of a table, to be printed; `hint`: what to do about a
     table without labels. Raises `DataError` when the two parts differ in features, in the shape of
-    their pictures or in classes, or when only one of them is labelled. `as_read`: the pictures are
-    those of picture files, without any change; pictures to predict are read in the same way.
+    their images or in classes, or when only one of them is labelled. `as_read`: the images are
+    image files as they were read, without any change; those to predict are read in the same way.
     """
 
     name: str
@@ -141,7 +141,7 @@ class Source:
             )
         if self.test.image_shape != self.train.image_shape:
             test, train = (
-                "no pictures" if shape is None else f"pictures of {shape_text(shape)}"
+                "no images" if shape is None else f"images of {shape_text(shape)}"
                 for shape in (self.test.image_shape, self.train.image_shape)
             )
             raise DataError(f"{self.name}: the test set holds {test}, the training set {train}")

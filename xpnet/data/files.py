@@ -72,7 +72,7 @@ def _unzipped(raw: bytes, path: Path) -> bytes:
 def most_content(stored: int) -> int:
     """The largest accepted content, in bytes, of a compressed file of `stored` bytes.
 
-    A hundred times as much, or 64 MiB if that is more. Pictures and tables shrink to a tenth or a
+    A hundred times as much, or 64 MiB if that is more. Images and tables shrink to a tenth or a
     fiftieth; a higher ratio means a decompression bomb (gzip reaches a thousandth).
     """
     return max(_LEAST_LIMIT, _MOST_RATIO * stored)

@@ -30,7 +30,7 @@ class MappedRows:
     `(n, features)`, and `numpy.asarray(rows)` reads all rows. A pickle holds the path of the file,
     not its content.
 
-    Raises `DataError` for another shape, such as pictures of several channels, and where rows are
+    Raises `DataError` for another shape, such as images of several channels, and where rows are
     not contiguous in the file.
     """
 
@@ -38,7 +38,7 @@ class MappedRows:
         if array.ndim == 4 and array.shape[3] != 1 and 0 not in array.shape:
             # Rows are channels first; a batch would be reordered in memory each time.
             raise DataError(
-                f"x is a memory map of pictures {array.shape}, whose channels come last, and rows "
+                f"x is a memory map of images {array.shape}, whose channels come last, and rows "
                 f"are gathered in the order channels, height, width: save the array with "
                 f"numpy.savez (.npz is read into memory), or map rows in this order, "
                 f"x.transpose(0, 3, 1, 2).reshape(len(x), -1), in a Dataset with an image_shape"

@@ -42,7 +42,7 @@ class Normalisation:
     def standard(cls, dataset: Dataset) -> Normalisation:
         """Mean 0 and standard deviation 1 over `dataset`, the training set, in float64.
 
-        Pictures (`image_shape` is not None) have one `scale` and `shift` for all pixels; a table
+        Images (`image_shape` is not None) have one `scale` and `shift` for all pixels; a table
         has one for each feature, and a constant feature becomes 0, as with scikit-learn's
         `StandardScaler`. Raises `DataError` when all values are constant, too large for a finite
         variance, or so close together that no float32 is large enough to scale them.

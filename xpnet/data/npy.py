@@ -33,7 +33,7 @@ def read_npy_folder(folder: str | Path) -> Source:
     The files have the names of the arrays in an `.npz`, which is a ZIP archive of such files.
     Samples, `(N, features)`, `(N, height, width)` or `(N, height, width, 1)` of uint8, float32 or
     float64, C-ordered, stay in their file: it is mapped, and a batch reads the rows that it needs.
-    Pictures of several channels would have to be reordered, so they are refused: `read_npz` takes
+    Images of several channels would have to be reordered, so they are refused: `read_npz` takes
     them. Floats are read once, in blocks, to check that they are finite. Labels, `(N,)` integers
     from 0, are read into memory. Pickled objects are never loaded.
 

@@ -172,7 +172,7 @@ def check_labels(name: str, labels: HostArray) -> HostArray:
 
 
 def shared_image_shape(arrays: Sequence[HostArray]) -> tuple[int, int] | None:
-    """The shape of the pictures in one of two arrays, for the other one if it is flat.
+    """The shape of the images in one of two arrays, for the other one if it is flat.
 
     None for several channels: flat rows do not say in which order they hold them.
     """
@@ -198,7 +198,7 @@ def check_samples(name: str, x: HostArray, labels_name: str, labels: HostArray |
             raise DataError(str(error)) from None
         if x.shape[3] > MOST_CHANNELS:
             raise DataError(
-                f"{name} has shape {truncate(str(x.shape), 60)}: pictures must be (N, height, "
+                f"{name} has shape {truncate(str(x.shape), 60)}: images must be (N, height, "
                 f"width, channels) with at most {MOST_CHANNELS} channels"
             )
     if labels is not None and len(labels) != len(x):

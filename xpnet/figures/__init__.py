@@ -1,1 +1,1 @@
-"""Pictures drawn with matplotlib: curves, confusion matrix, weights."""
+"""Figures drawn with matplotlib: curves, confusion matrix, weights."""

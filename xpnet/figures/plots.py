@@ -1,4 +1,4 @@
-"""Pictures of a training run as PNG files, drawn off-screen.
+"""Figures of a training run as PNG files, drawn off-screen.
 
 All functions take data in host memory; those that write a file raise `CheckpointError` with its
 path if it cannot be written.
@@ -54,7 +54,7 @@ def training_metrics(history: History, path: str | Path) -> None:
     The horizontal axis counts epochs, or steps where records do not come once in so many
     epochs. The loss has a logarithmic axis when it spans more than a factor of 30. A star
     marks the best validation value; the legend gives it and the last values. Without any
-    accuracy the loss stands alone; without any record the picture says so.
+    accuracy the loss stands alone; without any record the figure says so.
     """
     write(_training_figure(history), path)
 
@@ -216,8 +216,8 @@ def _samples_figure(
     images: HostArray, probabilities: HostArray, labels: HostArray, classes: Sequence[str]
 ) -> Figure:
     shape = (len(labels), len(classes))
-    is_picture = images.ndim in (3, 4)
-    if not is_picture or len(images) != len(labels) or probabilities.shape != shape or 0 in shape:
+    are_images = images.ndim in (3, 4)
+    if not are_images or len(images) != len(labels) or probabilities.shape != shape or 0 in shape:
         raise ShapeError(
             f"images, probabilities and labels have shapes {images.shape}, "
             f"{probabilities.shape} and {labels.shape}, expected (N, height, width) or "
@@ -294,8 +294,8 @@ def augmented_samples(originals: HostArray, changed: HostArray, path: str | Path
 
 
 def _augmented_figure(originals: HostArray, changed: HostArray) -> Figure:
-    pictures = changed.shape[:1] + changed.shape[2:]
-    if originals.ndim != 3 or originals.shape != pictures or 0 in changed.shape:
+    shape = changed.shape[:1] + changed.shape[2:]
+    if originals.ndim != 3 or originals.shape != shape or 0 in changed.shape:
         raise ShapeError(
             f"originals and changed have shapes {originals.shape} and {changed.shape}, expected "
             f"(n, height, width) and (n, k, height, width), n and k at least 1"

@@ -1,7 +1,7 @@
-"""The common parts of all pictures: off-screen figures, sizes, colours, writing of files.
+"""The common parts of all figures: drawing off-screen, sizes, colours, writing of files.
 
-Each picture has a `Figure` and an Agg canvas of its own: no window, no pyplot, and no state that
-two threads or the notebook of a caller could share. Equal pictures give equal bytes.
+Each figure has a `Figure` and an Agg canvas of its own: no window, no pyplot, and no state that
+two threads or the notebook of a caller could share. Equal figures give equal bytes.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def write(figure: Figure, path: str | Path) -> None:
 
 def png(figure: Figure, colours: int | None = None) -> bytes:
     """The bytes of a PNG file of the figure, in so many `colours`: a third of the size."""
-    picture = io.BytesIO()
+    file = io.BytesIO()
     # matplotlib would write its version.
-    figure.savefig(picture, format="png", dpi=DPI, metadata={"Software": None})
+    figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
     if colours is None:
-        return picture.getvalue()
+        return file.getvalue()
     small = io.BytesIO()
-    Image.open(picture).convert("RGB").quantize(colours).save(small, "png", optimize=True)
+    Image.open(file).convert("RGB").quantize(colours).save(small, "png", optimize=True)
     return small.getvalue()
 
 

@@ -236,7 +236,7 @@ class Sequential(Predictions, NetworkAsLayer):
     def forward(self, x: Any, *, training: bool = False) -> Array:
         """Logits for `x`: `(N, in_features) -> (N, out_features)`, or images for images.
 
-        `x`: an array, rows of numbers, a DataFrame, pictures, or an array of another library such
+        `x`: an array, rows of numbers, a DataFrame, images, or an array of another library such
         as a PyTorch tensor; see `inputs.as_samples`. Another dtype is converted. Or a sparse matrix
         of SciPy, for a network that begins with `Linear`.
 

@@ -14,9 +14,9 @@ from xpnet.errors import truncate
 from xpnet.figures.calibration import Predictions
 from xpnet.metrics import ClassCounts, ConfusedPairs, Confusion
 from xpnet.report.rendering import image_uri
-from xpnet.utils.channels import as_pictures, visible
+from xpnet.utils.channels import as_images, visible
 
-PAIRS, PICTURES = 6, 8
+PAIRS, MISTAKES_PER_PAIR = 6, 8
 """The numbers of pairs of classes that are shown, and of mistakes of each pair."""
 
 _MOST_CLASSES = 26
@@ -30,7 +30,7 @@ def confusion_values(confusion: Confusion, classes: Sequence[str]) -> dict[str, 
     """What `templates/confusion.html` shows of a confusion matrix `(C, C)` on the host.
 
     `hits` of `samples` and their share `accuracy`; `matrix`: the cells of each row or, with more
-    than 26 classes, `image`: the matrix as the URI of a picture; `strongest`: the largest share of
+    than 26 classes, `image`: the matrix as the URI of an image; `strongest`: the largest share of
     a class that was mistaken for another. All three are None for `ConfusedPairs`.
     """
     sums = ClassCounts.of(confusion)
@@ -113,12 +113,12 @@ def _examples(
             "confidence": float(predictions.confidence[index]),
             "of_true": float(predictions.of_true[index]),
         }
-        for index in found[order[:PICTURES]].tolist()
+        for index in found[order[:MISTAKES_PER_PAIR]].tolist()
     ]
 
 
 def sample_uri(data: Dataset, index: int) -> str | None:
-    """A sample as the URI of a picture; None if it is none."""
+    """A sample as the URI of an image; None if samples are not images."""
     return None if data.image_shape is None else image_uri(_pixels(data, index))
 
 
@@ -128,7 +128,7 @@ def _pixels(data: Dataset, index: int) -> HostArray:
     uint8; other values are scaled so that the smallest is 0 and the largest 255.
     """
     assert data.image_shape is not None
-    values = as_pictures(data.x[index : index + 1], data.image_shape)[0]
+    values = as_images(data.x[index : index + 1], data.image_shape)[0]
     values = visible(values) if values.ndim == 3 else values
     if values.dtype != numpy.uint8:
         if values.dtype.kind == "i":

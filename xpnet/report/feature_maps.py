@@ -1,4 +1,4 @@
-"""What the convolutions of a network make of one picture, for the report."""
+"""What the convolutions of a network make of one image, for the report."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def feature_map_values(network: Sequential, data: Dataset) -> list[dict[str, Any
         {
             "layers": ", ".join(str(layer) for layer in network.layers[first:end]),
             "shape": shape,
-            "images": _pictures(network.backend.to_host(network[:end].forward(x))[0]),
+            "images": _images(network.backend.to_host(network[:end].forward(x))[0]),
         }
         for first, end, shape in stages
     ]
@@ -67,8 +67,8 @@ def _convolves(layer: Layer) -> bool:
     return any(isinstance(inside, Conv2d) for inside in walk([layer]))
 
 
-def _pictures(maps: HostArray) -> list[str]:
-    """The first maps of `(height, width, channels)`, as grey pictures on one scale: URIs."""
+def _images(maps: HostArray) -> list[str]:
+    """The first maps of `(height, width, channels)`, as grey images on one scale: URIs."""
     maps = maps[..., :MOST_MAPS].astype(numpy.float64)
     low, high = float(maps.min()), float(maps.max())
     levels = numpy.zeros(maps.shape)

@@ -22,7 +22,7 @@ from xpnet.runs.test_set import PredictedTestSet, predict_test_set
 from xpnet.training import evaluate
 from xpnet.training.augmentation import Augmentation
 from xpnet.training.history import History
-from xpnet.utils.channels import as_pictures
+from xpnet.utils.channels import as_images
 
 AUGMENTED_ROWS, AUGMENTED_VERSIONS = 6, 9
 """Training samples, and augmented versions of each, in `augmented_samples.png`."""
@@ -40,8 +40,8 @@ def draw(
 ) -> None:
     """Write the figures of a run: curves, confusion matrix, sample predictions, first weights.
 
-    With an `augmentation`, also augmented training samples. The weights of the channels of a
-    picture, or of the input of a convolution, are shown as their mean.
+    With an `augmentation`, also augmented training samples. The weights of the channels of an
+    image, or of the input of a convolution, are shown as their mean.
     """
     plots.training_metrics(history, folder / "training_metrics.png")
     data, predictions, confusion = predicted.data, predicted.predictions, predicted.tested.confusion
@@ -51,7 +51,7 @@ def draw(
         return
     chosen = plots.choose_predictions(predictions, data.labels, DRAWN_SAMPLES, network.seed)
     plots.sample_predictions(
-        as_pictures(data.x[chosen], data.image_shape),
+        as_images(data.x[chosen], data.image_shape),
         predictions.table(chosen, data.labels, len(data.classes)),
         data.labels[chosen],
         data.classes,

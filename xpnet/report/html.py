@@ -18,7 +18,7 @@ from xpnet.figures.plots import horizontal
 from xpnet.figures.reliability import reliability_svg
 from xpnet.metrics import MOST_CLASSES, class_scores
 from xpnet.network import Sequential
-from xpnet.report.confusion import PICTURES, confusion_values, mistake_values, sample_uri
+from xpnet.report.confusion import MISTAKES_PER_PAIR, confusion_values, mistake_values, sample_uri
 from xpnet.report.diagrams import Diagram, curves_diagram
 from xpnet.report.feature_maps import feature_map_values
 from xpnet.report.rendering import render
@@ -72,7 +72,7 @@ def run_page(
         values |= {
             "confusion": confusion_values(confusion, data.classes),
             "mistakes": mistake_values(confusion, predicted.predictions, data),
-            "pictures": PICTURES,
+            "mistakes_per_pair": MISTAKES_PER_PAIR,
             "sample": sample_uri(data, 0),
             "feature_maps": feature_map_values(network, data),
             "class_scores": _class_scores(predicted),

@@ -11,8 +11,8 @@ from xpnet.backend import Backend
 from xpnet.config import AUGMENTATIONS, TrainConfig
 from xpnet.data import Source, Splits, load_dataset, split
 from xpnet.data.dataset import Dataset
+from xpnet.data.images import is_centred
 from xpnet.data.normalisation import Normalisation
-from xpnet.data.pictures import is_centred
 from xpnet.distributed.group import Group
 from xpnet.errors import ConfigError, DataError, ShapeError, one_line
 from xpnet.layers import (
@@ -53,7 +53,7 @@ INITIALIZERS: dict[str, type[initializers.Initializer]] = {
     "lecun_uniform": initializers.LeCunUniform,
 }
 
-_SAMPLED_PICTURES = 500
+_SAMPLED_IMAGES = 500
 
 
 def read_splits(config: TrainConfig) -> tuple[Source, Splits]:
@@ -110,9 +110,9 @@ def prediction_metadata(
 ) -> dict[str, object]:
     """The metadata for prediction of a network trained on `data`.
 
-    `target`: the label column of its table, if it was named; `as_read`: whether its pictures are
-    those of picture files, without any change; otherwise, for one channel, `centred`: whether they
-    are centred as MNIST's are.
+    `target`: the label column of its table, if it was named; `as_read`: whether its images are
+    image files as they were read, without any change; otherwise, for one channel, `centred`:
+    whether they are centred as MNIST's are.
     """
     about: dict[str, object] = {} if config.target is None else {"target": config.target}
     if as_read:
@@ -120,8 +120,8 @@ def prediction_metadata(
     if data.image_shape is not None and len(data.image_shape) == 3:
         return about
     if data.image_shape is not None and data.x.dtype == numpy.uint8:
-        some = data.x[:: max(len(data) // _SAMPLED_PICTURES, 1)]
-        centred = sum(is_centred(picture.reshape(data.image_shape)) for picture in some)
+        some = data.x[:: max(len(data) // _SAMPLED_IMAGES, 1)]
+        centred = sum(is_centred(image.reshape(data.image_shape)) for image in some)
         about["centred"] = 2 * centred >= len(some)
     return about
 
@@ -180,7 +180,7 @@ def _image_layers(
     """
     if data.image_shape is None:
         raise ConfigError(
-            f"conv: takes pictures, and the {data.features} features of {config.dataset} are not "
+            f"conv: takes images, and the {data.features} features of {config.dataset} are not "
             f"pixels: leave conv out"
         )
     layers: list[Layer] = [Unflatten(data.image_shape)]
@@ -239,21 +239,21 @@ def build_schedule(config: TrainConfig, steps_per_epoch: int) -> schedules.Sched
 
 
 def build_augmentation(config: TrainConfig, data: Dataset) -> Augmentation | None:
-    """The augmentation of training pictures, None where no strength is above 0.
+    """The augmentation of training images, None where no strength is above 0.
 
-    Raises `ConfigError` where the rows of `data` are not pictures of one channel.
+    Raises `ConfigError` where the rows of `data` are not images of one channel.
     """
     asked = [name for name in AUGMENTATIONS if getattr(config, name)]
     if not asked:
         return None
     if data.image_shape is not None and len(data.image_shape) == 3:
         raise ConfigError(
-            f"{asked[0]}: changes pictures of one channel, and those of {config.dataset} have "
+            f"{asked[0]}: changes images of one channel, and those of {config.dataset} have "
             f"{data.image_shape[2]}: leave {asked[0]} out"
         )
     if data.image_shape is None:
         raise ConfigError(
-            f"{asked[0]}: changes pictures, and the {data.features} features of "
+            f"{asked[0]}: changes images, and the {data.features} features of "
             f"{config.dataset} are not pixels: leave {asked[0]} out"
         )
     return Augmentation(

@@ -182,7 +182,7 @@ class InitialModel:
         shape = self.model.image_shape
         if shape is not None and data.image_shape is not None and shape != data.image_shape:
             raise ConfigError(
-                f"initial_model: {self.path} takes pictures of {shape_text(shape)}, and those of "
+                f"initial_model: {self.path} takes images of {shape_text(shape)}, and those of "
                 f"{config.dataset} have {shape_text(data.image_shape)}"
             )
         is_pixels = data.x.dtype == numpy.uint8

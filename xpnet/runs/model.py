@@ -22,13 +22,13 @@ class Model:
     """A network and the description of its training data in its file, or defaults.
 
     `classes`: a name for each output, by default its number. `image_shape`: `(height, width)`, or
-    `(height, width, channels)` for several channels, of the pictures that it was trained on; None
+    `(height, width, channels)` for several channels, of the images that it was trained on; None
     for other data, or if not known. `normalisation`:
     from stored values to inputs, by default the identity. `pixels`: it was trained on integer
     pixels 0..255 (True) or on other numbers (False); None: not known. `target`: the label column
-    of its table; None: the default one. `centred`: the pictures that it was trained on are centred
-    as MNIST's are. `as_read`: they are those of picture files without any change; always so for
-    several channels.
+    of its table; None: the default one. `centred`: the images that it was trained on are centred
+    as MNIST's are. `as_read`: they are image files as they were read, without any change; always
+    so for several channels.
     """
 
     network: Sequential

@@ -1,4 +1,4 @@
-"""Data augmentation: random distortions of batches of training pictures, on their device."""
+"""Data augmentation: random distortions of batches of training images, on their device."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy
 from xpnet import random
 from xpnet.backend import Array, Backend, HostArray, array_module, gather
 from xpnet.errors import ConfigError, ShapeError, deprecated, short_repr
-from xpnet.utils.arguments import as_float, picture_shape
+from xpnet.utils.arguments import as_float, height_and_width
 from xpnet.workspace import Workspace
 
 _TRUNCATE = 4.0
-# Larger values make no sense for a picture, and could overflow.
+# Larger values make no sense for an image, and could overflow.
 _MOST_PIXELS = 10_000
 # float32 represents all integers up to this number exactly.
-_LARGEST_PICTURE = 2**24
+_LARGEST_IMAGE = 2**24
 # Pixels at a time. On the CPU a block's arrays stay in the cache; a GPU wants few and large
 # kernels, but indices in 32 bits.
 _CPU_BLOCK = 64 * 28 * 28
@@ -29,21 +29,21 @@ _PURPOSE = "augmentation"
 
 @dataclass(eq=False)
 class Augmentation:
-    """Random shift, rotation, scale, shear and elastic distortion of whole batches of pictures.
+    """Random shift, rotation, scale, shear and elastic distortion of whole batches of images.
 
-    Five strengths, 0 (off) or above. The random values of each picture are uniform and independent:
+    Five strengths, 0 (off) or above. The random values of each image are uniform and independent:
 
     - `shift`: pixels, `t_r` and `t_c` in ±shift;
-    - `rotation`: degrees, `θ` in ±rotation; positive turns the picture anticlockwise as seen;
-    - `scale`: below 1, the factor `f` in 1 ± scale; above 1 the picture grows;
-    - `shear`: degrees below 90, `φ` in ±shear; positive slants the picture as italics are,
+    - `rotation`: degrees, `θ` in ±rotation; positive turns the image anticlockwise as seen;
+    - `scale`: below 1, the factor `f` in 1 ± scale; above 1 the image grows;
+    - `shear`: degrees below 90, `φ` in ±shear; positive slants the image as italics are,
       its upper half to the right;
     - `elastic`: pixels, the α of Simard, Steinkraus, Platt, "Best practices for convolutional
       neural networks applied to visual document analysis", ICDAR 2003. Noise in [-1, 1) for
       each pixel and axis, smoothed by a Gaussian of `elastic_sigma` pixels that ends after
       4 of them (zeros outside), times α: the displacement `d` of each pixel.
 
-    `probability`: the probability that a picture is changed; the others stay exactly as they are.
+    `probability`: the probability that an image is changed; the others stay exactly as they are.
 
     Formula. Output pixel `p = (r, c)`, rows counted downwards, centre
     `m = ((H − 1) / 2, (W − 1) / 2)`, takes its value from the point
@@ -51,8 +51,8 @@ class Augmentation:
         q = A (p − m) + m + t + d(p),    A = (R S K)⁻¹
         R = [[cos θ, −sin θ], [sin θ, cos θ]],  S = [[1, 0], [−tan φ, 1]],  K = f 1
 
-    so the picture is scaled, then sheared, then turned, and a positive `t` moves it up and to
-    the left. Between pixels the value is bilinear, and outside the picture it is 0; that is
+    so the image is scaled, then sheared, then turned, and a positive `t` moves it up and to
+    the left. Between pixels the value is bilinear, and outside the image it is 0; that is
     `scipy.ndimage.map_coordinates(order=1, mode="grid-constant", cval=0)`. The background must
     therefore be 0: distort before a normalisation that shifts.
 
@@ -93,16 +93,16 @@ class Augmentation:
             setattr(self, name, number)
 
     def begin(self, image_shape: tuple[int, int], seed: int) -> None:
-        """Pictures are `image_shape = (H, W)`, random values are determined by `seed`; calls
+        """Images are `image_shape = (H, W)`, random values are determined by `seed`; calls
         `set_sample_counter(0)`.
 
-        Raises `ConfigError` unless `image_shape` is two whole numbers above 0, and for pictures
+        Raises `ConfigError` unless `image_shape` is two whole numbers above 0, and for images
         of more than 2^24 pixels.
         """
-        height, width = picture_shape("image_shape of Augmentation", image_shape)
-        if (height + 2) * (width + 2) > _LARGEST_PICTURE:
+        height, width = height_and_width("image_shape of Augmentation", image_shape)
+        if (height + 2) * (width + 2) > _LARGEST_IMAGE:
             raise ConfigError(
-                f"Augmentation takes pictures of up to {_LARGEST_PICTURE} pixels, border "
+                f"Augmentation takes images of up to {_LARGEST_IMAGE} pixels, border "
                 f"included, found image_shape {image_shape!r}"
             )
         self._shape, self._seed = (height, width), seed
@@ -161,12 +161,12 @@ class Augmentation:
 
     def _checked_shape(self, images: Array, out: Array) -> tuple[int, int]:
         if self._shape is None:
-            raise ConfigError("Augmentation does not know the pictures yet: call begin() first")
+            raise ConfigError("Augmentation does not know the images yet: call begin() first")
         height, width = self._shape
         if images.ndim != 2 or images.shape[1] != height * width or out.shape != images.shape:
             raise ShapeError(
                 f"images and out of Augmentation have shapes {images.shape} and {out.shape}, "
-                f"expected (N, {height * width}) for pictures of {height} x {width}"
+                f"expected (N, {height * width}) for images of {height} x {width}"
             )
         if images.dtype not in ("float32", "float64") or out.dtype != images.dtype:
             raise ShapeError(
@@ -231,7 +231,7 @@ class Augmentation:
         """The affine part of `q` as sums of a line over rows and a line over columns.
 
         `q_r + 1 = down + tilt`, `q_c + 1 = right + lean`; `down`, `lean`: `(N, H, 1)`, `right`,
-        `tilt`: `(N, 1, W)`. The 1 is for the border around each picture. With
+        `tilt`: `(N, 1, W)`. The 1 is for the border around each image. With
         `A = 1/f [[cos θ, sin θ], [tan φ cos θ − sin θ, tan φ sin θ + cos θ]]`.
         """
         constants, workspace = self._constants, self.workspace

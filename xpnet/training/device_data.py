@@ -16,7 +16,7 @@ from xpnet.data.normalisation import Normalisation
 from xpnet.errors import ConfigError, DataError
 from xpnet.layers.shapes import Shape
 from xpnet.training.augmentation import Augmentation
-from xpnet.utils.arguments import float_dtype, instance, picture_shape, whole
+from xpnet.utils.arguments import float_dtype, height_and_width, instance, whole
 from xpnet.utils.exclusive import with_own_buffers
 from xpnet.utils.inputs import as_samples, as_targets, check_finite, require_numbers
 from xpnet.utils.places import named
@@ -90,11 +90,11 @@ class DeviceData:
             value if isinstance(value, float | int) else backend.asarray(value, dtype=self.dtype)
             for value in (how.scale, how.shift)
         )
-        found = image or _picture_in(given)
+        found = image or _image_shape_of(given)
         self.image_shape = found[:2] if found else square_shape(x.shape[1])
         self.channels = found[2] if found else 1
         if image_shape is not None and image is None:
-            self.image_shape = picture_shape("image_shape", image_shape)
+            self.image_shape = height_and_width("image_shape", image_shape)
         self.x: Any
         self.rows: Array | None = None
         if isinstance(x, SparseRows):
@@ -191,10 +191,10 @@ class DeviceData:
             return x, target
         gather(self.x, indices, out=rows)
         if augmentation is not None:
-            # Before a shift of the values, since what comes in from outside a picture is 0.
-            pictures = self.workspace.array(xp, "pictures", rows.shape, self.dtype)
-            xp.copyto(pictures, rows, casting="same_kind")
-            rows = augmentation.apply(pictures, out=pictures)
+            # Before a shift of the values, since what comes in from outside an image is 0.
+            images = self.workspace.array(xp, "images", rows.shape, self.dtype)
+            xp.copyto(images, rows, casting="same_kind")
+            rows = augmentation.apply(images, out=images)
         return self._normalised(rows, "x"), target
 
     def whole(self) -> tuple[Array, Array]:
@@ -202,16 +202,16 @@ class DeviceData:
         return self._normalised(self._in_order(slice(0, len(self))), "x"), self.target
 
     def begin(self, augmentation: Augmentation, seed: int, image: Shape | None = None) -> None:
-        """Initialise `augmentation`. Raises `ConfigError` if rows are not pictures of one channel.
+        """Initialise `augmentation`. Raises `ConfigError` if rows are not images of one channel.
 
         `image`: `(height, width, channels)` as the network takes it, None where it takes rows.
         """
         if self.is_sparse:
-            raise ConfigError("augmentation takes pictures, and x is sparse: give x.toarray()")
+            raise ConfigError("augmentation takes images, and x is sparse: give x.toarray()")
         channels = self.channels if image is None else image[2]
         if channels != 1:
             raise ConfigError(
-                f"augmentation takes pictures of one channel, and these have {channels}: train "
+                f"augmentation takes images of one channel, and these have {channels}: train "
                 f"without augmentation"
             )
         if image is not None:
@@ -219,7 +219,7 @@ class DeviceData:
             return
         if self.image_shape is None:
             raise ConfigError(
-                f"augmentation needs pictures, and {self.x.shape[1]} features are no square: "
+                f"augmentation needs images, and {self.x.shape[1]} features are no square: "
                 f"give DeviceData their image_shape, or train without augmentation"
             )
         if math.prod(self.image_shape) != self.x.shape[1]:
@@ -286,12 +286,12 @@ def _with_channels(image_shape: Shape | None) -> tuple[int, int, int] | None:
     """`image_shape`, if it says the number of channels. Raises `ConfigError`."""
     if not isinstance(image_shape, tuple | list) or len(image_shape) != 3:
         return None
-    size = picture_shape("image_shape", image_shape[:2])
+    size = height_and_width("image_shape", image_shape[:2])
     return (*size, whole("channels of image_shape", image_shape[2]))
 
 
-def _picture_in(x: Any) -> tuple[int, int, int] | None:
-    """`(height, width, channels)` of samples that are pictures, lists of lists too; else None."""
+def _image_shape_of(x: Any) -> tuple[int, int, int] | None:
+    """`(height, width, channels)` of samples that are images, lists of lists too; else None."""
     # Checked samples are all of one shape, so that of lists the first says it.
     shape = numpy.shape(x[0]) if isinstance(x, list | tuple) else getattr(x, "shape", ())[1:]
     if len(shape) not in (2, 3):

@@ -92,7 +92,7 @@ class History:
             return "<p>no record yet</p>"
         from xpnet.figures.plots import training_metrics_png
 
-        curves = notebook.picture(training_metrics_png(self), "loss and accuracy over the epochs")
+        curves = notebook.figure(training_metrics_png(self), "loss and accuracy over the epochs")
         return f"{self._table()}\n{curves}"
 
     def _table(self) -> str:

@@ -159,7 +159,7 @@ def checkpoints_of(value: Any) -> Checkpoints | None:
 
 
 def augmentation_of(value: Augmentation | None) -> Augmentation | None:
-    """How pictures are distorted. Raises `ConfigError`."""
+    """How images are distorted. Raises `ConfigError`."""
     if value is None:
         return None
     what = "an Augmentation, such as Augmentation(shift=2)"

@@ -163,10 +163,10 @@ def _exact(value: Any) -> Any:
     return value if isinstance(value, str) else toml_value(value)
 
 
-def picture_arguments(
+def plot_arguments(
     trials: Sequence[Trial], space: Space, best: Trial, objective: str
 ) -> Mapping[str, Any]:
-    """The arguments of `picture.trials` for these trials."""
+    """The arguments of `plot.trials` for these trials."""
     kept = [trial.outcome.kept if trial.outcome else None for trial in trials]
     return {
         "values": [getattr(record, objective) if record else None for record in kept],
@@ -180,7 +180,7 @@ def picture_arguments(
 
 def write_results(search: Search, folder: Path) -> Trial:
     """Write `trials.csv`, `trials.png` and `best.toml`, print the table; returns the best trial."""
-    from xpnet.tune.picture import trials as draw  # imports matplotlib
+    from xpnet.tune.plot import trials as draw  # imports matplotlib
 
     ranked, trials = search.ranked(), search.trials()
     write_atomically(folder / "trials.csv", to_csv(trials, search.space))
@@ -196,8 +196,8 @@ def write_results(search: Search, folder: Path) -> Trial:
     origin = f"# Trial {best.number} of {printable(folder)}: {figures} at epoch {kept.epoch}.\n"
     config = configure(search.base, best.point)
     write_atomically(folder / "best.toml", (origin + config.to_toml()).encode())
-    picture = picture_arguments(trials, search.space, best, search.objective)
-    draw(**picture, path=folder / "trials.png")
+    arguments = plot_arguments(trials, search.space, best, search.objective)
+    draw(**arguments, path=folder / "trials.png")
     again = shell_command("python", "-m", "xpnet.train", "--config", folder / "best.toml")
     say("", *Scoreboard(search.space).table(ranked).split("\n"), "")
     say(f"best      trial {best.number}: {again}")

@@ -103,7 +103,7 @@ def float_dtype(name: str, value: Any) -> str:
     return str(found)
 
 
-def picture_shape(name: str, value: Any) -> tuple[int, int]:
+def height_and_width(name: str, value: Any) -> tuple[int, int]:
     """`value` as `(height, width)`. Raises `ConfigError` that names the argument."""
     try:
         height, width = (operator.index(n) if is_whole(n) else 0 for n in value)

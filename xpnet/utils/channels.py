@@ -1,4 +1,4 @@
-"""Pictures with channels: `(N, height, width, channels)`, not the channels first."""
+"""Images with channels: `(N, height, width, channels)`, not the channels first."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from xpnet.backend import Array, HostArray
 from xpnet.errors import ShapeError
 
 MOST_CHANNELS = 4
-"""Of a picture: red, green, blue and transparency."""
+"""Of an image: red, green, blue and transparency."""
 
 
 def require_channels_last(shape: tuple[int, ...], image: tuple[int, ...] | None, name: str) -> None:
-    """Raise `ShapeError` for pictures of `shape` that the network does not take as they are.
+    """Raise `ShapeError` for images of `shape` that the network does not take as they are.
 
     `shape`: `(N, H, W)` or `(N, H, W, C)`; `image`: `(H, W, C)` as the network takes it. If that is
     None, unknown, at most 4 channels in the second place count as channels first.
@@ -38,9 +38,9 @@ def require_channels_last(shape: tuple[int, ...], image: tuple[int, ...] | None,
 
 
 def as_rows(array: Array, image: tuple[int, ...] | None, name: str) -> Array:
-    """Pictures `(N, H, W)` or `(N, H, W, C)` as rows; any other array unchanged.
+    """Images `(N, H, W)` or `(N, H, W, C)` as rows; any other array unchanged.
 
-    Raises `ShapeError` for pictures `(N, C, H, W)`, and for others than `image`, if it is known.
+    Raises `ShapeError` for images `(N, C, H, W)`, and for others than `image`, if it is known.
     """
     shape = tuple(array.shape)
     if array.ndim in (3, 4):
@@ -50,26 +50,26 @@ def as_rows(array: Array, image: tuple[int, ...] | None, name: str) -> Array:
     return array.reshape(len(array), math.prod(shape[1:])) if array.ndim in (3, 4) else array
 
 
-def as_pictures(rows: HostArray, image: tuple[int, ...]) -> HostArray:
-    """`rows` `(N, features)` in the order channels, height, width, as pictures: a view.
+def as_images(rows: HostArray, image: tuple[int, ...]) -> HostArray:
+    """`rows` `(N, features)` in the order channels, height, width, as images: a view.
 
     `image`: `(H, W)`, which gives `(N, H, W)`, or `(H, W, C)`, which gives `(N, H, W, C)`.
     """
     height, width, *channels = image
-    pictures = rows.reshape(len(rows), *channels, height, width)
-    return numpy.moveaxis(pictures, 1, -1) if channels else pictures
+    images = rows.reshape(len(rows), *channels, height, width)
+    return numpy.moveaxis(images, 1, -1) if channels else images
 
 
-def visible(pictures: HostArray) -> HostArray:
-    """Pictures `(…, H, W, C)` as they can be shown: grey `(…, H, W)` or RGB `(…, H, W, 3)`.
+def visible(images: HostArray) -> HostArray:
+    """Images `(…, H, W, C)` as they can be shown: grey `(…, H, W)` or RGB `(…, H, W, 3)`.
 
     Two channels are shown as their mean; of four, the fourth, which may be transparency, is left
     out.
     """
-    if pictures.shape[-1] < 3:
-        mean: HostArray = pictures.mean(axis=-1, dtype=numpy.float64)
-        return mean.astype(pictures.dtype)
-    return pictures[..., :3]
+    if images.shape[-1] < 3:
+        mean: HostArray = images.mean(axis=-1, dtype=numpy.float64)
+        return mean.astype(images.dtype)
+    return images[..., :3]
 
 
 def shape_text(image: tuple[int, ...]) -> str:

@@ -51,7 +51,7 @@ def as_samples(
 ) -> Array:
     """`x` as an array `(N, features)` of numbers, N above 0: a host array, or one of `backend`.
 
-    `x`: rows of numbers, or pictures `(N, H, W)` or `(N, H, W, C)`, which become `(N, H·W)` or
+    `x`: rows of numbers, or images `(N, H, W)` or `(N, H, W, C)`, which become `(N, H·W)` or
     `(N, C·H·W)`. It keeps its dtype, except bools (uint8) and `Float64`, `Int64`, `boolean` of
     pandas (those of NumPy). Arrays that NumPy can read are not copied. `features`: the required
     number, None for any. `name`: of the argument, for messages. `check`: whether every value must
@@ -59,7 +59,7 @@ def as_samples(
     range the values must not exceed. `image`: `(H, W, C)` where the network takes images. A sparse
     matrix of SciPy becomes `SparseRows`, on the host.
 
-    Raises `ShapeError` for another shape, such as pictures `(N, C, H, W)`; `DataError`, with row
+    Raises `ShapeError` for another shape, such as images `(N, C, H, W)`; `DataError`, with row
     and column, for what is not a finite number (text, dates, categories, complex or missing values,
     NaN, infinity, values beyond `dtype`), for masked or ragged arrays and for no samples at all;
     `DeviceMismatch` for an array on another device.
@@ -171,7 +171,7 @@ def _not_finite(where: str, value: float, largest: float) -> DataError:
 def _require_samples(array: Array, found: tuple[int, ...], features: int | None, name: str) -> None:
     wanted = f"the network takes {name} of shape (N, {features}), found {found}"
     if features is None:
-        wanted = f"{name} must be (N, features) or pictures (N, height, width), found {found}"
+        wanted = f"{name} must be (N, features) or images (N, height, width), found {found}"
     if array.ndim == 1:
         raise ShapeError(
             f"{wanted}: one sample is {name}.reshape(1, -1), several of one feature "
@@ -183,7 +183,7 @@ def _require_samples(array: Array, found: tuple[int, ...], features: int | None,
         raise DataError(f"{name} is empty, shape {found}: give (N, features) with N above 0")
     if features is not None and array.shape[1] != features:
         if len(found) == 2 and math.prod(found) == features:
-            wanted += f": one picture is {name}.reshape(1, -1)"
+            wanted += f": one image is {name}.reshape(1, -1)"
         raise ShapeError(wanted)
 
 

@@ -1,4 +1,4 @@
-"""Output in notebooks: a table as HTML, a picture in it, and a line that can be replaced.
+"""Output in notebooks: a table as HTML, a figure in it, and a line that can be replaced.
 
 Jupyter is not needed: the functions for HTML return strings.
 """
@@ -41,7 +41,7 @@ def _row(cells: Sequence[str], left: int, tag: str) -> str:
     return f"<tr>{''.join(parts)}</tr>"
 
 
-def picture(png: bytes, text: str) -> str:
+def figure(png: bytes, text: str) -> str:
     """A PNG file within the HTML; `text` is its alternative text."""
     source = f"data:image/png;base64,{b64encode(png).decode()}"
     return f'<img alt="{escape(text)}" src="{source}" style="max-width: 48em; width: 100%">'

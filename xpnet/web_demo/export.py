@@ -2,7 +2,7 @@
 
 The page is one HTML file that needs no server and no internet connection: its HTML, CSS and
 JavaScript lie in `xpnet/web_demo/`, and the weights are part of it. It prepares a drawing as
-`xpnet.data.pictures` prepares a picture, and its forward pass equals that of xpnet to 1e-5.
+`xpnet.data.images` prepares an image, and its forward pass equals that of xpnet to 1e-5.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KNOWN += ("Unflatten", "Conv2d", "MaxPool2d", "AveragePool2d", "GlobalAveragePoo
 KNOWN += ("BatchNorm2d", "Dropout2d", "Flatten")
 """The layers whose forward pass is in `layers.js`."""
 
-SCRIPTS = ("layers.js", "picture.js", "pad.js", "show.js", "page.js")
+SCRIPTS = ("layers.js", "prepare.js", "pad.js", "show.js", "page.js")
 """The page's JavaScript, in the order in which it becomes one script."""
 
 _PAD = 280
@@ -42,7 +42,7 @@ def html_page(model: Model) -> str:
     """The page for `model`, one HTML document; the same text for the same network.
 
     Weights are kept in float32, whatever the network's dtype: float16 would move probabilities
-    by up to 5e-4. Raises `ConfigError` where the network is not made for square pictures of whole
+    by up to 5e-4. Raises `ConfigError` where the network is not made for square images of whole
     pixels with one channel, has no probabilities, or has a layer that the page does not know,
     `CheckpointError` for weights that are not finite numbers.
     """
@@ -65,29 +65,29 @@ def html_page(model: Model) -> str:
         network=_sizes(network),
         parameters=f"{network.count_parameters():,}",
         side=side,
-        # A drawing of the network's own size would be no drawing to `xpnet.data.pictures`.
+        # A drawing of the network's own size would be no drawing to `xpnet.data.images`.
         pad=max(_PAD, 2 * side),
     )
 
 
 def _side(model: Model) -> int:
-    # A network of Linear layers does not know the channels of its pictures.
+    # A network of Linear layers does not know the channels of its images.
     image = model.network.image_shape or model.image_shape
     if image is not None and len(image) == 3 and image[2] > 1:
         raise ConfigError(
-            f"the model takes pictures of {image[2]} channels, and a drawing has one: export one "
-            f"that takes pictures of one channel"
+            f"the model takes images of {image[2]} channels, and a drawing has one: export one "
+            f"that takes images of one channel"
         )
     if model.image_shape is None:
         raise ConfigError(
-            "the model was not trained on pictures (it has no image_shape), so there is nothing "
+            "the model was not trained on images (it has no image_shape), so there is nothing "
             "to draw: export one that was"
         )
     height, width = model.image_shape[:2]
     if height != width:
         raise ConfigError(
-            f"the model takes pictures of {height} x {width} pixels, and the page's pad is "
-            f"square: export one that takes square pictures"
+            f"the model takes images of {height} x {width} pixels, and the page's pad is "
+            f"square: export one that takes square images"
         )
     if model.pixels is False:
         raise ConfigError(

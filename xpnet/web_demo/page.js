@@ -1,11 +1,11 @@
-// The page: a drawing becomes a picture, the picture is the input of the network, and the outputs
+// The page: a drawing becomes an image, the image is the input of the network, and the outputs
 // of the layers are shown.
 //
 // For the browser's console and for the tests of the page:
 //   xpnet.ink()                 the pad, `xpnet.size` x `xpnet.size` levels 0..255, row by row
-//   xpnet.prepare(ink, size)    the picture made from the ink, `xpnet.side` x `xpnet.side`; null if
+//   xpnet.prepare(ink, size)    the image made from the ink, `xpnet.side` x `xpnet.side`; null if
 //                               it is empty
-//   xpnet.predict(picture)      {probabilities, outputs}: one for each class, one for each layer
+//   xpnet.predict(image)        {probabilities, outputs}: one for each class, one for each layer
 
 const model = JSON.parse(byId("model").textContent);
 const layers = model.layers.map(decodeLayer);
@@ -20,7 +20,7 @@ const parts = starts.map((start, number) => {
 });
 const weighted = parts.filter(({ type }) => type === "Linear" || type === "Conv2d");
 const hidden = weighted.filter((part) => part.type === "Conv2d" || part !== weighted.at(-1));
-// Only of a layer that is given the picture itself can the weights be shown as pictures.
+// Only of a layer that is given the image itself can the weights be shown as images.
 const first = parts[0]?.type === "Linear" ? parts[0] : null;
 
 const pad = makePad(byId("pad"), byId("cursor"), byId("pen"), changed);
@@ -43,8 +43,8 @@ window.xpnet = Object.freeze({
   side: model.side,
   ink: () => Array.from(pad.ink),
   prepare: (ink, size) => listed(prepare(ink, size, model.side)),
-  predict: (picture) => {
-    const { probabilities, outputs } = predict(picture);
+  predict: (image) => {
+    const { probabilities, outputs } = predict(image);
     return { probabilities: listed(probabilities), outputs: outputs.map(listed) };
   },
 });
@@ -55,8 +55,8 @@ function of(value, i) {
 }
 
 /** Stored levels 0..255 to probabilities; `outputs` are those of each layer. */
-function predict(picture) {
-  const x = Float64Array.from(picture, (level, i) => level * of(model.scale, i) + of(model.shift, i));
+function predict(image) {
+  const x = Float64Array.from(image, (level, i) => level * of(model.scale, i) + of(model.shift, i));
   const outputs = forward(layers, x);
   const makers = { softmax, sigmoid: FORWARD.Sigmoid, identity: (y) => y };
   return { probabilities: makers[model.probabilities](outputs.at(-1)), outputs };
@@ -74,10 +74,10 @@ function changed() {
 }
 
 function show() {
-  const picture = prepare(pad.ink, pad.size, model.side);
-  const { probabilities, outputs } = picture ? predict(picture) : {};
-  byId("answer").textContent = picture ? answerOf(probabilities, model.classes) : "–";
-  showPicture(byId("picture"), picture);
+  const image = prepare(pad.ink, pad.size, model.side);
+  const { probabilities, outputs } = image ? predict(image) : {};
+  byId("answer").textContent = image ? answerOf(probabilities, model.classes) : "–";
+  showImage(byId("image"), image);
   showClasses(byId("classes"), probabilities, model.classes);
   hidden.forEach(({ end }, number) => showHidden[number](outputs?.[end]));
   showWeights(outputs?.[first?.end]);

@@ -28,8 +28,8 @@ function paintNumbers(canvas, numbers, limit) {
 }
 
 /** The input of the network: grey levels 0..255, or null. */
-function showPicture(canvas, picture) {
-  paint(canvas, (i) => [255, 255, 255, picture ? picture[i] : 0]);
+function showImage(canvas, image) {
+  paint(canvas, (i) => [255, 255, 255, image ? image[i] : 0]);
 }
 
 /** `3 · 97.1 %` */
@@ -72,7 +72,7 @@ function makeUnits(container, name, size) {
   };
 }
 
-/** The same for the maps of a layer whose outputs are images: a grey picture of each. */
+/** The same for the maps of a layer whose outputs are images: each map in grey. */
 function makeMaps(container, name, [height, width, channels]) {
   const shown = Math.min(MOST_MAPS, channels);
   const row = element("div", { className: "maps", ariaHidden: "true" });

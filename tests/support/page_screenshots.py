@@ -1,4 +1,4 @@
-"""The pictures of pages in docs/command_line.md: `python tests/support/page_pictures.py MODEL RUN`.
+"""The screenshots of docs/command_line.md: `python tests/support/page_screenshots.py MODEL RUN`.
 
 Chromium draws a digit on the page of MODEL and photographs it: `examples/page.png`, and on a
 phone in the dark `examples/page-phone-dark.png`. Of the report of RUN it photographs what stands

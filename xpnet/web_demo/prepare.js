@@ -1,6 +1,6 @@
-// A drawing in the format of MNIST: `prepare` of xpnet/data/pictures.py, step by step, with the
+// A drawing in the format of MNIST: `prepare` of xpnet/data/images.py, step by step, with the
 // same names and precision (Math.fround and Float32Array are NumPy's and Pillow's float32). Python
-// makes the same picture from the same drawing, as long as most of the border is empty: Python
+// makes the same image from the same drawing, as long as most of the border is empty: Python
 // estimates the background level from the border, here it is 0.
 
 /** The share of the height and width of the field that the drawing takes. */
@@ -11,7 +11,7 @@ const INK = 0.3;
 const FAINTEST = 16;
 
 /**
- * The drawing in `ink` (`width` x `width` levels 0..255, row by row, background 0) as a picture
+ * The drawing in `ink` (`width` x `width` levels 0..255, row by row, background 0) as an image
  * of `side` x `side` levels; null if nothing is drawn.
  */
 function prepare(ink, width, side) {

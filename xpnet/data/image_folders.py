@@ -16,7 +16,7 @@ from xpnet._files import reading
 from xpnet.backend import HostArray
 from xpnet.data.dataset import MAX_CLASSES, Dataset, Source
 from xpnet.data.files import most_content
-from xpnet.data.pictures import ENDINGS, read_picture
+from xpnet.data.images import ENDINGS, read_unchanged
 from xpnet.errors import DataError, join_names, short_repr
 from xpnet.utils.channels import shape_text
 
@@ -32,19 +32,19 @@ def holds_class_folders(folder: Path) -> bool:
     return folder.is_dir() and bool(_subfolders(folder))
 
 
-def read_picture_folder(folder: str | Path) -> Source:
-    """The pictures in the subfolders of `folder`, whose names are the classes.
+def read_image_folder(folder: str | Path) -> Source:
+    """The images in the subfolders of `folder`, whose names are the classes.
 
-    `CLASS/PICTURE.png`, or `train/CLASS/…` and perhaps `test/CLASS/…`; PNG, JPEG, BMP, GIF, WebP
+    `CLASS/IMAGE.png`, or `train/CLASS/…` and perhaps `test/CLASS/…`; PNG, JPEG, BMP, GIF, WebP
     or TIFF, by the endings of their names. Files with other endings, and names that begin with a
-    dot, are left out. Classes and pictures are sorted by name, so that labels and samples do not
-    depend on the file system. All pictures must have one size; their pixels stay unchanged, uint8.
+    dot, are left out. Classes and images are sorted by name, so that labels and samples do not
+    depend on the file system. All images must have one size; their pixels stay unchanged, uint8.
     `image_shape` is `(height, width)` if all are grey, else `(height, width, 3)`, and grey ones
-    become RGB; see `read_picture`, also for transparency. `sha256`: of names and contents.
+    become RGB; see `read_unchanged`, also for transparency. `sha256`: of names and contents.
 
-    Raises `DataError`, naming the file or folder: for a class without pictures, a class of the test
-    set that the training set lacks, pictures or folders where none belong, an image that cannot be
-    read or has another size than the first, and for pictures that take over a hundred times as
+    Raises `DataError`, naming the file or folder: for a class without images, a class of the test
+    set that the training set lacks, images or folders where none belong, an image that cannot be
+    read or has another size than the first, and for images that take over a hundred times as
     much memory as their files, and over 64 MiB (grey ones beside coloured ones three times that).
     """
     folder = Path(folder)
@@ -83,20 +83,20 @@ def _parts(folder: Path) -> list[Path]:
     # `train` may also be a class, of trains.
     if not any(name in names and _subfolders(folder / name) for name in _PARTS):
         if not names:
-            raise DataError(f"{folder} holds no folder: put the pictures of each class into one")
+            raise DataError(f"{folder} holds no folder: put the images of each class into one")
         return [folder]
     others = [name for name in names if name not in _PARTS]
     if others or "train" not in names:
         raise DataError(
             f"{folder} holds the folders {join_names(names)}: it must hold train and perhaps test, "
-            f"each with a folder of pictures for each class, or only folders of classes"
+            f"each with a folder of images for each class, or only folders of classes"
         )
     return [folder / name for name in _PARTS if name in names]
 
 
 def _labelled(root: Path, classes: tuple[str, ...]) -> Labelled:
-    """The pictures below `root`, class by class, in the order of their names."""
-    found = _pictures(root)
+    """The image files below `root`, class by class, in the order of their names."""
+    found = _images(root)
     if found:
         raise DataError(
             f"{root / found[0]} lies in no folder of a class: move it into the one of its class"
@@ -116,47 +116,47 @@ def _labelled(root: Path, classes: tuple[str, ...]) -> Labelled:
         inside = _subfolders(root / name)
         if inside:
             raise DataError(
-                f"{root / name / inside[0]} is a folder within that of a class: its pictures must "
+                f"{root / name / inside[0]} is a folder within that of a class: its images must "
                 f"lie directly in {root / name}"
             )
-        pictures = _pictures(root / name)
-        if not pictures:
+        images = _images(root / name)
+        if not images:
             raise DataError(
-                f"{root / name} holds no picture ({', '.join(ENDINGS)}): delete the folder, or put "
-                f"the pictures of its class there"
+                f"{root / name} holds no image file ({', '.join(ENDINGS)}): delete the folder, or "
+                f"put the images of its class there"
             )
-        files += [(root / name / picture, label) for picture in pictures]
+        files += [(root / name / file, label) for file in images]
     return files
 
 
 def _pixels(files: Labelled, size: tuple[int, ...] | None, first: Path) -> HostArray:
-    """The pictures `(N, C, H, W)` uint8, C 1 or 3; `size`: `(H, W)` of `first`, if it is known."""
+    """The images `(N, C, H, W)` uint8, C 1 or 3; `size`: `(H, W)` of `first`, if it is known."""
     stored = 0
     for path, _ in files:
         with reading(path):
             stored += path.stat().st_size
     out: HostArray | None = None
     for number, (path, _) in enumerate(files):
-        picture = read_picture(path)
-        size = size or picture.shape[:2]
-        if picture.shape[:2] != size:
+        image = read_unchanged(path)
+        size = size or image.shape[:2]
+        if image.shape[:2] != size:
             raise DataError(
-                f"{path} has {shape_text(picture.shape[:2])} and {first} has {shape_text(size)}: "
-                f"all pictures must have one size: scale them first"
+                f"{path} has {shape_text(image.shape[:2])} and {first} has {shape_text(size)}: "
+                f"all images must have one size: scale them first"
             )
-        channels = 3 if picture.ndim == 3 else 1
+        channels = 3 if image.ndim == 3 else 1
         if out is None or out.shape[1] < channels:
             shape = (len(files), channels, *size)
             if math.prod(shape) > most_content(stored):
                 raise DataError(
-                    f"{path}: its {len(files)} pictures of {shape_text(size)} take more than "
+                    f"{path}: its {len(files)} images of {shape_text(size)} take more than "
                     f"{most_content(stored)} bytes, from files of {stored}, as in a decompression "
                     f"bomb: if you trust them, save them as an .npz file"
                 )
             with reading(path):
-                # Grey pictures were read before the first one in colour.
+                # Grey images were read before the first one in colour.
                 out = numpy.empty(shape, numpy.uint8) if out is None else out.repeat(3, axis=1)
-        out[number] = numpy.moveaxis(picture, -1, 0) if picture.ndim == 3 else picture
+        out[number] = numpy.moveaxis(image, -1, 0) if image.ndim == 3 else image
     assert out is not None
     return out
 
@@ -174,7 +174,7 @@ def _subfolders(folder: Path) -> list[str]:
     return sorted(name for name, is_folder in _entries(folder) if is_folder)
 
 
-def _pictures(folder: Path) -> list[str]:
+def _images(folder: Path) -> list[str]:
     entries = _entries(folder)
     return sorted(
         name for name, is_folder in entries if not is_folder and name.lower().endswith(ENDINGS)

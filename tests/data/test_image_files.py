@@ -1,4 +1,4 @@
-"""Pictures as people have them: of the network's own size, of many bits, of other formats."""
+"""Images as people have them: of the network's own size, of many bits, of other formats."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import xpnet as xn
 from xpnet.cli import predict
 from xpnet.config import TrainConfig
 from xpnet.data import Dataset, load_dataset
-from xpnet.data.pictures import is_centred, prepare, read_image
+from xpnet.data.images import is_centred, prepare, read_image
 from xpnet.errors import CheckpointError, DataError
 from xpnet.runs.factory import prediction_metadata
 from xpnet.serialization import save
@@ -30,8 +30,8 @@ def strokes(seed: int, place: tuple[int, int] = (20, 20)) -> Image.Image:
     return image
 
 
-def centre(picture: numpy.ndarray) -> tuple[float, float]:
-    levels = picture.astype(float)
+def centre(image: numpy.ndarray) -> tuple[float, float]:
+    levels = image.astype(float)
     rows, columns = numpy.indices(levels.shape)
     return (levels * rows).sum() / levels.sum(), (levels * columns).sum() / levels.sum()
 
@@ -56,10 +56,10 @@ def test_a_drawing_scaled_to_28_is_centred_like_the_drawing(
 
 
 def test_all_digits_of_mnist_are_left_as_they_are() -> None:
-    for picture in load_dataset("digits").train.x.reshape(-1, 28, 28):
-        assert is_centred(picture)
-    inverted = Image.fromarray(255 - picture)
-    numpy.testing.assert_array_equal(prepare(inverted), picture)
+    for image in load_dataset("digits").train.x.reshape(-1, 28, 28):
+        assert is_centred(image)
+    inverted = Image.fromarray(255 - image)
+    numpy.testing.assert_array_equal(prepare(inverted), image)
 
 
 @pytest.mark.parametrize(
@@ -71,13 +71,13 @@ def test_all_digits_of_mnist_are_left_as_they_are() -> None:
     ],
 )
 def test_what_does_not_stand_as_mnist_is_no_digit_of_it(change: Any, reason: str) -> None:
-    picture = load_dataset("digits").train.x[0].reshape(28, 28)
-    assert is_centred(picture)
-    assert not is_centred(change(picture)), reason
+    image = load_dataset("digits").train.x[0].reshape(28, 28)
+    assert is_centred(image)
+    assert not is_centred(change(image)), reason
     assert not is_centred(numpy.zeros((28, 28), numpy.uint8))
 
 
-def test_a_network_of_other_pictures_gets_them_as_they_are(tmp_path: Path) -> None:
+def test_a_network_of_other_images_gets_them_as_they_are(tmp_path: Path) -> None:
     draw = numpy.random.default_rng(0)
     garments = draw.integers(0, 256, (40, 784)).astype(numpy.uint8)
     digits = load_dataset("digits").train
@@ -154,16 +154,16 @@ def test_a_blank_page_of_many_bits_is_blank(tmp_path: Path, dtype: Any) -> None:
 def test_other_formats_are_read_as_png_is(
     tmp_path: Path, name: str, mode: str, options: dict[str, Any]
 ) -> None:
-    picture = drawing()
-    path = write(tmp_path, name, picture.convert("RGB").convert(mode), **options)
+    image = drawing()
+    path = write(tmp_path, name, image.convert("RGB").convert(mode), **options)
     allowed = 255 if mode == "1" else 60
-    difference = numpy.abs(read_image(path).astype(int) - prepare(picture))
+    difference = numpy.abs(read_image(path).astype(int) - prepare(image))
     assert difference.max() <= allowed
     assert difference.mean() <= (6 if mode == "1" else 3)
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.tif", "a.png"])
-def test_the_first_of_several_pictures_is_read(tmp_path: Path, name: str) -> None:
+def test_the_first_of_several_images_is_read(tmp_path: Path, name: str) -> None:
     first, second = drawing().convert("L"), Image.new("L", drawing().size, 255)
     more: dict[str, Any] = {"save_all": True, "append_images": [second]}
     if name == "a.webp":
@@ -173,7 +173,7 @@ def test_the_first_of_several_pictures_is_read(tmp_path: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.webp", "a.png", "a.jpg"])
-def test_a_turned_picture_is_put_upright(tmp_path: Path, name: str) -> None:
+def test_a_turned_image_is_put_upright(tmp_path: Path, name: str) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
     upright = drawing().convert("RGB")
@@ -211,7 +211,7 @@ def test_a_run_folder_stands_for_its_model(
 ) -> None:
     for name in ("b.png", "a.bmp", "c.WEBP", "d.tif", ".hidden.png"):
         drawing().convert("RGB").save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     assert predict.main([str(run_folder), str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     names = [Path(line.split("  ")[0]).name for line in lines]
@@ -224,7 +224,7 @@ def test_a_folder_without_what_is_needed_is_named(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert predict.main([str(run_folder), str(run_folder)]) == 2
-    assert f"{run_folder} is a folder without pictures" in capsys.readouterr().err
+    assert f"{run_folder} is a folder without image files" in capsys.readouterr().err
     assert predict.main([str(run_folder.parent), "a.png"]) == 2
     assert "is a folder without model.safetensors" in capsys.readouterr().err
     (run_folder / "model.safetensors").rename(run_folder / "other.safetensors")
@@ -245,7 +245,7 @@ def test_a_model_that_says_nonsense_of_its_data_is_refused(
         predict.Model.load(tmp_path / "m.safetensors")
 
 
-# pictures of other shapes
+# images of other shapes
 
 
 def idx(array: numpy.ndarray) -> bytes:
@@ -267,7 +267,7 @@ def test_parts_of_other_shapes_with_as_many_pixels_are_refused(tmp_path: Path) -
         numpy.save(tmp_path / "npy" / f"{name}.npy", array)
     numpy.savez(tmp_path / "a.npz", **arrays)
     for name in ("idx", "npy", "a.npz"):
-        with pytest.raises(DataError, match=r"test set holds pictures of 14 x 56 .*of 28 x 28"):
+        with pytest.raises(DataError, match=r"test set holds images of 14 x 56 .*of 28 x 28"):
             load_dataset(tmp_path / name)
     # Flat samples have the shape of those beside them.
     arrays["x_train"] = train.reshape(4, 784)
@@ -278,10 +278,10 @@ def test_parts_of_other_shapes_with_as_many_pixels_are_refused(tmp_path: Path) -
         assert source.train.image_shape == (14, 56)
 
 
-def test_pictures_of_another_shape_are_not_predicted(
+def test_images_of_another_shape_are_not_predicted(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "a-idx3"
     path.write_bytes(idx(numpy.ones((4, 14, 56))))
     assert predict.main([str(run_folder), str(path)]) == 2
-    assert "pictures of 14 x 56 pixels, the model was trained on 28 x 28" in capsys.readouterr().err
+    assert "images of 14 x 56 pixels, the model was trained on 28 x 28" in capsys.readouterr().err

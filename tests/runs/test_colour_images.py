@@ -1,4 +1,4 @@
-"""Colour pictures from files through training, prediction and report, and what they refuse."""
+"""Colour images from files through training, prediction and report, and what they refuse."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from xpnet.figures import plots
 from xpnet.report.files import report_again
 from xpnet.runs.factory import build_augmentation, prediction_metadata
 from xpnet.runs.model import Model
-from xpnet.utils.channels import as_pictures, as_rows, visible
+from xpnet.utils.channels import as_images, as_rows, visible
 
 FILES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
 FLAGS = ["--conv", "4k3,pool", "--hidden", "8", "--epochs", "1", "--batch-size", "10"]
 
 
-def pictures(seed: int, count: int = 20) -> tuple[np.ndarray, np.ndarray]:
-    """Plain pictures `(count, 32, 32, 3)`, red for class 3, green for class 5; and labels."""
+def plain_images(seed: int, count: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    """Plain images `(count, 32, 32, 3)`, red for class 3, green for class 5; and labels."""
     labels = np.array([3, 5] * (count // 2), np.uint8)
     x = np.random.default_rng(seed).integers(0, 60, (count, 32, 32, 3), dtype=np.uint8)
     x[labels == 3, :, :, 0] += 180
@@ -44,7 +44,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("colour")
     (folder / "cifar").mkdir()
     for seed, name in enumerate(FILES):
-        x, labels = pictures(seed)
+        x, labels = plain_images(seed)
         rows = np.concatenate([labels[:, None], x.transpose(0, 3, 1, 2).reshape(20, -1)], axis=1)
         (folder / "cifar" / name).write_bytes(rows.tobytes())
     assert train(["--dataset", str(folder / "cifar"), *FLAGS, "--run", str(folder / "run")]) == 0
@@ -89,10 +89,10 @@ def test_the_lines_of_a_run(workdir: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize("size", [(32, 32), (50, 40)], ids=["same size", "resized"])
-def test_a_picture_is_predicted_in_the_order_of_the_rows(
+def test_an_image_is_predicted_in_the_order_of_the_rows(
     workdir: Path, size: tuple[int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    x, _ = pictures(5)
+    x, _ = plain_images(5)
     image = Image.fromarray(x[0]).resize(size, Image.Resampling.NEAREST)
     image.save(tmp_path / "a.png")
     assert predict([str(workdir / "run"), str(tmp_path / "a.png"), "--top", "10"]) == 0
@@ -107,7 +107,7 @@ def test_a_picture_is_predicted_in_the_order_of_the_rows(
 def test_samples_of_files_are_predicted(
     workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    x, labels = pictures(5)
+    x, labels = plain_images(5)
     np.savez(tmp_path / "a.npz", x=x, y=labels)
     files = [str(workdir / "cifar" / "test_batch.bin"), str(tmp_path / "a.npz")]
     assert predict([str(workdir / "run"), *files]) == 0
@@ -117,7 +117,7 @@ def test_samples_of_files_are_predicted(
     np.savez(tmp_path / "a.npz", x=np.zeros((2, 48, 64), np.uint8))
     assert predict([str(workdir / "run"), str(tmp_path / "a.npz")]) == 2
     error = capsys.readouterr().err
-    assert "pictures of 48 x 64 pixels, the model was trained on 32 x 32 pixels of 3 ch" in error
+    assert "images of 48 x 64 pixels, the model was trained on 32 x 32 pixels of 3 ch" in error
 
 
 def test_what_takes_one_channel_refuses_colour(
@@ -127,17 +127,17 @@ def test_what_takes_one_channel_refuses_colour(
     flags = ["--dataset", cifar, "--hidden", "4", "--epochs", "1", "--run", str(tmp_path / "run")]
     assert train([*flags, "--augment-shift", "1"]) == 2
     error = capsys.readouterr().err
-    assert "augment_shift: changes pictures of one channel, and those of" in error
+    assert "augment_shift: changes images of one channel, and those of" in error
     assert "have 3: leave augment_shift out" in error
-    # A dense network does not know the shape of its pictures.
+    # A dense network does not know the shape of its images.
     assert train([*flags, "--no-report"]) == 0
     for run in (tmp_path / "run", workdir / "run"):
         capsys.readouterr()
         assert export([str(run), "--html", str(tmp_path / "a.html")]) == 2
-        assert "takes pictures of 3 channels, and a drawing has one" in capsys.readouterr().err
+        assert "takes images of 3 channels, and a drawing has one" in capsys.readouterr().err
 
 
-def test_a_model_of_grey_picture_files_gets_them_unchanged(
+def test_a_model_of_grey_image_files_gets_them_unchanged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Dark on light, which a model of drawings would get inverted."""
@@ -166,13 +166,11 @@ def test_a_model_of_grey_picture_files_gets_them_unchanged(
 COLOUR = Dataset(np.zeros((4, 24), np.uint8), np.arange(4) % 2, ("a", "b"), (2, 4, 3))
 
 
-def test_metadata_of_colour_pictures_say_nothing_of_centring() -> None:
+def test_metadata_of_colour_images_say_nothing_of_centring() -> None:
     assert prediction_metadata(TrainConfig(), COLOUR) == {}
     assert prediction_metadata(TrainConfig(), COLOUR, as_read=True) == {"as_read": True}
     assert build_augmentation(TrainConfig(), COLOUR) is None
-    with pytest.raises(
-        ConfigError, match=r"augment_scale: changes pictures of one channel, .* 3: "
-    ):
+    with pytest.raises(ConfigError, match=r"augment_scale: changes images of one channel, .* 3: "):
         build_augmentation(TrainConfig(augment_scale=0.1), COLOUR)
 
 
@@ -210,22 +208,22 @@ def test_an_initial_model_of_other_channels_is_refused(
     flags = ["--dataset", str(tmp_path / "a.npz"), "--run", str(tmp_path / "run")]
     assert train([*flags, "--initial-model", str(tmp_path / "a.safetensors")]) == 2
     error = capsys.readouterr().err
-    assert "takes pictures of 4 x 6 pixels, and those of" in error
+    assert "takes images of 4 x 6 pixels, and those of" in error
     assert "have 2 x 4 pixels of 3 channels" in error
 
 
-def test_pictures_have_one_scale_for_all_channels(tmp_path: Path) -> None:
-    x, y = pictures(0)
+def test_images_have_one_scale_for_all_channels(tmp_path: Path) -> None:
+    x, y = plain_images(0)
     np.savez(tmp_path / "a.npz", x=x, y=y)
     how = Normalisation.standard(load_dataset(tmp_path / "a.npz").train)
     assert how.by_feature is False
     assert how.apply(x).std() == pytest.approx(1, abs=1e-4)
 
 
-def test_rows_become_the_pictures_that_they_were_made_of() -> None:
+def test_rows_become_the_images_that_they_were_made_of() -> None:
     x = np.arange(2 * 3 * 4 * 3).reshape(2, 3, 4, 3)
-    np.testing.assert_array_equal(as_pictures(as_rows(x, None, "x"), (3, 4, 3)), x)
-    np.testing.assert_array_equal(as_pictures(x[..., 0].reshape(2, -1), (3, 4)), x[..., 0])
+    np.testing.assert_array_equal(as_images(as_rows(x, None, "x"), (3, 4, 3)), x)
+    np.testing.assert_array_equal(as_images(x[..., 0].reshape(2, -1), (3, 4)), x[..., 0])
 
 
 @pytest.mark.parametrize("channels", [2, 3, 4])

@@ -1,4 +1,4 @@
-"""The tables as a picture: how many times the floor, on a logarithmic axis."""
+"""The tables as a plot: how many times the floor, on a logarithmic axis."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _TITLE_WIDTH = 40
 
 
 def draw(results: Results, path: Path) -> None:
-    """Write the picture: a panel per workload, a row per competitor, bars over the quartiles."""
+    """Write the plot: a panel per workload, a row per competitor, bars over the quartiles."""
     write(figure(results), path)
 
 
 def figure(results: Results) -> Figure:
-    """The picture."""
+    """The plot, as a figure of matplotlib."""
     workloads = results["workloads"]
     names = [
         competitor

@@ -1,10 +1,10 @@
-"""Reads image files; converts a picture of a digit, of any size and colour, to MNIST's format.
+"""Reads image files; converts an image of a digit, of any size and colour, to MNIST's format.
 
 In MNIST each digit was scaled, with its proportions, into a box of 20 x 20 pixels and placed in
 a field of 28 x 28 with its centre of mass in the middle (Y. LeCun, C. Cortes, C. Burges, "The
 MNIST database of handwritten digits"). A network trained on such images has also learnt their
-position and size, so other pictures are converted in the same way. `read_picture` and
-`read_resized` convert nothing: they are for networks trained on pictures as files hold them.
+position and size, so other images are converted in the same way. `read_unchanged` and
+`read_resized` convert nothing: they are for networks trained on images as files hold them.
 """
 
 from __future__ import annotations
@@ -72,26 +72,26 @@ def read_image(
         raise DataError(f"{path}: {error}") from None
 
 
-def read_picture(path: str | Path) -> HostArray:
+def read_unchanged(path: str | Path) -> HostArray:
     """The image file at `path` as it is: `(height, width)` grey or `(height, width, 3)` RGB, uint8.
 
     Grey where the file holds one channel, whether with transparency or not. A transparent image is
-    composed with white, and a picture is turned as its EXIF tag says. Formats as for `read_image`.
+    composed with white. An image is turned as its EXIF tag says. Formats as for `read_image`.
 
-    Raises `DataError`, naming the file, as `read_image` does, but not for a blank picture; and for
+    Raises `DataError`, naming the file, as `read_image` does, but not for a blank image; and for
     levels of more than 8 bits, which have no scale that is the same for all files.
     """
     return _decoded(Path(path), _unchanged)
 
 
 def read_resized(path: str | Path, image_shape: tuple[int, ...]) -> HostArray:
-    """The image file at `path`, as `read_picture` reads it, for a network of such pictures.
+    """The image file at `path`, as `read_unchanged` reads it, for a network of such images.
 
     `image_shape`: `(height, width)`, which gives that shape, grey, or `(height, width, 3)`, which
-    gives RGB; uint8. A picture of another size is resized to this one, without keeping its
+    gives RGB; uint8. An image of another size is resized to this one, without keeping its
     proportions (bilinear, antialiased).
 
-    Raises `DataError` as `read_picture` does, and for another number of channels.
+    Raises `DataError` as `read_unchanged` does, and for another number of channels.
     """
     from PIL import Image
 
@@ -99,14 +99,14 @@ def read_resized(path: str | Path, image_shape: tuple[int, ...]) -> HostArray:
     if image_shape[2:] not in ((), (3,)):
         raise DataError(
             f"{path} is an image file, which is read as grey or as RGB, and the model takes "
-            f"pictures of {image_shape[2]} channels: give samples as an .npz file"
+            f"images of {image_shape[2]} channels: give samples as an .npz file"
         )
-    picture = read_picture(path)
+    levels = read_unchanged(path)
     height, width = image_shape[:2]
     is_colour = len(image_shape) == 3
-    if picture.ndim - 2 == is_colour and picture.shape[:2] == (height, width):
-        return picture
-    image = Image.fromarray(picture).convert("RGB" if is_colour else "L")
+    if levels.ndim - 2 == is_colour and levels.shape[:2] == (height, width):
+        return levels
+    image = Image.fromarray(levels).convert("RGB" if is_colour else "L")
     return numpy.array(image.resize((width, height), Image.Resampling.BILINEAR))
 
 
@@ -147,7 +147,7 @@ def _upright_levels(path: Path, levels_of: Callable[[Image, bool], HostArray]) -
     refuse_special(path)
     # `closing` frees the memory of a file that could not be read.
     with closing(Image.open(path, formats=_FORMATS)) as image:
-        # libwebp holds two more copies of the picture.
+        # libwebp holds two more copies of the image.
         most = _MOST_PIXELS // 2 if image.format == "WEBP" else _MOST_PIXELS
         if math.prod(image.size) > most or max(image.size) > _LONGEST_SIDE:
             raise _too_large(path, f"{image.width} x {image.height} pixels")
@@ -172,7 +172,7 @@ _TURNED: dict[object, Callable[[HostArray], HostArray]] = {
     7: lambda levels: numpy.rot90(levels, 2).swapaxes(0, 1),
     8: numpy.rot90,
 }
-"""For each EXIF orientation but 1, upright, what turns the picture upright."""
+"""For each EXIF orientation but 1, upright, what turns the image upright."""
 
 
 def _grey_scaled(image: Image, is_deep: bool) -> HostArray:
@@ -209,7 +209,7 @@ def prepare(
     A transparent image is composed with white, colour becomes grey, and a drawing that is darker
     than its background (the median of the outermost pixels) is inverted. An image of `image_shape`
     that is centred as MNIST's are (see `is_centred`) is returned unchanged, and so is every image
-    of `image_shape` for a network trained on pictures that are not (`centred` is False). Any other
+    of `image_shape` for a network trained on images that are not (`centred` is False). Any other
     image is treated as a drawing on a plain background: its contrast is stretched, it is cropped
     to the drawing, scaled with its proportions until it fills 20/28 of the height or width of the
     field, and placed with its centre of mass on pixel `(height // 2, width // 2)`, counted from 0,
@@ -221,26 +221,24 @@ def prepare(
     return _prepared(_grey(image), image_shape, centred)
 
 
-def is_centred(picture: HostArray) -> bool:
-    """Whether `picture` `(height, width)`, uint8, light on dark, is centred as MNIST's are.
+def is_centred(image: HostArray) -> bool:
+    """Whether `image` `(height, width)`, uint8, light on dark, is centred as MNIST's are.
 
     Its background is black, its drawing takes 16 to 20 pixels of 28 along its longer side (and the
     same share of another field), and its centre of mass is within a pixel of the middle pixel.
     """
-    if int(picture.max()) - int(picture.min()) < _FAINTEST or _background(picture) >= _FAINTEST:
+    if int(image.max()) - int(image.min()) < _FAINTEST or _background(image) >= _FAINTEST:
         return False
-    rows, columns = _bounding_box(picture)
+    rows, columns = _bounding_box(image)
     shares = (
         (lines.stop - lines.start) / side
-        for lines, side in zip((rows, columns), picture.shape, strict=True)
+        for lines, side in zip((rows, columns), image.shape, strict=True)
     )
     size = max(shares)
     # Half a pixel of tolerance, for fields of which 20/28 is not a whole number.
-    if not size + 0.5 / min(picture.shape) >= _SMALLEST or size > _BOX + 0.5 / min(picture.shape):
+    if not size + 0.5 / min(image.shape) >= _SMALLEST or size > _BOX + 0.5 / min(image.shape):
         return False
-    return all(
-        abs(_centre(picture, axis) - side // 2) <= 1 for axis, side in enumerate(picture.shape)
-    )
+    return all(abs(_centre(image, axis) - side // 2) <= 1 for axis, side in enumerate(image.shape))
 
 
 def _prepared(grey: HostArray, image_shape: tuple[int, int], centred: bool) -> HostArray:
