@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -231,8 +232,8 @@ def test_the_digits_of_scikit_learn(tmp_path: Path, capsys: pytest.CaptureFixtur
         ("5.1,3.5,1.4,0.2,x\n", None, "found 'x', expected a number: .*use --target last"),
         ("5.1,3.5,1.4,0.2,1\n", None, "found '5.1', a label must be .*use --target last"),
         ("5.1,3.5,1\n", None, "3 columns are neither .*use --target with first, last or the num"),
-        ("5.1,3.5,1\n", "species", "no header, so no column 'species': give first, last or"),
-        ("5.1,3.5,1\n", "4", "no header, so no column '4': .* of its 3"),
+        ("5.1,3.5,1\n", "species", r"no header, so no column 'species': give .*column \(1 to 3\)$"),
+        ("5.1,3.5,1\n", "4", r"no header, so no column '4': .* \(1 to 3\); if line 1"),
         ("5.1,3.5,1\n", "0", "no header, so no column '0'"),
         ("5\n6\n", "last", "a label column and no other"),
     ],
@@ -295,14 +296,40 @@ def test_a_first_sample_in_equal_steps_is_kept(
     assert (data.labels is None) == (target is None)
 
 
-@pytest.mark.parametrize("first", ["0,2.5,3", "0,?,3", "7,NA,0"])
-def test_a_sample_with_the_number_that_is_the_target_is_no_header(
-    tmp_path: Path, first: str
+@pytest.mark.parametrize(
+    ("first", "target"),
+    [
+        ("0,2.5,3", "0"),
+        ("0,?,3", "0"),
+        ("7,NA,0", "0"),
+        ("7,2.5,-1", "-1"),
+        ("7,2.5,4", "4"),
+        ("7,-,4", "4"),
+    ],
+)
+def test_a_sample_with_a_wrong_number_as_the_target_is_no_header(
+    tmp_path: Path, first: str, target: str
 ) -> None:
-    with pytest.raises(DataError, match=r"no header, so no column '0': give .* counted from 1"):
-        read(tmp_path, f"{first}\n1,4,5\n", target="0")
-    assert read(tmp_path, "age,weight,0\n1,4,5\n", target="0").x.tolist() == [[1, 4]]
-    assert len(read(tmp_path, "0,1,2\n1,4,5\n", target="0")) == 1
+    words = rf"no header, so no column '{target}': give .* \(1 to 3\); if line 1 is a header, give"
+    with pytest.raises(DataError, match=words):
+        read(tmp_path, f"{first}\n1,4,5\n", target=target)
+    # Rows to predict, without the column of the labels.
+    if "." in first:
+        assert len(read(tmp_path, f"{first}\n1,4,5\n", target=target, features=3)) == 2
+    header = f"age,weight,{target}"
+    assert read(tmp_path, f"{header}\n1,4,5\n", target=target).x.tolist() == [[1, 4]]
+
+
+def test_numbers_of_pandas_with_the_target_0(tmp_path: Path) -> None:
+    assert read(tmp_path, "0,1,2\n1,4,5\n", target="0").x.tolist() == [[4, 5]]
+
+
+@pytest.mark.parametrize("written", ["NA", "na", "Null", "none", "-", ".", "inf"])
+def test_a_missing_value_in_the_first_sample_is_told(tmp_path: Path, written: str) -> None:
+    words = f"line 1, column 2: found '{written}', expected a number: fill it in, or remove the row"
+    for target in ("3", "last"):
+        with pytest.raises(DataError, match=re.escape(words)):
+            read(tmp_path, f"1,{written},3\n1,4,5\n", target=target)
 
 
 @pytest.mark.parametrize(
@@ -405,7 +432,7 @@ def test_text_may_hold_the_other_separators(tmp_path: Path) -> None:
         ("sep=;\na;b;label\n1;2;0\n", "line 1 is 'sep=;', a line for Excel alone: remove it"),
         ("# made by hand\na,label\n1,0\n", "line 1 begins with '#' .*remove comment lines"),
         ("# a,label\n1,0\n", "line 1 begins with '#' .*the '#' before the names of columns"),
-        ("a,label\n1,0\n# the end\n", "line 3 has 1 columns .*begins with '#'"),
+        ("a,label\n1,0\n# the end\n", "line 3 has 1 columns .* 2; it begins with '#'"),
         ("a,label,\n1,0,\n", "column 3 has no name: remove the separator at the end of each"),
         ("a,label\n1,0,\n", "line 2 has 3 columns .*remove the separator at its end"),
         ("a,,label\n1,2,0\n", "column 2 has no name"),

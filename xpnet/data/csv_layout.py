@@ -9,12 +9,12 @@ from pathlib import Path
 
 from xpnet.data.csv_records import (
     COMMA_NUMBER,
-    MISSING,
     NUMBER,
     Lines,
     cell_error,
     comment_error,
     detect_separator,
+    is_missing,
     quote_cell,
     read_records,
 )
@@ -25,6 +25,7 @@ TARGET_NAMES = ("class", "target", "y", "species", "labels", "classes", "categor
 """Columns that often hold the classes: they are suggested, but used only if asked for."""
 
 _PIXEL = re.compile(r"pixel(\d+)", re.ASCII)
+_INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _GRID = re.compile(r"(\d{1,6})x(\d{1,6})", re.ASCII)
 _MOST_COLUMNS = 256 * 256 + 1
 _LEAST_PIXELS = 64
@@ -140,14 +141,15 @@ def _is_header(
     if not numbers or "label" in lowered:
         return True
     label, is_named = _position(target, len(names)), wanted in lowered
-    # Columns are counted from 1; who counts from 0 finds it in many a sample.
-    if is_named and wanted != "0" and (label is None or not wanted.isdecimal()):
+    # A missing value of a sample is no name. pandas leaves the name of its index empty.
+    is_sample = names[0] != "" and all(_is_number(name) or is_missing(name) for name in names)
+    # An integer may be the number of a column, also a wrong one such as 0 or -1, and samples
+    # contain integers.
+    if is_named and not (_INTEGER.fullmatch(wanted) and (is_sample or label is not None)):
         return True
     counts = _is_counting(numbers)
     values = [name for column, name in enumerate(names) if column != (label or 0)]
     if "" in names or not all(map(_is_number, values)):
-        # A missing value of a sample is no name. pandas leaves the name of its index empty.
-        is_sample = names[0] != "" and all(_is_number(n) or n in MISSING for n in names)
         return counts or (is_named and not is_sample)
     # The line may be a sample: only 0, 1, 2, ... counts as a header.
     if not counts:
@@ -249,9 +251,12 @@ def _numbered_label(path: Path, columns: int, target: str | None, features: int 
         return position
     if features == columns:
         return 0
+    hint = ""
+    if _INTEGER.fullmatch((target or "").strip()):
+        hint = "; if line 1 is a header, give its columns names that are not numbers"
     raise DataError(
         f"{path}: target: the file has no header, so no column {quote_cell(target or '')}: give "
-        f"{_POSITIONS} of its {columns}, counted from 1"
+        f"{_POSITIONS} (1 to {columns}){hint}"
     )
 
 

@@ -21,6 +21,8 @@ COMMA_NUMBER = re.compile(r"\s*[+-]?\d[\d.]*,[\d,]+([eE][+-]?\d+)?\s*", re.ASCII
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A", "<NA>", "?")
 """How a missing value may be written."""
 
+_MISSING_NUMBERS = {*map(str.lower, MISSING), "inf", "+inf", "-inf"}
+
 LARGEST = 3.4028235e38
 """The largest float32, as a Python float: NumPy would compare a float32 in float32."""
 
@@ -123,6 +125,12 @@ def comment_error(cells: list[str]) -> str:
         f" begins with '#' ({quote_cell(cells[0].strip())}): remove comment lines, and the '#' "
         f"before the names of columns"
     )
+
+
+def is_missing(cell: str) -> bool:
+    """Whether a cell stands for a missing number: `MISSING` in any case, `inf`, or marks as `-`."""
+    text = cell.strip()
+    return text.lower() in _MISSING_NUMBERS or not any(map(str.isalnum, text))
 
 
 def cell_error(cell: str) -> str:

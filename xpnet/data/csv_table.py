@@ -11,11 +11,11 @@ from typing import NoReturn
 
 from xpnet.data.csv_layout import quote_argument, read_layout
 from xpnet.data.csv_records import (
-    MISSING,
     Lines,
     cell_error,
     check_lines,
     comment_error,
+    is_missing,
     quote_cell,
     read_records,
 )
@@ -54,7 +54,8 @@ class Table:
         try:
             for line, cells in itertools.islice(self._rows(), valid_rows, None):
                 if len(cells) != layout.columns:
-                    hint = comment_error(cells) or _separator_hint(cells, layout.columns)
+                    comment = comment_error(cells)
+                    hint = f"; it{comment}" if comment else _separator_hint(cells, layout.columns)
                     raise DataError(
                         f"{path}: line {line} has {len(cells)} columns where the first has "
                         f"{layout.columns}{hint}"
@@ -99,7 +100,7 @@ class Table:
 
 def _cell_hint(cell: str, error: str) -> str:
     """What to do about a cell that should be a number."""
-    if cell.strip() in MISSING:
+    if is_missing(cell):
         return ": fill it in, or remove the row"
     if not error.endswith("expected a number"):
         return ""
