@@ -82,6 +82,20 @@ def test_it_equals_the_module_and_a_workspace_does_not_keep_it(backend: Backend)
     assert id(one) not in kept
 
 
+def test_what_a_workspace_allocates_is_no_operation(backend: Backend) -> None:
+    some, workspace = backend.xp.ones(1), xn.workspace.Workspace()  # type: ignore[attr-defined]
+
+    def step() -> None:
+        xp = array_module(some)
+        assert xp is not backend.xp
+        workspace.array(xp, "a", (2, 3), xp.float32)
+        found = workspace.zeros(xp, (2,), xp.float32), workspace.ones(xp, 2, xp.float32)
+        values = [backend.to_host(a).tolist() for a in (*found, workspace.numbers(xp, 2, xp.int64))]
+        assert values == [[0, 0], [1, 1], [0, 1]]
+
+    assert not trace(backend.xp, step)
+
+
 def test_only_products_are_looked_at_where_nothing_is_recorded(backend: Backend) -> None:
     xp = backend.xp
     module = Operations(xp)

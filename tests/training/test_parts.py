@@ -20,7 +20,7 @@ from cases import error
 from thread_settings import SETTINGS
 
 import xpnet as xn
-from xpnet.accel import part_threads
+from xpnet.accel import part_threads, small_gemm
 from xpnet.accel.program import trace
 from xpnet.errors import ConfigError
 from xpnet.layers.base import Layer
@@ -184,6 +184,14 @@ def test_the_number_of_threads_changes_between_the_first_step_and_the_recorded_o
             found = float(steps[0](x, targets(labels)))
         with on(2):
             assert found == float(steps[1](x, targets(labels)))
+
+
+def test_each_part_has_its_copy_while_another_training_is_on_one_thread() -> None:
+    network, (x, labels) = made(), images()
+    with on(2), small_gemm.on_one_thread():
+        assert small_gemm.blas_threads() == 1
+        parts.forward_backward(network, SoftmaxCrossEntropy(), x, labels)
+    assert len(network.replicas._made) == parts.number_of_parts(network, len(x)) > 1
 
 
 def test_the_number_of_blas_threads_is_restored() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import threadpoolctl
 from cases import LOSSES, OPTIMIZERS, ROW_LAYERS, by_id
 from thread_settings import SETTINGS
 
@@ -701,3 +702,10 @@ def test_the_number_of_threads_is_that_of_blas(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(executor.small_gemm, "blas_threads", lambda: None)
     monkeypatch.setattr(executor.os, "cpu_count", lambda: None)
     assert executor.threads() == 1
+
+
+def test_the_number_of_threads_while_another_training_is_on_one_thread() -> None:
+    limits = threadpoolctl.threadpool_limits(3, user_api="blas")
+    with limits, executor.small_gemm.on_one_thread():
+        assert executor.small_gemm.blas_threads() == 1
+        assert executor.threads() == 3
