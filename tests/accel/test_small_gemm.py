@@ -258,7 +258,7 @@ def few(x: Array) -> None:
         pass
 
 
-def test_the_usual_number_while_another_thread_is_on_one(pool: Pool) -> None:
+def test_the_usual_number_is_known_in_a_block_on_one_thread(pool: Pool) -> None:
     assert small_gemm.usual_threads() == BEFORE
     with small_gemm.on_one_thread():
         assert (small_gemm.usual_threads(), pool.number) == (BEFORE, 1)

@@ -73,7 +73,7 @@ def kept() -> Iterator[int]:
     finally:
         with blocks.lock:
             if blocks.kept.pop(key, None) is not None and not blocks.single:
-                if pool.get_num_threads() != threads:
+                if pool.get_num_threads() != threads:  # `if_few` may have restored it
                     _set_threads(threads)
                 _release(pool)
 
@@ -133,10 +133,10 @@ def blas_threads() -> int | None:
 
 
 def usual_threads() -> int | None:
-    """The number of threads of NumPy's BLAS where no block of `kept` has changed it, or None.
+    """The number of threads of NumPy's BLAS outside of all blocks of `kept`; None if not known.
 
-    Another thread may be in such a block, with one thread for the moment: what is chosen for a
-    whole training must not depend on that.
+    Another training may be in such a block, and have set the number to 1 for a moment. What a
+    recorded step contains, and how many threads run it, must not depend on that.
     """
     blocks = _blocks
     with blocks.lock:

@@ -202,7 +202,7 @@ def _columns(bits: int) -> tuple[Loop, ...]:
 
 def _sums(bits: int) -> tuple[Loop, ...]:
     def column_sums(p, step):
-        """`y = Σ_n a[n]`, four rows at a time: fewer roundings in a row."""
+        """`y = Σ_n a[n]`, four rows at a time: `y` is read, written and rounded less often."""
         y = row(p, 1, 0, bits)
         for j in range(y.size):
             y[j] = 0
