@@ -63,7 +63,7 @@ def _rectified(x: Any) -> Any:
 
 @_inlined
 def _rectified_gradient(dy: Any, x: Any, slope: Any) -> Any:
-    """Of `x` where it is positive, else of `slope x`."""
+    """`dy` where `x > 0`, else `slope dy`: also with a slope of 0 a NaN in `dy` stays."""
     return dy if x > type(x)(0) else dy * slope
 
 

@@ -43,9 +43,9 @@ def read_csv(
 
     **Header.** The first line is a header if none of its cells is a number, if one cell is the name
     of the label, or if the cells are 0, 1, 2, … as pandas writes them (or 1, 2, … in six columns or
-    more). An integer given as `target` is no such name in a line of numbers and missing values
-    alone: it is the number of a column. If `target` is a position or `features` is given, a first
-    line that may be a header or a sample is an error.
+    more). In any other line of numbers and missing values alone, an integer `target` is the number
+    of a column and no name. If `target` is a position that is none of the cells, or `features` is
+    given, a first line that may be a header or a sample is an error.
 
     **Label.** With a header, the label is the column named `target` (as written, else ignoring
     case), by default `label`, in any position. Without a column `label` the samples have no labels.

@@ -18,7 +18,7 @@ FLUSH_EVERY = 50
 
 
 class _State(dict[str, Array]):
-    """The arrays of an optimizer's state, by name."""
+    """The arrays of an optimizer's state; a name that is not there is missing in `state_names`."""
 
     def __init__(self, owner: str, arrays: dict[str, Array]) -> None:
         super().__init__(arrays)
