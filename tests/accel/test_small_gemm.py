@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -267,6 +270,117 @@ def test_the_usual_number_is_known_in_a_block_on_one_thread(pool: Pool) -> None:
         assert [op.inputs for op in recorded] == [(1,), (BEFORE,)]
     pool.set_num_threads(3)
     assert small_gemm.usual_threads() == 3
+
+
+def in_another_thread(call: Callable[[], Any]) -> None:
+    thread = Thread(target=call)
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize("replayed", [False, True])
+def test_a_pass_of_few_rows_stays_on_one_thread_when_that_of_another_thread_ends(
+    replayed: bool, pool: Pool
+) -> None:
+    """Else its products are rounded differently from those of the same training alone."""
+    x = np.empty((1, 1))
+    begin, end = (op.call for op in record(np, lambda: few(x)))
+    with small_gemm.kept():
+        if replayed:
+            begin()
+            in_another_thread(lambda: few(x))
+            assert pool.number == 1
+            end()
+        else:
+            with small_gemm.if_few(x, x):
+                in_another_thread(lambda: [begin(), end()])
+                assert pool.number == 1
+        assert pool.number == BEFORE
+
+
+@pytest.mark.parametrize("block", [few, None])
+def test_a_block_on_one_thread_that_begins_while_another_ends(block: Any, pool: Pool) -> None:
+    """The number is read and set at once."""
+    begun, last, seen = Event(), Event(), []
+
+    def on_one() -> None:
+        with small_gemm.on_one_thread():
+            begun.set()
+            assert last.wait(10)
+            seen.append(pool.number)
+
+    other, set_number = Thread(target=on_one), pool.set_num_threads
+
+    def slow(number: int) -> None:
+        if number == BEFORE and other.ident is None:
+            other.start()
+            begun.wait(0.1)
+        set_number(number)
+
+    pool.set_num_threads = slow  # type: ignore[method-assign]
+    if block is None:
+        with small_gemm.on_one_thread():
+            pass
+    else:
+        block(np.empty((1, 1)))
+    assert begun.wait(10)
+    last.set()
+    other.join()
+    assert (seen, pool.number) == ([1], BEFORE)
+
+
+def test_a_number_that_the_program_has_raised_meanwhile(pool: Pool) -> None:
+    pool.number = 1
+    with small_gemm.kept():
+        pool.number = 2
+        with small_gemm.on_one_thread() as threads:
+            assert (threads, pool.number) == (1, 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork, which Windows lacks")
+def test_a_fork_while_another_thread_is_in_a_block() -> None:
+    """The child has its own blocks left, and can end them though the lock was held."""
+    program = """
+import os, signal, threading, warnings
+from xpnet.accel import small_gemm
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of fork and threads
+small_gemm._pool().set_num_threads(2)
+begun, last = threading.Event(), threading.Event()
+
+def other():
+    with small_gemm.on_one_thread(), small_gemm._blocks.lock:
+        begun.set()
+        last.wait(60)
+
+thread = threading.Thread(target=other)
+with small_gemm.kept():
+    thread.start()
+    begun.wait(60)
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        assert small_gemm.blas_threads() == 2
+        with small_gemm.on_one_thread():
+            assert small_gemm.blas_threads() == 1
+    last.set()
+assert small_gemm.blas_threads() == 2 or child
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+    thread.join()
+    assert small_gemm.blas_threads() == 2
+    print("both")
+else:
+    os._exit(0)
+"""
+    variables = {"OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (done.returncode, done.stdout) == (0, "both\n"), done.stderr
 
 
 # The pieces

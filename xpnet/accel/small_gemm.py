@@ -14,12 +14,12 @@ so a larger one is cut into pieces. Other BLAS libraries compute the pieces like
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from threading import Lock
-from typing import Any
+from threading import Lock, get_ident
+from typing import Any, TypeAlias
 
 import numpy
 import threadpoolctl
@@ -38,16 +38,20 @@ _STEP = 16
 """Rows or columns of a piece come in multiples of a float32 vector."""
 
 
-class _Blocks:
-    """The running blocks of `kept` and of `on_one_thread`, by a key for each, in this process.
+_Key: TypeAlias = tuple[int, object]
 
-    The values are the numbers of threads that they restore.
+
+class _Blocks:
+    """The running blocks of this process, by a key for each, which begins with its thread.
+
+    `kept`: those of `kept`, and the number of threads that they restore. `single`: those in which
+    each product uses one thread; each is within a block of `kept`.
     """
 
     def __init__(self) -> None:
         self.lock = Lock()
-        self.kept: dict[object, int] = {}
-        self.single: dict[object, int] = {}
+        self.kept: dict[_Key, int] = {}
+        self.single: set[_Key] = set()
 
 
 _blocks = _Blocks()
@@ -64,14 +68,17 @@ def kept() -> Iterator[int]:
     if pool is None:
         yield 1
         return
-    blocks, key, threads = _blocks, object(), 1
+    blocks, key, threads, outer = _blocks, (get_ident(), object()), 1, set[_Key]()
     try:
         with blocks.lock:
             threads = next(iter(blocks.kept.values()), pool.get_num_threads())
             blocks.kept[key] = threads
+            outer = set(blocks.single)
         yield threads
     finally:
         with blocks.lock:
+            # A recorded step that was interrupted has not left its block.
+            blocks.single -= {one for one in blocks.single - outer if one[0] == key[0]}
             if blocks.kept.pop(key, None) is not None and not blocks.single:
                 if pool.get_num_threads() != threads:  # `if_few` may have restored it
                     _set_threads(threads)
@@ -84,21 +91,40 @@ def on_one_thread() -> Iterator[int]:
 
     The block is given the number of threads that is restored when all have left.
     """
-    blocks, key = _blocks, object()
+    mark = object()
     with kept() as threads:
+        # More than `threads` where the program has changed the number during a training.
+        is_one = max(threads, blas_threads() or 1) == 1
         try:
-            if threads > 1:
-                with blocks.lock:
-                    blocks.single[key] = threads
-                    _set_threads(1)
+            if not is_one:
+                _begin_single(mark)
             yield threads
         finally:
-            with blocks.lock:
-                blocks.single.pop(key, None)
+            if not is_one:
+                _end_single(mark, threads)
+
+
+def _begin_single(mark: object) -> None:
+    """Begin a block of this thread in which each product uses one thread."""
+    blocks = _blocks
+    with blocks.lock:
+        blocks.single.add((get_ident(), mark))
+        _set_threads(1)
+
+
+def _end_single(mark: object, threads: int) -> None:
+    """End it: the number of threads is `threads` again once no such block is left."""
+    blocks = _blocks
+    with blocks.lock:
+        blocks.single.discard((get_ident(), mark))
+        _set_threads(threads)
 
 
 def _set_threads(count: int) -> None:
-    """Set the number of threads of NumPy's BLAS; it stays 1 in a block of `on_one_thread`."""
+    """Set the number of threads of NumPy's BLAS; 1 while a block of `single` runs.
+
+    Called with the lock of the blocks: else another thread may begin such a block meanwhile.
+    """
     pool, count = _pool(), 1 if _blocks.single else count
     pool.set_num_threads(count)
     # In threadpoolctl, only the first thread that sets that of OpenBLAS may set it again.
@@ -115,10 +141,13 @@ def _release(pool: Any) -> None:
 
 
 def _start_anew() -> None:
-    """In a forked child no block of another thread runs."""
-    global _blocks
-    blocks, _blocks = _blocks, _Blocks()
-    for threads in (*blocks.single.values(), *blocks.kept.values())[:1]:
+    """In a forked child no block of another thread runs, and none of them holds the lock."""
+    blocks, me = _blocks, get_ident()
+    blocks.lock = Lock()
+    threads = next(iter(blocks.kept.values()), None)
+    blocks.kept = {key: number for key, number in blocks.kept.items() if key[0] == me}
+    blocks.single = {key for key in blocks.single if key[0] == me}
+    if threads is not None:
         _set_threads(threads)
 
 
@@ -157,14 +186,15 @@ def if_few(x: Array, weights: Array) -> Iterator[None]:
         yield
         return
     with kept() as threads:
+        mark = object()
         if threads > 1:
-            _run(partial(_set_threads, 1))
+            _run(1, partial(_begin_single, mark))
         try:
             with replaced(numpy, in_pieces):
                 yield
         finally:
             if threads > 1:
-                _run(partial(_set_threads, threads))
+                _run(threads, partial(_end_single, mark, threads))
 
 
 def in_pieces(op: Op) -> Sequence[Op]:
@@ -186,8 +216,8 @@ def in_pieces(op: Op) -> Sequence[Op]:
     return [operation(numpy, "matmul", inputs, {"out": output}) for inputs, output in pieces]
 
 
-def _run(call: partial[Any]) -> None:
-    run_op(numpy, Op("set_num_threads", call.args, None, call))
+def _run(threads: int, call: Callable[[], None]) -> None:
+    run_op(numpy, Op("set_num_threads", (threads,), None, call))
 
 
 @cache
