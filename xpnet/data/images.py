@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy
 from xpnet._files import refuse_special
 from xpnet.backend import HostArray
 from xpnet.errors import DataError, one_line
+from xpnet.utils.quiet import without_warnings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -117,10 +117,7 @@ def _decoded(path: Path, levels_of: Callable[[Image, bool], HostArray]) -> HostA
     """
     from PIL import Image, UnidentifiedImageError
 
-    with warnings.catch_warnings():
-        # Pillow also warns of unusual files that it can read.
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with without_warnings():  # Pillow also warns of unusual files that it can read
         try:
             return _upright_levels(path, levels_of)
         except FileNotFoundError:
@@ -129,7 +126,7 @@ def _decoded(path: Path, levels_of: Callable[[Image, bool], HostArray]) -> HostA
             raise DataError(f"{path} is a folder: give the files in it") from None
         except UnidentifiedImageError:
             raise DataError(f"{path} is no PNG, JPEG, BMP, GIF, WebP or TIFF image") from None
-        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        except Image.DecompressionBombError as error:
             raise _too_large(path, one_line(error)) from error
         except MemoryError as error:
             raise DataError(f"{path} does not fit into memory: scale it down") from error
@@ -149,6 +146,7 @@ def _upright_levels(path: Path, levels_of: Callable[[Image, bool], HostArray]) -
     with closing(Image.open(path, formats=_FORMATS)) as image:
         # libwebp holds two more copies of the image.
         most = _MOST_PIXELS // 2 if image.format == "WEBP" else _MOST_PIXELS
+        most = min(most, Image.MAX_IMAGE_PIXELS or most)
         if math.prod(image.size) > most or max(image.size) > _LONGEST_SIDE:
             raise _too_large(path, f"{image.width} x {image.height} pixels")
         is_deep = any(_DEEP.search(str(tile[3])) for tile in image.tile)

@@ -7,7 +7,6 @@ import io
 import math
 import struct
 import tokenize
-import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from xpnet.data.dataset import Dataset, Source, check_finite, numbered_classes, 
 from xpnet.data.files import check_members
 from xpnet.errors import DataError, ShapeError, join_names, one_line, truncate
 from xpnet.utils.channels import MOST_CHANNELS, as_rows, require_channels_last
+from xpnet.utils.quiet import without_warnings
 
 # NumPy parses the header of an array as Python; a damaged header raises many kinds of errors.
 HEADER_ERRORS = (
@@ -103,8 +103,7 @@ def _read(path: Path) -> tuple[dict[str, HostArray], set[str], str]:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
         try:
-            ignoring = warnings.catch_warnings(action="ignore")
-            with ignoring, numpy.load(file, allow_pickle=False) as archive:
+            with without_warnings(), numpy.load(file, allow_pickle=False) as archive:
                 names = set(archive.files)
                 known = [name for name in _NAMES if name in names]
                 _check_sizes(archive.zip, known, path)
@@ -144,9 +143,7 @@ def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, numpy.dtype[An
     Raises any of `HEADER_ERRORS`.
     """
     head = io.BytesIO(file.read(_MOST_HEADER))
-    with warnings.catch_warnings():
-        # NumPy warns of headers by Python 2, and reads them.
-        warnings.simplefilter("ignore")
+    with without_warnings():  # NumPy warns of headers by Python 2, and reads them
         # Version 3 is the same for arrays of numbers.
         if npy_format.read_magic(head) == (1, 0):
             header = npy_format.read_array_header_1_0(head)

@@ -18,7 +18,6 @@ from __future__ import annotations
 import importlib
 import platform
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -30,6 +29,7 @@ from xpnet.backend import Array, Backend, HostArray
 from xpnet.backend.device_errors import first_line
 from xpnet.distributed.group import Group
 from xpnet.errors import BackendUnavailable, ConfigError, RankError
+from xpnet.utils.quiet import without_warnings
 
 _TYPES = {"float32": "NCCL_FLOAT32", "float64": "NCCL_FLOAT64"}
 _NOT_READY = 600  # cudaErrorNotReady: CuPy has no name for it
@@ -282,8 +282,7 @@ def _uuid(runtime: Any, number: int) -> str:
 
 def _import_nccl(ranks: int) -> Any:
     # CuPy warns where the library is missing, and gives a module without functions.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with without_warnings():
         nccl = importlib.import_module("cupy.cuda.nccl")
     if not nccl.available:
         raise BackendUnavailable(

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import numbers
 import sys
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +23,7 @@ from xpnet.errors import DataError, DeviceMismatch, ShapeError, short_repr
 from xpnet.utils.arguments import as_float
 from xpnet.utils.channels import as_rows
 from xpnet.utils.places import FramePlace, Place, named
+from xpnet.utils.quiet import without_warnings
 from xpnet.utils.sparse import SparseRows, is_sparse, rows_of
 
 _FLOATS = (numpy.dtype("float32"), numpy.dtype("float64"))
@@ -249,8 +249,7 @@ def _without_mask(value: Any, name: str) -> Any:
 def _from_sequence(value: Any, name: str) -> HostArray:
     """`numpy.asarray` of a list, or of an object that NumPy can convert to an array."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_warnings():
             array: HostArray = numpy.asarray(value)
             # NumPy converts [1, "a"] to two strings.
             if array.dtype.kind in "US" and isinstance(value, list | tuple):
