@@ -113,6 +113,22 @@ def test_an_error_in_a_call_of_several_steps_says_how_many_are_complete() -> Non
     assert len(counted) == 3
 
 
+def test_ctrl_c_before_a_call_counts_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    optimizer = xn.SGD()
+    step = xn.TrainStep(xn.Sequential(3, 2, seed=0), "cross_entropy", optimizer)
+    batch = np.ones((5, 3), np.float32), np.zeros(5, np.int64)
+    for _ in range(4):
+        step(*batch)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recording._Calls, "__call__", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        step(*batch)
+    assert optimizer.steps == 4
+
+
 Trained = tuple[Any, ...]
 
 

@@ -96,6 +96,9 @@ class Steps(Protocol):
     def __call__(self, count: int) -> None:
         """Run the step `count` times."""
 
+    def reset(self) -> None:
+        """Forget the last call: `completed` is 0."""
+
     @property
     def completed(self) -> int:
         """How many times the last call ran it."""
@@ -112,8 +115,11 @@ class _Calls:
         self.most = min(map(len, tables), default=1)
         self.completed = 0
 
-    def __call__(self, count: int) -> None:
+    def reset(self) -> None:
         self.completed = 0
+
+    def __call__(self, count: int) -> None:
+        self.reset()
         while self.completed < count:
             if self.completed:
                 for rows in self._tables:
@@ -197,12 +203,13 @@ class Replay:
                 known = self._run(known, size, partial(step, *arguments), tables)
         if known is None:
             return False
-        assert known.replay is not None
-        steps = self.optimizer.steps
+        replay, steps = known.replay, self.optimizer.steps
+        assert replay is not None
+        replay.reset()  # Ctrl-C may come before the call does it
         try:
-            known.replay(count)
+            replay(count)
         finally:
-            self.completed = known.replay.completed
+            self.completed = replay.completed
             self.optimizer.steps = steps + self.completed
         return True
 

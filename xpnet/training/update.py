@@ -145,6 +145,7 @@ class Update:
         self._report_changes(replay)
         start = time.perf_counter()
         given = self._as_written, own_rows, own_scalars
+        replay.completed = 0  # Ctrl-C may come before the call does it
         try:
             if not replay.run(size, *given, tables=(order, table), count=count):
                 self._count(size, 1)

@@ -569,6 +569,36 @@ def test_ctrl_c_within_a_call_counts_the_steps_that_were_made() -> None:
     assert np.isfinite(history.records[-1].loss)
 
 
+def test_ctrl_c_before_a_call_counts_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one before made several."""
+    made: list[int] = []
+    run = runner.Program.run
+
+    def counting(self: runner.Program, first: int, last: int, threads: int) -> int:
+        made.append(run(self, first, last, threads) - first)
+        return first + made[-1]
+
+    def threads() -> int:
+        if made and made[-1] > 1:
+            raise KeyboardInterrupt
+        return 1
+
+    monkeypatch.setattr(runner.Program, "run", counting)
+    monkeypatch.setattr(executor, "threads", threads)
+    history, optimizer = xn.History(), xn.Adam()
+    with pytest.raises(KeyboardInterrupt):
+        xn.fit(
+            xn.Sequential(plain(), seed=1),
+            samples(12, 400),
+            optimizer=optimizer,
+            epochs=9,
+            batch_size=16,
+            history=history,
+        )
+    assert made[-1] > 1
+    assert optimizer.steps == history.records[-1].step == sum(made)
+
+
 class Stopping(xn.Callback):
     """Asks training to end after step 7, as SIGTERM does."""
 

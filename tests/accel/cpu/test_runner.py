@@ -154,6 +154,37 @@ def test_ctrl_c_ends_a_run_between_steps() -> None:
     np.testing.assert_array_equal(numbers, expected)
 
 
+@pytest.mark.parametrize("interrupted", [0, 20, 21])
+def test_after_ctrl_c_no_helper_is_at_work(
+    interrupted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C comes when the helpers have begun, and the caller has not."""
+    calls, put = iter(range(1000)), helper_threads.Helper.put
+
+    def interrupting(self: helper_threads.Helper, call: Any) -> None:
+        put(self, call)
+        if next(calls) == interrupted:
+            time.sleep(0.002)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "SLICE_SECONDS", 0.05)
+    program, numbers = mixing(5)
+    with monkeypatch.context() as patch:
+        patch.setattr(helper_threads.Helper, "put", interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            program.run(0, 10**12, 3)
+    steps = program.next_step
+    assert steps < 10**9
+    other, expected = mixing(5)
+    other.run(0, steps, 1)
+    np.testing.assert_array_equal(numbers, expected)
+    time.sleep(0.05)
+    np.testing.assert_array_equal(numbers, expected)
+    program.run(steps, steps + 100, 3)
+    other.run(steps, steps + 100, 1)
+    np.testing.assert_array_equal(numbers, expected)
+
+
 def test_helpers_are_kept_for_the_next_run() -> None:
     def helpers() -> set[str]:
         threads = threading.enumerate()

@@ -75,9 +75,15 @@ class CompiledSteps:
         self._program = runner.Program(parts)
         self._error: BaseException | None = None
 
+    def reset(self) -> None:
+        """Forget the last call: `completed` is 0."""
+        self._error = None
+        self._program.reset()
+
     def __call__(self, count: int) -> None:
         """Run `count` steps. An error is given a note with the operation that raised it."""
-        self._context, self._error = copy_context(), None
+        self.reset()
+        self._context = copy_context()
         if (optimizer := self._optimizer) is not None:
             updates = range(optimizer.steps + 1, optimizer.steps + 1 + count)
             tiny = np.finfo(self._limits.dtype).tiny

@@ -94,21 +94,30 @@ class Program:
         """Run steps `first` to `last - 1` on `threads` threads, the caller's one of them.
 
         Returns the step after the last one that was run, which is `last` unless `stop` was called.
-        After an exception, such as `KeyboardInterrupt`, it is `next_step`.
+        After an exception, such as `KeyboardInterrupt`, it is `next_step`; no thread is at work.
         """
         self._run = run = _Run(self, first, threads)
         work()
+        job: _Job | None = None
         with _runs.entered(run), helpers(threads - 1) as others:
-            while run.next_step < last and not run.is_stopped():
-                begun, start = run.next_step, time.perf_counter()
-                job = run.until(min(run.next_step + self._slice, last))
-                for number, helper in enumerate(others, 1):
-                    helper.put(partial(job.do, number))
-                job.do(0)
-                seconds = time.perf_counter() - start
-                more = min(8.0, SLICE_SECONDS / max(seconds, 1e-9))
-                self._slice = max(1, int((run.next_step - begun) * more))
+            try:
+                while run.next_step < last and not run.is_stopped():
+                    begun, start = run.next_step, time.perf_counter()
+                    job = run.until(min(run.next_step + self._slice, last))
+                    for number, helper in enumerate(others, 1):
+                        helper.put(partial(job.do, number))
+                    job.do(0)
+                    seconds = time.perf_counter() - start
+                    more = min(8.0, SLICE_SECONDS / max(seconds, 1e-9))
+                    self._slice = max(1, int((run.next_step - begun) * more))
+            except BaseException:
+                _end_now(run, job)
+                raise
         return run.next_step
+
+    def reset(self) -> None:
+        """Forget the last `run`: `next_step` is 0."""
+        self._run = None
 
     @property
     def next_step(self) -> int:
@@ -171,6 +180,18 @@ class _Job:
 
     def do(self, me: int) -> None:
         _work()(self.numbers.ctypes.data, me)
+
+
+def _end_now(run: _Run, job: _Job | None) -> None:
+    """End a run whose helpers may be at work, after the step that they are in."""
+    while True:
+        try:
+            run.stop()
+            if job is not None:
+                job.do(0)
+            return
+        except KeyboardInterrupt:  # again; the one that came first is raised
+            continue
 
 
 class _Runs:
