@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from types import SimpleNamespace
@@ -241,18 +243,19 @@ def test_an_interrupt_in_a_replayed_step_leaves_the_number_as_it_was(
 
 @pytest.mark.parametrize("first_ends", ["first", "last"])
 def test_trainings_side_by_side_leave_the_number_as_it_was(first_ends: str, pool: Pool) -> None:
-    """The second begins while the first is in a pass of few rows."""
-    first, second = small_gemm.kept(), small_gemm.kept()
-    first.__enter__()
-    pool.set_num_threads(1)
-    second.__enter__()
-    pool.set_num_threads(BEFORE)
-    for block in (first, second) if first_ends == "first" else (second, first):
-        block.__exit__(None, None, None)
-        assert pool.number == BEFORE
+    """The second begins while the first is on one thread."""
+    first, second = small_gemm.on_one_thread(), small_gemm.on_one_thread()
+    end = partial(first.__exit__, None, None, None), partial(second.__exit__, None, None, None)
+    with ThreadPoolExecutor(1) as other:
+        assert first.__enter__() == other.submit(second.__enter__).result() == BEFORE
+        ends = [end[0], lambda: other.submit(end[1]).result()]
+        for one in ends if first_ends == "first" else reversed(ends):
+            assert pool.number == 1
+            one()
+    assert pool.number == BEFORE
     pool.number, pool.interrupt_at = 2, len(pool.calls) + 1
-    with pytest.raises(KeyboardInterrupt), small_gemm.kept():
-        pool.set_num_threads(1)
+    with pytest.raises(KeyboardInterrupt), small_gemm.on_one_thread():
+        pass
     assert pool.number == 2
 
 
@@ -329,12 +332,39 @@ def test_a_block_on_one_thread_that_begins_while_another_ends(block: Any, pool: 
     assert (seen, pool.number) == ([1], BEFORE)
 
 
-def test_a_number_that_the_program_has_raised_meanwhile(pool: Pool) -> None:
-    pool.number = 1
-    with small_gemm.kept():
+def test_a_limit_that_ends_while_a_training_runs(pool: Pool) -> None:
+    """One that began before it, such as those that scikit-learn sets for a moment."""
+    pool.number, seen = 1, []
+
+    def end(run: TrainingState) -> None:
+        seen.append(small_gemm.usual_threads())
         pool.number = 2
-        with small_gemm.on_one_thread() as threads:
-            assert (threads, pool.number) == (1, 1)
+
+    made = network(pool)
+    xn.fit(made, samples(64), optimizer="sgd", epochs=2, batch_size=16, callbacks=[At(1, end)])
+    assert (seen, pool.number) == ([1], 2)
+
+
+def test_a_limit_that_ends_in_a_block_on_one_thread(pool: Pool) -> None:
+    """The number that it restores is the usual one, also for a block that begins then."""
+    pool.number = 1
+    with small_gemm.on_one_thread() as threads:
+        pool.number = 2
+        with small_gemm.on_one_thread() as more:
+            assert (threads, more, pool.number) == (1, 2, 1)
+        assert pool.number == 1
+    assert pool.number == 2
+    with small_gemm.on_one_thread():
+        pool.number = 3
+    assert pool.number == 3
+
+
+def test_another_thread_may_set_the_number_while_a_block_runs(own: Any) -> None:
+    """Although threadpoolctl lets only one thread set it, until that is told otherwise."""
+    with small_gemm.on_one_thread():
+        in_another_thread(lambda: own.set_num_threads(3))
+        assert own.get_num_threads() == 3
+    assert own.get_num_threads() == 3
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork, which Windows lacks")

@@ -42,95 +42,108 @@ _Key: TypeAlias = tuple[int, object]
 
 
 class _Blocks:
-    """The running blocks of this process, by a key for each, which begins with its thread.
+    """The running blocks of this process in which each product uses one thread.
 
-    `kept`: those of `kept`, and the number of threads that they restore. `single`: those in which
-    each product uses one thread; each is within a block of `kept`.
+    `single`: a key for each, which begins with its thread; `usual`: the number of threads that is
+    restored when the last one has ended.
     """
 
     def __init__(self) -> None:
         self.lock = Lock()
-        self.kept: dict[_Key, int] = {}
         self.single: set[_Key] = set()
+        self.usual = 1
 
 
 _blocks = _Blocks()
 
 
 @contextmanager
-def kept() -> Iterator[int]:
-    """Restore the number of BLAS threads at the end of the block, however it ends.
+def kept() -> Iterator[None]:
+    """At the end of the block, however it ends, the number of BLAS threads is as usual again.
 
-    Where another thread is in such a block already, and may have changed the number, it is the
-    number which that block restores. The block is given this number; 1 if it is not known.
+    In it recorded steps may begin and end blocks on one thread: one that is interrupted has not
+    ended its block.
     """
-    pool = _pool()
-    if pool is None:
-        yield 1
+    if _pool() is None:
+        yield
         return
-    blocks, key, threads, outer = _blocks, (get_ident(), object()), 1, set[_Key]()
+    blocks, me = _blocks, get_ident()
+    outer = blocks.single.copy()
     try:
-        with blocks.lock:
-            threads = next(iter(blocks.kept.values()), pool.get_num_threads())
-            blocks.kept[key] = threads
-            outer = set(blocks.single)
-        yield threads
+        yield
     finally:
         with blocks.lock:
-            # A recorded step that was interrupted has not left its block.
-            blocks.single -= {one for one in blocks.single - outer if one[0] == key[0]}
-            if blocks.kept.pop(key, None) is not None and not blocks.single:
-                if pool.get_num_threads() != threads:  # `if_few` may have restored it
-                    _set_threads(threads)
-                _release(pool)
+            for key in blocks.single - outer:
+                if key[0] == me:
+                    _end(key)
 
 
 @contextmanager
 def on_one_thread() -> Iterator[int]:
     """In the block each product uses one thread, also if other threads leave such a block.
 
-    The block is given the number of threads that is restored when all have left.
+    The block is given the number of threads that is restored when all have left; 1 if it is not
+    known.
     """
-    mark = object()
-    with kept() as threads:
-        # More than `threads` where the program has changed the number during a training.
-        is_one = max(threads, blas_threads() or 1) == 1
+    blocks, key = _blocks, (get_ident(), object())
+    if _pool() is None:
+        yield 1
+        return
+    with kept():  # if Ctrl-C comes in `finally`
         try:
-            if not is_one:
-                _begin_single(mark)
+            with blocks.lock:
+                _begin(key)
+                threads = blocks.usual
             yield threads
         finally:
-            if not is_one:
-                _end_single(mark, threads)
+            with blocks.lock:
+                _end(key)
 
 
 def _begin_single(mark: object) -> None:
     """Begin a block of this thread in which each product uses one thread."""
-    blocks = _blocks
-    with blocks.lock:
-        blocks.single.add((get_ident(), mark))
+    with _blocks.lock:
+        _begin((get_ident(), mark))
+
+
+def _end_single(mark: object) -> None:
+    with _blocks.lock:
+        _end((get_ident(), mark))
+
+
+def _begin(key: _Key) -> None:
+    """Begin a block on one thread; the caller has the lock of the blocks."""
+    blocks, number = _blocks, blas_threads() or 1
+    # Another part of the program may have changed it since the first block began.
+    if not blocks.single or number > 1:
+        blocks.usual = number
+    blocks.single.add(key)
+    if number > 1:
         _set_threads(1)
 
 
-def _end_single(mark: object, threads: int) -> None:
-    """End it: the number of threads is `threads` again once no such block is left."""
+def _end(key: _Key) -> None:
+    """End a block, if it has begun, and restore the number of threads if no other one runs.
+
+    A number that another part of the program has set meanwhile is left as it is. The caller has the
+    lock of the blocks.
+    """
     blocks = _blocks
-    with blocks.lock:
-        blocks.single.discard((get_ident(), mark))
-        _set_threads(threads)
+    if blocks.single == {key} and blocks.usual > 1 and blas_threads() == 1:
+        _set_threads(blocks.usual)
+    blocks.single.discard(key)
 
 
 def _set_threads(count: int) -> None:
-    """Set the number of threads of NumPy's BLAS; 1 while a block of `single` runs.
-
-    Called with the lock of the blocks: else another thread may begin such a block meanwhile.
-    """
-    pool, count = _pool(), 1 if _blocks.single else count
+    """Set the number of threads of NumPy's BLAS; the caller has the lock of the blocks."""
+    pool = _pool()
     pool.set_num_threads(count)
-    # In threadpoolctl, only the first thread that sets that of OpenBLAS may set it again.
+    # In threadpoolctl, only the first thread that sets that of OpenBLAS may set it again: whichever
+    # it is, others may as well, so that a limit which another thread has set can end.
     if pool.get_num_threads() != count:
         _release(pool)
         pool.set_num_threads(count)
+    _release(pool)
 
 
 def _release(pool: Any) -> None:
@@ -144,11 +157,9 @@ def _start_anew() -> None:
     """In a forked child no block of another thread runs, and none of them holds the lock."""
     blocks, me = _blocks, get_ident()
     blocks.lock = Lock()
-    threads = next(iter(blocks.kept.values()), None)
-    blocks.kept = {key: number for key, number in blocks.kept.items() if key[0] == me}
-    blocks.single = {key for key in blocks.single if key[0] == me}
-    if threads is not None:
-        _set_threads(threads)
+    for key in blocks.single.copy():
+        if key[0] != me:
+            _end(key)
 
 
 if hasattr(os, "register_at_fork"):
@@ -162,14 +173,15 @@ def blas_threads() -> int | None:
 
 
 def usual_threads() -> int | None:
-    """The number of threads of NumPy's BLAS outside of all blocks of `kept`; None if not known.
+    """The number of threads of NumPy's BLAS where no block on one thread runs, or None.
 
-    Another training may be in such a block, and have set the number to 1 for a moment. What a
-    recorded step contains, and how many threads run it, must not depend on that.
+    Another thread may be in such a block: what is chosen for a whole training must not depend on
+    that.
     """
     blocks = _blocks
     with blocks.lock:
-        return next(iter(blocks.kept.values()), blas_threads())
+        number = blas_threads()
+        return max(number, blocks.usual) if number and blocks.single else number
 
 
 @contextmanager
@@ -185,8 +197,8 @@ def if_few(x: Array, weights: Array) -> Iterator[None]:
     if not is_small or _pool() is None:
         yield
         return
-    with kept() as threads:
-        mark = object()
+    with kept():
+        mark, threads = object(), usual_threads() or 1
         if threads > 1:
             _run(1, partial(_begin_single, mark))
         try:
@@ -194,7 +206,7 @@ def if_few(x: Array, weights: Array) -> Iterator[None]:
                 yield
         finally:
             if threads > 1:
-                _run(threads, partial(_end_single, mark, threads))
+                _run(threads, partial(_end_single, mark))
 
 
 def in_pieces(op: Op) -> Sequence[Op]:
