@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 from pathlib import Path
@@ -18,6 +19,7 @@ from xpnet.accel import recording
 from xpnet.backend import Array, Backend
 from xpnet.errors import CheckpointError, ConfigError, DataError, ShapeError
 from xpnet.training.step import MOST_SIZES
+from xpnet.utils.exclusive import ExclusiveUse
 
 ROWS = 12
 
@@ -326,6 +328,30 @@ def test_a_loss_serves_one_training_at_a_time() -> None:
         "own, or let one end before the other begins"
     }
     step(x, y)
+
+
+@pytest.mark.parametrize("interrupted", ["__exit__", "acquire"])
+def test_what_ctrl_c_leaves_in_use_is_free(
+    interrupted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python handles a signal at the beginning of each call of a method, also at that of these."""
+    x, y = batches(1)[0]
+    step = xn.TrainStep(network(), None, "sgd")
+    acquire = ExclusiveUse.acquire
+
+    def interrupt(self: ExclusiveUse, *things: Any) -> None:
+        if interrupted == "acquire":
+            acquire(self, *things)
+            self._acquired.clear()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ExclusiveUse, interrupted, interrupt)
+        with contextlib.suppress(KeyboardInterrupt):  # `pytest.raises` would keep the traceback
+            step(x, y)
+            pytest.fail("Ctrl-C was lost")
+    step(x, y)
+    step.network.append(xn.ReLU())
 
 
 @pytest.mark.parametrize(
