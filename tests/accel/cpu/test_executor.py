@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -597,6 +599,41 @@ def test_ctrl_c_before_a_call_counts_no_step(monkeypatch: pytest.MonkeyPatch) ->
         )
     assert made[-1] > 1
     assert optimizer.steps == history.records[-1].step == sum(made)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_ctrl_c_between_operations_in_python_is_not_lost(
+    count: int, made: Made, threads: Callable[[int], None]
+) -> None:
+    """It comes while compiled loops run; Python handles it when these call Python."""
+    threads(count)
+    main, data = threading.get_ident(), samples(200, 1024)
+    for _ in range(5):
+        optimizer, history, sent = xn.Adam(), xn.History(), threading.Event()
+
+        def send(optimizer: xn.Adam = optimizer, sent: threading.Event = sent) -> None:
+            while optimizer.steps < 4:
+                time.sleep(0.001)
+            sent.set()
+            signal.pthread_kill(main, signal.SIGINT)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        layers = [xn.Linear(200, 300), xn.ReLU(), xn.Linear(300, 3)]
+        with pytest.raises(KeyboardInterrupt):
+            xn.fit(
+                xn.Sequential(layers, seed=1),
+                data,
+                optimizer=optimizer,
+                epochs=500,
+                batch_size=512,
+                clip_norm=1.0,
+                history=history,
+            )
+        sender.join()
+        assert sent.is_set()
+        assert optimizer.steps < 900
+        assert made[-1]._lowering.calls
 
 
 class Stopping(xn.Callback):

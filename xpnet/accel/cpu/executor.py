@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextvars import copy_context
 from typing import Any
 
@@ -33,7 +33,8 @@ a network of two `Linear` layers."""
 LEAST_STACK = 2**18
 """Bytes of a thread's stack; a product of matrices has copies of up to 220 kB there."""
 
-_LOOP = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_int64), ctypes.c_int64)
+_LOOP = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_int64))
+"""A loop that does not look at the number of the step, its second argument."""
 
 
 class CompiledSteps:
@@ -69,7 +70,9 @@ class CompiledSteps:
             lowering.add(op)
         if len(lowering.calls) > MOST_CALLS:
             raise NotLowered(f"operations without a loop at {len(lowering.calls)} places")
-        self._from_c = _LOOP(self._call)
+        calls = self._python_calls()
+        next(calls)
+        self._from_c = _LOOP(calls.send)
         found = phases(lowering.end())
         parts = [[list(map(self._record, part)) for part in p.parts if part] for p in found]
         self._program = runner.Program(parts)
@@ -105,17 +108,27 @@ class CompiledSteps:
             address = found.address
         return runner.Record(address, work.arguments)
 
-    def _call(self, arguments: Any, step: int) -> None:
-        """Operations in Python, with the caller's context; nothing may be raised into C."""
-        if self._error is not None:
-            return
-        try:
-            for rows in self._tables if step else ():
-                rows[0] = rows[step]
-            self._context.run(self._run, self._lowering.calls[arguments[0]])
-        except BaseException as error:
-            self._error = error
-            self._program.stop()
+    def _python_calls(self) -> Generator[None, Any, None]:
+        """Operations in Python, with the caller's context, each time that C sends their place.
+
+        Nothing may be raised into C, where it is lost. So this is no function: Python handles a
+        signal when it enters one, before any `try` in it, but a generator where it goes on.
+        """
+        while True:
+            try:
+                while True:
+                    arguments = yield
+                    if self._error is None:
+                        # No other thread is ahead: these operations are a phase of their own.
+                        step = self._program.next_step - 1
+                        for rows in self._tables if step else ():
+                            rows[0] = rows[step]
+                        self._context.run(self._run, self._lowering.calls[arguments[0]])
+            except GeneratorExit:
+                return
+            except BaseException as error:
+                self._error = self._error or error
+                self._program.stop()
 
     def _run(self, ops: list[Op]) -> None:
         for op in ops:
