@@ -360,7 +360,7 @@ def test_a_limit_that_ends_in_a_block_on_one_thread(pool: Pool) -> None:
 
 
 def test_another_thread_may_set_the_number_while_a_block_runs(own: Any) -> None:
-    """Although threadpoolctl lets only one thread set it, until that is told otherwise."""
+    """Although threadpoolctl lets only the first thread that does so set it again."""
     with small_gemm.on_one_thread():
         in_another_thread(lambda: own.set_num_threads(3))
         assert own.get_num_threads() == 3

@@ -98,7 +98,9 @@ def fit(
       the last digits.
 
     Several threads may train at once, even with the same `DeviceData`, loss or augmentation; a
-    network, optimizer, history or callback can be used by one `fit()` at a time.
+    network, optimizer, history or callback can be used by one `fit()` at a time. They share the
+    number of threads of NumPy's BLAS, which one of them may set to 1 for a moment: with more than
+    one, the last digits may differ from those of a training alone (`docs/performance.md`).
 
     Raises, before training begins:
 

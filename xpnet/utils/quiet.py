@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _FILTERS_OF_THREADS = bool(getattr(sys.flags, "context_aware_warnings", False))
-"""Whether each thread has filters of its own: from Python 3.14 on, if it is told so."""
+"""Whether each thread has filters of its own: a setting of Python 3.14 and later."""
 
 
 class _Blocks:

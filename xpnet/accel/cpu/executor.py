@@ -112,7 +112,7 @@ class CompiledSteps:
         """Operations in Python, with the caller's context, each time that C sends their place.
 
         Nothing may be raised into C, where it is lost. So this is no function: Python handles a
-        signal when it enters one, before any `try` in it, but a generator where it goes on.
+        signal when it enters one, before any `try` in it, but a generator where it resumes.
         """
         while True:
             try:
