@@ -345,6 +345,17 @@ def test_a_limit_that_ends_while_a_training_runs(pool: Pool) -> None:
     assert (seen, pool.number) == ([1], 2)
 
 
+def test_a_limit_that_ends_after_a_step_was_recorded(pool: Pool) -> None:
+    """Later steps take one thread all the same, as they do without the limit."""
+    pool.number = 1
+    step = xn.TrainStep(network(pool), "cross_entropy", "sgd")
+    for _ in range(3):
+        step(*samples(16))
+    pool.number = BEFORE
+    step(*samples(16))
+    assert pool.calls == [1, BEFORE]
+
+
 def test_a_limit_that_ends_in_a_block_on_one_thread(pool: Pool) -> None:
     """The number that it restores is the usual one, also for a block that begins then."""
     pool.number = 1

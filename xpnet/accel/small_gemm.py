@@ -101,14 +101,18 @@ def on_one_thread() -> Iterator[int]:
 
 
 def _begin_single(mark: object) -> None:
-    """Begin a block of this thread in which each product uses one thread."""
-    with _blocks.lock:
-        _begin((get_ident(), mark))
+    """Begin a block of this thread in which each product uses one thread, if that is a change."""
+    blocks = _blocks
+    with blocks.lock:
+        if blocks.single or _pool().get_num_threads() != 1:
+            _begin((get_ident(), mark))
 
 
 def _end_single(mark: object) -> None:
-    with _blocks.lock:
-        _end((get_ident(), mark))
+    blocks, key = _blocks, (get_ident(), mark)
+    if key in blocks.single:
+        with blocks.lock:
+            _end(key)
 
 
 def _begin(key: _Key) -> None:
@@ -198,15 +202,14 @@ def if_few(x: Array, weights: Array) -> Iterator[None]:
         yield
         return
     with kept():
-        mark, threads = object(), usual_threads() or 1
-        if threads > 1:
-            _run(1, partial(_begin_single, mark))
+        mark = object()
+        # Also where the number is 1 now: another thread may have set it for a moment.
+        _run(1, partial(_begin_single, mark))
         try:
             with replaced(numpy, in_pieces):
                 yield
         finally:
-            if threads > 1:
-                _run(threads, partial(_end_single, mark))
+            _run(usual_threads() or 1, partial(_end_single, mark))
 
 
 def in_pieces(op: Op) -> Sequence[Op]:
