@@ -373,6 +373,7 @@ def test_a_limit_that_ends_in_a_block_on_one_thread(pool: Pool) -> None:
 def test_another_thread_may_set_the_number_while_a_block_runs(own: Any) -> None:
     """Although threadpoolctl lets only the first thread that does so set it again."""
     with small_gemm.on_one_thread():
+        assert own.get_num_threads() == 1
         in_another_thread(lambda: own.set_num_threads(3))
         assert own.get_num_threads() == 3
     assert own.get_num_threads() == 3
@@ -552,6 +553,9 @@ def own() -> Iterator[Any]:
     assert pool is not None, "threadpoolctl knows no BLAS of NumPy's"
     before = pool.get_num_threads()
     pool.set_num_threads(2)
+    release = getattr(pool, "clear_controlling_thread", None)
+    if release is not None:
+        release()  # so that other threads may set it, too
     assert small_gemm._pool() is pool
     yield pool
     pool.set_num_threads(before)

@@ -12,6 +12,7 @@ import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
 SENDING = [
+    "accel/cpu/test_executor.py::test_ctrl_c_between_operations_in_python_is_not_lost",
     "accel/cpu/test_runner.py::test_ctrl_c_ends_a_run_between_steps",
     "training/test_checkpoints.py::test_a_signal_lets_the_step_end_and_leaves_a_checkpoint",
     "training/test_checkpoints.py::test_a_second_sigint_stops_at_once",

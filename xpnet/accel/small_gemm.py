@@ -92,7 +92,7 @@ def on_one_thread() -> Iterator[int]:
     with kept():  # if Ctrl-C comes in `finally`
         try:
             with blocks.lock:
-                _begin(key)
+                _begin(key, blas_threads() or 1)
                 threads = blocks.usual
             yield threads
         finally:
@@ -104,8 +104,9 @@ def _begin_single(mark: object) -> None:
     """Begin a block of this thread in which each product uses one thread, if that is a change."""
     blocks = _blocks
     with blocks.lock:
-        if blocks.single or _pool().get_num_threads() != 1:
-            _begin((get_ident(), mark))
+        number = blas_threads() or 1
+        if blocks.single or number != 1:
+            _begin((get_ident(), mark), number)
 
 
 def _end_single(mark: object) -> None:
@@ -115,9 +116,12 @@ def _end_single(mark: object) -> None:
             _end(key)
 
 
-def _begin(key: _Key) -> None:
-    """Begin a block on one thread; the caller has the lock of the blocks."""
-    blocks, number = _blocks, blas_threads() or 1
+def _begin(key: _Key, number: int) -> None:
+    """Begin a block on one thread; the caller has the lock of the blocks.
+
+    `number`: of threads, at present.
+    """
+    blocks = _blocks
     # Another part of the program may have changed it since the first block began.
     if not blocks.single or number > 1:
         blocks.usual = number
@@ -141,20 +145,20 @@ def _end(key: _Key) -> None:
 def _set_threads(count: int) -> None:
     """Set the number of threads of NumPy's BLAS; the caller has the lock of the blocks."""
     pool = _pool()
-    pool.set_num_threads(count)
-    # In threadpoolctl, only the first thread that sets that of OpenBLAS may set it again: whichever
-    # it is, others may as well, so that a limit which another thread has set can end.
-    if pool.get_num_threads() != count:
-        _release(pool)
-        pool.set_num_threads(count)
-    _release(pool)
+    (_of_openblas(pool) or pool.set_num_threads)(count)
 
 
-def _release(pool: Any) -> None:
-    """Let any thread set the number of threads of NumPy's BLAS."""
-    release = getattr(pool, "clear_controlling_thread", None)
-    if release is not None:
-        release(force=True)
+@cache
+def _of_openblas(pool: Any) -> Callable[[int], object] | None:
+    """OpenBLAS's own function that sets the number, if `pool` is OpenBLAS with its own threads.
+
+    In threadpoolctl only the first thread that has set the number may set it again, until it gives
+    up this right: another training, or a limit of another thread that ends, would have no effect.
+    """
+    if getattr(pool, "threading_layer", None) != "pthreads":
+        return None
+    names = (f"{p}openblas_set_num_threads{s}" for p in ("scipy_", "") for s in ("64_", "_64", ""))
+    return next((f for name in names if (f := getattr(pool.dynlib, name, None))), None)
 
 
 def _start_anew() -> None:

@@ -625,14 +625,14 @@ def test_ctrl_c_between_operations_in_python_is_not_lost(
                 xn.Sequential(layers, seed=1),
                 data,
                 optimizer=optimizer,
-                epochs=500,
+                epochs=20_000,
                 batch_size=512,
                 clip_norm=1.0,
                 history=history,
             )
         sender.join()
         assert sent.is_set()
-        assert optimizer.steps < 900
+        assert optimizer.steps < 39_000  # of 40,000, about half a minute
         assert made[-1]._lowering.calls
 
 
