@@ -1098,3 +1098,19 @@ def test_what_is_not_a_bias_and_its_relu_stays_as_it_is() -> None:
     with dispatch.use_kernels():
         assert len(recording.record(np, lambda: with_a_launch_between(array_module(other)))) == 3
         assert recording.record(np, lambda: None) == ()
+
+
+def test_a_known_kernel_is_bound_without_numbas_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C may leave it locked, and then every other thread would wait for ever."""
+    x, y = np.array([-1.0, 2.0]), np.empty(2)
+    numba_kernels.bind("relu", (x, y))()
+
+    def refuse(_: Any) -> None:
+        raise AssertionError("compiled again")
+
+    monkeypatch.setattr(numba_kernels.KERNELS["relu"], "compile", refuse)
+    y.fill(np.nan)
+    numba_kernels.bind("relu", (x, y))()
+    assert y.tolist() == [0, 2]
+    with pytest.raises(AssertionError, match="compiled again"):
+        numba_kernels.bind("relu", (x.reshape(1, 1, 1, 1, 2), y))

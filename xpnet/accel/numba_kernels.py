@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numba
 import numpy as np
@@ -50,9 +50,12 @@ def _kernel(function: Callable[..., None]) -> Any:
 
 def bind(name: str, arguments: Sequence[Any]) -> Callable[[], Any]:
     """The kernel `name` for these arguments, compiled for their types: a call without arguments."""
-    types: Any = numba.typeof
-    entry = KERNELS[name].compile(tuple(types(argument) for argument in arguments))
-    return partial(entry, *arguments)
+    kernel, typeof = KERNELS[name], cast("Callable[[Any], Any]", numba.typeof)
+    types = tuple(map(typeof, arguments))
+    # `compile` takes numba's lock, also to find what is compiled already. Ctrl-C at that moment
+    # leaves it locked, and all other threads wait for it for ever.
+    known = kernel.overloads.get(types)
+    return partial(kernel.compile(types) if known is None else known.entry_point, *arguments)
 
 
 @_inlined
