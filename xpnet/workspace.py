@@ -32,7 +32,7 @@ class Workspace:
             return view
         size, memory = math.prod(shape), self._memory.get(key)
         if memory is None or memory.dtype != dtype or len(memory) < size:
-            memory = self._memory[key] = zeros(not_substituted(xp), size, dtype)
+            memory = self._memory[key] = zeros(xp, size, dtype)
         view = self._views[key] = memory[:size].reshape(shape)
         return view
 
@@ -44,7 +44,7 @@ class Workspace:
             return view
         size, memory = math.prod(shape), self._memory.get(key)
         if memory is None or memory.dtype != dtype or len(memory) < size:
-            memory = self._memory[key] = zeros(not_substituted(xp), size, dtype)
+            memory = self._memory[key] = zeros(xp, size, dtype)
         view = self._views[key] = memory[:size].reshape(shape)
         return view
 

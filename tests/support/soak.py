@@ -72,7 +72,7 @@ def soak(epochs: int, folder: Path, *flags: str) -> Soak:
         assert process.stdout is not None
         for line in process.stdout:
             match = _EPOCH.match(line)
-            # After the last one figures are drawn, which has a memory of its own.
+            # After the last one the figures are drawn, which takes memory as well.
             if match and int(match[1]) < epochs:
                 seen.append((int(match[1]), *_usage(process.pid)))
     if process.returncode:

@@ -61,8 +61,8 @@ _blocks = _Blocks()
 def kept() -> Iterator[None]:
     """At the end of the block, however it ends, the number of BLAS threads is as usual again.
 
-    In it recorded steps may begin and end blocks on one thread: one that is interrupted has not
-    ended its block.
+    Recorded steps in it begin and end blocks on one thread. If Ctrl-C comes between the two, the
+    block is ended here.
     """
     if _pool() is None:
         yield

@@ -250,10 +250,11 @@ def zeros(xp: Any, size: int, dtype: Any) -> Array:
     """A vector of `size` zeros that begins at an address divisible by 64.
 
     NumPy does not align to 64 bytes; vector instructions that cross cache lines take up to twice as
-    long.
+    long. While a step is recorded, this is no operation of it.
     """
-    if xp != numpy:  # a substitute of NumPy equals it
-        return xp.zeros(size, dtype=dtype)
+    module = not_substituted(xp)
+    if module is not numpy:
+        return module.zeros(size, dtype=dtype)
     itemsize = numpy.dtype(dtype).itemsize
     raw = numpy.zeros(size * itemsize + _ALIGNMENT, dtype=numpy.uint8)
     start = -raw.ctypes.data % _ALIGNMENT

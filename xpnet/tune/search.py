@@ -18,7 +18,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from xpnet.tune.folder import JOURNAL
 from xpnet.tune.owners import Owners
 from xpnet.tune.space import Range, Space, configure, grid_points
 from xpnet.tune.workers import Outcome
+from xpnet.utils.quiet import without_warnings
 
 if TYPE_CHECKING:
     import optuna
@@ -269,8 +269,7 @@ class Search:
             params = {key: axis.stored(values[key]) for key, axis in self.space.items()}
         else:
             seed = random.key(self.base.seed, f"trial {number}") % 2**32
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            with without_warnings():  # `multivariate` and `constant_liar` are experimental
                 sampler: optuna.samplers.BaseSampler = (
                     optuna.samplers.RandomSampler(seed)
                     if self.sampler == "random"
