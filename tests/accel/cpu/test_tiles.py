@@ -69,7 +69,7 @@ def copied(lanes: int) -> Iterator[tuple[int, int]]:
         yield from ((rows, many - 1), (rows, many), (rows, many + lanes + 3))
 
 
-@pytest.mark.parametrize("k", [0, 1, 2, 17, 129, 784])
+@pytest.mark.parametrize("k", [0, 1, 2, 31, 129, 784])
 def test_every_edge_agrees_with_float64(lanes: int, k: int) -> None:
     rng = np.random.default_rng(k)
     cases = [(*sizes, int(rng.integers(4))) for sizes in edges(lanes)]

@@ -30,8 +30,8 @@ MOST_OPERATIONS = 1_500
 """Of a step; to lower that many takes five seconds. A full batch of about 80,000 rows has them, in
 a network of two `Linear` layers."""
 
-LEAST_STACK = 2**18
-"""Bytes of a thread's stack; a product of matrices has copies of up to 220 kB there."""
+LEAST_STACK = 2**20
+"""Bytes of a thread's stack; a product of matrices has copies of up to 525 kB there."""
 
 _LOOP = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_int64))
 """A loop that does not look at the number of the step, its second argument."""

@@ -69,6 +69,13 @@ def natural(matrix: Array) -> Layout:
     return [(r, c) for c in across for r in down]
 
 
+def by_blocks(matrix: Array) -> Layout:
+    """Of a large matrix: two ranges of rows, so that few parts copy the same weights."""
+    rows, columns = matrix.shape
+    across = ranges_of(columns, PARTS // 2, LINE)
+    return [(r, c) for c in across for r in ranges_of(rows, 2)]
+
+
 def by_rows(rows: int, unit: int = 1) -> Layout:
     """Ranges of rows, in all columns."""
     return [(r, ALL) for r in ranges_of(rows, PARTS, unit)]

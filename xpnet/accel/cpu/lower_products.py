@@ -17,6 +17,7 @@ from xpnet.accel.cpu.layout import (
     SAMPLES,
     SUMMANDS,
     Layout,
+    by_blocks,
     by_columns,
     by_samples,
     is_wide,
@@ -121,7 +122,7 @@ class Products(Base):
         else:
             layout = by_samples(rows)
             if b.size >= MANY_WEIGHTS:
-                layout = natural(out) if rows >= MANY_ROWS else by_columns(columns, LINE)
+                layout = by_blocks(out) if rows >= MANY_ROWS else by_columns(columns, LINE)
             self._product_by(layout, a, b, out)
             self.shapes[out.shape] = layout
 

@@ -1,9 +1,9 @@
 """Matrix products in float32 by register tiles, for x86-64 processors with AVX2 or AVX-512.
 
-A tile is a few rows times a few vectors of C, kept in registers while k runs. Each element of C is
-one chain of fused multiply-adds over k in order, `fma(a[k], b[k], ... fma(a[0], b[0], 0))`,
-whichever tile computes it. So the bits do not depend on how a product is cut into rows and columns,
-nor on the width of the vectors.
+A tile (`strips.py`) is a few rows times a few vectors of C. Each element of C is one chain of fused
+multiply-adds over k in order, `fma(a[k], b[k], ... fma(a[0], b[0], 0))`, whichever tile computes
+it. So the bits do not depend on how a product is cut into rows and columns, nor on the width of the
+vectors.
 """
 
 from __future__ import annotations
@@ -12,27 +12,17 @@ from functools import cache
 from typing import Any
 
 import llvmlite.binding
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
 
 from xpnet.accel.cpu.compiled import compiled
 from xpnet.accel.cpu.layout import TILE_ROWS
-from xpnet.accel.cpu.llvm import INT, code_of, real_pointer
-from xpnet.accel.cpu.vectors import (
-    BYTES,
-    Vectors,
-    copy,
-    copy_some,
-    fetch,
-    plus,
-    stack,
-    transpose,
-)
+from xpnet.accel.cpu.llvm import real_pointer
+from xpnet.accel.cpu.strips import CACHE_LINE, NARROW, lines_of, strip
+from xpnet.accel.cpu.vectors import BYTES, copy, copy_some, stack, transpose
 
-SHAPES = {8: (TILE_ROWS, 2, 8, 256), 16: (TILE_ROWS, 4, 12, 144)}
+SHAPES = {8: (TILE_ROWS, 2, 8, 256), 16: (TILE_ROWS, 4, 8, 512)}
 """By lanes: rows and vectors of a tile, rows of a narrower tile, and the values of k for which a
-panel of B is copied at a time, few enough to stay in the first-level cache."""
+panel of B is copied at a time. A tile reads a panel in order, so that the second-level cache is
+near enough, and an element of C is read and written once for all of them."""
 
 MOST_ROWS, MANY_COLUMNS = 192, 256
 """A transposed A of at most `MOST_ROWS` rows, a multiple of those of a tile, is copied, so that a
@@ -63,121 +53,6 @@ LARGE, LARGE_A = 2**15, 2**17
 """Numbers of C from which on they are prefetched: fewer are still in the second-level cache. And
 numbers of A that fill a good part of that cache."""
 
-CACHE_LINE = 64
-"""Bytes that a prefetch fetches."""
-
-
-def _tile(
-    vectors: Vectors, rows: int, width: int, a: Any, b: Any, c: Any, k: Any, ahead: Any, add: Any
-) -> None:
-    """C (+)= A B for `rows` rows and `width` vectors; `a`: address, row and column in bytes.
-
-    `ahead`: address and step in bytes of what each k prefetches, and whether the rows of C below,
-    those of the next tile, are prefetched as well.
-    """
-    builder = vectors.builder
-    (a_at, a_row, a_step), (b_at, b_step), (c_at, c_row) = a, b, c
-    offsets = [ir.Constant(INT, v * vectors.lanes * BYTES) for v in range(width)]
-    cells = [(m, v) for m in range(rows) for v in range(width)]
-    c_rows = [plus(builder, c_at, c_row, m) for m in range(rows)]
-    sums = {cell: cgutils.alloca_once(builder, vectors.type) for cell in cells}
-    for cell in cells:
-        builder.store(vectors.zero, sums[cell])
-    with builder.if_then(vectors.hidden(add)):
-        for m, v in cells:
-            builder.store(vectors.load(builder.add(c_rows[m], offsets[v])), sums[m, v])
-    with builder.if_then(ahead[2]):
-        below = plus(builder, c_at, c_row, rows)
-        for m, v in cells:
-            fetch(builder, builder.add(plus(builder, below, c_row, m), offsets[v]))
-    a_now = cgutils.alloca_once_value(builder, a_at)
-    b_now = cgutils.alloca_once_value(builder, b_at)
-    ahead_now = cgutils.alloca_once_value(builder, ahead[0])
-    with cgutils.for_range(builder, k):
-        a_k, b_k, ahead_k = (builder.load(now) for now in (a_now, b_now, ahead_now))
-        fetch(builder, ahead_k)
-        builder.store(builder.add(ahead_k, ahead[1]), ahead_now)
-        b_vectors = [vectors.load(builder.add(b_k, offset)) for offset in offsets]
-        for m in range(rows):
-            a_vector = vectors.load_splat(plus(builder, a_k, a_row, m))
-            for v in range(width):
-                total = vectors.fma(a_vector, b_vectors[v], builder.load(sums[m, v]))
-                builder.store(total, sums[m, v])
-        builder.store(builder.add(a_k, a_step), a_now)
-        builder.store(builder.add(b_k, b_step), b_now)
-    for m, v in cells:
-        vectors.store(builder.load(sums[m, v]), builder.add(c_rows[m], offsets[v]))
-
-
-def _write_strip(function: Any, lanes: int, height: int, width: int) -> None:
-    """The body of the LLVM function that `_strip` calls; inlined, it is compiled too often."""
-    function.linkage = "internal"
-    function.attributes.add("noinline")
-    builder = ir.IRBuilder(function.append_basic_block("entry"))
-    a_at, a_row, a_step, a_tile, *b, c_at, c_row, rows, columns, k = function.args[:11]
-    ahead_at, ahead_step, ahead_bytes, is_large, add = function.args[11:]
-    is_large = builder.icmp_unsigned("!=", is_large, ir.Constant(INT, 0))
-    vectors = Vectors(builder, lanes, columns if width == 1 else None)
-    for rows_of_tile in [height, *(h for h in (4, 2, 1) if h < height)]:
-        size = ir.Constant(INT, rows_of_tile)
-        tiles = builder.udiv(rows, size)
-        start = a_tile if rows_of_tile == height else builder.mul(a_row, size)
-        with cgutils.for_range(builder, tiles) as loop:
-            row = builder.mul(loop.index, size)
-            a_now = (builder.add(a_at, builder.mul(start, loop.index)), a_row, a_step)
-            c_now = (builder.add(c_at, builder.mul(c_row, row)), c_row)
-            # Each of the first tiles prefetches a cache line of every row.
-            line = builder.mul(loop.index, ir.Constant(INT, CACHE_LINE))
-            is_first = builder.icmp_unsigned("<", line, ahead_bytes)
-            ahead = (
-                builder.select(is_first, builder.add(ahead_at, line), b[0]),
-                builder.select(is_first, ahead_step, ir.Constant(INT, 0)),
-                is_large,
-            )
-            _tile(vectors, rows_of_tile, width, a_now, b, c_now, k, ahead, add)
-        done = builder.mul(tiles, size)
-        rows = builder.sub(rows, done)
-        a_at = builder.add(a_at, builder.mul(start, tiles))
-        c_at = builder.add(c_at, builder.mul(c_row, done))
-    builder.ret_void()
-
-
-@code_of
-def _strip(
-    typing: Any,
-    lanes: Any,
-    height: Any,
-    width: Any,
-    a: Any,
-    b: Any,
-    c: Any,
-    sizes: Any,
-    ahead: Any,
-    add: Any,
-) -> Any:
-    """C (+)= A B for `width` vectors of columns and any number of rows, in tiles of `height` rows.
-
-    `a`: address, and bytes from row to row, from column to column, and from tile to tile; `b`, `c`:
-    address, and bytes from row to row; `sizes`: rows, columns, k; `ahead`: address, bytes from row
-    to row, and bytes of a row of `k` rows that are read next, and 1 if C is large. With a width of
-    one vector there may be fewer columns than lanes.
-    """
-    shape = [x.literal_value for x in (lanes, height, width)]
-    kinds = [INT] * 15 + [ir.IntType(1)]
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        given = [x for packed in arguments[3:8] for x in cgutils.unpack_tuple(builder, packed)]
-        name = "strip_{}_{}_{}".format(*shape)
-        function = builder.module.globals.get(name)
-        if function is None:
-            function = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), kinds), name)
-            _write_strip(function, *shape)
-        builder.call(function, [*given, arguments[8]])
-        return context.get_dummy_value()
-
-    four, three, two = (types.UniTuple(types.int64, count) for count in (4, 3, 2))
-    return types.void(lanes, height, width, four, two, two, three, four, types.boolean), code
-
 
 @cache
 def product(lanes: int) -> Any:
@@ -190,7 +65,8 @@ def product(lanes: int) -> Any:
     """
     height, width, tall, depth = SHAPES[lanes]
     panel, side, bits = width * lanes, BYTES, 32
-    pair = 2 * lanes if width > 2 else 0
+    line_bytes = lines_of(panel) * CACHE_LINE
+    narrow = NARROW[lanes] * lanes
     size, space = depth * panel * BYTES, (MOST_ROWS * depth + lanes) * BYTES
 
     def tiles_product(p, step):
@@ -249,7 +125,7 @@ def product(lanes: int) -> Any:
                             target = real_pointer(panel_at + (r * panel + q) * side, bits)
                             target[0] = source[0]
                 b_at, b_step = panel_at, panel * side
-            ahead = nothing = (b_at, 0, 0, is_large)
+            ahead = nothing = (b_at, 0, 0, 0, is_large)
             if is_large or (is_copied and b_column == side):
                 # After the last panel, the next columns, which may be another part's.
                 after = number + 1
@@ -257,31 +133,29 @@ def product(lanes: int) -> Any:
                 if after == count * blocks:
                     right = count
                 at = b + down * b_row + right * b_panel
-                ahead = (at, b_row, panel * side, is_large)
+                # Each tile has some of the k rows, or, where columns lie densely, one of them.
+                tiles = (rows + height - 1) // height
+                each = max(1, (k + tiles - 1) // tiles)
+                ahead = (at, each * b_row, b_row, (k + each - 1) // each, is_large)
                 if b_column != side:
-                    ahead = (at, b_column, k * side, is_large)
+                    ahead = (at, b_column, line_bytes, panel, is_large)
             c_now = c + j * side
             if wide == panel:
                 a_now = (a_first, a_row, a_column, a_row * height)
                 if is_packed:
                     a_now = (packed, side, height * side, height * k * side)
                 at_b, at_c, sizes = (b_at, b_step), (c_now, c_row), (rows, wide, k)
-                _strip(lanes, height, width, a_now, at_b, at_c, sizes, ahead, add)
+                strip(lanes, height, width, a_now, at_b, at_c, sizes, ahead, add)
             else:
                 a_now = (a_first, a_row, a_column, a_row * tall)
-                paired = 0
-                if pair:
-                    paired = wide // pair * pair
-                    for v in range(0, paired, pair):
-                        at_b, at_c = (b_at + v * side, b_step), (c_now + v * side, c_row)
-                        sizes = (rows, pair, k)
-                        _strip(lanes, tall, 2, a_now, at_b, at_c, sizes, ahead, add)
-                        ahead = nothing
-                for v in range(paired, wide, lanes):
-                    some, at = min(lanes, wide - v), v * side
+                for v in range(0, wide, narrow):
+                    some, at = min(narrow, wide - v), v * side
                     at_b, at_c = (b_at + at, b_step), (c_now + at, c_row)
                     sizes = (rows, some, k)
-                    _strip(lanes, tall, 1, a_now, at_b, at_c, sizes, ahead, add)
+                    if some > lanes:
+                        strip(lanes, tall, 2, a_now, at_b, at_c, sizes, ahead, add)
+                    else:
+                        strip(lanes, tall, 1, a_now, at_b, at_c, sizes, ahead, add)
                     ahead = nothing
 
     return compiled(tiles_product)

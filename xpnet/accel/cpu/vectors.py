@@ -69,6 +69,16 @@ class Vectors:
         value = self.builder.asm(kind, "", "=r,0", [self.builder.zext(flag, INT32)], True)
         return self.builder.trunc(value, ir.IntType(1))
 
+    def after(self, address: Any, vector: Any) -> Any:
+        """`address`, which LLVM then takes for a result of `vector`.
+
+        So it does not move loads from there before the operations that `vector` comes from, where
+        they would take more registers than there are.
+        """
+        kind = ir.FunctionType(INT, [INT, FLOAT])
+        first = self.builder.extract_element(vector, ir.Constant(INT32, 0))
+        return self.builder.asm(kind, "", "=r,0,v", [address, first], False)
+
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         """`a b + c`, rounded once."""
         return self._call("llvm.fma", "", self.type, [a, b, c])
