@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from xpnet.accel.cpu.executor import CompiledSteps
+from xpnet.accel.cpu.layout import LINE
 from xpnet.accel.cpu.lower_base import NotLowered
 from xpnet.accel.cpu.lowering import Lowering
 from xpnet.accel.cpu.phases import phases
@@ -258,11 +259,34 @@ def test_an_update_changes_every_value_once() -> None:
     arguments = (values, flat, STEPS[0])
     lowering.add(Op("descend", arguments, None, lambda: None, is_kernel=True))
     counts = np.zeros(4000, np.int64)
-    for part in lowering.end()[-1]:
-        for work in part:
+    works = [work for parts in lowering.end() for part in parts for work in part]
+    for work in works:
+        if work.loop == "descend":
             (region,) = work.writes
             start = (region.start - values.ctypes.data) // 4
             for row in range(region.rows):
                 at = start + row * region.step // 4
                 counts[at : at + region.width // 4] += 1
     assert (counts == 1).all()
+
+
+@pytest.mark.parametrize("reads_gradients", [False, True])
+def test_an_update_follows_in_the_phase_that_computes_its_gradient(reads_gradients: bool) -> None:
+    rows, columns, samples = 16 * LINE + 40, 50, 300
+    values, flat = real(rows * columns + 7), real(rows * columns + 7)
+    w, gradient = (a[:-7].reshape(rows, columns) for a in (values, flat))
+    x, dy = real(samples, rows), real(samples, columns)
+    lowering = Lowering([ORDER, STEPS])
+    lowering.add(operation(np, "dot", (x.T, dy), {"out": gradient}))
+    lowering.add(operation(np, "dot", (dy, w.T), {"out": real(samples, rows)}))
+    if reads_gradients:
+        # As `clip_norm` does: now all gradients are needed before the first update.
+        lowering.add(operation(np, "dot", (flat, flat), {"out": np.zeros((), np.float32)}))
+        lowering.add(operation(np, "multiply", (flat, real(1)), {"out": flat}))
+    arguments = (values, flat, STEPS[0])
+    lowering.add(Op("descend", arguments, None, lambda: None, is_kernel=True))
+    found = phases(lowering.end())
+    loops = [{work.loop for part in phase.parts for work in part} for phase in found]
+    updates = [number for number, names in enumerate(loops) if "descend" in names]
+    products = [number for number, names in enumerate(loops) if "product" in names]
+    assert (min(updates) == max(products)) is not reads_gradients

@@ -94,6 +94,9 @@ def by_columns(columns: int, unit: int = 1) -> Layout:
 def of_gradient(matrix: Array) -> Layout:
     """The layout of a gradient of weights: whole rows, so that an update reads memory in order.
 
-    From 96 rows on, every part but the last has whole tiles.
+    From 256 rows on they are the columns of `dy Wᵀ`: the part that reads rows of W there may update
+    them at once. From 96 rows on, every part but the last has whole tiles.
     """
-    return by_rows(len(matrix), TILE_ROWS if len(matrix) >= PARTS * TILE_ROWS else 1)
+    rows = len(matrix)
+    unit = next((unit for unit in (LINE, TILE_ROWS) if rows >= PARTS * unit), 1)
+    return by_rows(rows, unit)

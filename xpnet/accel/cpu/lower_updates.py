@@ -69,20 +69,24 @@ class Updates(Base):
         *numbers: float,
         cut_as: Array | None = None,
     ) -> None:
-        """A loop over flat arrays, cut as the gradients are: `cut_as`, or `arrays[1]`."""
+        """A loop over flat arrays, cut as the gradients are: `cut_as`, or `arrays[1]`.
+
+        An operation for each gradient: its update may follow in the phase that has computed it.
+        """
         each = [] if scalars is None else [Each(self._rows_of(scalars))]
         if not all(is_flat(array) and array.shape == arrays[0].shape for array in arrays):
             raise NotLowered(f"{loop} of arrays that are not flat")
-        parts: Parts = [[] for _ in range(PARTS)]
         pieces = self._pieces(arrays[1] if cut_as is None else cut_as)
         self.cuts |= {address(array): pieces for array in changed}
+        operations: dict[int, Parts] = {}
         for part, piece in pieces:
             given = [piece(array) for array in arrays]
             out = [piece(array) for array in changed]
             work = self._work(loop, given[0].shape, [*given, *each, *numbers], out)
             if work is not None:
+                parts = operations.setdefault(piece.first, [[] for _ in range(PARTS)])
                 parts[part].append(work)
-        self.operations.append(parts)
+        self.operations += operations.values()
 
     def _pieces(self, flat: Array) -> list[tuple[int, Piece]]:
         """Matrices that make up `flat`, each with the part that wrote it.
