@@ -328,8 +328,8 @@ def compiled(monkeypatch):
     monkeypatch.setattr(dispatch, "ENOUGH_STEPS", 0)
     compile_steps = executor.CompiledSteps.__init__
 
-    def noting(self, *arguments):
-        compile_steps(self, *arguments)
+    def noting(self, *arguments, **options):
+        compile_steps(self, *arguments, **options)
         made.append(self)
 
     monkeypatch.setattr(executor.CompiledSteps, "__init__", noting)

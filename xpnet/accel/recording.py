@@ -255,21 +255,23 @@ class Replay:
         from xpnet.accel.cpu.executor import CompiledSteps
         from xpnet.accel.cpu.lower_base import NotLowered
 
-        steps = self.optimizer.steps
+        count = self.optimizer.steps
         try:
             program = fuse(trace_only(self.xp, step))
             _require_update(program, self.optimizer)
             made, known = signature(program), self._made.get(size)
             # Attributes may have changed without another operation; to compile takes longer.
             if known is None or known[0] != made:
-                known = self._made[size] = made, CompiledSteps(program, tables, self.optimizer)
+                own = all(is_own(type(part)) for part in self.parts())
+                steps = CompiledSteps(program, tables, self.optimizer, own_layers=own)
+                known = self._made[size] = made, steps
             return known[1]
         except NotLowered:
             # Of this size only: which sizes come first differs in a training that is resumed.
             self._not_compiled.add(size)
             return None
         finally:
-            self.optimizer.steps = steps
+            self.optimizer.steps = count
 
     def forget(self, size: Hashable) -> None:
         """Keep nothing of the steps of this size."""

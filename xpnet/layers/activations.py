@@ -23,22 +23,22 @@ from xpnet.workspace import Workspace
 class ReLU(Layer):
     """Rectifier: `y = max(x, 0)`.
 
-    `f′(x) = 1` for `x > 0`, else 0 (0 at `x = 0`, the usual convention), so `dx = dy · [x > 0]`.
+    `f′(x) = 1` for `x > 0`, that is `y > 0`, else 0 (by convention at 0): `dx = dy · [y > 0]`.
     Nair, Hinton, "Rectified linear units improve restricted Boltzmann machines", ICML 2010.
     """
 
     def forward(self, x: Array, *, training: bool) -> Array:
         """`(N, F) -> (N, F)`."""
         xp = array_module(x)
-        self.x, y = x, self.like(x, "y")
+        self.y = y = self.like(x, "y")
         relu(xp, x, y, workspace=self.workspace)
         return y
 
     def backward(self, dy: Array) -> Array:
         """`(N, F) -> (N, F)`."""
-        xp = array_module(dy, self.x)
+        xp = array_module(dy, self.y)
         dx = self.like(dy, "dx")
-        relu_backward(xp, dy, self.x, dx, workspace=self.workspace)
+        relu_backward(xp, dy, self.y, dx, workspace=self.workspace)
         return dx
 
 

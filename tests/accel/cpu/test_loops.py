@@ -149,6 +149,20 @@ def test_biases(dtype: str) -> None:
     assert same(rectified, rectangle)
 
 
+def test_loops_in_place_have_the_formula_s_bits(dtype: str) -> None:
+    y, bias, dy = reals(1, dtype), reals(2, dtype, COLUMNS), reals(3, dtype)
+    rectified, gradient = np.empty_like(y), np.empty_like(dy)
+    with np.errstate(all="ignore"):
+        formula("relu", y + bias, rectified)
+    formula("relu_backward", dy, rectified, gradient)
+    for window in parts():
+        call("add_relu_in_place", block(shape(window), bias[window[1]], y[window]), dtype)
+        given = y[window], dy[window]
+        call("relu_backward_in_place", block(shape(window), *given), dtype)
+    assert same(y, rectified)
+    assert same(dy, gradient)
+
+
 def ulps(found: np.ndarray, exact: np.ndarray) -> float:
     """The largest distance, in units of the last place of `found`; NaN and infinity match."""
     expected = exact.astype(found.dtype)

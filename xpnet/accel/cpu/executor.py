@@ -13,6 +13,7 @@ import numpy as np
 
 from xpnet.accel import small_gemm
 from xpnet.accel.cpu import runner, table
+from xpnet.accel.cpu.in_place import in_place
 from xpnet.accel.cpu.layout import PARTS
 from xpnet.accel.cpu.lower_base import CALL, NotLowered
 from xpnet.accel.cpu.lowering import Lowering, product
@@ -42,20 +43,30 @@ class CompiledSteps:
 
     `tables`: `(most, n)`; step `s` reads row `s` of each where the recorded one reads row 0.
     `optimizer`: its state is flushed after the same updates as by `Optimizer.count_step`.
+    `own_layers`: whether all layers are xpnet's own, so that some operations may work in place: see
+    `in_place`.
     `most`: how many steps one call may run. An operation without a loop is called in Python, by
     whichever thread comes to it; without such operations the interpreter is not needed until the
     end. Raises `NotLowered` for a step with products, or many other operations, without a loop, for
     one of very many operations, and where new threads have a small stack.
     """
 
-    def __init__(self, program: Program, tables: Sequence[Array], optimizer: Any = None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        tables: Sequence[Array],
+        optimizer: Any = None,
+        *,
+        own_layers: bool = False,
+    ) -> None:
         if os.name != "posix":
             raise NotLowered("threads wait by functions of Linux and macOS")
         if 0 < (size := _stack_size()) < LEAST_STACK:
             raise NotLowered(f"threads with a stack of {size:,} bytes")
         self.most = min(map(len, tables), default=1)
         self._tables = tables
-        # They hold the arrays, of which the loops know only the addresses.
+        # They hold the arrays, of which the loops know only the addresses. So do those that
+        # `in_place` leaves out, which are part of the program's `signature`.
         self._recorded = program
         self._optimizer = optimizer
         states = []
@@ -65,6 +76,8 @@ class CompiledSteps:
         self._lowering = lowering = Lowering(tables, states, self._limits)
         if len(program) > MOST_OPERATIONS:
             raise NotLowered(f"{len(program):,} operations")
+        if own_layers:
+            program = in_place(program)
         lowering.look_ahead(program)
         for op in program:
             lowering.add(op)

@@ -43,6 +43,14 @@ def _activations(bits: int) -> tuple[Loop, ...]:
             for j in range(dx.size):
                 dx[j] = kernels._rectified_gradient(dy[j], x[j], zero)
 
+    def relu_backward_in_place(p, step):
+        """`relu_backward` where `dx` is `dy`: given twice, no vectors would compute it."""
+        for n in range(p[0]):
+            x, dx = row(p, 0, n, bits), row(p, 1, n, bits)
+            zero = dx.dtype.type(0)
+            for j in range(dx.size):
+                dx[j] = kernels._rectified_gradient(dx[j], x[j], zero)
+
     def leaky_relu_backward(p, step):
         slope = real_of(p[6], bits)
         for n in range(p[0]):
@@ -113,7 +121,7 @@ def _activations(bits: int) -> tuple[Loop, ...]:
             for j in range(x.size):
                 y[j] = x[j]
 
-    made = relu, relu_backward, leaky_relu_backward, tanh, tanh_backward
+    made = relu, relu_backward, relu_backward_in_place, leaky_relu_backward, tanh, tanh_backward
     return (*made, sigmoid_backward, exp, log1p, sqrt, absolute, negative, sign, copyto)
 
 
@@ -173,7 +181,14 @@ def _products(bits: int) -> tuple[Loop, ...]:
                 y[j] = total
                 r[j] = kernels._rectified(total)
 
-    return add, multiply, subtract, divide, maximum, minimum, scale, add_relu
+    def add_relu_in_place(p, step):
+        """`y = max(y + b, 0)`."""
+        for n in range(p[0]):
+            b, y = row(p, 0, n, bits), row(p, 1, n, bits)
+            for j in range(y.size):
+                y[j] = kernels._rectified(y[j] + b[j])
+
+    return add, multiply, subtract, divide, maximum, minimum, scale, add_relu, add_relu_in_place
 
 
 def _columns(bits: int) -> tuple[Loop, ...]:

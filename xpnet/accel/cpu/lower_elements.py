@@ -124,10 +124,17 @@ class Elements(Base):
     def _kernel_relu(self, op: Op) -> None:
         self._elements_of_kernel(op, 1)
 
-    def _kernel_relu_backward(self, op: Op) -> None:
+    def _kernel_tanh_backward(self, op: Op) -> None:
         self._elements_of_kernel(op, 2)
 
-    _kernel_tanh_backward = _kernel_sigmoid_backward = _kernel_relu_backward
+    _kernel_sigmoid_backward = _kernel_tanh_backward
+
+    def _kernel_relu_backward(self, op: Op) -> None:
+        dy, x, dx = op.inputs
+        if is_like(x, dx) and are_one(dy, dx):
+            self._elements("relu_backward_in_place", [x, dx], [dx], [x, dx])
+        else:
+            self._elements_of_kernel(op, 2)
 
     def _kernel_leaky_relu_backward(self, op: Op) -> None:
         dy, x, slope, dx = op.inputs
@@ -145,7 +152,10 @@ class Elements(Base):
         y, bias, r = op.inputs
         if not (is_matrix(y) and is_like(r, y) and is_vector(bias, y)):
             raise NotLowered(str(op))
-        self._elements("add_relu", [y, bias], [y, r], [y, bias, r])
+        if are_one(y, r):
+            self._elements("add_relu_in_place", [bias, r], [r], [bias, r])
+        else:
+            self._elements("add_relu", [y, bias], [y, r], [y, bias, r])
 
     def _kernel_dropout(self, op: Op) -> None:
         x, counter, units, threshold, scale, mask, y = op.inputs
