@@ -221,7 +221,7 @@ def test_many_weights(
     monkeypatch.setattr(lower_products, "MANY_ROWS", 100)
 
     def make(dtype: str = "float32") -> Result:
-        sizes = [(90, 140), (140, 75), (75, 3)]
+        sizes = [(90, 290), (290, 75), (75, 3)]
         layers: list[Layer] = [layer for pair in sizes for layer in (xn.Linear(*pair), xn.ReLU())]
         return train(layers[:-1], dtype=dtype, rows=2 * rows + 5, batch_size=rows, epochs=2)
 
