@@ -18,7 +18,7 @@ from xpnet.accel.cpu.vectors import BYTES, Vectors, fetch, plus
 NARROW = {8: 1, 16: 2}
 """By lanes: vectors of a strip up to which the last one may have fewer columns than lanes."""
 
-UNROLLED = 8
+UNROLLED = 4
 """Values of k for which a loop over k has code."""
 
 FETCH_EVERY = {8: 16, 16: 8}
