@@ -259,10 +259,10 @@ class Replay:
         try:
             program = fuse(trace_only(self.xp, step))
             _require_update(program, self.optimizer)
-            made, known = signature(program), self._made.get(size)
+            own = all(is_own(type(part)) for part in self.parts())
+            made, known = (own, signature(program)), self._made.get(size)
             # Attributes may have changed without another operation; to compile takes longer.
             if known is None or known[0] != made:
-                own = all(is_own(type(part)) for part in self.parts())
                 steps = CompiledSteps(program, tables, self.optimizer, own_layers=own)
                 known = self._made[size] = made, steps
             return known[1]

@@ -211,6 +211,35 @@ def test_a_layer_of_the_user_still_holds_what_it_was_given(
     assert train(make(), 12) == found
 
 
+class Adding(xn.Callback):
+    """Puts a layer of the user into the network once its steps are compiled."""
+
+    def on_epoch_begin(self, run: TrainingState) -> None:
+        if run.epoch == 2:
+            first, *others = run.network.layers
+            run.network._layers = first, Probe(), *others  # no public way keeps the parameters
+
+
+def test_a_layer_of_the_user_that_comes_later_holds_what_it_was_given(
+    changed: Changed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operations are the same ones as before, in the same memory."""
+
+    def seen() -> tuple[list[str], list[Any]]:
+        watch, network = Watch(), xn.Sequential(of_sizes(12, 40, 3), seed=1)
+        x = np.linspace(0, 1, 900, dtype="f4")
+        data = x.reshape(75, 12), np.arange(75) % 3
+        settings = {"optimizer": xn.Adam(), "callbacks": [Adding(), watch]}
+        xn.fit(network, data, epochs=3, batch_size=25, **settings)
+        return [type(layer).__name__ for layer in network.layers], watch.seen
+
+    found = seen()
+    assert found[0] == ["Linear", "Probe", "ReLU", "Linear"]
+    assert [sorted(kernels) for kernels in changed] == [[FORWARD, BACKWARD]]
+    monkeypatch.setattr(executor, "in_place", lambda program: program)
+    assert seen() == found
+
+
 def test_what_works_in_place_around_a_call_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not used for layers of the user; it would give the same bits there, too."""
     init, made = CompiledSteps.__init__, []

@@ -65,8 +65,8 @@ class CompiledSteps:
             raise NotLowered(f"threads with a stack of {size:,} bytes")
         self.most = min(map(len, tables), default=1)
         self._tables = tables
-        # They hold the arrays, of which the loops know only the addresses. So do those that
-        # `in_place` leaves out, which are part of the program's `signature`.
+        # The operations hold the arrays, of which the loops know only the addresses. This keeps
+        # those that `in_place` leaves out, too: a `signature` is valid while they exist.
         self._recorded = program
         self._optimizer = optimizer
         states = []

@@ -70,8 +70,10 @@ def natural(matrix: Array) -> Layout:
 
 
 def by_blocks(matrix: Array) -> Layout:
-    """Of a large matrix: two ranges of rows, so that few parts copy the same weights."""
+    """Two ranges of rows, so that few parts copy the same weights; the natural layout if narrow."""
     rows, columns = matrix.shape
+    if columns < PARTS // 2 * LINE:
+        return natural(matrix)
     across = ranges_of(columns, PARTS // 2, LINE)
     return [(r, c) for c in across for r in ranges_of(rows, 2)]
 
@@ -95,7 +97,7 @@ def of_gradient(matrix: Array) -> Layout:
     """The layout of a gradient of weights: whole rows, so that an update reads memory in order.
 
     From 256 rows on they are the columns of `dy Wᵀ`: the part that reads rows of W there may update
-    them at once. From 96 rows on, every part but the last has whole tiles.
+    them at once. With 96 to 255 rows, every part but the last has whole tiles.
     """
     rows = len(matrix)
     unit = next((unit for unit in (LINE, TILE_ROWS) if rows >= PARTS * unit), 1)

@@ -44,7 +44,7 @@ def _activations(bits: int) -> tuple[Loop, ...]:
                 dx[j] = kernels._rectified_gradient(dy[j], x[j], zero)
 
     def relu_backward_in_place(p, step):
-        """`relu_backward` where `dx` is `dy`: given twice, no vectors would compute it."""
+        """`relu_backward` where `dx` is `dy`. Given it twice, LLVM would not use vectors."""
         for n in range(p[0]):
             x, dx = row(p, 0, n, bits), row(p, 1, n, bits)
             zero = dx.dtype.type(0)

@@ -52,8 +52,9 @@ MANY_WEIGHTS, MANY_ROWS = 2**19, 256
 write and read. From so many rows on, a part has some of them, and not all with fewer columns."""
 
 SHARED_ROWS = 56
-"""The most rows of a gradient in a part for which all parts read one copy of many samples of dy:
-with more, the copies that each part makes of what it reads next take less time."""
+"""The most rows of a gradient in a part for which all parts read one copy of dy, if it has more
+samples than a panel has values of k: with more rows, the copies that each part makes of what it
+reads next take less time."""
 
 FEW_ROWS = 96
 """With fewer, the cells of a product in groups have a quarter of the rows: their tiles read weights

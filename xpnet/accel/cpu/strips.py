@@ -19,25 +19,23 @@ NARROW = {8: 1, 16: 2}
 """By lanes: vectors of a strip up to which the last one may have fewer columns than lanes."""
 
 UNROLLED = 4
-"""Values of k for which a loop over k has code."""
+"""Values of k in one pass of the loop over k."""
 
 FETCH_EVERY = {8: 16, 16: 8}
-"""By lanes: values of k after which a tile prefetches two cache lines. Many at a time would leave
-no line buffers for what the tile reads."""
+"""By lanes: values of k, a multiple of `UNROLLED`, after which a tile prefetches two cache lines.
+Many at a time would leave no line buffers for what the tile reads."""
 
 CACHE_LINE = 64
 """Bytes that a prefetch fetches."""
 
-
-def lines_of(columns: int) -> int:
-    """A power of 2: about as many cache lines as hold so many floats, wherever they begin."""
-    return max(2, columns * BYTES // CACHE_LINE)
+LINES = {8: 2, 16: 4}
+"""By lanes: cache lines that hold a row of a panel."""
 
 
-def _fetch(vectors: Vectors, rows: int, width: int, c: Any, ahead: Any, number: Any) -> None:
+def _fetch(vectors: Vectors, rows: int, c: Any, ahead: Any, number: Any) -> None:
     """Prefetch number `number` of a tile: of what is read next, and of C two tiles below."""
     builder = vectors.builder
-    lines = ir.Constant(INT, lines_of(width * vectors.lanes))
+    lines = ir.Constant(INT, LINES[vectors.lanes])
     ahead_at, ahead_step, is_large = ahead
     offset = builder.mul(builder.urem(number, lines), ir.Constant(INT, CACHE_LINE))
     row = builder.mul(builder.udiv(number, lines), ahead_step)
@@ -100,7 +98,7 @@ def _tile(
     steps = FETCH_EVERY[vectors.lanes]
     often, unrolled = ir.Constant(INT, steps), ir.Constant(INT, UNROLLED)
     with cgutils.for_range(builder, builder.udiv(k, often)) as loop:
-        _fetch(vectors, rows, width, c, ahead, loop.index)
+        _fetch(vectors, rows, c, ahead, loop.index)
         add_products(ir.Constant(INT, steps // UNROLLED), UNROLLED)
     rest = builder.urem(k, often)
     add_products(builder.udiv(rest, unrolled), UNROLLED)

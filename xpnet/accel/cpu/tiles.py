@@ -16,13 +16,13 @@ import llvmlite.binding
 from xpnet.accel.cpu.compiled import compiled
 from xpnet.accel.cpu.layout import TILE_ROWS
 from xpnet.accel.cpu.llvm import real_pointer
-from xpnet.accel.cpu.strips import CACHE_LINE, NARROW, lines_of, strip
+from xpnet.accel.cpu.strips import CACHE_LINE, LINES, NARROW, strip
 from xpnet.accel.cpu.vectors import BYTES, copy, copy_some, stack, transpose
 
 SHAPES = {8: (TILE_ROWS, 2, 8, 256), 16: (TILE_ROWS, 4, 8, 512)}
 """By lanes: rows and vectors of a tile, rows of a narrower tile, and the values of k for which a
-panel of B is copied at a time. A tile reads a panel in order, so that the second-level cache is
-near enough, and an element of C is read and written once for all of them."""
+panel of B is copied at a time. With AVX-512 a panel lies in the second-level cache: a tile reads it
+in order, so that this is fast enough, and C is read and written less often."""
 
 MOST_ROWS, MANY_COLUMNS = 192, 256
 """A transposed A of at most `MOST_ROWS` rows, a multiple of those of a tile, is copied, so that a
@@ -65,8 +65,8 @@ def product(lanes: int) -> Any:
     """
     height, width, tall, depth = SHAPES[lanes]
     panel, side, bits = width * lanes, BYTES, 32
-    line_bytes = lines_of(panel) * CACHE_LINE
-    narrow = NARROW[lanes] * lanes
+    wider, row_bytes = NARROW[lanes], LINES[lanes] * CACHE_LINE
+    narrow = wider * lanes
     size, space = depth * panel * BYTES, (MOST_ROWS * depth + lanes) * BYTES
 
     def tiles_product(p, step):
@@ -138,7 +138,7 @@ def product(lanes: int) -> Any:
                 each = max(1, (k + tiles - 1) // tiles)
                 ahead = (at, each * b_row, b_row, (k + each - 1) // each, is_large)
                 if b_column != side:
-                    ahead = (at, b_column, line_bytes, panel, is_large)
+                    ahead = (at, b_column, row_bytes, panel, is_large)
             c_now = c + j * side
             if wide == panel:
                 a_now = (a_first, a_row, a_column, a_row * height)
@@ -153,7 +153,7 @@ def product(lanes: int) -> Any:
                     at_b, at_c = (b_at + at, b_step), (c_now + at, c_row)
                     sizes = (rows, some, k)
                     if some > lanes:
-                        strip(lanes, tall, 2, a_now, at_b, at_c, sizes, ahead, add)
+                        strip(lanes, tall, wider, a_now, at_b, at_c, sizes, ahead, add)
                     else:
                         strip(lanes, tall, 1, a_now, at_b, at_c, sizes, ahead, add)
                     ahead = nothing
